@@ -1,0 +1,42 @@
+"""Writing files so that they are never seen half-written, even after a kill."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to it, replacing what was there, at a clean exit."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        yield partial
+        flush_to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary directory beside `path`, on the same disk; gone at the end, unless renamed."""
+    partial = _partial(Path(path))
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file's bytes are on the disk; a rename alone does not promise it."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -1,0 +1,33 @@
+"""Which frozen model is this? A hash of its weights that a tuned prompt can be checked against."""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+# The prompt is what changes; the fingerprint is of what does not.
+_PROMPT = "encoder/prompt/"
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """sha256, in hex, over every weight's T5X name, shape and values, prompts left out.
+
+    Values are rounded to bfloat16 first, so that one checkpoint has one fingerprint whether it is
+    loaded as float32 or as bfloat16, and from whichever file format. All values count: about a
+    second per billion on a few cores.
+    """
+    flat = flatten_dict(params, sep="/")
+    names = sorted(name for name in flat if not name.startswith(_PROMPT))
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
+        lines = pool.map(lambda name: _line(name, flat[name]), names)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _line(name: str, weight: Any) -> str:
+    values = np.ascontiguousarray(np.asarray(weight).astype(ml_dtypes.bfloat16))
+    digest = hashlib.sha256(values.view(np.uint16).tobytes()).hexdigest()
+    return f"{name} {values.shape} {digest}\n"

@@ -1,0 +1,180 @@
+"""A model's weights in safetensors files: one `model.safetensors`, or shards and their index."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from prompt_tuning_jax.checkpoints.atomic import flush_to_disk
+from prompt_tuning_jax.checkpoints.huggingface_config import read_json
+from prompt_tuning_jax.checkpoints.huggingface_names import EMBEDDING_COPIES, is_transposed
+from prompt_tuning_jax.checkpoints.weight_report import Shape
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+DOWNLOADED = (_WEIGHTS, "model-*.safetensors", _INDEX)
+
+
+class Stored(NamedTuple):
+    """Where a weight lies, as the file's header says."""
+
+    file: Path
+    key: str
+    shape: Shape
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / _WEIGHTS).is_file():
+        return [directory / _WEIGHTS]
+    if (directory / _INDEX).is_file():
+        shards = read_json(directory / _INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(_is_plain(v) for v in shards.values()):
+            raise ValueError(f"{directory / _INDEX} has no valid weight_map. Fetch it again.")
+        return [directory / shard for shard in sorted(set(shards.values()))]
+    if any(directory.glob("pytorch_model*.bin")):
+        raise FileNotFoundError(
+            f"{directory} has its weights only as pytorch_model.bin, a pickle, which can run code "
+            "and is never read. Convert it where transformers is installed: "
+            f"T5ForConditionalGeneration.from_pretrained({str(directory)!r})"
+            ".save_pretrained(NEW_DIRECTORY), and pass NEW_DIRECTORY."
+        )
+    raise FileNotFoundError(f"{directory} has no model.safetensors and no {_INDEX}.")
+
+
+def _is_plain(name: Any) -> bool:
+    # A name with a folder in it could lead out of the directory.
+    return isinstance(name, str) and Path(name).name == name
+
+
+def stored_weights(directory: Path) -> dict[str, Stored]:
+    """Name -> place and shape of every weight, from the files' headers."""
+    stored = {}
+    for path in _weight_files(directory):
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                stored[key] = Stored(path, key, tuple(file.get_slice(key).get_shape()))
+    copies = [name for name in EMBEDDING_COPIES if name in stored]
+    if copies and "shared.weight" not in stored:
+        stored["shared.weight"] = stored.pop(copies[0])
+    return stored
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: its index names it. Fetch it again.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is corrupt or cut short ({error}). Fetch or write it again."
+        ) from error
+
+
+def check_copies(stored: Mapping[str, Stored]) -> None:
+    """ValueError where a copy of the embedding table differs from it."""
+    for name in EMBEDDING_COPIES:
+        if name in stored and not np.array_equal(
+            _read_raw(stored[name]), _read_raw(stored["shared.weight"])
+        ):
+            raise ValueError(
+                f"{stored[name].file}: {name} differs from shared.weight. This T5 has one "
+                "embedding table; a model with several cannot be loaded."
+            )
+
+
+def _read_raw(place: Stored) -> np.ndarray:
+    with _opened(place.file) as file:
+        return file.get_tensor(place.key)
+
+
+def read_weights(names: Mapping[Stored, str], dtype: Any) -> dict[str, np.ndarray]:
+    """T5X name -> weight, one file open and one weight in transit at a time."""
+    weights = {}
+    for path in sorted({place.file for place in names}):
+        with _opened(path) as file:
+            for place, ours in names.items():
+                if place.file == path:
+                    weights[ours] = _convert(file.get_tensor(place.key), place, ours, dtype)
+    return weights
+
+
+def _convert(weight: np.ndarray, place: Stored, ours: str, dtype: Any) -> np.ndarray:
+    if not jnp.issubdtype(weight.dtype, jnp.floating):
+        raise ValueError(
+            f"{place.file}: {place.key} is {weight.dtype}; only floating-point weights are read."
+        )
+    weight = weight.astype(dtype, copy=False)
+    if not np.isfinite(weight).all():
+        raise ValueError(f"{place.file}: {place.key} holds NaN or infinite values. Fetch it again.")
+    return np.ascontiguousarray(weight.T if is_transposed(ours) else weight)
+
+
+def unused_stem(directory: Path) -> str:
+    """A name that no old shard has: so the index decides, in one step, which shards count."""
+    for number in itertools.count(1):
+        stem = "model" if number == 1 else f"model-{number}"
+        if not any(directory.glob(f"{stem}-0*.safetensors")):
+            return stem
+
+
+def write_weights(
+    directory: Path, weights: Mapping[str, tuple[str, Any]], max_shard_bytes: int, stem: str
+) -> None:
+    """Writes {Hugging Face name: (T5X name, weight)}, one shard in memory at a time."""
+    sizes = {name: weight.nbytes for name, (_, weight) in weights.items()}
+    shards = _in_shards(sizes, max_shard_bytes)
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        file = _WEIGHTS if len(shards) == 1 else file
+        tensors = {name: _stored_form(*weights[name]) for name in shard}
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _in_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
+    """Names in order, cut where the next weight would make a shard too large."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, nbytes in sizes.items():
+        if shards[-1] and size + nbytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards
+
+
+def install(partial: Path, directory: Path) -> None:
+    """Moves what was written into place; what makes the new weights count comes last."""
+    written = sorted(partial.iterdir(), key=lambda file: file.name in (_WEIGHTS, _INDEX))
+    for file in written:
+        flush_to_disk(file)
+    if not directory.exists():
+        os.replace(partial, directory)
+        return
+    for file in written:
+        os.replace(file, directory / file.name)
+    new = {file.name for file in written}
+    for old in (directory / _WEIGHTS, directory / _INDEX, *directory.glob("model-*.safetensors")):
+        if old.name not in new:
+            old.unlink(missing_ok=True)
+
+
+def _stored_form(ours: str, weight: Any) -> np.ndarray:
+    # safetensors writes an array's memory as it lies, so a transposed view must be made real.
+    weight = np.asarray(weight)
+    return np.ascontiguousarray(weight.T if is_transposed(ours) else weight)

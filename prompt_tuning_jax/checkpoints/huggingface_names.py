@@ -1,0 +1,89 @@
+"""Every weight of a T5: its Hugging Face name, its T5X name and its dimensions, in one table."""
+
+from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.t5.config import T5Config
+
+# Hugging Face's name less ".weight", T5X's name, the dimensions of T5X's array:
+# V vocabulary, D embed, J num_heads * head_dim, F mlp, H heads, R relative-position buckets.
+# Relative positions, which all layers of a stack share, are stored in block 0 there.
+_RELATIVE = "block.0.layer.0.SelfAttention.relative_attention_bias"
+_MODEL = (
+    ("shared", "token_embedder/embedding", "VD"),
+    (f"encoder.{_RELATIVE}", "encoder/relpos_bias/rel_embedding", "HR"),
+    ("encoder.final_layer_norm", "encoder/encoder_norm/scale", "D"),
+    (f"decoder.{_RELATIVE}", "decoder/relpos_bias/rel_embedding", "HR"),
+    ("decoder.final_layer_norm", "decoder/decoder_norm/scale", "D"),
+)
+_UNTIED = (("lm_head", "decoder/logits_dense/kernel", "DV"),)
+_ENCODER_LAYER = (  # encoder.block.{i}.* -> encoder/layers_{i}/*
+    ("layer.0.layer_norm", "pre_attention_layer_norm/scale", "D"),
+    ("layer.0.SelfAttention.q", "attention/query/kernel", "DJ"),
+    ("layer.0.SelfAttention.k", "attention/key/kernel", "DJ"),
+    ("layer.0.SelfAttention.v", "attention/value/kernel", "DJ"),
+    ("layer.0.SelfAttention.o", "attention/out/kernel", "JD"),
+    ("layer.1.layer_norm", "pre_mlp_layer_norm/scale", "D"),
+)
+_DECODER_LAYER = (  # decoder.block.{i}.* -> decoder/layers_{i}/*
+    ("layer.0.layer_norm", "pre_self_attention_layer_norm/scale", "D"),
+    ("layer.0.SelfAttention.q", "self_attention/query/kernel", "DJ"),
+    ("layer.0.SelfAttention.k", "self_attention/key/kernel", "DJ"),
+    ("layer.0.SelfAttention.v", "self_attention/value/kernel", "DJ"),
+    ("layer.0.SelfAttention.o", "self_attention/out/kernel", "JD"),
+    ("layer.1.layer_norm", "pre_cross_attention_layer_norm/scale", "D"),
+    ("layer.1.EncDecAttention.q", "encoder_decoder_attention/query/kernel", "DJ"),
+    ("layer.1.EncDecAttention.k", "encoder_decoder_attention/key/kernel", "DJ"),
+    ("layer.1.EncDecAttention.v", "encoder_decoder_attention/value/kernel", "DJ"),
+    ("layer.1.EncDecAttention.o", "encoder_decoder_attention/out/kernel", "JD"),
+    ("layer.2.layer_norm", "pre_mlp_layer_norm/scale", "D"),
+)
+_PLAIN_MLP = (  # {last sub-layer}.DenseReluDense.* -> mlp/*
+    ("wi", "wi/kernel", "DF"),
+    ("wo", "wo/kernel", "FD"),
+)
+_GATED_MLP = (
+    ("wi_0", "wi_0/kernel", "DF"),
+    ("wi_1", "wi_1/kernel", "DF"),
+    ("wo", "wo/kernel", "FD"),
+)
+
+# Copies of shared.weight that some tools write beside it, or in its place.
+EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# Written by T5's first conversions and without effect: cross-attention has no relative positions.
+NO_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+
+def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:
+    """Hugging Face name -> (T5X name, shape there) of every weight the config's model has."""
+    rows = list(_MODEL) + ([] if config.logits_via_embedding else list(_UNTIED))
+    rows += _stack("encoder", config.num_encoder_layers, _ENCODER_LAYER, "layer.1", config)
+    rows += _stack("decoder", config.num_decoder_layers, _DECODER_LAYER, "layer.2", config)
+    sizes = {
+        "V": config.vocab_size,
+        "D": config.emb_dim,
+        "J": config.num_heads * config.head_dim,
+        "F": config.mlp_dim,
+        "H": config.num_heads,
+        "R": config.relpos_buckets,
+    }
+    names = {}
+    for theirs, ours, dimensions in rows:
+        stored = reversed(dimensions) if is_transposed(ours) else dimensions
+        names[f"{theirs}.weight"] = (ours, tuple(sizes[d] for d in stored))
+    return names
+
+
+def is_transposed(name: str) -> bool:
+    """Whether the weight of this T5X name is stored transposed by Hugging Face."""
+    return name.endswith(("/kernel", "/rel_embedding"))
+
+
+def _stack(
+    stack: str, layers: int, layer: tuple, mlp_layer: str, config: T5Config
+) -> list[tuple[str, str, str]]:
+    mlp = _GATED_MLP if len(config.mlp_activations) > 1 else _PLAIN_MLP
+    layer += tuple((f"{mlp_layer}.DenseReluDense.{t}", f"mlp/{o}", d) for t, o, d in mlp)
+    return [
+        (f"{stack}.block.{i}.{theirs}", f"{stack}/layers_{i}/{ours}", dimensions)
+        for i in range(layers)
+        for theirs, ours, dimensions in layer
+    ]

@@ -1,0 +1,272 @@
+"""A tuned prompt on disk: `prompt.safetensors` and, for people to read, `prompt.json`.
+
+A prompt is of use only with the model it was tuned for, so the file says which that is.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.layout import LAYOUTS
+
+_VALUES = "prompt.safetensors"
+_METADATA = "prompt.json"
+_TENSOR = "prompt"
+_FINGERPRINT = "base_model_fingerprint"
+_VOCABULARY = "vocabulary_hash"
+_CHECKSUM = "values_sha256"
+
+
+@dataclass(frozen=True, eq=False)
+class TunedPrompt:
+    """A prompt's values, where its rows stand in the input, and what is known of its making.
+
+    Attributes:
+        values: [P, D] float32.
+        layout: one of `layout.LAYOUTS`.
+        metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
+    """
+
+    values: Float[np.ndarray, "prompt embed"]
+    layout: str = "prefix"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "values", _checked_values(self.values, "this prompt"))
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"Unknown prompt layout {self.layout!r}; choose one of {LAYOUTS}.")
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape
+
+
+def save_prompt(
+    path: str | os.PathLike,
+    prompt: Any,
+    *,
+    layout: str | None = None,
+    base_model: str | None = None,
+    fingerprint: str | None = None,
+    vocabulary_hash: str | None = None,
+    **metadata: Any,
+) -> Path:
+    """Writes a prompt into the directory `path`, or as a bare array to a path ending in `.npy`.
+
+        pt.save_prompt("prompts/sentiment", values, task="sentiment", scores={"accuracy": 0.91})
+
+    Each file is replaced whole: a kill leaves the old prompt or the new one.
+
+    Args:
+        prompt: a `TunedPrompt`, whose metadata is kept, or an array [P, D].
+        layout: where the rows stand; by default the prompt's own, else "prefix".
+        base_model, fingerprint, vocabulary_hash: the frozen model's name and
+            `checkpoints.fingerprint`, and its vocabulary's `fingerprint`; checked at loading.
+        metadata: whatever else JSON can hold: task, verbalizers, step, scores.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: the values are not a finite [P, D] array, or metadata is not JSON.
+    """
+    path = Path(path)
+    tuned = prompt if isinstance(prompt, TunedPrompt) else TunedPrompt(np.asarray(prompt))
+    if path.suffix == ".npy":
+        with new_file(path) as partial, open(partial, "wb") as file:
+            np.save(file, tuned.values, allow_pickle=False)
+        return path
+    given = {"base_model": base_model, _FINGERPRINT: fingerprint, _VOCABULARY: vocabulary_hash}
+    given = {key: value for key, value in (given | metadata).items() if value is not None}
+    facts = {**tuned.metadata, **given, **_own_facts(tuned.values, layout or tuned.layout)}
+    text = _as_json(facts)
+    # The tensor file carries the facts too. It is written first and is whole by itself; a JSON
+    # file left over from an earlier prompt is told by its checksum.
+    with new_file(path / _VALUES) as partial:
+        save_file({_TENSOR: tuned.values}, partial, metadata={_TENSOR: text})
+    with new_file(path / _METADATA) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_prompt(path: str | os.PathLike) -> TunedPrompt:
+    """Reads what `save_prompt` wrote, or a `.npy` array as the reference implementation writes it.
+
+        prompt = pt.load_prompt("prompts/sentiment")
+
+    Args:
+        path: the directory, its `prompt.safetensors`, or an array file of any name.
+
+    Raises:
+        FileNotFoundError: nothing there, or a directory without a prompt.
+        ValueError: the file is corrupt, cut short, not [P, D], or holds NaN.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / _VALUES).is_file():
+            raise FileNotFoundError(f"{path} has no {_VALUES}: pass a prompt's directory or file.")
+        path = path / _VALUES
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no prompt at {path}.")
+    with open(path, "rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            return TunedPrompt(_checked_values(_read_npy(path), str(path)))
+    values, header = _read_safetensors(path)
+    facts = _facts(path, values, header)
+    return TunedPrompt(values, facts.pop("layout", "prefix"), facts)
+
+
+def check_compatible(
+    prompt: TunedPrompt,
+    *,
+    fingerprint: str | None = None,
+    vocabulary_hash: str | None = None,
+    emb_dim: int | None = None,
+    allow_mismatch: bool = False,
+) -> None:
+    """Refuses a prompt that was tuned for another frozen model or vocabulary.
+
+    What the prompt does not say (a bare `.npy` says nothing) or the caller does not give is not
+    compared.
+
+    Raises:
+        ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
+    """
+    if emb_dim is not None and prompt.shape[1] != emb_dim:
+        raise ValueError(
+            f"This prompt is {prompt.shape[1]} wide, the model {emb_dim}: it was tuned for a model "
+            "of another size and cannot be used with this one."
+        )
+    made_for = prompt.metadata.get("base_model", "another model")
+    for what, key, ours in (
+        ("weights", _FINGERPRINT, fingerprint),
+        ("vocabulary", _VOCABULARY, vocabulary_hash),
+    ):
+        theirs = prompt.metadata.get(key)
+        if not allow_mismatch and theirs and ours and theirs != ours:
+            raise ValueError(
+                f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
+                f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
+                "model it was tuned for, or override with allow_mismatch=True "
+                "(ALLOW_PROMPT_MISMATCH=True on the command line)."
+            )
+
+
+def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:
+    values = np.asarray(values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"A prompt is [length, width]; {name} is {list(values.shape)}.")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"A prompt is floating-point; {name} is {values.dtype}.")
+    values = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"A prompt is finite; {name} holds NaN or infinite values.")
+    return values
+
+
+def _own_facts(values: np.ndarray, layout: str) -> dict[str, Any]:
+    """What a prompt's file says about the file itself."""
+    try:
+        library_version = version("prompt-tuning-jax")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        library_version = "unknown"
+    return {
+        "prompt_length": values.shape[0],
+        "emb_dim": values.shape[1],
+        "layout": layout,
+        "library_version": library_version,
+        _CHECKSUM: _checksum(values),
+    }
+
+
+def _checksum(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def _as_json(facts: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(_plain(facts), indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A prompt's metadata must be JSON values: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Numpy and JAX numbers as Python's; NaN and infinity, which JSON lacks, as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is a corrupt or unsafe .npy file ({error}).") from error
+
+
+def _read_safetensors(path: Path) -> tuple[np.ndarray, str | None]:
+    """The prompt's values, and the facts that its header carries as JSON."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+            if _TENSOR not in names:
+                raise ValueError(f"{path} holds {names}, not a tensor named {_TENSOR!r}.")
+            values = file.get_tensor(_TENSOR)
+            header = (file.metadata() or {}).get(_TENSOR)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is neither a safetensors nor a .npy file, or is cut short ({error})."
+        ) from error
+    return _checked_values(values, str(path)), header
+
+
+def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]:
+    """What is written about these values: in `prompt.json`, or else in the header."""
+    sidecar = path.with_name(_METADATA)
+    texts = []
+    if path.name == _VALUES and sidecar.is_file():
+        texts.append((sidecar, sidecar.read_bytes()))
+    if header is not None:
+        texts.append((path, header))
+    for source, text in texts:
+        facts = _parsed(source, text)
+        if facts.get(_CHECKSUM, _checksum(values)) == _checksum(values):
+            return facts
+    if texts:
+        raise ValueError(f"{path} is corrupt: its values do not have the checksum written with it.")
+    return {}
+
+
+def _parsed(source: Path, text: str | bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(
+            f"{source} is not valid JSON ({error}). If it is {_METADATA}, delete it: "
+            f"{_VALUES} holds a copy."
+        ) from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{source} must hold a JSON object, not {type(facts).__name__}.")
+    return facts

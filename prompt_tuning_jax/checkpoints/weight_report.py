@@ -1,0 +1,72 @@
+"""What a checkpoint's weights are to a model: matched, missing, of a wrong shape, or unexpected."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+_LAYER = re.compile(r"(block\.|layers_)(\d+)")
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """Names and shapes, compared before any weight is read. `print(report)` shows a table.
+
+    Attributes:
+        source: the directory or file that was looked at.
+        matched: name in the checkpoint -> (our name, shape).
+        missing: name that the model needs -> shape.
+        misshapen: name -> (shape found, shape needed).
+        unexpected: name that the model has no use for -> shape.
+    """
+
+    source: str
+    matched: Mapping[str, tuple[str, Shape]]
+    missing: Mapping[str, Shape]
+    misshapen: Mapping[str, tuple[Shape, Shape]]
+    unexpected: Mapping[str, Shape]
+
+    def require_complete(self) -> None:
+        """Raises ValueError, naming the weights, unless every weight the model needs is there."""
+        faults = [f"missing {name} {shape}" for name, shape in self.missing.items()]
+        faults += [
+            f"{name} has shape {found}, config.json needs {needed}"
+            for name, (found, needed) in self.misshapen.items()
+        ]
+        if not faults:
+            return
+        shown = "; ".join(faults[:6]) + ("; ..." if len(faults) > 6 else "")
+        raise ValueError(
+            f"{self.source} does not hold the whole model; {len(faults)} weight(s): {shown}. "
+            "No weight is ever filled with random numbers: fetch the checkpoint again, or correct "
+            "its config.json."
+        )
+
+    def __str__(self) -> str:
+        rows = [("matched", k, f"-> {ours}", s) for k, (ours, s) in self.matched.items()]
+        rows += [("missing", k, "", s) for k, s in self.missing.items()]
+        rows += [
+            ("wrong shape", k, f"needs {needed}", s) for k, (s, needed) in self.misshapen.items()
+        ]
+        rows += [("unexpected", k, "", s) for k, s in self.unexpected.items()]
+        counts = (
+            f"{len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.misshapen)} of a wrong shape, {len(self.unexpected)} unexpected"
+        )
+        return "\n".join([f"Weights in {self.source}: {counts}", *_collapsed(rows)])
+
+
+def _collapsed(rows: list[tuple[str, str, str, Shape]]) -> list[str]:
+    """One aligned line per kind of weight: layers that differ only in their number share a line."""
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for status, name, note, shape in rows:
+        row = (status, name, str(shape), note)
+        groups.setdefault(tuple(_LAYER.sub(r"\1*", cell) for cell in row), []).append(row)
+    lines = []
+    for kind, members in groups.items():
+        status, name, shape, note = kind if len(members) > 1 else members[0]
+        lines.append((status, name, shape, f"x{len(members)}", note))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]

@@ -1,0 +1,118 @@
+"""`python -m prompt_tuning_jax.X --gin_file=... --gin.NAME=value`: macros become a config.
+
+A command's config is a dataclass. Every field is a gin macro in capitals (`train_steps` is
+`TRAIN_STEPS`), with T5X's names for those that T5X has. Macros may stand in any gin file or on the
+command line, in any order of files; the command line wins.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from prompt_tuning_jax import gin_configs
+
+_GIN_CONFIGS = Path(gin_configs.__file__).parent
+
+# Field -> T5X's macro, where it is not just the field in capitals.
+T5X_MACROS = {
+    "model": "INITIAL_CHECKPOINT_PATH",
+    "task": "MIXTURE_OR_TASK_NAME",
+    "task_module": "MIXTURE_OR_TASK_MODULE",
+    "feature_lengths": "TASK_FEATURE_LENGTHS",
+    "seed": "RANDOM_SEED",
+}
+
+
+def macro_name(field: str) -> str:
+    """The gin macro of a config field."""
+    return T5X_MACROS.get(field, field.upper())
+
+
+def parse(config_class: Callable[..., Any], argv: list[str] | None, description: str) -> Any:
+    """Reads gin files and macros from `argv` and returns `config_class(...)`.
+
+    Raises:
+      ValueError: an unknown macro (the nearest one is suggested) or a value that does not parse.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gin_file", action="append", default=[], help="may be repeated")
+    parser.add_argument("--gin_search_paths", default="", help="comma-separated directories")
+    fields = [field.name for field in dataclasses.fields(config_class)]
+    parser.epilog = "macros: " + ", ".join(map(macro_name, fields))
+    args, rest = parser.parse_known_args(argv)
+    bindings = [_binding(argument) for argument in rest]
+    folders = [Path(), *map(Path, filter(None, args.gin_search_paths.split(","))), _GIN_CONFIGS]
+    for folder in folders:
+        gin.add_config_file_search_path(str(folder))
+    gin.clear_config()
+    files = [_find(name, folders) for name in args.gin_file]
+    gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
+    macros = {macro_name(field): field for field in fields}
+    return config_class(**{macros[name]: _resolve(name) for name in _defined(macros)})
+
+
+def _find(name: str, folders: Sequence[Path]) -> str:
+    """A gin file by its path, or its path within one of the folders."""
+    for folder in folders:
+        if (folder / name).is_file():
+            return str(folder / name)
+    ours = sorted(str(p.relative_to(_GIN_CONFIGS)) for p in _GIN_CONFIGS.rglob("*.gin"))
+    raise FileNotFoundError(f"No gin file {name}; those that come installed: {', '.join(ours)}.")
+
+
+@gin.configurable(module="prompt_tuning_jax.command")
+def setting(value: Any = gin.REQUIRED) -> Any:
+    """Gives a macro's value with its references resolved; gin binds it within `_resolve`."""
+    return value
+
+
+def _resolve(macro: str) -> Any:
+    gin.parse_config(f"{macro}/prompt_tuning_jax.command.setting.value = %{macro}")
+    with gin.config_scope(macro):
+        return setting()
+
+
+def _defined(macros: Mapping[str, str]) -> list[str]:
+    """The settings among the macros given; every other macro must serve one of gin's bindings."""
+    text = gin.config_str()
+    given = re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE)
+    for macro in given:
+        if macro not in macros and f"%{macro}" not in text:
+            nearest = difflib.get_close_matches(macro, macros, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else "."
+            raise ValueError(f"There is no setting {macro}{hint} Settings: {', '.join(macros)}.")
+    return [macro for macro in given if macro in macros]
+
+
+def _binding(argument: str) -> str:
+    """`--gin.NAME=value` as a gin statement; a bare word or path counts as a string."""
+    match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+    if not match:
+        raise ValueError(f"Unknown argument {argument!r}; settings are given as --gin.NAME=value.")
+    name, value = match.groups()
+    if not value.startswith(("@", "%", "[", "(", "{")):
+        try:
+            ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            value = repr(value)
+    return f"{name} = {value}"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; mistakes of use end in one line on standard error, not a traceback."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,236 @@
+"""What a model answers: generated text, or a ranking of given labels.
+
+Inputs are encoded once, and every decoder layer's cross-attention keys and values are projected
+from the encoding once; generation then runs the decoder one token at a time on a key/value cache.
+The algorithms themselves are in `search.py`.
+
+    B batch   S joined encoder length   L target length   V vocabulary   C labels
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning_jax import search
+
+_START_ID = 0
+
+
+def generate_tokens(
+    transformer: nn.Module,
+    params: Any,
+    encoder_input_tokens: Int[Array, "batch length"],
+    *,
+    max_length: int,
+    beams: int = 1,
+    length_penalty: float = 0.0,
+    late_finishers: bool = False,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rng: Array | None = None,
+    prompt_positions: Int[Array, "batch length"] | None = None,
+    prompt_ids: Int[Array, "batch *length"] | None = None,
+    return_all_beams: bool = False,
+) -> tuple[Int[Array, "batch *beams generated"], Float[Array, "batch *beams"]]:
+    """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
+
+    Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
+
+    Args:
+        transformer: a `t5.network.Transformer`.
+        params: its parameters.
+        encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
+        max_length: the most tokens to generate, EOS included.
+        beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
+        length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+        late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
+        temperature: above 0, sample from softmax(logits / temperature).
+        top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
+        top_p: then among the likeliest tokens that together reach probability p.
+        rng: for sampling: one key, or a key for each row [B], which makes what a row draws
+            independent of its place in the batch.
+        prompt_positions: where the prompt's rows sit; None lets the network put them first.
+        prompt_ids: which prompt of a bank each row (or position) uses.
+        return_all_beams: return all hypotheses, best first, instead of the best.
+
+    Returns:
+        Tokens [B, L], without the start token and 0 after EOS, and scores [B], from the model's own
+        probabilities even when sampling changed them. With `return_all_beams`, [B, beams, L] and
+        [B, beams]; hypotheses that a tiny vocabulary cannot provide are 0 and score -inf.
+
+    Raises:
+        ValueError: a setting out of range, or settings that contradict each other.
+    """
+    sample = temperature > 0 and top_k != 1
+    _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample)
+    tokens, scores = _generate(
+        transformer,
+        params,
+        jnp.asarray(encoder_input_tokens),
+        {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids},
+        _row_keys(rng, len(encoder_input_tokens)) if sample else None,
+        float(length_penalty),
+        max_length=int(max_length),
+        beams=int(beams),
+        late_finishers=bool(late_finishers),
+        warp=(float(temperature), int(top_k), float(top_p)) if sample else None,
+    )
+    return (tokens, scores) if return_all_beams else (tokens[:, 0], scores[:, 0])
+
+
+def rank(
+    transformer: nn.Module,
+    params: Any,
+    encoder_input_tokens: Int[Array, "batch length"],
+    label_tokens: Int[Array, "labels label_length"],
+    *,
+    prompt_positions: Int[Array, "batch length"] | None = None,
+    prompt_ids: Int[Array, "batch *length"] | None = None,
+) -> Float[Array, "batch labels"]:
+    """Scores every label for every input: the sum of its tokens' log-probabilities, EOS included.
+
+    The input is encoded once, however many labels there are.
+
+    Args:
+        label_tokens: a label in each row, ending in EOS and then padded with 0.
+        (the others as in `generate_tokens`)
+
+    Raises:
+        ValueError: a label does not end in EOS.
+    """
+    labels = np.asarray(label_tokens)
+    _check_labels(labels, transformer.config.eos_id)
+    return _rank(
+        transformer,
+        params,
+        jnp.asarray(encoder_input_tokens),
+        {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids},
+        labels,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("max_length", "beams", "late_finishers", "warp")
+)
+def _generate(
+    transformer,
+    params,
+    encoder_input_tokens,
+    prompts,
+    keys,
+    length_penalty,
+    *,
+    max_length,
+    beams,
+    late_finishers,
+    warp,
+):
+    decode = _decoder(transformer, params, encoder_input_tokens, prompts)
+    batch = len(encoder_input_tokens)
+    limits = {
+        "batch": batch,
+        "max_length": max_length,
+        "eos_id": transformer.config.eos_id,
+        "length_penalty": length_penalty,
+    }
+
+    def step(cache, tokens_B):
+        logits_Bx1xV, cache = decode(tokens_B[:, None], cache=cache, max_decode_length=max_length)
+        return jax.nn.log_softmax(logits_Bx1xV[:, 0]), cache
+
+    cache = _empty_cache(decode, batch, max_length)
+    if beams > 1:
+        step = search.over_beams(step, cache)
+        return search.beam_search(step, cache, beams=beams, late_finishers=late_finishers, **limits)
+    choose = search.sampler(keys, *warp) if warp else search.greedy
+    tokens, scores = search.one_sequence(step, cache, choose, **limits)
+    return tokens[:, None], scores[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
+    decode = _decoder(transformer, params, encoder_input_tokens, prompts)
+    batch = len(encoder_input_tokens)
+
+    def score(label_L):
+        targets_BxL = jnp.broadcast_to(label_L[None, :], (batch, len(label_L)))
+        inputs_BxL = jnp.pad(targets_BxL, ((0, 0), (1, 0)), constant_values=_START_ID)[:, :-1]
+        log_probs_BxLxV = jax.nn.log_softmax(decode(inputs_BxL)[0])
+        log_probs_BxL = jnp.take_along_axis(log_probs_BxLxV, targets_BxL[..., None], -1)[..., 0]
+        return jnp.sum(jnp.where(targets_BxL > 0, log_probs_BxL, 0.0), axis=-1)
+
+    return jax.vmap(score, out_axes=1)(labels_CxL)
+
+
+def _decoder(transformer, params, encoder_input_tokens, prompts):
+    """Encodes the inputs; returns decode(tokens, cache) -> (logits, new cache)."""
+    weights = {"params": params}
+    encoded_BxSxD = transformer.apply(
+        weights, encoder_input_tokens, enable_dropout=False, method="encode", **prompts
+    )
+    cross_kv = transformer.apply(weights, encoded_BxSxD, method="project_encoded")
+
+    def decode(tokens, cache=None, max_decode_length=None):
+        logits, changed = transformer.apply(
+            weights if cache is None else {**weights, "cache": cache},
+            encoded_BxSxD,
+            encoder_input_tokens,
+            tokens,
+            tokens,
+            enable_dropout=False,
+            decode=max_decode_length is not None,
+            max_decode_length=max_decode_length,
+            prompt_positions=prompts["prompt_positions"],
+            cross_kv=cross_kv,
+            method="decode",
+            mutable=["cache"],
+        )
+        return logits, changed.get("cache")
+
+    return decode
+
+
+def _empty_cache(decode, batch, max_length):
+    tokens = jnp.ones((batch, max_length), jnp.int32)
+    shapes = jax.eval_shape(lambda: decode(tokens, max_decode_length=max_length)[1])
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _row_keys(rng, batch):
+    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+        rng = jax.random.wrap_key_data(rng)
+    if rng.shape not in ((), (batch,)):
+        raise ValueError(f"rng must be one key or one for each of {batch} rows, not {rng.shape}.")
+    return rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
+
+
+def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample):
+    if max_length < 1 or beams < 1:
+        raise ValueError(f"max_length ({max_length}) and beams ({beams}) must be at least 1.")
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature ({temperature}) and top_k ({top_k}) must be 0 or more, "
+            f"and top_p ({top_p}) above 0 and at most 1."
+        )
+    if sample and beams > 1:
+        raise ValueError("Beam search does not sample: set beams=1 or temperature=0.")
+    if sample and rng is None:
+        raise ValueError("Sampling needs a random key: pass rng=jax.random.key(seed).")
+
+
+def _check_labels(labels, eos_id):
+    if labels.ndim != 2:
+        raise ValueError(f"label_tokens must be [labels, length], but have shape {labels.shape}.")
+    for number, label in enumerate(labels):
+        length = np.count_nonzero(label)
+        if length == 0 or not label[:length].all() or label[length - 1] != eos_id:
+            raise ValueError(
+                f"Label {number} is {label.tolist()}: every label must end in EOS ({eos_id}), "
+                "then be padded with 0."
+            )

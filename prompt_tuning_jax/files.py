@@ -1,0 +1,175 @@
+"""A task from files, without writing code.
+
+    task = file_task(
+        "data/sst2",                               # holds train.tsv and dev.tsv
+        input_template="sentence: {sentence}",
+        target_template="{label}",
+        verbalizers={"0": "negative", "1": "positive"},
+    )
+
+Files are read at random through an index of byte offsets, so a file of any size needs only a few
+bytes of memory a record. Making it reads and checks every record once, before training starts.
+"""
+
+import array
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prompt_tuning_jax.data import Example, Task, epoch_order
+from prompt_tuning_jax.metrics import get_metric
+from prompt_tuning_jax.records import FORMATS, Record, RecordFile
+from prompt_tuning_jax.templates import Labels, Template, Verbalizers, field_text
+
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
+
+
+class ExampleMaker:
+    """A record -> {"inputs", "targets"}, by template."""
+
+    def __init__(self, inputs: Template, targets: Template, labels: Labels | None):
+        if labels and len(targets.fields) != 1:
+            raise ValueError(
+                f"target template {targets.text!r}: with verbalizers it must have exactly one "
+                "field, the label"
+            )
+        if not inputs.fields or not targets.fields:
+            raise ValueError(
+                f"templates {inputs.text!r} and {targets.text!r}: each must hold a field's name in "
+                "braces, such as {sentence}"
+            )
+        self._inputs, self._targets, self._labels = inputs, targets, labels
+
+    @property
+    def verbalizers(self) -> tuple[str, ...] | None:
+        """Every legal target, if there are labels."""
+        if self._labels is None:
+            return None
+        return tuple(self._target_of(word) for word in self._labels.words)
+
+    def __call__(self, record: Record) -> Example:
+        example = {"inputs": self._inputs.render(record), "targets": self._target(record)}
+        for feature, text in example.items():
+            if not text.strip():
+                raise ValueError(f"the {feature} are empty; fill in the fields or drop the record")
+            if not text.isascii():
+                _check_unicode(text, feature)
+        return example
+
+    def _target(self, record: Record) -> str:
+        if self._labels is None:
+            return self._targets.render(record)
+        return self._target_of(self._labels.word(field_text(record, self._targets.fields[0])))
+
+    def _target_of(self, word: str) -> str:
+        return self._targets.render({self._targets.fields[0]: word})
+
+
+def _check_unicode(text: str, feature: str) -> None:
+    """JSON can spell half of a surrogate pair, which no tokenizer accepts."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the {feature} hold half a character, {text[error.start]!a}") from error
+
+
+class FileSource:
+    """Examples of one file, checked and indexed when first used."""
+
+    def __init__(self, path: str | Path, make: ExampleMaker, columns: Sequence[str] | None = None):
+        self._records = RecordFile(path, columns)
+        self._make = make
+
+    @functools.cached_property
+    def _offsets(self) -> np.ndarray:
+        offsets = array.array("q")
+        for offset, line, record in self._records.scan():
+            try:
+                self._make(record)
+            except ValueError as error:
+                raise ValueError(f"{self._records.path}, line {line}: {error}") from error
+            offsets.append(offset)
+        if not offsets:
+            raise ValueError(f"{self._records.path} holds no records")
+        return np.frombuffer(offsets, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
+        order = epoch_order(len(self), seed, epoch)
+        with self._records.path.open("rb") as file:
+            for index in order[start:]:
+                yield self._make(self._records.read(file, int(self._offsets[index])))
+
+
+def file_task(
+    data: str | Path | None = None,
+    *,
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    input_template: str,
+    target_template: str,
+    verbalizers: Verbalizers | None = None,
+    metric: str | Sequence[str] = "accuracy",
+    positive: str | None = None,
+    columns: Sequence[str] | None = None,
+    name: str = "files",
+) -> Task:
+    """A task from `.jsonl`, `.tsv` or `.csv` files.
+
+    Args:
+      data: a directory with `train`, `validation` (or `val`, or `dev`) and `test` in any of the
+        three formats; whichever are there. `train`, `validation` and `test` name single files.
+      input_template: the input, for example `"sentence: {sentence}"`; see `templates`.
+      target_template: the target, for example `"{label}"`.
+      verbalizers: the words for the raw labels; None where the target is free text.
+      metric: a name, or several of which the first chooses the best checkpoint; see `metrics`.
+      positive: the verbalizer that the metric `f1` looks for; the last one if not given.
+      columns: the fields of .tsv or .csv files that have no header.
+
+    Raises:
+      FileNotFoundError, ValueError: a path, template, verbalizer or metric that cannot work. A bad
+        record is reported, with its file and line, when its split is first used.
+    """
+    labels = None if verbalizers is None else Labels(verbalizers)
+    make = ExampleMaker(Template(input_template), Template(target_template), labels)
+    given = {"train": train, "validation": validation, "test": test}
+    found = ({} if data is None else find_splits(data)) | {k: v for k, v in given.items() if v}
+    if not found:
+        raise ValueError("a file task needs a data directory, or at least one of its files")
+    names = [metric] if isinstance(metric, str) else list(metric)
+    return Task(
+        name=name,
+        splits={split: FileSource(path, make, columns) for split, path in found.items()},
+        verbalizers=make.verbalizers,
+        metrics=tuple(get_metric(each, make.verbalizers, positive) for each in names),
+        best_metric=names[0],
+    )
+
+
+def find_splits(directory: str | Path) -> dict[str, Path]:
+    """The files of each split in a directory."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}: check the path")
+    found = {}
+    for split, stems in SPLIT_NAMES.items():
+        files = [directory / (stem + ending) for stem in stems for ending in FORMATS]
+        files = [file for file in files if file.is_file()]
+        if len(files) > 1:
+            raise ValueError(
+                f"{directory} holds {' and '.join(f.name for f in files)}: name the file to use as "
+                f"`{split}`"
+            )
+        if files:
+            found[split] = files[0]
+    if not found:
+        raise FileNotFoundError(
+            f"{directory} holds no train, validation, val, dev or test file ending in "
+            f"{', '.join(FORMATS)}"
+        )
+    return found

@@ -1,0 +1,203 @@
+"""Where a prompt starts (paper sections 2.1 and 3.2).
+
+Each function returns a closure `(key, (P, D)) -> [P, D] float32`, which a prompt module calls.
+Numbers are the reference implementation's for the same key.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.vocabulary import Vocabulary
+
+Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
+Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
+
+# The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
+PAPER_POPULATION = 5000
+
+
+def uniform(scale: float = 0.5, symmetric: bool = True) -> Initializer:
+    """Uniform in [-scale, scale), the paper's "random uniform" with its 0.5.
+
+    `symmetric=False` draws from [0, scale), as the reference implementation's default does.
+    """
+    low = -scale if symmetric else 0.0
+
+    def initialize(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
+        return jax.random.uniform(key, shape, jnp.float32, low, scale)
+
+    return initialize
+
+
+def sampled_vocabulary(
+    embeddings: Embeddings, population_size: int | None = PAPER_POPULATION
+) -> Initializer:
+    """Embeddings of tokens drawn from the first `population_size` ids, no token twice.
+
+    Args:
+        embeddings: [V, D], the frozen model's table.
+        population_size: None, or more than V, means all of the vocabulary. Where it is smaller
+            than the prompt length, tokens are drawn with replacement.
+
+    Raises:
+        ValueError: the population is empty; the prompt is not as wide as the table.
+    """
+    if population_size is not None and population_size < 1:
+        raise ValueError(f"population_size must be 1 or more, not {population_size}.")
+    table = embeddings[:population_size]
+    population = table.shape[0]
+
+    def initialize(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
+        _check_width(embeddings, shape)
+        replace = shape[0] > population
+        tokens = jax.random.choice(key, population, (shape[0],), replace)
+        return jnp.asarray(table)[tokens].astype(jnp.float32)
+
+    return initialize
+
+
+def class_labels(
+    embeddings: Embeddings,
+    vocabulary: Vocabulary,
+    labels: Sequence[str],
+    fallback: Initializer | None = None,
+) -> Initializer:
+    """Row i is the embedding of label i, averaged over its pieces.
+
+    Args:
+        labels: the task's verbalizers, such as ["positive", "negative"]. Those past the prompt's
+            length are left out.
+        fallback: fills the rows after the labels; by default `sampled_vocabulary`.
+
+    Raises:
+        ValueError: a label without tokens; the prompt is not as wide as the table.
+    """
+    pieces = [_encode(vocabulary, label, f"Label {label!r}") for label in labels]
+    rows = [jnp.mean(_lookup(embeddings, ids), axis=0) for ids in pieces]
+    return _starting_with(embeddings, rows, "labels", fallback)
+
+
+def text(
+    embeddings: Embeddings,
+    vocabulary: Vocabulary,
+    text: str,
+    fallback: Initializer | None = None,
+) -> Initializer:
+    """The embeddings of a text's tokens, one row each; a hand-written prompt to start from.
+
+    Args:
+        text: such as "Is this review positive or negative?". Tokens past the prompt's length are
+            left out.
+        fallback: fills the rows after the text; by default `sampled_vocabulary`.
+
+    Raises:
+        ValueError: a text without tokens; the prompt is not as wide as the table.
+    """
+    rows = list(_lookup(embeddings, _encode(vocabulary, text, "The text to start from")))
+    return _starting_with(embeddings, rows, "tokens", fallback)
+
+
+def from_file(path: str | os.PathLike) -> Initializer:
+    """The values of a prompt file, ours or the reference's `.npy`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_prompt`; or it has another shape than the prompt.
+    """
+    values = load_prompt(path).values
+
+    def initialize(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
+        del key
+        if values.shape != tuple(shape):
+            raise ValueError(
+                f"The prompt in {path} is {list(values.shape)}, but {list(shape)} is asked for. "
+                f"Set PROMPT_LENGTH to {values.shape[0]} and use a model of width "
+                f"{values.shape[1]}, or start from another prompt."
+            )
+        return jnp.asarray(values)
+
+    return initialize
+
+
+def resolve(
+    spec: Any,
+    embeddings: Embeddings,
+    vocabulary: Vocabulary | None,
+    verbalizers: Sequence[str] | None,
+) -> Initializer:
+    """The initializer that a setting names.
+
+    Args:
+        spec: an initializer; "uniform", "sampled_vocabulary", "class_labels", "text: ...", or the
+            path of a prompt file; None for class labels where the task has verbalizers, else
+            sampled vocabulary.
+
+    Raises:
+        ValueError: class labels without verbalizers, or words without a vocabulary.
+        FileNotFoundError: a path that is not there.
+    """
+    if spec is None:
+        spec = "class_labels" if verbalizers and vocabulary else "sampled_vocabulary"
+    if callable(spec):
+        return spec
+    if spec == "uniform":
+        return uniform()
+    if spec == "sampled_vocabulary":
+        return sampled_vocabulary(embeddings)
+    if spec == "class_labels" or str(spec).startswith("text:"):
+        if vocabulary is None:
+            raise ValueError(f"Prompt initialisation {spec!r} needs a model with a vocabulary.")
+        if spec == "class_labels" and not verbalizers:
+            raise ValueError("Prompt initialisation 'class_labels' needs a task with verbalizers.")
+        if spec == "class_labels":
+            return class_labels(embeddings, vocabulary, verbalizers)
+        return text(embeddings, vocabulary, str(spec).removeprefix("text:").strip())
+    return from_file(spec)
+
+
+def _starting_with(
+    embeddings: Embeddings,
+    rows: Sequence[jax.Array],
+    what: str,
+    fallback: Initializer | None,
+) -> Initializer:
+    """`rows` first, the rest from `fallback`."""
+    fallback = fallback or sampled_vocabulary(embeddings)
+
+    def initialize(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
+        _check_width(embeddings, shape)
+        kept = jnp.stack(rows[: shape[0]])
+        if len(rows) > shape[0]:
+            logging.warning(
+                "The prompt has %d rows for %d %s; the last %d are left out.",
+                shape[0], len(rows), what, len(rows) - shape[0],
+            )  # fmt: skip
+        return fallback(key, shape).at[: len(kept)].set(kept)
+
+    return initialize
+
+
+def _encode(vocabulary: Vocabulary, words: str, what: str) -> list[int]:
+    tokens = vocabulary.encode(words)
+    if not tokens:
+        raise ValueError(f"{what} has no tokens in this vocabulary.")
+    return tokens
+
+
+def _lookup(embeddings: Embeddings, tokens: list[int]) -> Float[Array, "T D"]:
+    return jnp.asarray(embeddings[np.asarray(tokens)], jnp.float32)
+
+
+def _check_width(embeddings: Embeddings, shape: tuple[int, int]) -> None:
+    if embeddings.shape[1] != shape[1]:
+        raise ValueError(
+            f"The embedding table is {embeddings.shape[1]} wide, the prompt {shape[1]}: use the "
+            "table of the model that the prompt is for."
+        )

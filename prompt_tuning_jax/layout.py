@@ -1,0 +1,91 @@
+"""Where a prompt stands in each row: a prompt position is data.
+
+A layout turns rows of T tokens into rows of S = T + P positions:
+
+    encoder_input_tokens  [B, S]  token ids, 0 at padding and at prompt positions
+    prompt_positions      [B, S]  -1 at a token, i in 0..P-1 where row i of the prompt sits
+
+Everything here works on numpy arrays (input pipeline) and on JAX arrays (inside jit).
+"""
+
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
+
+IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
+
+
+def place_prompt(
+    tokens_BxT: IntArray, prompt_length: int, layout: str = "prefix", eos_id: int = 1
+) -> tuple[IntArray, IntArray]:
+    """Makes room for a prompt of `prompt_length` positions in right-padded rows of tokens.
+
+    `prefix` stands before the first token, `after_bos` right after it, `suffix` right after the
+    row's last token, `suffix_before_eos` likewise but before an `eos_id` that ends the row.
+    Padding stays at the end.
+
+    >>> place_prompt(np.array([[7, 8, 1, 0]]), 2, "suffix_before_eos")
+    (array([[7, 8, 0, 0, 1, 0]]), array([[-1, -1,  0,  1, -1, -1]]))
+
+    Returns:
+        (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + prompt_length.
+
+    Raises:
+        ValueError: unknown layout, negative length, or tokens that are not [B, T] integers.
+    """
+    xp = _numpy_of(tokens_BxT)
+    if tokens_BxT.ndim != 2 or tokens_BxT.shape[1] == 0 or tokens_BxT.dtype.kind not in "iu":
+        raise ValueError(
+            "place_prompt needs integer tokens of shape [batch, length], length 1 or more; "
+            f"got {tokens_BxT.dtype}{list(tokens_BxT.shape)}."
+        )
+    if prompt_length < 0:
+        raise ValueError(f"A prompt's length cannot be negative: {prompt_length}.")
+    T = tokens_BxT.shape[1]
+    cut_Bx1 = _cut(xp, tokens_BxT, layout, eos_id)[:, None]
+    # One formula for every layout: tokens up to the cut, the prompt, then the other tokens.
+    s_1xS = xp.arange(T + prompt_length, dtype=tokens_BxT.dtype)[None, :]
+    row_BxS = s_1xS - cut_Bx1
+    is_prompt_BxS = (row_BxS >= 0) & (row_BxS < prompt_length)
+    source_BxS = xp.clip(xp.where(row_BxS < 0, s_1xS, s_1xS - prompt_length), 0, T - 1)
+    moved_BxS = xp.take_along_axis(tokens_BxT, source_BxS, axis=1)
+    return xp.where(is_prompt_BxS, 0, moved_BxS), xp.where(is_prompt_BxS, row_BxS, -1)
+
+
+def _cut(xp: ModuleType, tokens_BxT: IntArray, layout: str, eos_id: int) -> IntArray:
+    """How many of a row's tokens stand before its prompt, [B]."""
+    T = tokens_BxT.shape[1]
+    place_1xT = xp.arange(1, T + 1, dtype=tokens_BxT.dtype)[None, :]
+    length_B = xp.max(xp.where(tokens_BxT != 0, place_1xT, 0), axis=1)
+    if layout == "prefix":
+        return xp.zeros_like(length_B)
+    if layout == "after_bos":
+        return xp.minimum(length_B, 1)
+    if layout == "suffix":
+        return length_B
+    if layout == "suffix_before_eos":
+        is_last_BxT = place_1xT == length_B[:, None]
+        ends_with_eos_B = xp.any(is_last_BxT & (tokens_BxT == eos_id), axis=1)
+        return length_B - ends_with_eos_B.astype(length_B.dtype)
+    raise ValueError(f"Unknown prompt layout {layout!r}: choose from {', '.join(LAYOUTS)}.")
+
+
+def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None) -> Bool:
+    """True where a position holds a token or a prompt row, False at padding; [B, S]."""
+    if prompt_positions_BxS is None:
+        return tokens_BxS > 0
+    return (tokens_BxS > 0) | (prompt_positions_BxS >= 0)
+
+
+def same_segment(query_segments_BxL: IntArray, key_segments_BxS: IntArray) -> Bool:
+    """True where query and key belong to the same packed example; [B, L, S]."""
+    return query_segments_BxL[:, :, None] == key_segments_BxS[:, None, :]
+
+
+def _numpy_of(array: IntArray) -> ModuleType:
+    return jnp if isinstance(array, jax.Array) else np

@@ -1,0 +1,121 @@
+"""What a user sees of a run: progress, scalars, and early signs that tuning is not working."""
+
+import collections
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import rich.progress
+from jaxtyping import Array, Float
+from tensorboardX import SummaryWriter
+
+from prompt_tuning_jax.evaluate import Evaluation
+
+COLLAPSE_SHARE = 0.95
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+@jax.jit
+def prompt_signs(
+    prompt: Float[Array, "prompt embed"], embeddings: Float[Array, "vocab embed"]
+) -> dict[str, Array]:
+    """Mean norm of the prompt's rows, and their mean distance to the nearest vocabulary embedding."""
+    embeddings = embeddings.astype(jnp.float32)
+    squares = (
+        jnp.sum(prompt**2, axis=-1)[:, None]
+        - 2 * prompt @ embeddings.T
+        + jnp.sum(embeddings**2, axis=-1)[None, :]
+    )
+    nearest = jnp.sqrt(jnp.maximum(squares.min(axis=-1), 0.0))
+    norms = jnp.linalg.norm(prompt, axis=-1)
+    return {"prompt_norm": norms.mean(), "prompt_to_nearest_embedding": nearest.mean()}
+
+
+def collapse_warning(evaluation: Evaluation) -> str | None:
+    """A warning where nearly all predictions are one answer although the targets are not."""
+    if not evaluation.predictions:
+        return None
+    answer, count = collections.Counter(evaluation.predictions).most_common(1)[0]
+    share = count / len(evaluation.predictions)
+    expected = evaluation.targets.count(answer) / len(evaluation.targets)
+    if share < COLLAPSE_SHARE or expected > COLLAPSE_SHARE:
+        return None
+    return (
+        f"{share:.0%} of the predictions are {answer!r}, which is right for {expected:.0%}: the "
+        "model has collapsed to one label so far. If this lasts, train longer, change "
+        "LEARNING_RATE, or initialise with class labels."
+    )
+
+
+class Monitor:
+    """Reads each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, model_dir: Path, start: int, steps: int, log_period: int, quiet: bool):
+        self._writer = SummaryWriter(str(model_dir / "tensorboard"), purge_step=start + 1)
+        self._log_period = log_period
+        self._in_flight: tuple[int, Any] | None = None
+        self._examples, self._since, self.loss = 0, time.perf_counter(), math.nan
+        self._progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeRemainingColumn(),
+            disable=quiet,
+        )
+        self._task = self._progress.add_task("compiling", total=steps, completed=start)
+        self._progress.start()
+
+    def dispatched(self, step: int, metrics: Any, rows: int) -> None:
+        """Notes that `step` is under way and reads the one before it.
+
+        Raises:
+          NotFiniteError: the loss or a gradient of the step before was not finite.
+        """
+        self.finish_step()
+        self._in_flight = (step, metrics)
+        self._examples += rows
+
+    def finish_step(self) -> None:
+        """Reads the step under way, if any."""
+        if self._in_flight is None:
+            return
+        (step, metrics), self._in_flight = self._in_flight, None
+        metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        if not metrics.pop("finite"):
+            raise NotFiniteError(
+                f"The loss or a gradient was not finite at step {step}. The last good prompt is "
+                "kept. Lower LEARNING_RATE, or load the model as float32."
+            )
+        self.loss = metrics["loss"]
+        self._progress.update(self._task, completed=step)
+        if step % self._log_period == 0:
+            self._log(step, metrics)
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        now = time.perf_counter()
+        rate = self._examples / (now - self._since)
+        self._examples, self._since = 0, now
+        self.scalars(step, "train", metrics | {"examples_per_second": rate})
+        self._progress.update(
+            self._task, description=f"loss {self.loss:.4f}  {rate:,.0f} examples/s"
+        )
+
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        """Writes TensorBoard scalars `group/name`."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+
+    def say(self, message: str) -> None:
+        """A line above the progress bar."""
+        self._progress.console.print(message, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Ends the bar and flushes the scalars."""
+        self._progress.stop()
+        self._writer.close()

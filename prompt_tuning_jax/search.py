@@ -1,0 +1,221 @@
+"""Decoding algorithms that know no network: one sequence a row (greedy, sampling), and beam search.
+
+They take a step function,
+
+    step(cache, tokens) -> (log_probs, cache)
+
+which consumes each row's newest token and gives the log-probabilities of the next one. A cache is
+any tree of arrays whose first axis is the batch; scalars in it are shared by all rows. Shapes are
+fixed, the loop ends early once every row has finished, and rows never influence each other. Token 0
+stands for the start token, which comes first in the states below, and for padding after EOS.
+
+    B batch   M beams   V vocabulary
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+Cache = Any
+Step = Callable[[Cache, Int[Array, "..."]], tuple[Float[Array, "... vocab"], Cache]]
+Choose = Callable[[Float[Array, "batch vocab"], Int[Array, ""]], Int[Array, "batch"]]
+
+
+class _Rows(NamedTuple):
+    """State of `one_sequence`."""
+
+    index: Int[Array, ""]  # tokens generated so far
+    tokens: Int[Array, "batch length+1"]
+    log_prob: Float[Array, "batch"]
+    length: Int[Array, "batch"]
+    done: Bool[Array, "batch"]
+    cache: Cache
+
+
+def one_sequence(
+    step: Step,
+    cache: Cache,
+    choose: Choose,
+    *,
+    batch: int,
+    max_length: int,
+    eos_id: int,
+    length_penalty: float = 0.0,
+) -> tuple[Int[Array, "batch length"], Float[Array, "batch"]]:
+    """Generates one sequence a row, taking `choose(log_probs, index)` as each next token.
+
+    Returns the tokens, 0 after EOS, and sum(log p) / length**length_penalty, EOS counted.
+    """
+
+    def unfinished(state: _Rows):
+        return (state.index < max_length) & ~jnp.all(state.done)
+
+    def advance(state: _Rows) -> _Rows:
+        newest_B = lax.dynamic_index_in_dim(state.tokens, state.index, axis=1, keepdims=False)
+        log_probs_BxV, cache = step(state.cache, newest_B)
+        chosen_B = choose(log_probs_BxV, state.index).astype(jnp.int32)
+        gain_B = jnp.take_along_axis(log_probs_BxV, chosen_B[:, None], axis=1)[:, 0]
+        return _Rows(
+            index=state.index + 1,
+            tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, 0, chosen_B)),
+            log_prob=state.log_prob + jnp.where(state.done, 0.0, gain_B),
+            length=state.length + ~state.done,
+            done=state.done | (chosen_B == eos_id),
+            cache=cache,
+        )
+
+    start = _Rows(
+        index=jnp.int32(0),
+        tokens=jnp.zeros((batch, max_length + 1), jnp.int32),
+        log_prob=jnp.zeros(batch),
+        length=jnp.zeros(batch, jnp.int32),
+        done=jnp.zeros(batch, bool),
+        cache=cache,
+    )
+    end = lax.while_loop(unfinished, advance, start)
+    return end.tokens[:, 1:], end.log_prob / _scale(end.length, length_penalty)
+
+
+class _Beams(NamedTuple):
+    """State of `beam_search`. Hypotheses stand best first; those that do not exist score -inf."""
+
+    index: Int[Array, ""]
+    live_tokens: Int[Array, "batch beams length+1"]  # without EOS so far
+    live_log_prob: Float[Array, "batch beams"]
+    finished_tokens: Int[Array, "batch beams length+1"]  # ended by EOS or at the greatest length
+    finished_score: Float[Array, "batch beams"]
+    improvable: Bool[Array, "batch"]  # a live hypothesis may still beat a finished one
+    cache: Cache
+
+
+def beam_search(
+    step: Step,
+    cache: Cache,
+    *,
+    batch: int,
+    beams: int,
+    max_length: int,
+    eos_id: int,
+    length_penalty: float = 0.0,
+    late_finishers: bool = False,
+) -> tuple[Int[Array, "batch beams length"], Float[Array, "batch beams"]]:
+    """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
+
+    This is the search of Hugging Face transformers with `early_stopping=False`:
+
+    - Of the 2 * beams best continuations at each step, the first `beams` may finish (with
+      `late_finishers`, as in T5X, any of them); the best `beams` that do not end live on.
+    - A row stops once its best live hypothesis, scored at its present length, does not beat the
+      worst of `beams` finished ones. With a length penalty above 0 that is a heuristic, for scores
+      may still rise with length.
+
+    `step` sees a beam axis after the batch: tokens [B, M], log_probs [B, M, V], and cache leaves
+    [B, M, ...]; the `cache` given here has no such axis yet.
+    """
+
+    def unfinished(state: _Beams):
+        return (state.index < max_length) & jnp.any(state.improvable)
+
+    def advance(state: _Beams) -> _Beams:
+        newest_BxM = lax.dynamic_index_in_dim(state.live_tokens, state.index, 2, keepdims=False)
+        log_probs_BxMxV, cache = step(state.cache, newest_BxM)
+        totals_BxMxV = state.live_log_prob[:, :, None] + log_probs_BxMxV
+        total, flat = lax.top_k(totals_BxMxV.reshape(batch, -1), 2 * beams)
+        parent, token = jnp.divmod(flat, log_probs_BxMxV.shape[-1])
+        length = state.index + 1
+        tokens = _take(state.live_tokens, parent).at[:, :, length].set(token)
+        ends = (token == eos_id) | (length == max_length)
+
+        live_log_prob, live = lax.top_k(jnp.where(ends, -jnp.inf, total), beams)
+        early = jnp.arange(2 * beams) < (2 * beams if late_finishers else beams)
+        finishes = ends & early[None, :] & state.improvable[:, None]
+        score = jnp.where(finishes, total / _scale(length, length_penalty), -jnp.inf)
+        all_scores = jnp.concatenate([state.finished_score, score], axis=1)
+        all_tokens = jnp.concatenate([state.finished_tokens, tokens], axis=1)
+        finished_score, finished = lax.top_k(all_scores, beams)
+        best_live_score = live_log_prob[:, 0] / _scale(length, length_penalty)
+        return _Beams(
+            index=length,
+            live_tokens=_take(tokens, live),
+            live_log_prob=live_log_prob,
+            finished_tokens=_take(all_tokens, finished),
+            finished_score=finished_score,
+            improvable=state.improvable & (best_live_score > finished_score[:, -1]),
+            cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache),
+        )
+
+    start = _Beams(
+        index=jnp.int32(0),
+        live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),  # all begin alike
+        finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        finished_score=jnp.full((batch, beams), -jnp.inf),
+        improvable=jnp.ones(batch, bool),
+        cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache),
+    )
+    end = lax.while_loop(unfinished, advance, start)
+    return end.finished_tokens[:, :, 1:], end.finished_score
+
+
+def over_beams(step: Step, cache: Cache) -> Step:
+    """Makes a step for tokens [B, M] from a step for tokens [B] and the cache it starts with.
+
+    What the step reads beside its arguments, such as the encoded input, is not repeated for beams.
+    """
+    axes = jax.tree.map(lambda leaf: 1 if leaf.ndim else None, cache)
+    return jax.vmap(step, in_axes=(axes, 1), out_axes=(1, axes))
+
+
+def greedy(log_probs: Float[Array, "batch vocab"], index: Int[Array, ""]) -> Int[Array, "batch"]:
+    """Chooses the likeliest token."""
+    del index
+    return jnp.argmax(log_probs, axis=-1)
+
+
+def sampler(keys: Array, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Choose:
+    """Chooses a token from the warped distribution, with one random key a row, [B]."""
+
+    def choose(log_probs_BxV, index):
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        logits_BxV = warp_logits(log_probs_BxV, temperature, top_k, top_p)
+        return jax.vmap(jax.random.categorical)(step_keys, logits_BxV)
+
+    return choose
+
+
+def warp_logits(
+    logits: Float[Array, "batch vocab"], temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "batch vocab"]:
+    """Divides by the temperature, then puts -inf outside the top k, then outside the top p.
+
+    Top p keeps the likeliest tokens until their mass reaches p, so always at least one. Tokens that
+    tie with the last one kept are kept.
+    """
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        least = lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if top_p < 1.0:
+        descending = -jnp.sort(-logits, axis=-1)
+        probs = jax.nn.softmax(descending, axis=-1)
+        mass_before = jnp.cumsum(probs, axis=-1) - probs
+        kept = jnp.where(mass_before < top_p, descending, jnp.inf)
+        logits = jnp.where(logits < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, logits)
+    return logits
+
+
+def _scale(length: Int[Array, "*batch"], length_penalty: float) -> Float[Array, "*batch"]:
+    return length.astype(jnp.float32) ** length_penalty
+
+
+def _map_rows(function: Callable, cache: Cache) -> Cache:
+    return jax.tree.map(lambda leaf: function(leaf) if leaf.ndim else leaf, cache)
+
+
+def _take(x: Array, beam: Int[Array, "batch kept"]) -> Array:
+    """x[b, beam[b, k]] for every b and k."""
+    return jax.vmap(lambda row, chosen: row[chosen])(x, beam)

@@ -1,0 +1,232 @@
+"""A registered SeqIO task or mixture as this library's `Task`.
+
+The one module that imports seqio and TensorFlow (`pip install 'prompt-tuning-jax[data]'`). SeqIO
+reads, preprocesses and tokenises; examples arrive as arrays of ids, which `data.Encoder` trims.
+Evaluation applies the task's own postprocessor and metric functions to predicted texts.
+"""
+
+import collections
+import difflib
+import importlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning_jax.data import Example, Task
+from prompt_tuning_jax.vocabulary import Vocabulary
+
+try:
+    import seqio
+    import tensorflow as tf
+except ImportError as error:
+    raise ImportError(
+        "SeqIO tasks need seqio and TensorFlow: pip install 'prompt-tuning-jax[data]'. Tasks from "
+        "files need neither."
+    ) from error
+
+tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
+
+FEATURES = ("inputs", "targets")
+
+
+class SeqioTarget(str):
+    """A target text that carries its SeqIO task and example, which postprocessors ask for."""
+
+    task: seqio.Task
+    example: Mapping[str, Any]
+
+    def __new__(cls, text: str, task: seqio.Task, example: Mapping[str, Any]):
+        target = super().__new__(cls, text)
+        target.task, target.example = task, example
+        return target
+
+
+class SeqioSource:
+    """One split of a SeqIO task or mixture.
+
+    With a seed, a task is shuffled as it declares, an epoch at a time, and a mixture is mixed at
+    its rates without end. With `seed=None` the task, or the mixture's tasks one after another, come
+    once in their own order, each example with its `target_text`.
+    """
+
+    def __init__(
+        self,
+        provider: seqio.Task | seqio.Mixture,
+        split: str,
+        feature_lengths: Mapping[str, int] | None,
+    ):
+        self._provider, self._split, self._lengths = provider, split, feature_lengths
+
+    def __len__(self) -> int:
+        """Examples of the data source, or, where it does not say, of one pass."""
+        try:
+            stated = self._provider.num_input_examples(self._split)
+        except (NotImplementedError, TypeError):
+            stated = None
+        return sum(1 for _ in self.stream(seed=None, epoch=0)) if stated is None else int(stated)
+
+    def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
+        if seed is None:
+            return itertools.islice(self._in_order(), start, None)
+        return self._shuffled(seed, epoch, start)
+
+    def _shuffled(self, seed: int, epoch: int, start: int) -> Iterator[Example]:
+        endless = isinstance(self._provider, seqio.Mixture)
+        dataset = self._provider.get_dataset(
+            self._lengths,
+            self._split,
+            shuffle=True,
+            seed=int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1),
+            num_epochs=None if endless else 1,
+            try_in_mem_cache=endless,
+            trim_output_features=False,
+        )
+        for example in dataset.skip(start).as_numpy_iterator():
+            yield {feature: example[feature] for feature in FEATURES}
+
+    def _in_order(self) -> Iterator[Example]:
+        for task in _tasks(self._provider):
+            if self._split not in task.splits:
+                continue
+            dataset = task.get_dataset(
+                self._lengths,
+                self._split,
+                shuffle=False,
+                seed=0,
+                try_in_mem_cache=False,
+                trim_output_features=False,
+            )
+            for example in dataset.as_numpy_iterator():
+                target = SeqioTarget(_target_text(task, example), task, example)
+                yield {f: example[f] for f in FEATURES} | {"target_text": target}
+
+
+def _tasks(provider: seqio.Task | seqio.Mixture) -> Sequence[seqio.Task]:
+    return provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+
+
+def _target_text(task: seqio.Task, example: Mapping[str, Any]) -> str:
+    text = example.get("targets_pretokenized")
+    if isinstance(text, bytes):
+        return text.decode("utf-8")
+    return task.output_features["targets"].vocabulary.decode(example["targets"].tolist())
+
+
+def seqio_metrics(targets: list[SeqioTarget], predictions: list[str]) -> dict[str, float]:
+    """The scores of the targets' own tasks, and their `mean`.
+
+    Of several tasks each score is called `task/score`, and the mean is over tasks.
+    """
+    by_task = collections.defaultdict(list)
+    for target, prediction in zip(targets, predictions, strict=True):
+        by_task[target.task.name].append((target, prediction))
+    scores = {name: _task_scores(pairs[0][0].task, pairs) for name, pairs in by_task.items()}
+    mean = float(np.mean([np.mean(list(each.values())) for each in scores.values() if each]))
+    if len(scores) == 1:
+        return next(iter(scores.values())) | {"mean": mean}
+    named = {f"{task}/{k}": v for task, each in scores.items() for k, v in each.items()}
+    return named | {"mean": mean}
+
+
+def _task_scores(task: seqio.Task, pairs: list[tuple[SeqioTarget, str]]) -> dict[str, float]:
+    targets = [task.postprocess_fn(str(t), example=t.example, is_target=True) for t, _ in pairs]
+    predictions = [task.postprocess_fn(p, example=t.example, is_target=False) for t, p in pairs]
+    found = {}
+    for metric_fn in task.predict_metric_fns:
+        for name, value in metric_fn(targets, predictions).items():
+            value = value.value if isinstance(value, seqio.metrics.Scalar) else value
+            if isinstance(value, int | float | np.number):
+                found[name] = float(value)
+    return found
+
+
+def seqio_task(
+    name: str,
+    module: str | None = None,
+    vocabulary: Vocabulary | None = None,
+    feature_lengths: Mapping[str, int] | None = None,
+    verbalizers: Sequence[str] | None = None,
+) -> Task:
+    """The SeqIO task or mixture called `name`, registered by importing `module`.
+
+    Metrics are its metric functions of predictions; their `mean` chooses the best checkpoint.
+
+    Args:
+      vocabulary: the model's; SeqIO's features must use the same.
+      feature_lengths: passed to SeqIO, for preprocessors that ask for them.
+      verbalizers: the legal answers. If not given, those that the module declares in a mapping
+        `VERBALIZERS` from task names to answers, if it does.
+
+    Raises:
+      ValueError: no such module, task, or feature, or another vocabulary.
+    """
+    declared = {} if module is None else getattr(_import(module), "VERBALIZERS", {})
+    provider = _provider(name, module)
+    _check_features(provider, vocabulary)
+    verbalizers = declared.get(name) if verbalizers is None else verbalizers
+    has_metrics = any(task.predict_metric_fns for task in _tasks(provider))
+    return Task(
+        name=name,
+        splits={str(s): SeqioSource(provider, str(s), feature_lengths) for s in provider.splits},
+        verbalizers=None if verbalizers is None else tuple(verbalizers),
+        metrics=(seqio_metrics,) if has_metrics else (),
+        best_metric="mean",
+    )
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"cannot import the task module {module!r} ({error}): install it, or add its directory "
+            "to PYTHONPATH"
+        ) from error
+
+
+def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
+    known = sorted(set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names()))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3)
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else "is it the right module?"
+        )
+        raise ValueError(
+            f"no SeqIO task or mixture {name!r} after importing {module!r}, which has registered "
+            f"{len(known)}: {hint}"
+        )
+    return seqio.get_mixture_or_task(name)
+
+
+def _check_features(provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | None) -> None:
+    features = provider.output_features
+    for name in FEATURES:
+        if name not in features:
+            raise ValueError(
+                f"SeqIO task {provider.name!r} has the features {', '.join(features)}; prompt "
+                "tuning needs 'inputs' and 'targets'"
+            )
+        if vocabulary is not None:
+            _check_same(provider.name, features[name].vocabulary, vocabulary)
+
+
+def _check_same(task: str, theirs: seqio.Vocabulary, ours: Vocabulary) -> None:
+    """Every id must name the same piece; pass-through vocabularies have none to compare."""
+    if isinstance(theirs, seqio.PassThroughVocabulary):
+        return
+    message = (
+        f"SeqIO task {task!r} does not use the model's vocabulary: {{}}. Give its features the "
+        "model's spiece.model, with the same number of extra ids"
+    )
+    if not isinstance(theirs, seqio.SentencePieceVocabulary):
+        raise ValueError(message.format(f"its vocabulary is a {type(theirs).__name__}"))
+    if theirs.vocab_size != ours.size:
+        raise ValueError(message.format(f"it has {theirs.vocab_size} ids, the model {ours.size}"))
+    pieces = theirs.tokenizer.id_to_piece(list(range(ours.size)))
+    for token, piece in enumerate(pieces):
+        if piece != ours.id_to_piece(token):
+            raise ValueError(
+                message.format(f"id {token} is {piece!r} and not {ours.id_to_piece(token)!r}")
+            )

@@ -1,0 +1,113 @@
+"""Sizes of a T5, and the published ones by name."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+ACTIVATIONS = ("gelu", "linear", "relu", "silu")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Everything that defines a T5's shape and arithmetic; field names are T5X's where it has one.
+
+    Token ids are T5's: padding is 0 and is also what the decoder starts from; `eos_id` ends a text.
+
+    Attributes:
+        vocab_size: rows of the embedding table (a multiple of 128 in the published models).
+        mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
+            (`("gelu", "linear")`, tanh-approximated gelu).
+        logits_via_embedding: True in T5 1.0, whose output layer is the embedding table and whose
+            decoder output is scaled by emb_dim**-0.5.
+        scale_decoder_outputs: whether it is scaled, in a model that departs from this rule.
+        relpos_buckets, relpos_max_distance: resolution of the relative-position bias.
+        dropout_rate: used only where a call says `enable_dropout=True`.
+        dtype: of the activations; weights may be stored in another and are cast at use.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    logits_via_embedding: bool = False
+    scale_decoder_outputs: bool | None = None
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    eos_id: int = 1
+
+    def __post_init__(self):
+        # Lists and strings come from JSON and gin; the config must stay hashable and comparable.
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        for name in self.mlp_activations:
+            if name not in ACTIVATIONS:
+                raise ValueError(f"Unknown activation {name!r}: choose from {ACTIVATIONS}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and field.name != "eos_id" and value < 1:
+                raise ValueError(f"T5Config.{field.name} must be 1 or more, not {value}.")
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"T5Config.dropout_rate must be in [0, 1), not {self.dropout_rate}.")
+
+    @property
+    def outputs_scaled(self) -> bool:
+        """Whether the decoder's output is scaled by emb_dim**-0.5 on its way to the logits."""
+        if self.scale_decoder_outputs is None:
+            return self.logits_via_embedding
+        return self.scale_decoder_outputs
+
+
+# emb_dim, num_heads, head_dim, mlp_dim, layers in each stack.
+_T5_1_1_SIZES = {
+    "small": (512, 6, 64, 1024, 8),
+    "base": (768, 12, 64, 2048, 12),
+    "large": (1024, 16, 64, 2816, 24),
+    "xl": (2048, 32, 64, 5120, 24),
+    "xxl": (4096, 64, 64, 10240, 24),
+}
+# "xl" and "xxl" were published as 3B and 11B.
+_T5_1_0_SIZES = {
+    "small": (512, 8, 64, 2048, 6),
+    "base": (768, 12, 64, 3072, 12),
+    "large": (1024, 16, 64, 4096, 24),
+    "xl": (1024, 32, 128, 16384, 24),
+    "xxl": (1024, 128, 128, 65536, 24),
+}
+
+
+def _sized(sizes: dict[str, tuple[int, ...]], size: str, settings: dict[str, Any]) -> T5Config:
+    if size not in sizes:
+        raise ValueError(f"Unknown T5 size {size!r}: choose from {', '.join(sizes)}.")
+    emb_dim, num_heads, head_dim, mlp_dim, layers = sizes[size]
+    shape = {
+        "emb_dim": emb_dim,
+        "num_heads": num_heads,
+        "head_dim": head_dim,
+        "mlp_dim": mlp_dim,
+        "num_encoder_layers": layers,
+        "num_decoder_layers": layers,
+    }
+    return T5Config(**(shape | settings))
+
+
+def t5_1_1(size: str, **overrides: Any) -> T5Config:
+    """T5 1.1 (and the LM-adapted T5): gated gelu, separate output layer. `t5_1_1("small")`."""
+    return _sized(_T5_1_1_SIZES, size, {"vocab_size": 32128} | overrides)
+
+
+def t5_1_0(size: str, **overrides: Any) -> T5Config:
+    """The original T5: relu, output layer tied to the embedding. `t5_1_0("base")`."""
+    settings = {"vocab_size": 32128, "mlp_activations": ("relu",), "logits_via_embedding": True}
+    return _sized(_T5_1_0_SIZES, size, settings | overrides)
+
+
+def mt5(size: str, **overrides: Any) -> T5Config:
+    """mT5: T5 1.1 with a multilingual vocabulary of 250,112 ids. `mt5("small")`."""
+    return _sized(_T5_1_1_SIZES, size, {"vocab_size": 250112} | overrides)

@@ -1,0 +1,304 @@
+"""The parts of a T5 layer. Parameter names, shapes, initialisers and logical axes are T5X's.
+
+    B batch   S encoder length   L target length   D embed   H heads   K head dim   F mlp   V vocabulary
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning_jax.t5.config import T5Config
+
+MASKED = -1e10
+_variance_scaling = nn.initializers.variance_scaling
+_attention_init = _variance_scaling(1.0, "fan_in", "normal")
+_dense_init = _variance_scaling(1.0, "fan_in", "truncated_normal")
+_ACTIVATIONS = {"gelu": nn.gelu, "linear": lambda x: x, "relu": nn.relu, "silu": nn.silu}
+
+
+class Kernel(nn.Module):
+    """A weight matrix [in, out]; kept in whatever dtype it was loaded, cast to `dtype` at use."""
+
+    shape: tuple[int, int]
+    axes: tuple[str, str]
+    initializer: Callable[..., Any] = _dense_init
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "inputs outputs"]:
+        kernel = param_with_axes("kernel", self.initializer, self.shape, jnp.float32, axes=self.axes)
+        return kernel.astype(self.dtype)
+
+
+class Embed(nn.Module):
+    """The vocabulary's embedding table [V, D]."""
+
+    config: T5Config
+
+    def setup(self):
+        shape = (self.config.vocab_size, self.config.emb_dim)
+        init = nn.initializers.normal(stddev=1.0)
+        self.embedding = param_with_axes(
+            "embedding", init, shape, jnp.float32, axes=("vocab", "embed")
+        )
+
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+        # Rows first, cast second: a cast of the whole table would copy it.
+        return self.embedding[tokens].astype(self.config.dtype)
+
+    def logits(self, y_BxLxD: Float[Array, "batch length embed"]) -> Float[Array, "B L V"]:
+        """T5 1.0's output layer: the table again; float32 activations in, float32 logits out."""
+        return jnp.einsum("bld,vd->blv", y_BxLxD, self.embedding.astype(jnp.float32))
+
+
+class LayerNorm(nn.Module):
+    """Root-mean-square norm: no mean is subtracted and no bias added; computed in float32."""
+
+    config: T5Config
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape embed"]) -> Float[Array, "*shape embed"]:
+        shape, dtype = (self.config.emb_dim,), self.config.dtype
+        scale_D = param_with_axes(
+            "scale", nn.initializers.ones, shape, jnp.float32, axes=("embed",)
+        )
+        x = x.astype(jnp.float32)
+        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        scale_D = jnp.reshape(scale_D.astype(dtype), (1,) * (x.ndim - 1) + shape)
+        return normed.astype(dtype) * scale_D
+
+
+def dropout(config: T5Config) -> nn.Dropout:
+    """T5's dropout: one draw for all positions of a row."""
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+class Mlp(nn.Module):
+    """The feed-forward block: `wi` for one activation, the product of `wi_0`, `wi_1` for two."""
+
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        names = [f"wi_{i}" for i in range(len(cfg.mlp_activations))]
+        inwards = functools.partial(
+            Kernel, (cfg.emb_dim, cfg.mlp_dim), ("embed", "mlp"), dtype=cfg.dtype
+        )
+        self.inner = [inwards(name=name) for name in (names if len(names) > 1 else ["wi"])]
+        self.wo = Kernel((cfg.mlp_dim, cfg.emb_dim), ("mlp", "embed"), dtype=cfg.dtype)
+        self.dropout = dropout(cfg)
+
+    def __call__(
+        self, x_BxLxD: Float[Array, "batch length embed"], deterministic: bool
+    ) -> Float[Array, "batch length embed"]:
+        hidden = [
+            _ACTIVATIONS[name](x_BxLxD @ kernel())
+            for name, kernel in zip(self.config.mlp_activations, self.inner, strict=True)
+        ]
+        hidden_BxLxF = functools.reduce(operator.mul, hidden)
+        hidden_BxLxF = self.dropout(hidden_BxLxF, deterministic=deterministic)
+        hidden_BxLxF = with_sharding_constraint(hidden_BxLxF, ("batch", "length", "mlp"))
+        return hidden_BxLxF @ self.wo()
+
+
+class _Attention(nn.Module):
+    """Kernels and steps shared by self- and cross-attention.
+
+    T5 does not divide the scores by sqrt(K): the query kernel's initialiser does.
+    """
+
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        inwards = functools.partial(
+            Kernel, (cfg.emb_dim, cfg.num_heads * cfg.head_dim), ("embed", "joined_kv")
+        )
+        self.query = inwards(initializer=_query_init(cfg.head_dim), dtype=cfg.dtype)
+        self.key = inwards(initializer=_attention_init, dtype=cfg.dtype)
+        self.value = inwards(initializer=_attention_init, dtype=cfg.dtype)
+        self.out = Kernel(
+            (cfg.num_heads * cfg.head_dim, cfg.emb_dim),
+            ("joined_kv", "embed"),
+            _attention_init,
+            cfg.dtype,
+        )
+        self.dropout = dropout(cfg)
+
+    def _heads(self, x_BxLxD: jax.Array, kernel: Kernel) -> Float[Array, "B L H K"]:
+        """x through one of the inward kernels, split into heads."""
+        joined = x_BxLxD @ kernel()
+        heads = joined.reshape(*joined.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return with_sharding_constraint(heads, ("batch", "length", "heads", "kv"))
+
+    def _weights(
+        self, scores_BxHxLxS: jax.Array, bias_BxHxLxS: jax.Array, deterministic: bool
+    ) -> Float[Array, "B H L S"]:
+        """Softmax in float32, cast to the activations' dtype."""
+        weights = jax.nn.softmax(scores_BxHxLxS.astype(jnp.float32) + bias_BxHxLxS, axis=-1)
+        return self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
+
+    def _attend(self, q_BxLxHxK, k_BxSxHxK, v_BxSxHxK, bias_BxHxLxS, deterministic):
+        scores = jnp.einsum(
+            "blhk,bshk->bhls", q_BxLxHxK, k_BxSxHxK, preferred_element_type=jnp.float32
+        )
+        weights = self._weights(scores, bias_BxHxLxS, deterministic)
+        return jnp.einsum("bhls,bshk->blhk", weights, v_BxSxHxK)
+
+    def _outward(self, heads_BxLxHxK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
+        return heads_BxLxHxK.reshape(*heads_BxLxHxK.shape[:-2], -1) @ self.out()
+
+
+class SelfAttention(_Attention):
+    """Attention of a stack to itself, with a key/value cache for incremental decoding."""
+
+    def __call__(
+        self,
+        x_BxLxD: Float[Array, "batch length embed"],
+        bias_BxHxLxS: Float[Array, "#batch heads length keys"],
+        deterministic: bool,
+        cache_index: Int[Array, ""] | None = None,
+        make_cache: bool = False,
+    ) -> Float[Array, "batch length embed"]:
+        """With `cache_index`, x is the next tokens only and the cache holds those before them."""
+        q, k, v = (self._heads(x_BxLxD, kernel) for kernel in (self.query, self.key, self.value))
+        if make_cache:
+            self.put_variable("cache", "cached_key", jnp.zeros_like(k))
+            self.put_variable("cache", "cached_value", jnp.zeros_like(v))
+        if cache_index is not None:
+            k = self._remember("cached_key", k, cache_index)
+            v = self._remember("cached_value", v, cache_index)
+        return self._outward(self._attend(q, k, v, bias_BxHxLxS, deterministic))
+
+    def _remember(self, name: str, new_BxLxHxK: jax.Array, cache_index: jax.Array) -> jax.Array:
+        """Writes new keys or values at `cache_index`; returns all of them."""
+        cached = self.get_variable("cache", name)
+        new = new_BxLxHxK.astype(cached.dtype)
+        cached = jax.lax.dynamic_update_slice_in_dim(cached, new, cache_index, axis=1)
+        self.put_variable("cache", name, cached)
+        return cached
+
+    def cache_length(self) -> int:
+        return self.get_variable("cache", "cached_key").shape[1]
+
+
+class CrossAttention(_Attention):
+    """The decoder's attention to the encoder's output."""
+
+    def __call__(
+        self,
+        x_BxLxD: Float[Array, "batch length embed"],
+        encoded_BxSxD: Float[Array, "batch encoder_length embed"],
+        bias_BxHxLxS: Float[Array, "#batch 1 #length encoder_length"],
+        deterministic: bool,
+        kv: tuple[Array, Array] | None = None,
+    ) -> Float[Array, "batch length embed"]:
+        """`kv` is what `project` made of `encoded`, where it is used more than once."""
+        q_BxLxHxK = self._heads(x_BxLxD, self.query)
+        if kv is None and q_BxLxHxK.shape[1] < self.config.head_dim:
+            heads = self._attend_unprojected(q_BxLxHxK, encoded_BxSxD, bias_BxHxLxS, deterministic)
+        else:
+            k, v = self.project(encoded_BxSxD) if kv is None else kv
+            heads = self._attend(q_BxLxHxK, k, v, bias_BxHxLxS, deterministic)
+        return self._outward(heads)
+
+    def project(
+        self, encoded_BxSxD: Float[Array, "batch encoder_length embed"]
+    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
+        return self._heads(encoded_BxSxD, self.key), self._heads(encoded_BxSxD, self.value)
+
+    def _attend_unprojected(self, q_BxLxHxK, encoded_BxSxD, bias_BxHxLxS, deterministic):
+        """The same attention with its products taken in another order.
+
+        q (x Wk)' = (q Wk') x' and w (x Wv) = (w x) Wv. Projecting L queries to width D costs
+        L/K of projecting S positions to keys and values, so targets shorter than K are cheaper so.
+        """
+        cfg = self.config
+        shape_DxHxK = (cfg.emb_dim, cfg.num_heads, cfg.head_dim)
+        q_BxLxHxD = jnp.einsum("blhk,dhk->blhd", q_BxLxHxK, self.key().reshape(shape_DxHxK))
+        scores = jnp.einsum(
+            "blhd,bsd->bhls", q_BxLxHxD, encoded_BxSxD, preferred_element_type=jnp.float32
+        )
+        weights = self._weights(scores, bias_BxHxLxS, deterministic)
+        mixed_BxLxHxD = jnp.einsum("bhls,bsd->blhd", weights, encoded_BxSxD)
+        return jnp.einsum("blhd,dhk->blhk", mixed_BxLxHxD, self.value().reshape(shape_DxHxK))
+
+
+def _query_init(head_dim: int) -> Callable[..., Any]:
+    def init(*args):
+        return _attention_init(*args) / np.float32(np.sqrt(head_dim))
+
+    return init
+
+
+class RelativePositionBias(nn.Module):
+    """A learned number per head and (bucketed) distance, added to a stack's attention scores."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(
+        self, queries: int, keys: int, first_query: int | Int[Array, ""] = 0
+    ) -> Float[Array, "1 heads queries keys"]:
+        """The bias of queries `first_query` and on, over keys 0..keys-1 (queries <= keys)."""
+        cfg = self.config
+        table_HxR = param_with_axes(
+            "rel_embedding",
+            _variance_scaling(1.0, "fan_avg", "uniform"),
+            (cfg.num_heads, cfg.relpos_buckets),
+            jnp.float32,
+            axes=("heads", "relpos_buckets"),
+        )
+        offsets = np.arange(1 - keys, keys)
+        buckets = relative_buckets(
+            offsets, self.bidirectional, cfg.relpos_buckets, cfg.relpos_max_distance
+        )
+        by_offset = table_HxR.astype(jnp.float32)[:, buckets]
+        first = keys - queries - first_query
+        needed = jax.lax.dynamic_slice_in_dim(by_offset, first, queries + keys - 1, axis=1)
+        return _toeplitz(needed, queries)[None]
+
+
+def _toeplitz(values_HxR: Float[Array, "H R"], rows: int) -> Float[Array, "H rows columns"]:
+    """out[h, i, j] = values[h, j - i + rows - 1], by reshaping alone: no gather to differentiate."""
+    H, R = values_HxR.shape
+    padded = jnp.pad(values_HxR, ((0, 0), (0, 1)))
+    shifted = jnp.tile(padded, (1, rows))[:, : rows * R].reshape(H, rows, R)
+    return shifted[:, :, rows - 1 :]
+
+
+def relative_buckets(
+    offsets: Int[np.ndarray, "..."], bidirectional: bool, buckets: int, max_distance: int
+) -> Int[np.ndarray, "..."]:
+    """Bucket of each offset (key position minus query position).
+
+    Small distances have a bucket each; larger ones share buckets that widen logarithmically up to
+    `max_distance`, beyond which all distances share the last. Without `bidirectional`, keys after
+    the query count as distance 0 (they are masked anyway).
+    """
+    later = 0
+    distance = np.maximum(-offsets, 0)
+    if bidirectional:
+        buckets //= 2
+        later = np.where(offsets > 0, buckets, 0)
+        distance = np.abs(offsets)
+    exact = buckets // 2
+    # float32 and its epsilon, so that distances on a boundary fall where T5 put them.
+    ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps)
+    wide = exact + (ratio / np.log(max_distance / exact) * (buckets - exact)).astype(np.int32)
+    return later + np.where(distance < exact, distance, np.minimum(wide, buckets - 1))
+
+
+def mask_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
+    """0 where attention may look, a very negative number where it must not."""
+    return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)

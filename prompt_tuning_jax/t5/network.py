@@ -1,0 +1,314 @@
+"""T5 with one place for a prompt. Interface, parameter tree and logical axes are T5X's.
+
+    B batch   S joined encoder length   T input tokens   P prompt length   L target length
+    N prompts in the bank   D embed   H heads   K head dim   V vocabulary
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning_jax import layout, prompts
+from prompt_tuning_jax.t5 import layers
+from prompt_tuning_jax.t5.config import T5Config
+
+KeyValue = tuple[Float[Array, "batch length heads kv"], Float[Array, "batch length heads kv"]]
+
+
+class EncoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.pre_attention_layer_norm = layers.LayerNorm(cfg)
+        self.attention = layers.SelfAttention(cfg)
+        self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
+        self.mlp = layers.Mlp(cfg)
+        self.dropout = layers.dropout(cfg)
+
+    def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic):
+        y = self.attention(self.pre_attention_layer_norm(x_BxSxD), bias_BxHxSxS, deterministic)
+        x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
+        return x_BxSxD + self.dropout(y, deterministic=deterministic)
+
+
+class DecoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.pre_self_attention_layer_norm = layers.LayerNorm(cfg)
+        self.self_attention = layers.SelfAttention(cfg)
+        self.pre_cross_attention_layer_norm = layers.LayerNorm(cfg)
+        self.encoder_decoder_attention = layers.CrossAttention(cfg)
+        self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
+        self.mlp = layers.Mlp(cfg)
+        self.dropout = layers.dropout(cfg)
+
+    def __call__(
+        self, y_BxLxD, encoded_BxSxD, biases, deterministic, kv, cache_index, make_cache
+    ):
+        self_bias, cross_bias = biases
+        z = self.pre_self_attention_layer_norm(y_BxLxD)
+        z = self.self_attention(z, self_bias, deterministic, cache_index, make_cache)
+        y_BxLxD = y_BxLxD + self.dropout(z, deterministic=deterministic)
+        z = self.pre_cross_attention_layer_norm(y_BxLxD)
+        z = self.encoder_decoder_attention(z, encoded_BxSxD, cross_bias, deterministic, kv)
+        y_BxLxD = y_BxLxD + self.dropout(z, deterministic=deterministic)
+        z = self.mlp(self.pre_mlp_layer_norm(y_BxLxD), deterministic)
+        return y_BxLxD + self.dropout(z, deterministic=deterministic)
+
+
+class Encoder(nn.Module):
+    """The encoder stack; the prompt joins its embedded input."""
+
+    config: T5Config
+    token_embedder: layers.Embed
+    make_prompt: Callable[[], nn.Module] | None
+
+    def setup(self):
+        cfg = self.config
+        self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
+        if self.make_prompt is not None:
+            self.prompt = self.make_prompt()
+        self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+        self.encoder_norm = layers.LayerNorm(cfg)
+        self.dropout = layers.dropout(cfg)
+
+    def __call__(self, tokens, prompt_positions, prompt_ids, segment_ids, deterministic):
+        x_BxSxD, attended_BxS = self._embed(tokens, prompt_positions, prompt_ids)
+        mask_BxLxS = attended_BxS[:, None, :]
+        if segment_ids is not None:
+            mask_BxLxS &= layout.same_segment(segment_ids, segment_ids)
+        # One bias for all layers: what may be attended to and how far away it is.
+        S = x_BxSxD.shape[1]
+        bias_BxHxSxS = self.relpos_bias(S, S) + layers.mask_bias(mask_BxLxS)[:, None]
+        x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
+        for layer in self.layers:
+            x_BxSxD = layer(x_BxSxD, bias_BxHxSxS, deterministic)
+        return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
+
+    def _embed(self, tokens, prompt_positions, prompt_ids):
+        """Embedded tokens with the prompt among them [B, S, D], and what is not padding [B, S]."""
+        if self.make_prompt is None:
+            return self.token_embedder(tokens), layout.attended(tokens)
+        values = self.prompt(self.config.emb_dim)
+        if prompt_positions is None:
+            tokens, prompt_positions = layout.place_prompt(tokens, values.shape[-2])
+        joined = prompts.join(self.token_embedder(tokens), values, prompt_positions, prompt_ids)
+        return joined, layout.attended(tokens, prompt_positions)
+
+
+class Decoder(nn.Module):
+    """The decoder stack and the output layer."""
+
+    config: T5Config
+    token_embedder: layers.Embed
+
+    def setup(self):
+        cfg = self.config
+        self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
+        self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+        self.decoder_norm = layers.LayerNorm(cfg)
+        if not cfg.logits_via_embedding:
+            # float32 whatever the activations: the loss needs it.
+            self.logits_dense = layers.Kernel((cfg.emb_dim, cfg.vocab_size), ("embed", "vocab"))
+        self.dropout = layers.dropout(cfg)
+
+    def __call__(
+        self, encoded, tokens, cross_mask_BxLxS, segment_ids, deterministic, decode, cross_kv
+    ):
+        cache_index, make_cache = self._cache_state(decode, tokens.shape[1])
+        self_bias = self._self_bias(tokens, segment_ids, cache_index)
+        biases = self_bias, layers.mask_bias(cross_mask_BxLxS)[:, None]
+        y_BxLxD = self.dropout(self.token_embedder(tokens), deterministic=deterministic)
+        for i, layer in enumerate(self.layers):
+            kv = None if cross_kv is None else cross_kv[i]
+            y_BxLxD = layer(y_BxLxD, encoded, biases, deterministic, kv, cache_index, make_cache)
+        y_BxLxD = self.dropout(self.decoder_norm(y_BxLxD), deterministic=deterministic)
+        y_BxLxD = y_BxLxD.astype(jnp.float32)
+        if self.config.outputs_scaled:
+            y_BxLxD *= self.config.emb_dim**-0.5
+        if self.config.logits_via_embedding:
+            return self.token_embedder.logits(y_BxLxD)
+        return y_BxLxD @ self.logits_dense()
+
+    def project_encoded(self, encoded_BxSxD: jax.Array) -> tuple[KeyValue, ...]:
+        return tuple(layer.encoder_decoder_attention.project(encoded_BxSxD) for layer in self.layers)
+
+    def _cache_state(self, decode: bool, length: int):
+        """(where the next tokens go, whether to make an empty cache): a first call makes one."""
+        if not decode:
+            return None, False
+        if not self.has_variable("cache", "cache_index"):
+            self.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
+            return None, True
+        cache_index = self.get_variable("cache", "cache_index")
+        self.put_variable("cache", "cache_index", cache_index + length)
+        return cache_index, False
+
+    def _self_bias(self, tokens, segment_ids, cache_index) -> Float[Array, "#batch H L keys"]:
+        """Causal mask, packing mask and relative-position bias in one.
+
+        Padding of the targets needs no mask: it stands at the end, where causality hides it.
+        """
+        L = tokens.shape[1]
+        keys = L if cache_index is None else self.layers[0].self_attention.cache_length()
+        first = 0 if cache_index is None else cache_index
+        mask_BxLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
+        if segment_ids is not None:
+            mask_BxLxS &= layout.same_segment(segment_ids, segment_ids)
+        return self.relpos_bias(L, keys, first) + layers.mask_bias(mask_BxLxS)[:, None]
+
+
+class Transformer(nn.Module):
+    """A T5, called as `t5x.models.EncoderDecoderModel` calls its module.
+
+    `prompt` makes the prompt module, as in `Transformer(config, lambda: Prompt(length=100))`; its
+    parameter is `encoder/prompt/prompt`. Where a call gives `prompt_positions` [B, S],
+    `encoder_input_tokens` is [B, S] with 0 at prompt positions (`layout.place_prompt` makes both).
+    Where it does not, tokens are [B, T] and the prompt stands before them, S = P + T.
+    """
+
+    config: T5Config
+    prompt: Callable[[], nn.Module] | None = None
+
+    def setup(self):
+        self.token_embedder = layers.Embed(self.config)
+        self.encoder = Encoder(self.config, self.token_embedder, self.prompt)
+        self.decoder = Decoder(self.config, self.token_embedder)
+
+    def __call__(
+        self,
+        encoder_input_tokens: Int[Array, "batch length"],
+        decoder_input_tokens: Int[Array, "batch targets"],
+        decoder_target_tokens: Int[Array, "batch targets"],
+        encoder_segment_ids: Int[Array, "batch length"] | None = None,
+        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        encoder_positions: Int[Array, "batch length"] | None = None,
+        decoder_positions: Int[Array, "batch targets"] | None = None,
+        *,
+        prompt_positions: Int[Array, "batch length"] | None = None,
+        prompt_ids: Int[Array, "batch *length"] | None = None,
+        enable_dropout: bool = True,
+        decode: bool = False,
+    ) -> Float[Array, "batch targets vocab"]:
+        """Logits of each next target token, float32.
+
+        Segment ids say which positions of a packed row belong together; T5's positions are
+        relative, so `encoder_positions` and `decoder_positions` change nothing, and neither do
+        `decoder_target_tokens`: all three are there because T5X passes them. `decode=True` makes
+        the cache that `decode` then fills, as long as the targets given here.
+        """
+        encoded = self.encode(
+            encoder_input_tokens,
+            encoder_segment_ids,
+            enable_dropout,
+            prompt_positions=prompt_positions,
+            prompt_ids=prompt_ids,
+        )
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            decoder_positions,
+            enable_dropout,
+            decode,
+            prompt_positions=prompt_positions,
+        )
+
+    def encode(
+        self,
+        encoder_input_tokens: Int[Array, "batch length"],
+        encoder_segment_ids: Int[Array, "batch length"] | None = None,
+        enable_dropout: bool = True,
+        *,
+        prompt_positions: Int[Array, "batch length"] | None = None,
+        prompt_ids: Int[Array, "batch *length"] | None = None,
+    ) -> Float[Array, "batch joined_length embed"]:
+        """The encoder's output over tokens and prompt.
+
+        Raises:
+            ValueError: prompt positions without a prompt, packed rows without prompt positions, or
+                several prompts without `prompt_ids`.
+        """
+        if self.prompt is None and (prompt_positions is not None or prompt_ids is not None):
+            raise ValueError(
+                "prompt_positions or prompt_ids given to a model without a prompt: build it as "
+                "Transformer(config, lambda: Prompt(length))."
+            )
+        if self.prompt is not None and encoder_segment_ids is not None and prompt_positions is None:
+            raise ValueError(
+                "Packed rows need prompt_positions: only they say where each example's prompt is."
+            )
+        return self.encoder(
+            encoder_input_tokens,
+            prompt_positions,
+            prompt_ids,
+            encoder_segment_ids,
+            deterministic=not enable_dropout,
+        )
+
+    def decode(
+        self,
+        encoded: Float[Array, "batch joined_length embed"],
+        encoder_input_tokens: Int[Array, "batch length"],
+        decoder_input_tokens: Int[Array, "batch targets"],
+        decoder_target_tokens: Int[Array, "batch targets"],
+        encoder_segment_ids: Int[Array, "batch length"] | None = None,
+        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        decoder_positions: Int[Array, "batch targets"] | None = None,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        *,
+        prompt_positions: Int[Array, "batch length"] | None = None,
+        cross_kv: tuple[KeyValue, ...] | None = None,
+    ) -> Float[Array, "batch targets vocab"]:
+        """Logits of each next target token, float32.
+
+        `encoder_input_tokens` (and `prompt_positions`) are what `encode` got; here they only say
+        what is padding. With `decode=True` and a cache, `decoder_input_tokens` are the next ones
+        only, usually one; the cache's own length counts, and `max_decode_length` is there because
+        T5X passes it. `cross_kv` is `project_encoded(encoded)`.
+        """
+        if decode and encoder_segment_ids is not None:
+            raise ValueError("Packed rows cannot be decoded step by step: unpack them first.")
+        attended_BxS = self._attended(encoded.shape[1], encoder_input_tokens, prompt_positions)
+        cross_mask_BxLxS = attended_BxS[:, None, :]
+        if encoder_segment_ids is not None:
+            cross_mask_BxLxS &= layout.same_segment(decoder_segment_ids, encoder_segment_ids)
+        return self.decoder(
+            encoded,
+            decoder_input_tokens,
+            cross_mask_BxLxS,
+            decoder_segment_ids,
+            deterministic=not enable_dropout,
+            decode=decode,
+            cross_kv=cross_kv,
+        )
+
+    def project_encoded(
+        self, encoded: Float[Array, "batch joined_length embed"]
+    ) -> tuple[KeyValue, ...]:
+        """Each decoder layer's cross-attention (key, value), to compute once per input."""
+        return self.decoder.project_encoded(encoded)
+
+    def _attended(self, S: int, tokens, prompt_positions):
+        """What the decoder may look at [B, S], whether or not `tokens` have room for the prompt."""
+        prompt_length = S - tokens.shape[1]
+        if self.prompt is not None and prompt_positions is None and prompt_length > 0:
+            tokens, prompt_positions = layout.place_prompt(tokens, prompt_length)
+        elif prompt_length != 0 or (self.prompt is not None and prompt_positions is None):
+            raise ValueError(
+                f"decode got {S} encoded positions and {tokens.shape[1]} encoder_input_tokens per "
+                "row, which do not belong together: pass what encode got, prompt_positions too."
+            )
+        return layout.attended(tokens, prompt_positions)

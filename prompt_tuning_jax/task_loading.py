@@ -1,0 +1,95 @@
+"""A task by name: bundled, from files, or registered with SeqIO."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.data import Task
+from prompt_tuning_jax.files import file_task
+from prompt_tuning_jax.model import FrozenModel
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Which frozen model, and which task. Each field is a gin macro in capitals.
+
+    Attributes:
+      model: (INITIAL_CHECKPOINT_PATH) "bundled", a Hugging Face T5 directory, or a hub name.
+      task: (MIXTURE_OR_TASK_NAME) a bundled task, a registered SeqIO task or mixture, or a `Task`.
+      task_module: (MIXTURE_OR_TASK_MODULE) the Python module that registers the SeqIO task.
+      feature_lengths: (TASK_FEATURE_LENGTHS) longest `inputs` and `targets` in tokens, EOS
+        included; the prompt comes on top.
+      train_file, validation_file, test_file: .jsonl, .tsv or .csv files, instead of `task`.
+      data_dir: a directory that holds train, validation and test files, instead of naming them.
+      input_template, target_template: such as "sentence: {sentence}" and "{label}".
+      verbalizers: raw label -> its word, such as {"0": "negative", "1": "positive"}, or the list of
+        legal answers.
+      metric: the metric by which a files task is scored.
+      columns: names of the columns of files without a header.
+    """
+
+    model: Any = "bundled"
+    task: Any = None
+    task_module: str | None = None
+    feature_lengths: Mapping[str, int] | None = None
+    train_file: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    data_dir: str | None = None
+    input_template: str | None = None
+    target_template: str = "{label}"
+    verbalizers: Mapping[str, str] | Sequence[str] | None = None
+    metric: str = "accuracy"
+    columns: Sequence[str] | None = None
+
+
+def load_task(config: TaskConfig, model: FrozenModel) -> Task:
+    """The task that `config` names.
+
+    Raises:
+      ValueError: neither or both of a name and files are given, or no such task exists.
+    """
+    files = (config.train_file, config.validation_file, config.test_file, config.data_dir)
+    if any(files) == (config.task is not None):
+        raise ValueError(
+            "Give either MIXTURE_OR_TASK_NAME, or files: DATA_DIR (or TRAIN_FILE, VALIDATION_FILE) "
+            "with INPUT_TEMPLATE."
+        )
+    if any(files):
+        return _load_files(config)
+    if isinstance(config.task, Task):
+        return config.task
+    if config.task in BUNDLED_TASKS:
+        return bundled_task(config.task)
+    if config.task_module is None:
+        raise ValueError(
+            f"{config.task!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
+            "name the module that registers it: MIXTURE_OR_TASK_MODULE."
+        )
+    from prompt_tuning_jax.seqio_source import seqio_task
+
+    return seqio_task(
+        config.task,
+        module=config.task_module,
+        vocabulary=model.vocabulary,
+        feature_lengths=config.feature_lengths,
+    )
+
+
+def _load_files(config: TaskConfig) -> Task:
+    if config.input_template is None:
+        raise ValueError(
+            "Files need INPUT_TEMPLATE, such as \"'sentence: {sentence}'\", naming their fields."
+        )
+    return file_task(
+        config.data_dir,
+        train=config.train_file,
+        validation=config.validation_file,
+        test=config.test_file,
+        input_template=config.input_template,
+        target_template=config.target_template,
+        verbalizers=config.verbalizers,
+        metric=config.metric,
+        columns=config.columns,
+    )

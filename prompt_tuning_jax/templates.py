@@ -1,0 +1,130 @@
+"""Templates: a record's fields -> text, and raw labels -> the words that stand for them.
+
+A template is text with field names in braces, `"premise: {premise} hypothesis: {hypothesis}"`;
+`{{` and `}}` are literal braces. A name is looked up in the record and nothing more: there are no
+attributes, indices, conversions or format specifications. `{target.text}` reads field `text` of the
+object in field `target`.
+"""
+
+import difflib
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Verbalizers = Mapping[Any, str] | Sequence[str]
+
+
+class Template:
+    """`Template("sentence: {sentence}").render({"sentence": "good"})` is "sentence: good"."""
+
+    def __init__(self, text: str):
+        self.text = text
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"template {text!r}: {error}; write {{{{ for a brace") from error
+        for _, field, spec, conversion in parts:
+            if field is not None and (not field or spec or conversion):
+                raise ValueError(f"template {text!r}: braces must hold a field's name and no more")
+        self._parts = [(literal, field) for literal, field, _, _ in parts]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields, in order of appearance."""
+        return tuple(dict.fromkeys(field for _, field in self._parts if field is not None))
+
+    def render(self, record: Mapping[str, Any]) -> str:
+        """The text for a record.
+
+        Raises:
+          ValueError: a field that is missing, null, or not text, a number or true/false.
+        """
+        return "".join(
+            literal + (field_text(record, field) if field is not None else "")
+            for literal, field in self._parts
+        )
+
+
+def field_text(record: Mapping[str, Any], field: str) -> str:
+    """A field's value as text."""
+    value = record.get(field) if field in record else _nested(record, field)
+    if value is None or isinstance(value, list | dict):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"field {field!r} is {kind}; a template takes text, numbers or true/false")
+    return label_text(value)
+
+
+def _nested(record: Mapping[str, Any], field: str) -> Any:
+    """The value at a dotted name."""
+    value: Any = record
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            near = difflib.get_close_matches(field, map(str, record), 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"no field {field!r}{hint}; the record has {', '.join(map(str, record)) or 'none'}"
+            )
+        value = value[name]
+    return value
+
+
+def label_text(value: Any) -> str:
+    """A raw value as JSON writes it, so that 1, "1", true and "true" name two labels and not four.
+
+    >>> [label_text(value) for value in (True, 1, "1", 0.5)]
+    ['true', '1', '1', '0.5']
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+class Labels:
+    """What a raw label is called in the target: the verbalizers.
+
+    A mapping gives a word for each raw label: `{"0": "negative", "1": "positive"}` (the keys may
+    also be numbers or booleans). A list gives the words in order of the labels 0, 1, ..., and a raw
+    label that is already one of its words stays as it is.
+    """
+
+    def __init__(self, verbalizers: Verbalizers):
+        if isinstance(verbalizers, str) or not verbalizers:
+            raise ValueError(
+                "verbalizers must be a list of words or a mapping from raw label to word, not "
+                f"{verbalizers!r}"
+            )
+        if isinstance(verbalizers, Mapping):
+            self._words = {label_text(raw): word for raw, word in verbalizers.items()}
+        else:
+            self._words = _indexed(verbalizers)
+        for word in self._words.values():
+            if not isinstance(word, str) or not word.strip():
+                raise ValueError(f"a verbalizer must be a word, not {word!r}")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The different words, in order."""
+        return tuple(dict.fromkeys(self._words.values()))
+
+    def word(self, raw: str) -> str:
+        """The word for a raw label; ValueError if there is none."""
+        if raw not in self._words:
+            raise ValueError(
+                f"unknown label {raw!r}; the verbalizers are for {_listed(self._words)}. Add it to "
+                "the verbalizers, or correct the record"
+            )
+        return self._words[raw]
+
+
+def _indexed(words: Sequence[str]) -> dict[str, str]:
+    by_index = {str(index): word for index, word in enumerate(words)}
+    for word in words:
+        if by_index.get(word, word) != word:
+            raise ValueError(
+                f"verbalizers {list(words)}: is {word!r} a word or a label's number? Give a mapping"
+            )
+    return by_index | {word: word for word in words}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,161 @@
+"""Text to T5's token ids and back: SentencePiece, without TensorFlow.
+
+Id 0 is padding, 1 ends a sequence, 2 is unknown. T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ...
+stand at the end of the table in reverse, so that `<extra_id_0>` is the highest id.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2 as sp_proto
+
+PAD_ID = 0
+EOS_ID = 1
+UNK_ID = 2
+_EXTRA_PIECE = re.compile(r"▁<extra_id_\d+>")
+_REMEDY = "The file may be cut short or of another kind: fetch spiece.model again."
+
+
+class Vocabulary:
+    """A SentencePiece model with T5's extra ids; gives the ids that `seqio` gives.
+
+    vocabulary = Vocabulary.load("t5-v1_1-small/spiece.model")
+    vocabulary.encode("a sentence of words")  # [3, 9, 7142, 13, 1234], no EOS
+    vocabulary.decode([3, 9, 7142, 13, 1234, 1, 0, 0])  # "a sentence of words"
+    """
+
+    def __init__(self, model_bytes: bytes, extra_ids: int = 100, name: str = "model bytes"):
+        """Builds from the bytes of a `.model` file; `name` is what errors call it.
+
+        Raises:
+            ValueError: the bytes are no SentencePiece model, or one with other special ids.
+        """
+        if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
+            raise ValueError(f"extra_ids must be a whole number, 0 or more, not {extra_ids!r}.")
+        model = _parsed(model_bytes, name)
+        present = {piece.piece for piece in model.pieces if _EXTRA_PIECE.fullmatch(piece.piece)}
+        _add_extra_pieces(model, extra_ids, present)
+        self.model_bytes = model_bytes
+        self.extra_ids = max(extra_ids, len(present))
+        self._processor = _processor(model, name)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, extra_ids: int = 100) -> "Vocabulary":
+        """Reads a `.model` file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no SentencePiece model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"No SentencePiece model at {path}. Pass the path of a spiece.model file."
+            )
+        return cls(path.read_bytes(), extra_ids, str(path))
+
+    @property
+    def size(self) -> int:
+        """Number of ids: pieces and extra ids. An embedding table may have more rows."""
+        return self._processor.get_piece_size()
+
+    @property
+    def pad_id(self) -> int:
+        return PAD_ID
+
+    @property
+    def eos_id(self) -> int:
+        return EOS_ID
+
+    @property
+    def unk_id(self) -> int:
+        return UNK_ID
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the model's bytes and the number of extra ids, in hex."""
+        return hashlib.sha256(self.model_bytes + b"\nextra_ids=%d" % self.extra_ids).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without EOS."""
+        return self._processor.encode(text, out_type=int)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, each without EOS."""
+        return self._processor.encode(list(texts), out_type=int)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids: stops at EOS, drops padding, reads ids past the table as unknown."""
+        size = self.size
+        kept = []
+        for token in map(int, ids):
+            if token == EOS_ID:
+                break
+            if token != PAD_ID:
+                kept.append(token if 0 <= token < size else UNK_ID)
+        return self._processor.decode(kept)
+
+    def decode_batch(self, batch_of_ids: Iterable[Iterable[int]]) -> list[str]:
+        """Text of each row of ids."""
+        return [self.decode(ids) for ids in batch_of_ids]
+
+    def sentinel(self, index: int) -> int:
+        """Id of `<extra_id_{index}>`: 0 is the highest id.
+
+        Raises:
+            ValueError: there are not so many extra ids.
+        """
+        if not 0 <= index < self.extra_ids:
+            raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids")
+        return self._processor.piece_to_id(_extra_piece(index))
+
+    def id_to_piece(self, token: int) -> str:
+        """The piece with this id; `▁` marks a word's start."""
+        if not 0 <= token < self.size:
+            raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids")
+        return self._processor.id_to_piece(int(token))
+
+    def __repr__(self) -> str:
+        return f"Vocabulary(size={self.size}, extra_ids={self.extra_ids})"
+
+
+def _extra_piece(index: int) -> str:
+    # With the word-start mark, as T5 was trained: "and <extra_id_0>" is then one id after "and".
+    return f"▁<extra_id_{index}>"
+
+
+def _parsed(model_bytes: bytes, name: str) -> sp_proto.ModelProto:
+    try:
+        model = sp_proto.ModelProto.FromString(model_bytes)
+    except DecodeError as error:
+        raise ValueError(f"{name} is not a SentencePiece model ({error}). {_REMEDY}") from error
+    if not model.pieces:
+        raise ValueError(f"{name} is a SentencePiece model without pieces. {_REMEDY}")
+    return model
+
+
+def _add_extra_pieces(model: sp_proto.ModelProto, extra_ids: int, present: set[str]) -> None:
+    """Appends what is not there yet: mT5's published model has its 100, T5's has none."""
+    for index in reversed(range(extra_ids)):
+        if _extra_piece(index) not in present:
+            kind = sp_proto.ModelProto.SentencePiece.USER_DEFINED
+            model.pieces.add(piece=_extra_piece(index), score=0.0, type=kind)
+
+
+def _processor(model: sp_proto.ModelProto, name: str) -> sentencepiece.SentencePieceProcessor:
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{name} is not a SentencePiece model ({error}). {_REMEDY}") from error
+    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if found != (PAD_ID, EOS_ID, UNK_ID):
+        raise ValueError(
+            f"{name} has padding, EOS, unknown at ids {found}, T5 needs (0, 1, 2). "
+            "Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1."
+        )
+    return processor

@@ -1,0 +1,220 @@
+"""Batches: their contents, and that they can be stopped and continued anywhere."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from prompt_tuning_jax.data import (
+    INPUT_BUCKETS,
+    Encoder,
+    ExampleList,
+    Task,
+    TrainBatches,
+    bucket_lengths,
+    eval_batches,
+)
+from prompt_tuning_jax.prefetch import Prefetcher
+
+
+class Letters:
+    """A vocabulary whose tokens are characters."""
+
+    eos_id = 1
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+LENGTHS = {"inputs": 64, "targets": 16}
+
+
+def make_source(size=150, longest=90, seed=0):
+    rng = np.random.default_rng(seed)
+    return ExampleList(
+        {
+            "inputs": chr(97 + i % 26) * rng.integers(1, longest),
+            "targets": chr(65 + i % 26) * rng.integers(1, 12),
+        }
+        for i in range(size)
+    )
+
+
+def make_batches(source=None, **options):
+    options = {"batch_size": 4, "lengths": LENGTHS, "seed": 5} | options
+    return TrainBatches(source or make_source(), Letters(), **options)
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_batch_has_t5x_features():
+    source = ExampleList([{"inputs": "abc", "targets": "XY"}])
+    batch = next(make_batches(source, batch_size=1))
+    tokens = np.zeros((1, 32), np.int32)
+    tokens[0, :4] = [97, 98, 99, 1]
+    target = [[88, 89, 1, 0, 0, 0, 0, 0]]
+    expected = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": np.array([[0, 88, 89, 0, 0, 0, 0, 0]], np.int32),
+        "decoder_target_tokens": np.array(target, np.int32),
+        "decoder_loss_weights": np.array([[1, 1, 1, 0, 0, 0, 0, 0]], np.float32),
+    }
+    assert_same([batch], [expected])
+
+
+def test_buckets_hold_every_row_and_no_more_than_needed():
+    widths = set()
+    for batch in take(make_batches(), 60):
+        lengths = (batch["encoder_input_tokens"] > 0).sum(1)
+        width = batch["encoder_input_tokens"].shape[1]
+        smaller = [b for b in bucket_lengths(64, INPUT_BUCKETS) if b < width]
+        assert lengths.max() <= width
+        assert lengths.min() > max(smaller, default=0)
+        assert batch["decoder_target_tokens"].shape[1] in (8, 16)
+        widths.add(width)
+    assert widths == {32, 48, 64}
+
+
+def test_empty_buckets_pad_everything_to_the_maximum():
+    batches = make_batches(buckets={"inputs": (), "targets": ()})
+    shapes = {batch["encoder_input_tokens"].shape for batch in take(batches, 20)}
+    assert shapes == {(4, 64)}
+
+
+def test_every_example_comes_once_an_epoch():
+    source = ExampleList({"inputs": f"{i}", "targets": "x"} for i in range(40))
+    rows = [tuple(row) for b in take(make_batches(source), 20) for row in b["encoder_input_tokens"]]
+    assert len(set(rows[:40])) == 40
+    assert set(rows[:40]) == set(rows[40:])
+    assert rows[:40] != rows[40:]
+
+
+def test_too_long_sequences_keep_their_eos_and_are_counted():
+    encoder = Encoder(Letters(), {"inputs": 4, "targets": 4})
+    assert encoder({"inputs": "abcdef"}, "inputs") == [97, 98, 99, 1]
+    assert encoder({"inputs": "abc"}, "inputs") == [97, 98, 99, 1]
+    assert encoder({"inputs": np.array([5, 6, 7, 8, 9])}, "inputs") == [5, 6, 7, 8]
+    assert encoder({"inputs": np.array([5, 6, 7, 8, 1])}, "inputs") == [5, 6, 7, 1]
+    assert encoder({"inputs": np.array([5, 6])}, "inputs") == [5, 6]
+    assert encoder.truncated == {"inputs": 3, "targets": 0}
+    batches = make_batches()
+    take(batches, 50)
+    assert batches.truncated_inputs > 0 == batches.truncated_targets
+
+
+def test_interrupted_anywhere_the_batches_go_on_bit_identically():
+    rng = np.random.default_rng(0)
+    whole = take(make_batches(), 160)  # over four epochs
+    for stop in rng.integers(1, 140, 25):
+        first = make_batches()
+        take(first, stop)
+        state = json.loads(json.dumps(first.get_state()))
+        second = make_batches()
+        second.set_state(state)
+        assert second.get_state() == json.loads(json.dumps(first.get_state()))
+        assert_same(take(second, 20), whole[stop : stop + 20])
+
+
+def test_a_state_is_not_changed_by_later_batches():
+    batches = make_batches()
+    take(batches, 7)
+    state = batches.get_state()
+    before = json.dumps(state)
+    take(batches, 30)
+    assert json.dumps(state) == before
+
+
+def test_a_state_of_another_run_is_refused():
+    state = make_batches().get_state()
+    with pytest.raises(ValueError, match="run with seed 5, but this run has 6"):
+        make_batches(seed=6).set_state(state)
+    with pytest.raises(ValueError, match="batch_size"):
+        make_batches(batch_size=8).set_state(state)
+
+
+def test_hosts_share_the_global_batch():
+    whole = take(make_batches(), 15)
+    hosts = [take(make_batches(process_index=i, process_count=2), 15) for i in range(2)]
+    joined = [
+        {name: np.concatenate([first[name], second[name]]) for name in first}
+        for first, second in zip(*hosts, strict=True)
+    ]
+    assert_same(joined, whole)
+    with pytest.raises(ValueError, match="multiple of the 3 hosts"):
+        make_batches(process_count=3)
+
+
+def test_seed_none_is_file_order():
+    source = ExampleList({"inputs": f"{i}", "targets": "x"} for i in range(8))
+    first = next(make_batches(source, seed=None))["encoder_input_tokens"][:, 0]
+    assert first.tolist() == [ord(digit) for digit in "0123"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 50, 150])
+def test_eval_batches_hold_every_example_once(count):
+    examples = make_source(count)
+    encoder = Encoder(Letters(), LENGTHS)
+    seen = []
+    for indices, batch in eval_batches(
+        examples, Letters(), batch_size=8, lengths=LENGTHS, window=64
+    ):
+        tokens, weights = batch["encoder_input_tokens"], batch["decoder_loss_weights"]
+        assert len(tokens) == 8
+        for index, row in zip(indices, tokens, strict=False):
+            assert row[row > 0].tolist() == encoder(examples[index], "inputs")
+        assert not tokens[len(indices) :].any()
+        assert not weights[len(indices) :].any()
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(count))
+
+
+def test_eval_batches_need_no_targets():
+    [(indices, batch)] = eval_batches([{"inputs": "a"}], Letters(), batch_size=2, lengths=LENGTHS)
+    assert indices.tolist() == [0]
+    assert list(batch) == ["encoder_input_tokens"]
+
+
+def test_prefetched_states_belong_to_their_batches():
+    plain = make_batches()
+    with Prefetcher(make_batches()) as prefetched:
+        for batch, state in (next(prefetched) for _ in range(30)):
+            assert_same([batch], [next(plain)])
+            assert state == plain.get_state()
+
+
+def test_prefetcher_passes_errors_on_and_stops_its_thread():
+    source = ExampleList([{"inputs": "a", "targets": "b"}] * 3 + [{"inputs": "a"}])
+    prefetched = Prefetcher(make_batches(source, batch_size=1, seed=None))
+    for _ in range(3):
+        next(prefetched)
+    with pytest.raises(ValueError, match="no 'targets' field"):
+        next(prefetched)
+    with pytest.raises(StopIteration):
+        next(prefetched)
+    with Prefetcher(make_batches()):
+        assert "prefetch" in {thread.name for thread in threading.enumerate()}
+    assert "prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="holds no examples"):
+        next(TrainBatches(ExampleList(), Letters(), batch_size=1, lengths=LENGTHS, seed=0))
+    with pytest.raises(ValueError, match="holds no token ids"):
+        next(make_batches(ExampleList([{"inputs": np.array([], int), "targets": "a"}])))
+    with pytest.raises(ValueError, match="at least 1"):
+        make_batches(lengths={"inputs": 0, "targets": 4})
+    task = Task("films", {"train": ExampleList()})
+    with pytest.raises(ValueError, match="split 'train' of task 'films' holds no examples"):
+        task.split("train")
