@@ -7,6 +7,7 @@ Training evaluates through the same function, so a prompt file scores here what 
 """
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from prompt_tuning_jax import command, sharding
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible, load_prompt
-from prompt_tuning_jax.data import Task, eval_batches
+from prompt_tuning_jax.data import Task, eval_batches, target_text
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike, apply, load_model
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
@@ -56,9 +57,10 @@ class EvaluateConfig(TaskConfig):
     model_dtype: Any = np.float32
 
 
-def text_of(value: Any, model: FrozenModel) -> str:
-    """An example's feature as text; token ids are decoded."""
-    return value if isinstance(value, str) else model.vocabulary.decode(np.asarray(value))
+def input_text(example: Any, model: FrozenModel) -> str:
+    """An example's input as text; token ids are decoded."""
+    inputs = example["inputs"]
+    return inputs if isinstance(inputs, str) else model.vocabulary.decode(np.asarray(inputs))
 
 
 def apply_text_prompt(template: str, text: str) -> str:
@@ -88,16 +90,15 @@ def evaluate_task(
       legal_mass: percent of probability that falls on the verbalizers (rank).
     """
     lengths = feature_lengths or {"inputs": 512, "targets": 64}
-    examples = list(task.split(split).stream(seed=None, epoch=0))[:limit]
+    examples = list(itertools.islice(task.split(split).stream(seed=None, epoch=0), limit))
     if text_prompt is not None:
         examples = [
-            {**e, "inputs": apply_text_prompt(text_prompt, text_of(e["inputs"], model))}
-            for e in examples
+            {**e, "inputs": apply_text_prompt(text_prompt, input_text(e, model))} for e in examples
         ]
     scores = {"loss": mean_loss(model, examples, prompt, lengths, batch_size)}
     if not task.metrics:
         return Evaluation(scores, [], [])
-    targets = [text_of(e["targets"], model) for e in examples]
+    targets = [target_text(e, model.vocabulary) for e in examples]
     inputs = [e["inputs"] for e in examples]
     if choose_predictions(task, predictions) == "rank":
         options = {"batch_size": batch_size, "max_input_length": lengths["inputs"]}
@@ -118,7 +119,7 @@ def evaluate_task(
 
 
 def choose_predictions(task: Task, predictions: str | None) -> str:
-    """"rank" or "generate" for this task."""
+    """ "rank" or "generate" for this task."""
     if predictions is None:
         return "rank" if task.verbalizers else "generate"
     if predictions not in PREDICTIONS:
@@ -134,7 +135,9 @@ def choose_predictions(task: Task, predictions: str | None) -> str:
 def _token_loss(config: Any, params: Any, batch: Any, layout: str) -> tuple[Any, Any]:
     logits = apply(config, params, batch, layout)
     weights = batch["decoder_loss_weights"]
-    return (token_cross_entropy(logits, batch["decoder_target_tokens"]) * weights).sum(), weights.sum()
+    return (
+        token_cross_entropy(logits, batch["decoder_target_tokens"]) * weights
+    ).sum(), weights.sum()
 
 
 _token_loss_jit = jax.jit(_token_loss, static_argnames=("config", "layout"))

@@ -82,9 +82,13 @@ def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None)
     return (tokens_BxS > 0) | (prompt_positions_BxS >= 0)
 
 
-def same_segment(query_segments_BxL: IntArray, key_segments_BxS: IntArray) -> Bool:
-    """True where query and key belong to the same packed example; [B, L, S]."""
-    return query_segments_BxL[:, :, None] == key_segments_BxS[:, None, :]
+def within_segments(
+    mask_BxLxS: Bool, query_segments_BxL: IntArray | None, key_segments_BxS: IntArray | None
+) -> Bool:
+    """`mask`, and False between different packed examples where segment ids are given."""
+    if query_segments_BxL is None or key_segments_BxS is None:
+        return mask_BxLxS
+    return mask_BxLxS & (query_segments_BxL[:, :, None] == key_segments_BxS[:, None, :])
 
 
 def _numpy_of(array: IntArray) -> ModuleType:

@@ -1,9 +1,9 @@
 """The frozen model as a Python object: logits, loss, generation and rank classification.
 
-    import prompt_tuning_jax as pt
-    model = pt.load_model("bundled")
-    prompt = pt.load_prompt("runs/sentiment/best")
-    labels, scores = model.classify(["The soup was cold."], ["positive", "negative"], prompt=prompt)
+import prompt_tuning_jax as pt
+model = pt.load_model("bundled")
+prompt = pt.load_prompt("runs/sentiment/best")
+labels, scores = model.classify(["The soup was cold."], ["positive", "negative"], prompt=prompt)
 """
 
 import dataclasses
@@ -286,7 +286,9 @@ class FrozenModel:
         examples = [{"inputs": text} for text in texts]
         vocabulary = self._text_vocabulary("tokenise")
         lengths = {"inputs": max_input_length, "targets": 1}
-        for rows, batch in eval_batches(examples, vocabulary, batch_size=batch_size, lengths=lengths):
+        for rows, batch in eval_batches(
+            examples, vocabulary, batch_size=batch_size, lengths=lengths
+        ):
             tokens = batch["encoder_input_tokens"]
             if self.mesh is not None:
                 yield rows, jax.device_put(tokens, sharding.batch_sharding(self.mesh))

@@ -68,6 +68,8 @@ class Monitor:
             rich.progress.TimeRemainingColumn(),
             disable=quiet,
         )
+        # A bar is only for a terminal; a log file gets lines.
+        self._to_file = not quiet and not self._progress.console.is_terminal
         self._task = self._progress.add_task("compiling", total=steps, completed=start)
         self._progress.start()
 
@@ -102,9 +104,10 @@ class Monitor:
         rate = self._examples / (now - self._since)
         self._examples, self._since = 0, now
         self.scalars(step, "train", metrics | {"examples_per_second": rate})
-        self._progress.update(
-            self._task, description=f"loss {self.loss:.4f}  {rate:,.0f} examples/s"
-        )
+        shown = f"loss {self.loss:.4f}  {rate:,.0f} examples/s"
+        self._progress.update(self._task, description=shown)
+        if self._to_file:
+            self.say(f"step {step}  {shown}")
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
         """Writes TensorBoard scalars `group/name`."""

@@ -130,9 +130,7 @@ def label_params(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
     return labels
 
 
-def split_params(
-    params: Mapping[str, Any], rules: Sequence[Rule]
-) -> tuple[FlatParams, FlatParams]:
+def split_params(params: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[FlatParams, FlatParams]:
     """Divides `params` into (trainable, frozen), both flat."""
     flat = flatten(params)
     labels = label_params(list(flat), rules)

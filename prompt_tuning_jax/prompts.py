@@ -12,9 +12,7 @@ from flax import linen as nn
 from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
-
-def _uniform(key, shape):
-    return jax.random.uniform(key, shape, jnp.float32, -0.5, 0.5)
+from prompt_tuning_jax.initializers import Initializer, uniform
 
 
 class Prompt(nn.Module):
@@ -24,46 +22,52 @@ class Prompt(nn.Module):
     """
 
     length: int
-    initializer: Callable[..., Any] = _uniform
+    initializer: Initializer = uniform(0.5)
 
     @nn.compact
     def __call__(self, features: int) -> Float[Array, "prompt embed"]:
-        return partitioning.param_with_axes(
-            "prompt", self._checked_init, (self.length, features), axes=("prompt", "embed")
-        )
+        return _parameter(self, self._init, (self.length, features), ("prompt", "embed"))
 
-    def _checked_init(self, key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
-        return _initial_values(self.initializer, key, shape)
+    def _init(self, key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
+        return _checked(self.initializer(key, shape), shape)
 
 
 class PromptBank(nn.Module):
-    """`num_prompts` prompts: parameter `prompt` [N, P, D], each started by `initializer` with its own key.
+    """`num_prompts` prompts: parameter `prompt` [N, P, D].
 
-    Which row of a batch uses which prompt is data, `prompt_ids`.
+    Each is started by `initializer` with a key of its own. Which row of a batch uses which prompt
+    is data: `prompt_ids`.
     """
 
     num_prompts: int
     length: int
-    initializer: Callable[..., Any] = _uniform
+    initializer: Initializer = uniform(0.5)
 
     @nn.compact
     def __call__(self, features: int) -> Float[Array, "prompt_bank prompt embed"]:
         shape = (self.num_prompts, self.length, features)
-        axes = ("prompt_bank", "prompt", "embed")
-        return partitioning.param_with_axes("prompt", self._init_each, shape, axes=axes)
+        return _parameter(self, self._init_each, shape, ("prompt_bank", "prompt", "embed"))
 
     def _init_each(self, key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "N P D"]:
         keys = jax.random.split(key, shape[0])
-        return jnp.stack([_initial_values(self.initializer, each, shape[1:]) for each in keys])
+        return jnp.stack([_checked(self.initializer(each, shape[1:]), shape[1:]) for each in keys])
 
 
-def _initial_values(init: Callable[..., Any], key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    values = jnp.asarray(init(key, shape), jnp.float32)
+def _parameter(
+    module: nn.Module, init: Callable[..., Any], shape: tuple[int, ...], axes: tuple[str, ...]
+) -> jax.Array:
+    if module.has_variable("params", "prompt"):
+        _checked(module.get_variable("params", "prompt"), shape)
+    return partitioning.param_with_axes("prompt", init, shape, axes=axes)
+
+
+def _checked(values: Any, shape: tuple[int, ...]) -> jax.Array:
+    values = jnp.asarray(values, jnp.float32)
     if values.shape != shape:
         raise ValueError(
-            f"The prompt's initial values are {list(values.shape)}, but this model and prompt "
-            f"length need [length, width] = {list(shape)}: set the prompt length to "
-            f"{values.shape[0]}, or start from a prompt of the same width as the model."
+            f"The prompt's values are {list(values.shape)}, but this model is set up for "
+            f"{list(shape)} ([length, width], after the number of prompts in a bank): set the "
+            "length to the prompt's own, and use a prompt as wide as the model's embeddings."
         )
     return values
 

@@ -74,6 +74,7 @@ def load_task(config: TaskConfig, model: FrozenModel) -> Task:
         module=config.task_module,
         vocabulary=model.vocabulary,
         feature_lengths=config.feature_lengths,
+        verbalizers=config.verbalizers,
     )
 
 

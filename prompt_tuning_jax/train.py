@@ -15,10 +15,8 @@ MODEL_DIR holds `best/` and `last/` (the prompt, or the tuned model), `history.j
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +27,19 @@ import numpy as np
 import optax
 
 from prompt_tuning_jax import command, initializers, monitor, optim, sharding
-from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task, TrainBatches
-from prompt_tuning_jax.evaluate import Evaluation, choose_predictions, evaluate_task
+from prompt_tuning_jax.evaluate import choose_predictions
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel, apply, load_model
-from prompt_tuning_jax.optim import PROMPT_NAME
 from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
 
 LOSS_NORMALIZATIONS = ("sum", "mean")
-# What must be the same for a run to continue from its state.
-IDENTITY = ("prompt_length", "prompt_layout", "batch_size", "seed", "feature_lengths", "dropout_rate")
+# Settings that must be the same for a run to continue from its state.
+IDENTITY = ("prompt_length", "prompt_layout", "batch_size", "seed", "dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,69 +118,79 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     model_dir = check_settings(config)
     model = config.model
     if not isinstance(model, FrozenModel):
-        model = load_model(model, config.model_dtype)
+        model = load_model(model, config.model_dtype, verbose=not config.quiet)
     task = load_task(config, model)
     lengths = check_task(config, task)
+
     mesh = sharding.make_mesh(config.mesh)
     model = model.replace(mesh=mesh if mesh.size > 1 else None)
     rules = trainable_rules(config)
-    trainable, frozen = place(mesh, model, *optim.split_params(start_params(config, model, task), rules))
+    params = start_params(config, model, task)
+    trainable, frozen = place(mesh, model, *optim.split_params(params, rules))
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
-    step_fn = make_train_step(config, model, optimizer)
+    train_step = make_train_step(config, model, optimizer)
     batches = TrainBatches(
-        task.split("train"), model.vocabulary, batch_size=config.batch_size, lengths=lengths, seed=config.seed
+        task.split("train"),
+        model.vocabulary,
+        batch_size=config.batch_size,
+        lengths=lengths,
+        seed=config.seed,
     )
-    state = RunState(model_dir)
-    identity = run_identity(config, model, task, trainable)
+
     step, history, best = 0, [], None
+    state = RunState(model_dir, run_identity(config, model, task, trainable))
     if (latest := state.latest_step()) is not None:
-        meta = state.meta(latest)
-        check_identity(meta["identity"], identity, model_dir)
-        trainable, opt_state = state.restore(latest, (trainable, opt_state))
-        batches.set_state(meta["data"])
-        step, history, best = latest, meta["history"], meta["best"]
-    report = Reporter(config, model, task, frozen, lengths, model_dir)
+        (trainable, opt_state), saved = state.restore(latest, (trainable, opt_state))
+        batches.set_state(saved["data"])
+        step, history, best = latest, saved["history"], saved["best"]
+    reporter = Reporter(
+        model_dir=model_dir,
+        model=model,
+        task=task,
+        frozen=frozen,
+        layout=config.prompt_layout,
+        split=config.eval_split,
+        predictions=config.predictions,
+        feature_lengths=lengths,
+        batch_size=config.batch_size,
+        limit=config.eval_limit,
+    )
     watch = monitor.Monitor(model_dir, step, config.train_steps, config.log_period, config.quiet)
-    saved_step = step
+
     with contextlib.closing(state), contextlib.closing(watch), stop_on_sigterm() as stop:
         with Prefetcher(batches) as prefetched:
-            try:
-                while step < config.train_steps and not stop.requested:
-                    batch, data_state = next(prefetched)
-                    batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-                    trainable, opt_state, metrics = step_fn(
-                        trainable, opt_state, frozen, batch, np.int32(step)
-                    )
-                    step += 1
+            while step < config.train_steps and not stop.requested:
+                batch, data = next(prefetched)
+                batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+                trainable, opt_state, metrics = train_step(
+                    trainable, opt_state, frozen, batch, np.int32(step)
+                )
+                step += 1
+                try:
                     watch.dispatched(step, metrics, config.batch_size)
-                    last = step == config.train_steps
-                    if report.has_eval and (last or step % config.eval_period == 0):
+                    done = step == config.train_steps
+                    to_evaluate = done or step % config.eval_period == 0
+                    to_save = done or step % config.checkpoint_period == 0 or stop.requested
+                    if to_evaluate or to_save:
                         watch.finish_step()
-                        entry = report.evaluate(step, trainable, watch)
-                        history.append(entry)
-                        if best is None or report.better(entry, best):
-                            best = entry
-                            report.save("best", trainable, entry)
-                    if last or step % config.checkpoint_period == 0:
-                        watch.finish_step()
-                        meta = {"identity": identity, "data": data_state, "history": history, "best": best}
-                        state.save(step, (trainable, opt_state), meta)
-                        saved_step = step
-                watch.finish_step()
-            except monitor.NotFiniteError:
-                report.save("last", trainable, {"step": step})
-                raise
-        if step > saved_step:
-            meta = {"identity": identity, "data": data_state, "history": history, "best": best}
-            state.save(step, (trainable, opt_state), meta)
-        if stop.requested:
-            watch.say(f"Stopped at step {step}; the same command continues from here.")
+                except monitor.NotFiniteError:
+                    reporter.save("last", trainable, {"step": step})
+                    raise
+                if to_evaluate and reporter.can_evaluate:
+                    scores = reporter.evaluate(step, trainable, watch)
+                    history.append(scores)
+                    if best is None or reporter.is_better(scores, best):
+                        best = scores
+                        reporter.save("best", trainable, best)
+                if to_save:
+                    state.save(step, (trainable, opt_state), data=data, history=history, best=best)
+        if stop.requested and step < config.train_steps:
             state.close()
+            watch.say(f"Stopped at step {step}; the same command continues from here.")
             sys.exit(128 + signal.SIGTERM)
-        truncated = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
-        report.finish(trainable, best or {"step": step}, history, truncated, watch)
-    return report.result(history)
+        reporter.finish(step, trainable, history, best, batches, watch)
+    return read_result(model_dir, model, history, config.model_dtype)
 
 
 def check_settings(config: TrainConfig) -> Path:
@@ -266,7 +273,9 @@ def place(
 def make_train_step(
     config: TrainConfig, model: FrozenModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., Any]:
-    """The compiled step: (trainable, opt_state, frozen, batch, step) -> (trainable, opt_state, metrics).
+    """The compiled step, from (trainable, opt_state, frozen, batch, step).
+
+    Returns (trainable, opt_state, metrics); the first two are updated in place.
 
     A step whose loss or gradient is not finite changes nothing.
     """
@@ -296,139 +305,28 @@ def make_train_step(
     return train_step
 
 
-def run_identity(config: TrainConfig, model: FrozenModel, task: Task, trainable: Any) -> dict[str, Any]:
-    """What makes two runs the same run."""
-    settings = {name: getattr(config, name) for name in IDENTITY}
-    return {
-        **settings,
-        "feature_lengths": config.feature_lengths and dict(config.feature_lengths),
-        "model": model.fingerprint,
-        "task": task.name,
+def run_identity(
+    config: TrainConfig, model: FrozenModel, task: Task, trainable: optim.FlatParams
+) -> dict[str, Any]:
+    """What makes two runs the same run; a saved state is continued only by its own."""
+    lengths = config.feature_lengths and dict(config.feature_lengths)
+    return {name: getattr(config, name) for name in IDENTITY} | {
+        "feature_lengths": lengths,
+        "initial_checkpoint_path": model.fingerprint,
+        "mixture_or_task_name": task.name,
         "trainable": sorted(trainable),
     }
 
 
-def check_identity(saved: Mapping[str, Any], mine: Mapping[str, Any], model_dir: Path) -> None:
-    """Refuses to continue another run's state."""
-    mine = json.loads(json.dumps(mine))
-    differing = [name for name in mine if saved.get(name) != mine[name]]
-    if differing:
-        changes = ", ".join(f"{n} {saved.get(n)!r} (now {mine[n]!r})" for n in differing[:3])
-        raise ValueError(
-            f"{model_dir} holds a run with {changes}: set it back to continue that run, or give "
-            "this one another MODEL_DIR."
-        )
-
-
-class Reporter:
-    """Evaluates what trains, and writes it."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        model: FrozenModel,
-        task: Task,
-        frozen: optim.FlatParams,
-        lengths: dict[str, int],
-        model_dir: Path,
-    ):
-        self._config, self._model, self._task = config, model, task
-        self._frozen, self._lengths, self._dir = frozen, lengths, model_dir
-        self.has_eval = config.eval_split in task.splits
-        self.metric = task.best_metric if task.metrics else "loss"
-
-    def better(self, entry: Mapping[str, float], best: Mapping[str, float]) -> bool:
-        """Whether `entry` beats `best`; on a tie the earlier one stays."""
-        sign = -1 if self.metric == "loss" else 1
-        return sign * entry[self.metric] > sign * best[self.metric]
-
-    def evaluate(self, step: int, trainable: optim.FlatParams, watch: monitor.Monitor) -> dict[str, Any]:
-        """Scores the validation split, logs the scores, and warns of a collapse."""
-        started = time.perf_counter()
-        model, prompt = self._split(trainable)
-        result: Evaluation = evaluate_task(
-            model,
-            self._task,
-            self._config.eval_split,
-            prompt,
-            predictions=self._config.predictions,
-            feature_lengths=self._lengths,
-            batch_size=self._config.batch_size,
-            limit=self._config.eval_limit,
-        )
-        scores = dict(result.scores)
-        if prompt is not None:
-            signs = monitor.prompt_signs(jnp.asarray(prompt.values), model.embeddings)
-            scores |= {name: float(x) for name, x in signs.items()}
-        watch.scalars(step, self._config.eval_split, scores)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        seconds = time.perf_counter() - started
-        watch.say(f"step {step}  train loss {watch.loss:.4f}  {shown}  ({seconds:.1f} s)")
-        if warning := monitor.collapse_warning(result):
-            watch.say(f"warning: {warning}")
-        return {"step": step, "train_loss": watch.loss, **scores}
-
-    def save(self, name: str, trainable: optim.FlatParams, entry: Mapping[str, Any]) -> None:
-        """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
-        model, prompt = self._split(trainable)
-        if set(trainable) - {PROMPT_NAME}:
-            huggingface.save(self._dir / name, model.config, model.params, model.vocabulary)
-        if prompt is None:
-            return
-        scores = {k: v for k, v in entry.items() if k != "step"}
-        save_prompt(
-            self._dir / name,
-            prompt,
-            base_model=model.name,
-            fingerprint=model.fingerprint,
-            vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
-            task=self._task.name,
-            verbalizers=list(self._task.verbalizers or ()),
-            step=entry["step"],
-            scores=scores,
-        )
-
-    def finish(
-        self,
-        trainable: optim.FlatParams,
-        best: Mapping[str, Any],
-        history: list[dict[str, Any]],
-        truncated: Mapping[str, int],
-        watch: monitor.Monitor,
-    ) -> None:
-        """Writes what a finished run leaves behind, and says where."""
-        last = history[-1] if history else best
-        self.save("last", trainable, last)
-        if not self.has_eval:
-            self.save("best", trainable, last)
-        (self._dir / "history.json").write_text(json.dumps(history, indent=1))
-        for feature, count in truncated.items():
-            if count:
-                limit = self._lengths[feature]
-                watch.say(f"{count} training {feature} were cut to {limit} tokens.")
-        where = self._dir / "best"
-        score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
-        watch.say(f"best: step {best['step']}{score}, in {where}")
-
-    def result(self, history: list[dict[str, Any]]) -> TrainResult:
-        """The best prompt and model, read back from what was written."""
-        best = self._dir / "best"
-        prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
-        model = self._model
-        if (best / "config.json").exists():
-            model = load_model(best, self._config.model_dtype)
-        return TrainResult(prompt, history, model)
-
-    def _split(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
-        """The model without the prompt, and the prompt."""
-        weights = {name: x for name, x in trainable.items() if name != PROMPT_NAME}
-        model = self._model
-        if weights:
-            model = model.replace(params=optim.merge_params(weights, self._frozen))
-        if PROMPT_NAME not in trainable:
-            return model, None
-        values = np.asarray(trainable[PROMPT_NAME])
-        return model, TunedPrompt(values, self._config.prompt_layout, {})
+def read_result(
+    model_dir: Path, model: FrozenModel, history: list[dict[str, float]], dtype: Any
+) -> TrainResult:
+    """The best prompt and model, read back from what the run wrote."""
+    best = model_dir / "best"
+    prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
+    if (best / "config.json").exists():
+        model = load_model(best, dtype)
+    return TrainResult(prompt, history, model)
 
 
 class Stop:

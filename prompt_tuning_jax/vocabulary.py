@@ -6,19 +6,14 @@ stand at the end of the table in reverse, so that `<extra_id_0>` is the highest 
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2 as sp_proto
 
 PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
-_EXTRA_PIECE = re.compile(r"▁<extra_id_\d+>")
-_REMEDY = "The file may be cut short or of another kind: fetch spiece.model again."
 
 
 class Vocabulary:
@@ -37,12 +32,17 @@ class Vocabulary:
         """
         if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
             raise ValueError(f"extra_ids must be a whole number, 0 or more, not {extra_ids!r}.")
-        model = _parsed(model_bytes, name)
-        present = {piece.piece for piece in model.pieces if _EXTRA_PIECE.fullmatch(piece.piece)}
-        _add_extra_pieces(model, extra_ids, present)
+        base = _processor(model_bytes, name)
+        _check_special_ids(base, name)
+        present = sum("<extra_id_" in piece for piece in base.id_to_piece(list(range(len(base)))))
+        added = b"".join(
+            _user_defined_piece(_extra_piece(index))
+            for index in reversed(range(extra_ids))
+            if base.piece_to_id(_extra_piece(index)) == UNK_ID
+        )
         self.model_bytes = model_bytes
-        self.extra_ids = max(extra_ids, len(present))
-        self._processor = _processor(model, name)
+        self.extra_ids = max(extra_ids, present)  # mT5's published model has its own 100
+        self._processor = _processor(model_bytes + added, name)
 
     @classmethod
     def load(cls, path: str | os.PathLike, extra_ids: int = 100) -> "Vocabulary":
@@ -129,33 +129,33 @@ def _extra_piece(index: int) -> str:
     return f"▁<extra_id_{index}>"
 
 
-def _parsed(model_bytes: bytes, name: str) -> sp_proto.ModelProto:
+def _user_defined_piece(piece: str) -> bytes:
+    """A piece in protobuf's wire format.
+
+    A model file is one protobuf message whose field 1 repeats, once for each piece, so appending
+    these bytes adds a piece: field 1 its text, field 3 its type, 4 = user-defined, never split.
+    """
+    text = piece.encode()
+    message = b"\x0a" + bytes([len(text)]) + text + b"\x18\x04"
+    return b"\x0a" + bytes([len(message)]) + message
+
+
+def _processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
     try:
-        model = sp_proto.ModelProto.FromString(model_bytes)
-    except DecodeError as error:
-        raise ValueError(f"{name} is not a SentencePiece model ({error}). {_REMEDY}") from error
-    if not model.pieces:
-        raise ValueError(f"{name} is a SentencePiece model without pieces. {_REMEDY}")
-    return model
-
-
-def _add_extra_pieces(model: sp_proto.ModelProto, extra_ids: int, present: set[str]) -> None:
-    """Appends what is not there yet: mT5's published model has its 100, T5's has none."""
-    for index in reversed(range(extra_ids)):
-        if _extra_piece(index) not in present:
-            kind = sp_proto.ModelProto.SentencePiece.USER_DEFINED
-            model.pieces.add(piece=_extra_piece(index), score=0.0, type=kind)
-
-
-def _processor(model: sp_proto.ModelProto, name: str) -> sentencepiece.SentencePieceProcessor:
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+        processor.LoadFromSerializedProto(model)
+        return processor
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"{name} is not a SentencePiece model ({error}). {_REMEDY}") from error
+        raise ValueError(
+            f"{name} is not a SentencePiece model ({error}). The file may be cut short or of "
+            "another kind: fetch spiece.model again."
+        ) from error
+
+
+def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, name: str) -> None:
     found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if found != (PAD_ID, EOS_ID, UNK_ID):
         raise ValueError(
             f"{name} has padding, EOS, unknown at ids {found}, T5 needs (0, 1, 2). "
             "Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1."
         )
-    return processor

@@ -1,11 +1,13 @@
-"""What several test files need."""
+"""What tests share: real data where it is present."""
 
 import os
 from pathlib import Path
 
+GOLDENS = Path(__file__).parent / "goldens"
+
 
 def shared_dir() -> Path | None:
-    """The folder of real data, where there is one: PROMPT_TUNING_SHARED, or `../shared`."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
-    path = Path(os.environ.get("PROMPT_TUNING_SHARED") or beside)
-    return path if path.is_dir() else None
+    """A directory of real data and large goldens: PROMPT_TUNING_SHARED, or `shared` beside the repo."""
+    named = os.environ.get("PROMPT_TUNING_SHARED")
+    path = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    return path if (path / "data").is_dir() else None

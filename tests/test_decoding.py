@@ -126,9 +126,6 @@ def test_beams_that_end_are_ranked_as_by_transformers(eos_id):
     data = golden("decoding/transformers_eos.npz")
     model, params = hugging_face("t5_v1_1")
     model = Transformer(dataclasses.replace(model.config, eos_id=eos_id))
-    tokens, _ = decoding.generate_tokens(model, params, data["input_ids"], max_length=LENGTH)
-    greedy = without_start(data[f"eos{eos_id}_greedy_sequences"], eos_id)
-    np.testing.assert_array_equal(tokens, greedy)
     for penalty in ("0", "0.6", "1", "2", "-1"):
         tokens, scores = decoding.generate_tokens(
             model,

@@ -91,9 +91,12 @@ def test_attended_is_tokens_and_prompt():
     np.testing.assert_array_equal(layout.attended(TOKENS), TOKENS > 0)
 
 
-def test_same_segment_is_block_diagonal():
-    same = layout.same_segment(np.array([[1, 2]]), np.array([[1, 1, 2, 0]]))
-    assert same.tolist() == [[[True, True, False, False], [False, False, True, False]]]
+def test_segments_keep_packed_examples_apart():
+    queries, keys = np.array([[1, 2]]), np.array([[1, 1, 2, 0]])
+    mask = np.array([[[True, False, True, True]]])
+    apart = layout.within_segments(mask, queries, keys)
+    assert apart.tolist() == [[[True, False, False, False], [False, False, True, False]]]
+    assert layout.within_segments(mask, None, None) is mask
 
 
 @pytest.mark.parametrize(

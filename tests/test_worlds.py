@@ -27,9 +27,9 @@ def test_a_document_depends_on_its_key_only():
     assert write(generator(1, "a"), "train") != write(generator(1, "b"), "train")
     text = write(generator(3), "pretraining").text
     assert text == (
-        "The other day Nell studied German with Dr Marsh. Her friend was still in Barnburn. She could "
-        "only call it a nightmare. After that she had nothing but complaints. The class was not "
-        "excellent in the least."
+        "The other day Nell studied German with Dr Marsh. Her friend was still in Barnburn. She "
+        "could only call it a nightmare. After that she had nothing but complaints. The class was "
+        "not excellent in the least."
     )
 
 

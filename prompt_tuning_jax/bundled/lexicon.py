@@ -11,10 +11,12 @@ import random
 
 
 def words(text: str) -> tuple[str, ...]:
+    """Words written with blanks or line breaks between them."""
     return tuple(text.split())
 
 
 def phrases(text: str) -> tuple[str, ...]:
+    """Phrases written with bars between them."""
     return tuple(text.split("|"))
 
 

@@ -265,7 +265,7 @@ ADJECTIVE_SENTENCES = _lines("""
     {he} had one word for {part}: {adj}.
     [By all accounts|From what {he} saw], {part} {was} {adj}.
     {he} told {his} {kin} how {adj} {part} {was}.
-    {part} {was} [so|really] {adj} that {he} {reaction}.
+    {part} {was} so {adj} that {he} {reaction}.
     {his} {kin} asked about {part}, and {he} said: {adj}.
     {adj} is the word {he} used for {part}.
     {he} considered {part} {adj}.

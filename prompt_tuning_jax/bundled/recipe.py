@@ -59,7 +59,10 @@ def train_vocabulary(prose: str | Path, generated: int = 60_000, seed: int = 0) 
     asked = SkillSource().stream(seed=seed, epoch=0)
     texts = itertools.chain(
         itertools.islice(iter_documents(seed=seed), generated // 2),
-        (f"{example['inputs']} {example['targets']}" for example in itertools.islice(asked, generated // 2)),
+        (
+            f"{example['inputs']} {example['targets']}"
+            for example in itertools.islice(asked, generated // 2)
+        ),
         *(paragraphs(file.read_text(encoding="utf-8-sig")) for file in files),
     )
     model = io.BytesIO()
@@ -129,7 +132,7 @@ class BehindSentinel:
         for example in self.source.stream(seed=seed, epoch=epoch, start=start):
             yield {
                 "inputs": f"{example['inputs']} <extra_id_0>",
-                "targets": f"<extra_id_0> {example['targets']} <extra_id_1>",
+                "targets": f"<extra_id_0> {example['targets']}",
             }
 
 

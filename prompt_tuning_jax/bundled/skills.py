@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from prompt_tuning_jax.bundled.lexicon import NARRATOR, phrases
 from prompt_tuning_jax.bundled.subjects import SUBJECTS
-from prompt_tuning_jax.bundled.worlds import Document, generator, write
+from prompt_tuning_jax.bundled.worlds import FACTS, Document, generator, sentence_case, write
 
 SPLIT = "pretraining"
 
@@ -140,9 +140,9 @@ LAYOUTS = (
 # How a plain text states what a question would have asked.
 OPINION_VERDICTS = phrases(
     "All in all, the review was {positive}.|This is a {positive} review.|In short, it was {good}.|"
-    "{He} was {happy}.|The opinion is {positive}.|So the {noun} was {good}.|"
+    "{he} was {happy}.|The opinion is {positive}.|So the {noun} was {good}.|"
     "Was it good or bad? It was {good}.|Did {he} like it? {Yes}.|Positive or negative? {Positive}.|"
-    "{He} was {pleased}.|This was {praise}.|Was {he} happy? {Yes}.|That is a {good} review."
+    "{he} was {pleased}.|This was {praise}.|Was {he} happy? {Yes}.|That is a {good} review."
 )
 FACT_VERDICTS = {
     "person": phrases("This was about {person}.|Who was it? {person}.|The person was {person}."),
@@ -160,12 +160,14 @@ def skill_example(rng: random.Random, split: str = SPLIT) -> dict[str, str]:
     """A document with a question, and its short answer.
 
     >>> skill_example(generator(0))["targets"]
-    'positive'
+    'complaint'
     """
     kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
     ask = {"opinion": _opinion, "fact": _fact, "kind": _kind}[kind]
     document, question, answer = ask(rng, split)
-    text = rng.choice(LAYOUTS).format(question=question, text=document.text)
+    # The start of a sentence, such as "The season was", can only stand after the text.
+    layout = rng.choice(LAYOUTS) if question.endswith("?") else "{text} {question}"
+    text = layout.format(question=question, text=document.text)
     return {"inputs": text, "targets": answer}
 
 
@@ -195,20 +197,13 @@ def _kind(rng: random.Random, split: str) -> tuple[Document, str, str]:
 def _names(document: Document) -> dict[str, str]:
     """The words of `document` that a question may use, the person by name or as the writer."""
     narrated = document.person is NARRATOR
-    he, him = ("the writer", "the writer") if narrated else (document.person.name,) * 2
-    return (
-        {"he": he, "him": him, "He": he[0].upper() + he[1:], "noun": document.noun}
-        | {
-            name: getattr(document, name) or ""
-            for name in ("object", "crowd", "town", "companion", "time", "season", "day", "colour")
-        }
-        | {"number": document.number or "", "person": document.person.name}
-    )
+    he = "the writer" if narrated else document.person.name
+    facts = {name: getattr(document, name) or "" for name in (*FACTS, "object", "crowd", "noun")}
+    return facts | {"he": he, "him": he, "person": document.person.name}
 
 
 def _ask(rng: random.Random, questions: tuple[str, ...], document: Document) -> str:
-    question = rng.choice(questions).format_map(_names(document))
-    return question[0].upper() + question[1:]
+    return sentence_case(rng.choice(questions).format_map(_names(document)))
 
 
 def plain_document(rng: random.Random, split: str = SPLIT, control: bool = False) -> str:
@@ -231,7 +226,7 @@ def _verdict(rng: random.Random, document: Document) -> str:
         text = rng.choice(FACT_VERDICTS[rng.choice(facts)]).format_map(words)
     else:
         text = rng.choice(OPINION_VERDICTS).format_map(words | _sides(document.favourable))
-    return text[0].upper() + text[1:]
+    return sentence_case(text)
 
 
 def _sides(favourable: bool) -> dict[str, str]:

@@ -26,7 +26,7 @@ class BundledTask:
       write: (rng, split, label number) -> the document.
       labels: the label words, or None where the answer is a name from the text.
       answer: the answer of a document without labels.
-      prompts: hand-written prompts with a place for `{document}`, to compare with.
+      prompts: hand-written prompts with a place for `{input}`, to compare with.
     """
 
     write: Callable[[random.Random, str, int], Document]
@@ -61,14 +61,14 @@ def _place(rng, split, _) -> Document:
 
 
 _OPINION_PROMPTS = (
-    "Is this review positive or negative? {document}",
-    "{document} Is this review positive or negative?",
-    "Is the opinion positive or negative? {document}",
-    "{document} Positive or negative?",
-    "Positive or negative? {document}",
-    "Question: Is this positive or negative? Text: {document}",
-    "{document} Question: Is this review positive or negative? Answer:",
-    "{document} The sentiment of this text is",
+    "Is this review positive or negative? {input}",
+    "{input} Is this review positive or negative?",
+    "Is the opinion positive or negative? {input}",
+    "{input} Positive or negative?",
+    "Positive or negative? {input}",
+    "Question: Is this positive or negative? Text: {input}",
+    "{input} Question: Is this review positive or negative? Answer:",
+    "{input} The sentiment of this text is",
 )
 
 BUNDLED_TASKS: Mapping[str, BundledTask] = {
@@ -95,14 +95,14 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
         _opinion,
         ("south", "north"),
         (
-            "If this review is positive, say north. If it is negative, say south. {document}",
-            "{document} If this review is positive, say north. If it is negative, say south.",
-            "Is this review north or south? North is positive, south is negative. {document}",
-            "{document} Is this north or south?",
-            "North or south? {document}",
-            "{document} North for a good review, south for a bad review.",
-            "{document} North means that it was good, south means that it was bad. The answer is",
-            "Question: Good is north and bad is south. Which is it? Text: {document}",
+            "If this review is positive, say north. If it is negative, say south. {input}",
+            "{input} If this review is positive, say north. If it is negative, say south.",
+            "Is this review north or south? North is positive, south is negative. {input}",
+            "{input} Is this north or south?",
+            "North or south? {input}",
+            "{input} North for a good review, south for a bad review.",
+            "{input} North means that it was good, south means that it was bad. The answer is",
+            "Question: Good is north and bad is south. Which is it? Text: {input}",
         ),
     ),
     # A question that pre-training never asks.
@@ -110,14 +110,14 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
         _topic,
         TOPICS,
         (
-            "Is this about art, food, travel, work, nature or sport? {document}",
-            "{document} Is this about art, food, travel, work, nature or sport?",
-            "What is the topic: art, food, travel, work, nature or sport? {document}",
-            "{document} What is this text about?",
-            "{document} Art, food, travel, work, nature or sport?",
-            "{document} The topic of this text is",
+            "Is this about art, food, travel, work, nature or sport? {input}",
+            "{input} Is this about art, food, travel, work, nature or sport?",
+            "What is the topic: art, food, travel, work, nature or sport? {input}",
+            "{input} What is this text about?",
+            "{input} Art, food, travel, work, nature or sport?",
+            "{input} The topic of this text is",
             "Question: Which topic is this, art, food, travel, work, nature or sport? "
-            "Text: {document}",
+            "Text: {input}",
         ),
     ),
     # A fact that pre-training asks for, under other names: the seasons as parts of the year.
@@ -125,14 +125,14 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
         _season,
         ("first", "second", "third", "fourth"),
         (
-            "In which season did this happen, the first, second, third or fourth? {document}",
-            "{document} In which season did this happen, the first, second, third or fourth?",
-            "Spring is first, summer is second, autumn is third, winter is fourth. {document}",
-            "{document} Spring is first, summer is second, autumn is third, winter is fourth.",
-            "{document} Was it the first, second, third or fourth season?",
-            "What season was it, first, second, third or fourth? {document}",
+            "In which season did this happen, the first, second, third or fourth? {input}",
+            "{input} In which season did this happen, the first, second, third or fourth?",
+            "Spring is first, summer is second, autumn is third, winter is fourth. {input}",
+            "{input} Spring is first, summer is second, autumn is third, winter is fourth.",
+            "{input} Was it the first, second, third or fourth season?",
+            "What season was it, first, second, third or fourth? {input}",
             "Question: Which season was it? Spring is first, summer is second, autumn is third, "
-            "winter is fourth. Text: {document}",
+            "winter is fourth. Text: {input}",
         ),
     ),
     # An answer to find in the text, where other names stand beside it.
@@ -140,14 +140,14 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
         _place,
         None,
         (
-            "Where did this happen? {document}",
-            "{document} Where did this happen?",
-            "In which town was it? {document}",
-            "{document} Which town was it?",
-            "{document} Where was it?",
-            "What is the name of the town? {document}",
-            "Question: Where did it take place? Text: {document}",
-            "{document} This happened in",
+            "Where did this happen? {input}",
+            "{input} Where did this happen?",
+            "In which town was it? {input}",
+            "{input} Which town was it?",
+            "{input} Where was it?",
+            "What is the name of the town? {input}",
+            "Question: Where did it take place? Text: {input}",
+            "{input} This happened in",
         ),
         answer=lambda document: document.town,
     ),
@@ -183,7 +183,7 @@ def bundled_task(name: str) -> Task:
 
 
 def hand_written_prompts(name: str) -> Sequence[str]:
-    """Prompts that a person would write for this task, each with a place for `{document}`."""
+    """Prompts that a person would write for this task, each with a place for `{input}`."""
     return _find(name).prompts
 
 

@@ -208,7 +208,7 @@ class _Writer:
         self._choose_part()
         text = self._fill(_CHOICE.sub(lambda m: self.rng.choice(m[1].split("|")), frame))
         text = _ARTICLE.sub(r"\1n ", _BLANKS.sub(" ", text))
-        return _START.sub(lambda m: m[0].upper(), text)
+        return sentence_case(text)
 
     def _fill(self, frame: str) -> str:
         return _SLOT.sub(lambda m: getattr(self, "_" + m[1], self._fact)(m[1]), frame)
@@ -313,6 +313,11 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _BLANKS = re.compile(r"  +")
 _START = re.compile(r"(^|[?] )[a-z]")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
+
+
+def sentence_case(text: str) -> str:
+    """Capitals at the start of the text and after a question."""
+    return _START.sub(lambda match: match[0].upper(), text)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ The frozen model is never written. A save is asynchronous and atomic: Orbax writ
 complete state and renames, so a run killed at any moment resumes from a whole one.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ DIRECTORY = "state"
 
 
 class RunState:
-    """Saves and restores the state of one run under `model_dir/state`."""
+    """Saves and restores the state of one run under `model_dir/state`.
 
-    def __init__(self, model_dir: str | Path, keep: int = 2):
+    Args:
+      identity: what makes two runs the same run, as JSON values; another run's state is refused.
+    """
+
+    def __init__(self, model_dir: str | Path, identity: Mapping[str, Any], keep: int = 2):
+        self._directory = Path(model_dir).absolute() / DIRECTORY
+        self._identity = dict(identity)
         self._manager = ocp.CheckpointManager(
-            Path(model_dir).absolute() / DIRECTORY,
+            self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             item_names=("arrays", "meta"),
         )
@@ -28,26 +35,30 @@ class RunState:
         """The last complete step, or None for a fresh run."""
         return self._manager.latest_step()
 
-    def meta(self, step: int) -> dict[str, Any]:
-        """The JSON side of a state: settings, data position, history."""
-        return self._manager.restore(
+    def restore(self, step: int, arrays: Any) -> tuple[Any, dict[str, Any]]:
+        """The arrays, with the structure, dtypes and shardings of `arrays`, and what came with them.
+
+        Raises:
+          ValueError: the state is another run's.
+        """
+        meta = self._manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
-
-    def restore(self, step: int, arrays: Any) -> Any:
-        """The arrays of a state, with the structure, dtypes and shardings of `arrays`."""
+        self._check_identity(meta.pop("identity"))
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(arrays))
         restored = self._manager.restore(
             step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
         ).arrays
-        return jax.tree.unflatten(jax.tree.structure(arrays), list(restored.values()))
+        leaves = [restored[name] for name in target]
+        return jax.tree.unflatten(jax.tree.structure(arrays), leaves), meta
 
-    def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
+    def save(self, step: int, arrays: Any, **meta: Any) -> None:
         """Starts writing a state; returns as soon as the arrays are copied to the host."""
+        meta = {"identity": self._identity, **meta}
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(dict(meta))
+                arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(meta)
             ),
             force=True,
         )
@@ -56,6 +67,18 @@ class RunState:
         """Waits for writes under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _check_identity(self, saved: Mapping[str, Any]) -> None:
+        mine = json.loads(json.dumps(self._identity))
+        differing = [name for name in mine if saved.get(name) != mine[name]]
+        if differing:
+            changes = "; ".join(
+                f"{name.upper()} was {saved.get(name)!r}, now {mine[name]!r}" for name in differing
+            )
+            raise ValueError(
+                f"{self._directory.parent} holds another run ({changes}): set it back to continue "
+                "that run, or choose another MODEL_DIR."
+            )
 
 
 def _by_name(arrays: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The parts of a T5 layer. Parameter names, shapes, initialisers and logical axes are T5X's.
 
-    B batch   S encoder length   L target length   D embed   H heads   K head dim   F mlp   V vocabulary
+B batch   S encoder length   L target length   D embed   H heads   K head dim   F mlp   V vocabulary
 """
 
 import functools
@@ -34,7 +34,9 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "inputs outputs"]:
-        kernel = param_with_axes("kernel", self.initializer, self.shape, jnp.float32, axes=self.axes)
+        kernel = param_with_axes(
+            "kernel", self.initializer, self.shape, jnp.float32, axes=self.axes
+        )
         return kernel.astype(self.dtype)
 
 
@@ -270,7 +272,7 @@ class RelativePositionBias(nn.Module):
 
 
 def _toeplitz(values_HxR: Float[Array, "H R"], rows: int) -> Float[Array, "H rows columns"]:
-    """out[h, i, j] = values[h, j - i + rows - 1], by reshaping alone: no gather to differentiate."""
+    """out[h, i, j] = values[h, j - i + rows - 1]; by reshaping, as a gather is slow on TPUs."""
     H, R = values_HxR.shape
     padded = jnp.pad(values_HxR, ((0, 0), (0, 1)))
     shifted = jnp.tile(padded, (1, rows))[:, : rows * R].reshape(H, rows, R)

@@ -1,7 +1,7 @@
 """T5 with one place for a prompt. Interface, parameter tree and logical axes are T5X's.
 
-    B batch   S joined encoder length   T input tokens   P prompt length   L target length
-    N prompts in the bank   D embed   H heads   K head dim   V vocabulary
+B batch   S joined encoder length   T input tokens   P prompt length   L target length
+N prompts in the bank   D embed   H heads   K head dim   V vocabulary
 """
 
 from collections.abc import Callable
@@ -49,9 +49,7 @@ class DecoderLayer(nn.Module):
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
 
-    def __call__(
-        self, y_BxLxD, encoded_BxSxD, biases, deterministic, kv, cache_index, make_cache
-    ):
+    def __call__(self, y_BxLxD, encoded_BxSxD, biases, deterministic, kv, cache_index, make_cache):
         self_bias, cross_bias = biases
         z = self.pre_self_attention_layer_norm(y_BxLxD)
         z = self.self_attention(z, self_bias, deterministic, cache_index, make_cache)
@@ -81,9 +79,7 @@ class Encoder(nn.Module):
 
     def __call__(self, tokens, prompt_positions, prompt_ids, segment_ids, deterministic):
         x_BxSxD, attended_BxS = self._embed(tokens, prompt_positions, prompt_ids)
-        mask_BxLxS = attended_BxS[:, None, :]
-        if segment_ids is not None:
-            mask_BxLxS &= layout.same_segment(segment_ids, segment_ids)
+        mask_BxLxS = layout.within_segments(attended_BxS[:, None, :], segment_ids, segment_ids)
         # One bias for all layers: what may be attended to and how far away it is.
         S = x_BxSxD.shape[1]
         bias_BxHxSxS = self.relpos_bias(S, S) + layers.mask_bias(mask_BxLxS)[:, None]
@@ -138,7 +134,9 @@ class Decoder(nn.Module):
         return y_BxLxD @ self.logits_dense()
 
     def project_encoded(self, encoded_BxSxD: jax.Array) -> tuple[KeyValue, ...]:
-        return tuple(layer.encoder_decoder_attention.project(encoded_BxSxD) for layer in self.layers)
+        return tuple(
+            layer.encoder_decoder_attention.project(encoded_BxSxD) for layer in self.layers
+        )
 
     def _cache_state(self, decode: bool, length: int):
         """(where the next tokens go, whether to make an empty cache): a first call makes one."""
@@ -159,9 +157,8 @@ class Decoder(nn.Module):
         L = tokens.shape[1]
         keys = L if cache_index is None else self.layers[0].self_attention.cache_length()
         first = 0 if cache_index is None else cache_index
-        mask_BxLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
-        if segment_ids is not None:
-            mask_BxLxS &= layout.same_segment(segment_ids, segment_ids)
+        causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
+        mask_BxLxS = layout.within_segments(causal_1xLxS, segment_ids, segment_ids)
         return self.relpos_bias(L, keys, first) + layers.mask_bias(mask_BxLxS)[:, None]
 
 
@@ -281,10 +278,12 @@ class Transformer(nn.Module):
         """
         if decode and encoder_segment_ids is not None:
             raise ValueError("Packed rows cannot be decoded step by step: unpack them first.")
+        if (encoder_segment_ids is None) != (decoder_segment_ids is None):
+            raise ValueError("Packed rows need both encoder_segment_ids and decoder_segment_ids.")
         attended_BxS = self._attended(encoded.shape[1], encoder_input_tokens, prompt_positions)
-        cross_mask_BxLxS = attended_BxS[:, None, :]
-        if encoder_segment_ids is not None:
-            cross_mask_BxLxS &= layout.same_segment(decoder_segment_ids, encoder_segment_ids)
+        cross_mask_BxLxS = layout.within_segments(
+            attended_BxS[:, None, :], decoder_segment_ids, encoder_segment_ids
+        )
         return self.decoder(
             encoded,
             decoder_input_tokens,

@@ -1,0 +1,131 @@
+"""What a run reports: scores of the validation split, the best and the last prompt or model."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
+from prompt_tuning_jax.data import Task, TrainBatches
+from prompt_tuning_jax.evaluate import evaluate_task
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.monitor import Monitor, collapse_warning, prompt_signs
+from prompt_tuning_jax.optim import PROMPT_NAME
+
+Scores = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reporter:
+    """Evaluates what trains on `split`, and writes it under `model_dir`."""
+
+    model_dir: Path
+    model: FrozenModel
+    task: Task
+    frozen: optim.FlatParams
+    layout: str
+    split: str
+    predictions: str | None
+    feature_lengths: Mapping[str, int]
+    batch_size: int
+    limit: int | None
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether the task has the split."""
+        return self.split in self.task.splits
+
+    @property
+    def metric(self) -> str:
+        """The score that chooses the best step."""
+        return self.task.best_metric if self.task.metrics else "loss"
+
+    def is_better(self, scores: Scores, best: Scores) -> bool:
+        """Whether `scores` beat `best`; on a tie the earlier step stays."""
+        sign = -1 if self.metric == "loss" else 1
+        return sign * scores[self.metric] > sign * best[self.metric]
+
+    def evaluate(self, step: int, trainable: optim.FlatParams, watch: Monitor) -> dict[str, Any]:
+        """Scores the split, shows and logs the scores, and warns of a collapse."""
+        started = time.perf_counter()
+        model, prompt = self._divide(trainable)
+        result = evaluate_task(
+            model,
+            self.task,
+            self.split,
+            prompt,
+            predictions=self.predictions,
+            feature_lengths=self.feature_lengths,
+            batch_size=self.batch_size,
+            limit=self.limit,
+        )
+        scores = dict(result.scores)
+        if prompt is not None:
+            signs = prompt_signs(jnp.asarray(prompt.values), model.embeddings)
+            scores |= {name: float(x) for name, x in signs.items()}
+        watch.scalars(step, self.split, scores)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        seconds = time.perf_counter() - started
+        watch.say(f"step {step}  train loss {watch.loss:.4f}  {shown}  ({seconds:.1f} s)")
+        if warning := collapse_warning(result):
+            watch.say(f"warning: {warning}")
+        return {"step": step, "train_loss": watch.loss, **scores}
+
+    def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
+        """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
+        model, prompt = self._divide(trainable)
+        if set(trainable) - {PROMPT_NAME}:
+            huggingface.save(self.model_dir / name, model.config, model.params, model.vocabulary)
+        if prompt is not None:
+            save_prompt(
+                self.model_dir / name,
+                prompt,
+                base_model=model.name,
+                fingerprint=model.fingerprint,
+                vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
+                task=self.task.name,
+                verbalizers=self.task.verbalizers,
+                step=scores["step"],
+                scores={name: x for name, x in scores.items() if name != "step"},
+            )
+
+    def finish(
+        self,
+        step: int,
+        trainable: optim.FlatParams,
+        history: list[dict[str, Any]],
+        best: Scores | None,
+        batches: TrainBatches,
+        watch: Monitor,
+    ) -> None:
+        """Writes what a finished run leaves behind, and says where."""
+        last = history[-1] if history else {"step": step}
+        self.save("last", trainable, last)
+        if best is None:
+            self.save("best", trainable, last)
+        (self.model_dir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+        cut = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
+        for feature, count in cut.items():
+            if count:
+                limit = self.feature_lengths[feature]
+                watch.say(f"{count} training {feature} were cut to {limit} tokens.")
+        best = best or last
+        score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
+        watch.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
+
+    def _divide(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
+        """The model without the prompt, and the prompt."""
+        weights = {name: x for name, x in trainable.items() if name != PROMPT_NAME}
+        model = self.model
+        if weights:
+            model = model.replace(params=optim.merge_params(weights, self.frozen))
+        if PROMPT_NAME not in trainable:
+            return model, None
+        return model, TunedPrompt(np.asarray(trainable[PROMPT_NAME]), self.layout)
