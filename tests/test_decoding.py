@@ -259,13 +259,12 @@ def test_rows_of_a_batch_may_use_different_prompts():
         np.testing.assert_allclose(scores[ids == prompt_id], score[ids == prompt_id], atol=1e-5)
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_neither_padding_nor_other_rows_change_a_row(beams):
+def test_neither_padding_nor_other_rows_change_a_row():
     model, params, inputs = peft()
-    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=LENGTH, beams=beams)
+    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
     inputs = np.pad(inputs[1:3], ((0, 2), (0, 6)))  # fewer rows, dummy rows, more padding
     again, again_scores = decoding.generate_tokens(
-        model, params, inputs, max_length=LENGTH, beams=beams
+        model, params, inputs, max_length=LENGTH, beams=4
     )
     np.testing.assert_array_equal(again[:2], tokens[1:3])
     np.testing.assert_allclose(again_scores[:2], scores[1:3], atol=1e-5)

@@ -344,7 +344,7 @@ def test_projecting_the_encoding_changes_nothing():
     encoded = run(PLAIN, PARAMS, TOKENS, method="encode")
     cross_kv = PLAIN.apply({"params": PARAMS}, encoded, method="project_encoded")
     assert len(cross_kv) == 2
-    assert cross_kv[0][0].shape == (3, 12, 2, 8)
+    assert cross_kv[0][0].shape == (3, 2, 12, 8)
     long = np.tile(DECODER_INPUTS, (1, 3))
     for inputs in (DECODER_INPUTS, long):
         args = (encoded, TOKENS, inputs, inputs)

@@ -15,7 +15,7 @@ from prompt_tuning_jax import layout, prompts
 from prompt_tuning_jax.t5 import layers
 from prompt_tuning_jax.t5.config import T5Config
 
-KeyValue = tuple[Float[Array, "batch length heads kv"], Float[Array, "batch length heads kv"]]
+KeyValue = tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads length kv"]]
 
 
 class EncoderLayer(nn.Module):
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
             y_BxLxD *= self.config.emb_dim**-0.5
         if self.config.logits_via_embedding:
             return self.token_embedder.logits(y_BxLxD)
-        return y_BxLxD @ self.logits_dense()
+        return layers.dense(y_BxLxD, self.logits_dense())
 
     def project_encoded(self, encoded_BxSxD: jax.Array) -> tuple[KeyValue, ...]:
         return tuple(
@@ -297,7 +297,7 @@ class Transformer(nn.Module):
     def project_encoded(
         self, encoded: Float[Array, "batch joined_length embed"]
     ) -> tuple[KeyValue, ...]:
-        """Each decoder layer's cross-attention (key, value), to compute once per input."""
+        """Each decoder layer's cross-attention (key, value), [B, H, S, K], to compute once per input."""
         return self.decoder.project_encoded(encoded)
 
     def _attended(self, S: int, tokens, prompt_positions):
