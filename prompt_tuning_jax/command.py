@@ -7,11 +7,13 @@ command line, in any order of files; the command line wins.
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ def parse(config_class: Callable[..., Any], argv: list[str] | None, description:
         gin.add_config_file_search_path(str(folder))
     gin.clear_config()
     files = [_find(name, folders) for name in args.gin_file]
-    gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
+    with _quiet_logging():  # gin logs an error for each folder in which it does not find an include
+        gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
     macros = {macro_name(field): field for field in fields}
     return config_class(**{macros[name]: _resolve(name) for name in _defined(macros)})
 
@@ -68,6 +71,15 @@ def _find(name: str, folders: Sequence[Path]) -> str:
             return str(folder / name)
     ours = sorted(str(p.relative_to(_GIN_CONFIGS)) for p in _GIN_CONFIGS.rglob("*.gin"))
     raise FileNotFoundError(f"No gin file {name}; those that come installed: {', '.join(ours)}.")
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @gin.configurable(module="prompt_tuning_jax.command")

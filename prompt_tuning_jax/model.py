@@ -195,21 +195,17 @@ class FrozenModel:
           tokens [B, L] without the start token and 0 after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
         """
-        params, layout = self.prompted(prompt)
-        tokens = jnp.asarray(encoder_input_tokens)
-        network, tokens, positions = bind(self.config, params, tokens, layout)
-        return decoding.generate_tokens(
-            network,
-            params,
-            tokens,
-            max_length=max_length,
-            beams=beams,
-            length_penalty=length_penalty,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            rng=jax.random.key(seed),
-            prompt_positions=positions,
+        options = {
+            "max_length": max_length,
+            "beams": beams,
+            "length_penalty": length_penalty,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        rows = np.arange(len(encoder_input_tokens))
+        return self._decode(
+            jnp.asarray(encoder_input_tokens), prompt, _row_keys(seed, rows), options
         )
 
     def generate(
@@ -226,18 +222,26 @@ class FrozenModel:
         batch_size: int = 32,
         max_input_length: int = 512,
     ) -> Generated:
-        """Texts for texts, in order.
+        """Texts for texts, in order. What text i samples depends on `seed` and i alone.
 
         model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
         """
+        options = {
+            "max_length": max_length,
+            "beams": beams,
+            "length_penalty": length_penalty,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         vocabulary = self._text_vocabulary("generate")
         outputs, scores = [""] * len(texts), np.zeros(len(texts), np.float32)
         for rows, tokens in self._batches(texts, batch_size, max_input_length):
-            ids, batch_scores = self.generate_tokens(
-                tokens, prompt, beams, max_length, length_penalty, temperature, top_k, top_p, seed
-            )
-            for row, row_ids, score in zip(rows, np.asarray(ids), batch_scores, strict=False):
-                outputs[row], scores[row] = vocabulary.decode(row_ids), score
+            padded = np.pad(rows, (0, len(tokens) - len(rows)))
+            ids, sums = self._decode(tokens, prompt, _row_keys(seed, padded), options)
+            scores[rows] = np.asarray(sums)[: len(rows)]
+            for row, row_ids in zip(rows, np.asarray(ids), strict=False):
+                outputs[row] = vocabulary.decode(row_ids)
         return Generated(outputs, scores)
 
     def classify(
@@ -262,6 +266,16 @@ class FrozenModel:
             )
             scores[rows] = np.asarray(ranked)[: len(rows)]
         return Classified([verbalizers[i] for i in scores.argmax(axis=-1)], scores)
+
+    def _decode(
+        self, tokens: Array, prompt: PromptLike, keys: Array, options: Mapping[str, Any]
+    ) -> tuple[Int[Array, "batch length"], Float[Array, " batch"]]:
+        """Generation of one batch; `keys` [B] make what each row samples its own."""
+        params, layout = self.prompted(prompt)
+        network, tokens, positions = bind(self.config, params, tokens, layout)
+        return decoding.generate_tokens(
+            network, params, tokens, rng=keys, prompt_positions=positions, **options
+        )
 
     def prompted(self, prompt: PromptLike) -> tuple[Mapping[str, Any], str]:
         """Weights including the prompt, and its layout; without one, whatever params hold."""
@@ -309,6 +323,10 @@ class FrozenModel:
                 "the model's directory, or pass token ids to `logits` or `generate_tokens`."
             )
         return self.vocabulary
+
+
+def _row_keys(seed: int, rows: np.ndarray) -> Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
 
 
 def load_model(

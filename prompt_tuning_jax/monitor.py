@@ -116,7 +116,7 @@ class Monitor:
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
-        self._progress.console.print(message, highlight=False, markup=False)
+        self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Ends the bar and flushes the scalars."""

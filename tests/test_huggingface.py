@@ -1,5 +1,6 @@
 """Hugging Face checkpoints: their numbers, exact round trips, and refusal of anything doubtful."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -266,7 +267,17 @@ class TestConfigs:
     @pytest.mark.parametrize("name", MODELS)
     def test_scaling_that_departs_from_tying(self, name, tmp_path):
         # As in a tied model that transformers 5 untied: its config still says to scale.
-        config, params, _ = huggingface.load(GOLDENS / name)
+        path = shutil.copytree(GOLDENS / name, tmp_path / "odd")
+        edit_config(path, scale_decoder_outputs=name == "t5_v1_1")
+        config, params, _ = huggingface.load(path)
+        assert config.outputs_scaled != config.logits_via_embedding
+        huggingface.save(tmp_path / "again", config, params)
+        assert huggingface.load(tmp_path / "again")[0] == config
+
+    def test_scaling_divides_the_logits(self):
+        config, params, _ = huggingface.load(GOLDENS / "t5_v1_1")
+        config = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
+        scaled = dataclasses.replace(config, scale_decoder_outputs=True)
         tokens = jnp.array([[5, 6, 1]])
 
         @functools.partial(jax.jit, static_argnums=0)
@@ -274,13 +285,7 @@ class TestConfigs:
             network = Transformer(config)
             return network.apply({"params": params}, tokens, tokens, tokens, enable_dropout=False)
 
-        path = shutil.copytree(GOLDENS / name, tmp_path / "odd")
-        edit_config(path, scale_decoder_outputs=name == "t5_v1_1")
-        odd, _, _ = huggingface.load(path)
-        factor = 16**-0.5 if name == "t5_v1_1" else 16**0.5
-        np.testing.assert_allclose(logits(odd), logits(config) * factor, rtol=1e-5)
-        huggingface.save(tmp_path / "again", odd, params)
-        assert huggingface.load(tmp_path / "again")[0] == odd
+        np.testing.assert_allclose(logits(scaled), logits(config) * 16**-0.5, rtol=1e-5)
 
 
 class TestWeights:

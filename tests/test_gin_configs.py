@@ -1,0 +1,71 @@
+"""The gin files that come installed: each experiment stands alone and no include depends on order."""
+
+import itertools
+import re
+from pathlib import Path
+
+import gin
+import pytest
+
+from prompt_tuning_jax import command, gin_configs
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.train import TrainConfig
+
+ROOT = Path(gin_configs.__file__).parent
+EXPERIMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.gin"))
+TUNING = [name for name in EXPERIMENTS if "pretrain" not in name]
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    yield
+    gin.clear_config()
+
+
+def parse(files, *bindings):
+    return command.parse(
+        TrainConfig, [*(f"--gin_file={file}" for file in files), *bindings], "description"
+    )
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_an_experiment_needs_nothing_but_its_own_file(name):
+    config = parse([name], "--gin.MODEL_DIR=runs/x")
+    assert config.model_dir == "runs/x"
+    assert config.task in BUNDLED_TASKS or config.input_template
+    assert config.model
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_header_says_what_score_hardware_and_command(name):
+    header = re.match(r"(#.*\n)+", (ROOT / name).read_text()).group()
+    for word in ("Reproduces:", "Expected:", "Hardware:", "Command:", name):
+        assert word in header, f"{name} lacks {word}"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("models/bundled.gin", "prompts/uniform.gin", "runs/prompt_tuning.gin"),
+        ("models/t5_1_1_lm100k_xl.gin", "runs/model_tuning.gin"),
+    ],
+)
+def test_files_may_come_in_any_order(files):
+    configs = [parse(order) for order in itertools.permutations(files)]
+    assert all(config == configs[0] for config in configs)
+    assert configs[0].batch_size == 32
+
+
+def test_the_files_of_one_kind_set_the_same_macros_and_no_others_do():
+    """So an experiment may include one of each kind, in any order."""
+    set_by = {
+        kind: {
+            macro
+            for path in (ROOT / kind).glob("*.gin")
+            for macro in re.findall(r"^([A-Z_0-9]+) =", path.read_text(), re.MULTILINE)
+        }
+        for kind in ("models", "prompts", "runs")
+    }
+    for a, b in itertools.combinations(set_by.values(), 2):
+        assert not a & b
+    assert all(set_by.values())
