@@ -50,7 +50,7 @@ class Setting:
     task: pt.Task
     lengths: dict[str, int]
     steps: int
-    eval_period: int
+    model_steps: int
     prompt_length: int
     folder: Path
 
@@ -74,15 +74,16 @@ class Setting:
         )
         return result.scores[self.task.best_metric]
 
-    def tune(self, name: str, seed: int, **options: Any) -> pt.TrainResult:
+    def tune(self, name: str, seed: int, steps: int, **options: Any) -> pt.TrainResult:
+        """A run of `steps` steps, evaluated ten times."""
         return pt.train(
             model=self.model,
             task=self.task,
             feature_lengths=self.lengths,
             model_dir=str(self.folder / f"{name}_{seed}"),
-            train_steps=self.steps,
-            eval_period=self.eval_period,
-            checkpoint_period=self.steps,
+            train_steps=steps,
+            eval_period=max(steps // 10, 1),
+            checkpoint_period=steps,
             dropout_rate=0.0,
             seed=seed,
             quiet=True,
@@ -101,10 +102,8 @@ def majority(task: pt.Task, model: pt.FrozenModel) -> float:
 
 def prompt_tuning(setting: Setting, seed: int) -> tuple[float, list[dict[str, float]]]:
     """Test score of the best prompt by validation, and the learning curve."""
-    rate = 0.3
-    prompt, history = setting.tune(
-        "prompt", seed, prompt_length=setting.prompt_length, learning_rate=rate
-    )
+    length = setting.prompt_length
+    prompt, history = setting.tune("prompt", seed, setting.steps, prompt_length=length)
     return setting.test(setting.model, prompt), history
 
 
@@ -117,7 +116,9 @@ def model_tuning(
         return max(entry[setting.task.best_metric] for entry in result.history)
 
     runs = {
-        rate: setting.tune(f"model_{rate}", seed, prompt_length=0, learning_rate=rate)
+        rate: setting.tune(
+            f"model_{rate}", seed, setting.model_steps, prompt_length=0, learning_rate=rate
+        )
         for rate in rates
     }
     rate = max(runs, key=lambda rate: best_validation(runs[rate]))
@@ -172,9 +173,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["task"], *map(cell, cells))
     CONSOLE.print(table)
     for row in rows:
+        text, rate = row.get("best text prompt", "none"), row["model tuning learning rate"]
         CONSOLE.print(
-            f"{row['task']}: best hand-written prompt {row.get('best text prompt', 'none')!r}, model "
-            f"tuning rate {row['model tuning learning rate']}, {row['seconds']:.0f} s",
+            f"{row['task']}: best hand-written prompt {text!r}, model tuning rate {rate}, "
+            f"{row['seconds']:.0f} s",
             highlight=False,
             markup=False,
         )
@@ -232,7 +234,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--columns", type=json.loads, help="JSON list, for files without header")
     parser.add_argument("--text_prompts", help="a file of hand-written prompts, one a line")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--eval_period", type=int, default=50)
+    parser.add_argument("--model_steps", type=int, default=150, help="steps of model tuning")
     parser.add_argument("--prompt_length", type=int, default=20)
     parser.add_argument("--max_input_length", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=1)
@@ -263,7 +265,7 @@ def main() -> None:
             prompts = list(hand_written_prompts(task.name))
         with tempfile.TemporaryDirectory() as folder:
             setting = Setting(
-                model, task, lengths, args.steps, args.eval_period, args.prompt_length, Path(folder)
+                model, task, lengths, args.steps, args.model_steps, args.prompt_length, Path(folder)
             )
             rows.append(compare(setting, prompts, args.seeds, args.rates))
     show(rows)
@@ -271,6 +273,7 @@ def main() -> None:
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         facts = {"machine": machine, "jax": jax.__version__, "steps": args.steps}
+        facts["model tuning steps"] = args.model_steps
         facts |= {"model": args.model, "prompt_length": args.prompt_length}
         earlier |= {row["task"]: {**row, **facts} for row in rows}
         args.output.write_text(json.dumps(earlier, indent=1) + "\n")

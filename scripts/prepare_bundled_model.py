@@ -1,0 +1,145 @@
+"""Makes the bundled model: vocabulary, span corruption, LM adaptation, bfloat16 weights and a card.
+
+    python scripts/prepare_bundled_model.py --prose path/to/text --work runs/bundled \\
+        --output prompt_tuning_jax/bundled/model
+
+`--prose` is a directory of UTF-8 .txt files of English; it is read, never copied. An interrupted
+run continues from where it was. With `--control` the model meets the same prose and the same worlds
+but no questions: what it lacks is what the skills contribute.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.bundled.recipe import train_vocabulary
+from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.atomic import new_file
+
+CARD = """# The bundled T5 1.1
+
+{parameters:,} parameters: width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},
+gated-gelu MLP of {config.mlp_dim}, {config.num_encoder_layers} encoder and
+{config.num_decoder_layers} decoder layers, a SentencePiece unigram vocabulary of {pieces:,}
+pieces and 100 sentinels, {config.vocab_size:,} embedding rows. Stored as bfloat16 in Hugging Face's
+format.
+Fingerprint `{fingerprint}`.
+
+It is small, knows little of the world, and is meant for trying prompt tuning on a laptop and for
+tests; for real work load a published T5.
+
+## How it was made
+
+By this project's trainer, with `scripts/prepare_bundled_model.py{control}`:
+
+1. a vocabulary from the prose and generated documents (`bundled/recipe.py`, `train_vocabulary`);
+2. span corruption: {spans} steps of 48 rows, validation loss {spans_loss:.3f} nats a token;
+3. LM adaptation (prefix language modelling): {adapted} steps of 48 rows, validation loss
+   {adapted_loss:.3f}; the learning rate falls to 0 over the last 40 percent.
+
+Adam (0.9, 0.99), clipping 1.0, rates 1e-3 (weights), 4e-3 (embeddings), 1.25e-4 (query kernels), no
+dropout, seed 0. Rows are mixed {mixture}.
+
+- Prose: {files} files, {characters:.1f} million characters ({names}). Public-domain English novels
+  and Wikipedia text; none of it is in this package.
+- Generated text: `bundled/worlds.py` and `bundled/skills.py`, without limit, from the pre-training
+  half of their names and phrasings. The bundled tasks use the other half.
+
+Machine: {machine}; jax {jax_version}.
+"""
+
+
+def run_experiment(
+    name: str, folder: Path, steps: int | None, *bindings: str
+) -> list[dict[str, Any]]:
+    """Trains by one of the installed experiments; returns its history."""
+    command = [
+        sys.executable,
+        "-m",
+        "prompt_tuning_jax.train",
+        f"--gin_file=experiments/{name}.gin",
+    ]
+    command += [f"--gin.MODEL_DIR={folder}", *bindings]
+    if steps is not None:
+        command.append(f"--gin.TRAIN_STEPS={steps}")
+    subprocess.run(command, check=True)
+    return json.loads((folder / "history.json").read_text())
+
+
+def prepare(args: argparse.Namespace) -> None:
+    args.work.mkdir(parents=True, exist_ok=True)
+    vocabulary = args.work / "spiece.model"
+    if not vocabulary.exists():
+        with new_file(vocabulary) as partial:
+            partial.write_bytes(train_vocabulary(args.prose).model_bytes)
+    given = [f"--gin.PROSE={args.prose}", f"--gin.VOCABULARY_FILE={vocabulary}"]
+    if args.control:
+        given.append("--gin.prompt_tuning_jax.bundled.recipe.pretraining_task.control=True")
+    spans_folder, adapted_folder = args.work / "spans", args.work / "adapted"
+    spans = run_experiment("pretrain_span_corruption", spans_folder, args.span_steps, *given)
+    start = f"--gin.INITIAL_CHECKPOINT_PATH={spans_folder / 'last'}"
+    adapted = run_experiment(
+        "pretrain_lm_adaptation", adapted_folder, args.adaptation_steps, start, *given
+    )
+    model = pt.load_model(adapted_folder / "last", dtype=jnp.bfloat16)
+    huggingface.save(args.output, model.config, model.params, model.vocabulary)
+    (args.output / "CARD.md").write_text(card(args, model, spans, adapted))
+    print(f"{args.output}: {model.fingerprint}")
+
+
+def card(
+    args: argparse.Namespace,
+    model: pt.FrozenModel,
+    spans: list[dict[str, Any]],
+    adapted: list[dict[str, Any]],
+) -> str:
+    files = sorted(args.prose.rglob("*.txt"))
+    mixture = (
+        "8 prose : 48 generated documents"
+        if args.control
+        else ("8 prose : 8 generated documents : 40 questions about generated documents")
+    )
+    return CARD.format(
+        parameters=sum(np.size(x) for x in jax.tree.leaves(model.params)),
+        config=model.config,
+        pieces=model.vocabulary.size - model.vocabulary.extra_ids,
+        fingerprint=model.fingerprint,
+        control=" --control" if args.control else "",
+        spans=spans[-1]["step"],
+        spans_loss=spans[-1]["loss"],
+        adapted=adapted[-1]["step"],
+        adapted_loss=adapted[-1]["loss"],
+        mixture=mixture,
+        files=len(files),
+        characters=sum(file.stat().st_size for file in files) / 1e6,
+        names=", ".join(file.stem for file in files),
+        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        jax_version=jax.__version__,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prose", type=Path, required=True, help="a directory of .txt files")
+    parser.add_argument("--work", type=Path, default=Path("runs/bundled"), help="where to train")
+    parser.add_argument("--output", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--control", action="store_true", help="leave the questions out")
+    parser.add_argument("--span_steps", type=int, help="instead of the experiment's own")
+    parser.add_argument("--adaptation_steps", type=int, help="instead of the experiment's own")
+    prepare(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
