@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 
 from prompt_tuning_jax import gin_configs
 
@@ -120,8 +122,20 @@ def _binding(argument: str) -> str:
     return f"{name} = {value}"
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in ~/.cache/prompt_tuning_jax, so that a second run starts at once.
+
+    JAX_COMPILATION_CACHE_DIR names another directory.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "prompt_tuning_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command; mistakes of use end in one line on standard error, not a traceback."""
+    use_compilation_cache()
     try:
         main()
     except (ValueError, FileNotFoundError) as error:

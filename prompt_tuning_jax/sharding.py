@@ -6,6 +6,7 @@ below (tensor parallelism); prompts and their optimizer state are replicated.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def make_mesh(spec: str = "data:-1") -> Mesh:
     sizes = dict.fromkeys(MESH_AXES, 1)
     for part in spec.split(","):
         name, _, size = part.strip().partition(":")
-        if name not in sizes or not size.lstrip("-").isdigit():
+        if name not in sizes or not re.fullmatch(r"-1|[1-9]\d*", size):
             raise ValueError(
                 f"MESH {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of {', '.join(MESH_AXES)}."
             )

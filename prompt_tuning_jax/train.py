@@ -130,6 +130,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
     train_step = make_train_step(config, model, optimizer)
+    dropout_key = jax.random.key(config.seed)
     batches = TrainBatches(
         task.split("train"),
         model.vocabulary,
@@ -164,7 +165,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
                 batch, data = next(prefetched)
                 batch = jax.device_put(batch, sharding.batch_sharding(mesh))
                 trainable, opt_state, metrics = train_step(
-                    trainable, opt_state, frozen, batch, np.int32(step)
+                    trainable, opt_state, frozen, batch, jax.random.fold_in(dropout_key, step)
                 )
                 step += 1
                 try:
@@ -273,7 +274,7 @@ def place(
 def make_train_step(
     config: TrainConfig, model: FrozenModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., Any]:
-    """The compiled step, from (trainable, opt_state, frozen, batch, step).
+    """The compiled step, from (trainable, opt_state, frozen, batch, dropout key).
 
     Returns (trainable, opt_state, metrics); the first two are updated in place.
 
@@ -281,7 +282,6 @@ def make_train_step(
     """
     t5 = dataclasses.replace(model.config, dropout_rate=config.dropout_rate)
     layout, z_loss = config.prompt_layout, config.z_loss
-    base_key = jax.random.key(config.seed)
 
     def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
         logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
@@ -290,8 +290,8 @@ def make_train_step(
         return (total if config.loss_normalization == "sum" else total / tokens), (total, tokens)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(trainable: Any, opt_state: Any, frozen: Any, batch: Any, step: Any) -> Any:
-        key = jax.random.fold_in(base_key, step) if config.dropout_rate else None
+    def train_step(trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        key = key if config.dropout_rate else None
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (_, (total, tokens)), grads = value_and_grad(trainable, frozen, batch, key)
         updates, new_state = optimizer.update(grads, opt_state, trainable)

@@ -1,0 +1,35 @@
+"""Everything but SeqIO tasks works without TensorFlow, SeqIO and T5X."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCKED = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x", "clu", "torch")
+SCRIPT = f"""
+import sys
+sys.modules.update(dict.fromkeys({BLOCKED!r}))  # an import of any of them now fails
+import importlib, pkgutil
+import prompt_tuning_jax
+heavy = ("seqio_source", "tasks", "t5x_plugin")
+for module in pkgutil.walk_packages(prompt_tuning_jax.__path__, "prompt_tuning_jax."):
+    if not module.name.split(".")[1] in heavy:
+        importlib.import_module(module.name)
+print("imported")
+"""
+
+
+def run(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def test_imports_without_tensorflow():
+    done = run(SCRIPT)
+    assert done.stdout == "imported\n", done.stderr
+
+
+@pytest.mark.data
+def test_the_block_works():
+    """The same script does fail where a module needs what is blocked."""
+    done = run(SCRIPT.replace("if not", "if True or"))
+    assert done.returncode and "seqio" in done.stderr

@@ -1,0 +1,104 @@
+"""Early signs, the collapse warning, and metrics that are read one step late."""
+
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from prompt_tuning_jax.evaluate import Evaluation
+from prompt_tuning_jax.monitor import Monitor, NotFiniteError, collapse_warning, prompt_signs
+
+
+def scalars(directory) -> dict[str, dict[int, float]]:
+    """What TensorBoard would show: name -> step -> value."""
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(directory.rglob("events.*")):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+            data = data[12 + length + 4 :]
+    return found
+
+
+def metrics(loss: float, finite: bool = True):
+    return {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(2), "finite": jnp.bool_(finite)}
+
+
+@pytest.fixture
+def watch(tmp_path):
+    with_bar = Monitor(tmp_path, start=0, steps=10, log_period=2, quiet=True)
+    yield with_bar
+    with_bar.close()
+
+
+def test_signs_of_a_prompt(key):
+    prompt = np.asarray(jax.random.normal(key, (4, 8)))
+    table = np.asarray(jax.random.normal(jax.random.key(1), (30, 8)))
+    signs = prompt_signs(prompt, table)
+    distances = np.linalg.norm(prompt[:, None] - table[None], axis=-1)
+    nearest = distances.min(axis=1).mean()
+    np.testing.assert_allclose(signs["prompt_to_nearest_embedding"], nearest, rtol=1e-4)
+    norms = np.linalg.norm(prompt, axis=-1)
+    np.testing.assert_allclose(signs["prompt_norm"], norms.mean(), rtol=1e-5)
+
+
+def test_a_prompt_made_of_embeddings_is_at_no_distance(key):
+    table = jax.random.normal(key, (30, 8))
+    assert prompt_signs(table[3:7], table)["prompt_to_nearest_embedding"] < 1e-2
+    bfloat16 = prompt_signs(table[3:7], table.astype(jnp.bfloat16))
+    assert bfloat16["prompt_to_nearest_embedding"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "warns"),
+    [
+        (["no"] * 20, ["yes", "no"] * 10, True),
+        (["no"] * 19 + ["yes"], ["yes", "no"] * 10, True),
+        (["no"] * 18 + ["yes"] * 2, ["yes", "no"] * 10, False),
+        (["no"] * 20, ["no"] * 20, False),
+        ([], [], False),
+    ],
+    ids=["one answer", "nearly one", "some others", "one right answer", "nothing"],
+)
+def test_collapse_to_one_answer(predictions, targets, warns):
+    warning = collapse_warning(Evaluation({}, targets, predictions))
+    assert (warning is not None) == warns
+    assert not warns or ("'no'" in warning and "LEARNING_RATE" in warning)
+
+
+def test_metrics_are_read_one_step_late(watch):
+    watch.dispatched(1, metrics(5.0), rows=4)
+    assert math.isnan(watch.loss)
+    watch.dispatched(2, metrics(3.0), rows=4)
+    assert watch.loss == 5.0
+    watch.finish_step()
+    assert watch.loss == 3.0
+    watch.finish_step()
+    assert watch.loss == 3.0
+
+
+def test_a_step_that_is_not_finite_is_named(watch):
+    watch.dispatched(1, metrics(5.0), rows=4)
+    watch.dispatched(2, metrics(math.nan, finite=False), rows=4)
+    with pytest.raises(NotFiniteError, match=r"step 2.*LEARNING_RATE"):
+        watch.dispatched(3, metrics(1.0), rows=4)
+
+
+def test_scalars_are_for_tensorboard(watch, tmp_path):
+    for step in range(1, 5):
+        watch.dispatched(step, metrics(float(step)), rows=4)
+    watch.finish_step()
+    watch.scalars(4, "validation", {"accuracy": 75.0})
+    watch.close()
+    shown = scalars(tmp_path / "tensorboard")
+    assert shown["train/loss"] == {2: 2.0, 4: 4.0}
+    assert shown["train/gradient_norm"] == {2: 2.0, 4: 2.0}
+    assert shown["validation/accuracy"] == {4: 75.0}
+    assert all(rate > 0 for rate in shown["train/examples_per_second"].values())
