@@ -26,10 +26,24 @@ def prose(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def vocabulary(prose):
+    """The recipe's own, made small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "PIECES", 300)
+        return recipe.train_vocabulary(prose, generated=300)
+
+
+@pytest.fixture(scope="module")
 def vocabulary_file(tmp_path_factory, vocabulary):
     file = tmp_path_factory.mktemp("vocabulary") / "spiece.model"
     file.write_bytes(vocabulary.model_bytes)
     return str(file)
+
+
+def test_the_vocabulary_knows_every_letter(vocabulary):
+    assert vocabulary.size == 400
+    for text in ("Question: who?", "JQXZ jqxz 0123456789"):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def take(source, count, **where):
