@@ -14,6 +14,8 @@ import logging
 import os
 import re
 import sys
+import tokenize
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,8 @@ def parse(config_class: Callable[..., Any], argv: list[str] | None, description:
     )
     parser.add_argument("--gin_file", action="append", default=[], help="may be repeated")
     parser.add_argument("--gin_search_paths", default="", help="comma-separated directories")
-    fields = [field.name for field in dataclasses.fields(config_class)]
-    parser.epilog = "macros: " + ", ".join(map(macro_name, fields))
+    fields = {macro_name(field.name): field for field in dataclasses.fields(config_class)}
+    parser.epilog = "macros: " + ", ".join(fields)
     args, rest = parser.parse_known_args(argv)
     bindings = [_binding(argument) for argument in rest]
     folders = [Path(), *map(Path, filter(None, args.gin_search_paths.split(","))), _GIN_CONFIGS]
@@ -60,10 +62,12 @@ def parse(config_class: Callable[..., Any], argv: list[str] | None, description:
         gin.add_config_file_search_path(str(folder))
     gin.clear_config()
     files = [_find(name, folders) for name in args.gin_file]
-    with _quiet_logging():  # gin logs an error for each folder in which it does not find an include
-        gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
-    macros = {macro_name(field): field for field in fields}
-    return config_class(**{macros[name]: _resolve(name) for name in _defined(macros)})
+    _read(files, bindings)
+    given = {fields[macro].name: _resolve(macro) for macro in _defined(fields)}
+    for field in fields.values():
+        if field.name in given:
+            _check_type(macro_name(field.name), given[field.name], field.type)
+    return config_class(**given)
 
 
 def _find(name: str, folders: Sequence[Path]) -> str:
@@ -73,6 +77,16 @@ def _find(name: str, folders: Sequence[Path]) -> str:
             return str(folder / name)
     ours = sorted(str(p.relative_to(_GIN_CONFIGS)) for p in _GIN_CONFIGS.rglob("*.gin"))
     raise FileNotFoundError(f"No gin file {name}; those that come installed: {', '.join(ours)}.")
+
+
+def _read(files: list[str], bindings: list[str]) -> None:
+    try:
+        # gin logs an error for each folder in which it does not find an include
+        with _quiet_logging():
+            gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
+    except (SyntaxError, tokenize.TokenError) as error:
+        place = getattr(error, "filename", None) or ", ".join([*files, *bindings])
+        raise ValueError(f"Gin cannot read {place}: {error}. Strings need quotes.") from error
 
 
 @contextlib.contextmanager
@@ -92,17 +106,29 @@ def setting(value: Any = gin.REQUIRED) -> Any:
 
 def _resolve(macro: str) -> Any:
     gin.parse_config(f"{macro}/prompt_tuning_jax.command.setting.value = %{macro}")
-    with gin.config_scope(macro):
-        return setting()
+    try:
+        with gin.config_scope(macro):
+            return setting()
+    except TypeError as error:  # a macro or an argument that nothing binds; gin says which
+        raise ValueError(f"{macro}: {' '.join(str(error).split())}") from error
+
+
+def _check_type(macro: str, value: Any, annotation: Any) -> None:
+    """Refuses a number that is text, and the like; only plain types are checked."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    if all(isinstance(kind, type) for kind in kinds) and not isinstance(value, kinds):
+        if not (float in kinds and isinstance(value, int)):
+            names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+            raise ValueError(f"{macro} must be {names}, not {value!r}.")
 
 
 def _defined(macros: Mapping[str, str]) -> list[str]:
     """The settings among the macros given; every other macro must serve one of gin's bindings."""
     text = gin.config_str()
-    given = re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE)
+    given = re.findall(r"^(\w+) =", text, re.MULTILINE)
     for macro in given:
-        if macro not in macros and f"%{macro}" not in text:
-            nearest = difflib.get_close_matches(macro, macros, n=1)
+        if macro not in macros and not re.search(rf"%{macro}\b", text):
+            nearest = difflib.get_close_matches(macro.upper(), macros, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "."
             raise ValueError(f"There is no setting {macro}{hint} Settings: {', '.join(macros)}.")
     return [macro for macro in given if macro in macros]
@@ -138,7 +164,7 @@ def run(main: Callable[[], None]) -> None:
     use_compilation_cache()
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -17,7 +17,7 @@ from prompt_tuning_jax.evaluate import Evaluation
 COLLAPSE_SHARE = 0.95
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(FloatingPointError):
     """The loss or a gradient became NaN or infinite."""
 
 

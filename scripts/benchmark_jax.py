@@ -1,6 +1,7 @@
 """This library's worker for benchmark.py, which starts it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from benchmark_worker import Repeat, Settings, serve
@@ -30,7 +31,7 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
     config = T5Config(**settings["config"])
     rules = [(optim.PROMPT_NAME, optax.adamw(1e-3))]
     train_config = TrainConfig(trainable=rules, dropout_rate=0.0)
-    model = FrozenModel(config, random_params(config))
+    model = FrozenModel(config, jax.tree.map(jnp.asarray, random_params(config)))
     prompt = np.random.default_rng(1).normal(size=(settings["prompt"], config.emb_dim))
     params = with_prompt(model.params, prompt.astype(np.float32))
     mesh = sharding.make_mesh("data:-1")

@@ -38,7 +38,9 @@ def peft_model(settings: Settings) -> peft.PeftModel:
         decoder_start_token_id=0,
     )
     tuning = peft.PromptTuningConfig(
-        task_type=peft.TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=settings["prompt"]
+        task_type=peft.TaskType.SEQ_2_SEQ_LM,
+        num_virtual_tokens=settings["prompt"],
+        num_transformer_submodules=1,  # or as many rows again are made for the decoder, and unused
     )
     return peft.get_peft_model(transformers.T5ForConditionalGeneration(config), tuning).train()
 
@@ -59,7 +61,10 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     rows, vocab_size = settings["batch"], settings["config"]["vocab_size"]
     input_ids = torch.randint(2, vocab_size, (rows, settings["inputs"]))
-    mask, labels = torch.ones_like(input_ids), torch.randint(2, vocab_size, (rows, settings["targets"]))
+    mask, labels = (
+        torch.ones_like(input_ids),
+        torch.randint(2, vocab_size, (rows, settings["targets"])),
+    )
     forward = torch.compile(model) if settings["compile"] else model
 
     def repeat(times: int) -> None:

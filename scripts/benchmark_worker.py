@@ -3,9 +3,9 @@
 A worker is a process that prepares something, says that it is ready, and then does it k times
 whenever it is told to. Messages are lines of JSON:
 
-    worker   {"versions": ..., "trained": ..., "startup_seconds": ...}   once, when ready
-    driver   5                                                           do it five times
-    worker   {"seconds": 0.8, "peak_bytes": 1600000000}                  per time; of the process
+    worker   {"versions": ..., "trained": ...}              once, when ready
+    driver   5                                              do it five times
+    worker   {"seconds": 0.8, "peak_bytes": 1600000000}     per time; of the whole process
 """
 
 import json
@@ -34,11 +34,9 @@ def serve(builders: Mapping[str, Builder]) -> None:
     """Runs the worker that the command line's JSON describes until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    started = time.perf_counter()
     settings = json.loads(sys.argv[1])
     repeat, facts = builders[settings["benchmark"]](settings)
     facts["versions"]["python"] = platform.python_version()
-    facts["startup_seconds"] = time.perf_counter() - started
     print(json.dumps(facts), file=replies)
     for line in sys.stdin:
         started = time.perf_counter()

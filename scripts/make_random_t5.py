@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_jax import optim
+from prompt_tuning_jax import command, optim
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.t5 import T5Config, Transformer, t5_1_1
 from prompt_tuning_jax.vocabulary import Vocabulary
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

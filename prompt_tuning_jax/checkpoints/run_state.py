@@ -39,16 +39,22 @@ class RunState:
         """The arrays, with the structure, dtypes and shardings of `arrays`, and what came with them.
 
         Raises:
-          ValueError: the state is another run's.
+          ValueError: the state is another run's, or another optimizer's.
         """
         meta = self._manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
         self._check_identity(meta.pop("identity"))
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(arrays))
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
-        ).arrays
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
+            ).arrays
+        except ValueError as error:
+            raise ValueError(
+                f"{self._directory / str(step)} does not fit this run: it was saved with another "
+                "optimizer, or is damaged. Set TRAINABLE back, or choose another MODEL_DIR."
+            ) from error
         leaves = [restored[name] for name in target]
         return jax.tree.unflatten(jax.tree.structure(arrays), leaves), meta
 

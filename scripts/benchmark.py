@@ -1,0 +1,287 @@
+"""How fast is it, and how much memory does it take? On this machine's CPU, in float32.
+
+train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, and,
+             with --torch_python, by PEFT (and by PEFT under torch.compile). Each contender is a
+             process of its own; they take turns within one run, so that a machine whose speed
+             drifts is unfair to none of them, and never work at the same time.
+real_size    `python -m prompt_tuning_jax.train` on text files, with a model directory of the real
+             size (random weights) and a real vocabulary: steps per second, peak memory.
+
+    python scripts/benchmark.py train_step --output scripts/results/benchmark.json
+    python scripts/benchmark.py train_step --torch_python ../torch/bin/python --torch_compile
+    python scripts/benchmark.py real_size --vocabulary spiece.model --steps 30
+
+--output keeps the figures of other benchmarks that the file already holds.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark_worker import peak_bytes
+from make_random_t5 import SIZES, model_config
+from rich.console import Console
+from rich.table import Table
+
+from prompt_tuning_jax.bundled.tasks import bundled_task
+
+HERE = Path(__file__).parent
+CONSOLE = Console(width=110)
+OURS, PEFT, PEFT_COMPILED = "prompt_tuning_jax", "PEFT", "PEFT, torch.compile"
+REST_SECONDS = 0.3  # between turns: threads that wait for more work by spinning go to sleep
+Result = dict[str, Any]
+
+
+class Worker:
+    """A process that does one contender's work when told to; see benchmark_worker."""
+
+    def __init__(self, name: str, python: str, script: str, settings: Mapping[str, Any]):
+        self.name = name
+        started = time.perf_counter()
+        self._process = subprocess.Popen(
+            [python, str(HERE / script), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment(settings["threads"]),
+        )
+        self.facts = self._reply() | {"startup_seconds": time.perf_counter() - started}
+        self.turns: list[dict[str, float]] = []
+
+    def turn(self, times: int) -> None:
+        """Has the work done `times` times, and waits for the end of it."""
+        time.sleep(REST_SECONDS)
+        print(times, file=self._process.stdin)
+        self.turns.append(self._reply())
+
+    def _reply(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"The worker of {self.name} has stopped; its error is above.")
+        return json.loads(line)
+
+    def result(self) -> Result:
+        return self.facts | {
+            "seconds": [turn["seconds"] for turn in self.turns],
+            "median_seconds": statistics.median(turn["seconds"] for turn in self.turns),
+            "peak_gigabytes": self.turns[-1]["peak_bytes"] / 1e9,
+        }
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's, with a processor and a number of threads that every worker obeys."""
+    limits = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return os.environ | limits | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+
+
+def contenders(args: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[Worker]:
+    """This library, then those to compare with that the command line asks for."""
+    yield Worker(OURS, sys.executable, "benchmark_jax.py", settings)
+    if args.torch_python:
+        for name, compiled in {PEFT: False, PEFT_COMPILED: True}.items():
+            if args.torch_compile or not compiled:
+                torch_settings = {**settings, "compile": compiled}
+                yield Worker(name, args.torch_python, "benchmark_torch.py", torch_settings)
+
+
+def compare(benchmark: str, args: argparse.Namespace) -> Result:
+    """Times a benchmark that the workers know by name, the contenders taking turns."""
+    config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
+    sizes = {name: getattr(args, name) for name in ("batch", "inputs", "prompt", "targets")}
+    settings = {"benchmark": benchmark, "config": config, "threads": args.threads, **sizes}
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for worker in contenders(args, settings):
+            workers.append(stack.enter_context(contextlib.closing(worker)))
+            startup = worker.facts["startup_seconds"]
+            CONSOLE.print(f"{worker.name} is ready after {startup:.1f} s", highlight=False)
+        for _ in range(args.repeats):
+            for worker in workers:
+                worker.turn(args.steps)
+        results = {worker.name: worker.result() for worker in workers}
+    return {
+        "settings": {"size": args.size, **sizes, "steps": args.steps, "repeats": args.repeats},
+        "contenders": results,
+        "ratios": {name: ratio(results[OURS], results[name]) for name in results if name != OURS},
+    }
+
+
+def ratio(ours: Result, theirs: Result) -> dict[str, float]:
+    """Our time over theirs, turn by turn."""
+    pairs = [a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+    return {"median": statistics.median(pairs), "lowest": min(pairs), "highest": max(pairs)}
+
+
+def show_comparison(result: Result) -> None:
+    table = Table("", "seconds", "lowest-highest", "peak memory", "our time / its time")
+    for name, figures in result["contenders"].items():
+        seconds, against = figures["seconds"], result["ratios"].get(name)
+        table.add_row(
+            name,
+            f"{figures['median_seconds']:.3f}",
+            f"{min(seconds):.3f}-{max(seconds):.3f}",
+            f"{figures['peak_gigabytes']:.2f} GB",
+            f"{against['median']:.3f} ({against['lowest']:.3f}-{against['highest']:.3f})"
+            if against
+            else "",
+        )
+    CONSOLE.print(table)
+
+
+def train_step(args: argparse.Namespace) -> Result:
+    """A step of prompt tuning: forward, gradient of the prompt, AdamW."""
+    return compare("train_step", args)
+
+
+def real_size(args: argparse.Namespace) -> Result:
+    """The training command on files, with a model and a vocabulary of the real size."""
+    if args.vocabulary is None:
+        sys.exit("real_size needs --vocabulary, the path of a SentencePiece model.")
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        make = [sys.executable, str(HERE / "make_random_t5.py"), f"--size={args.size}"]
+        make += [f"--vocabulary={args.vocabulary}", f"--output={model}"]
+        if subprocess.run(make, env=environment(args.threads)).returncode:
+            sys.exit("make_random_t5.py has failed; its error is above.")
+        write_records(Path(folder) / "train.jsonl", count=8 * args.batch)
+        settings = {
+            "INITIAL_CHECKPOINT_PATH": model,
+            "TRAIN_FILE": Path(folder) / "train.jsonl",
+            "INPUT_TEMPLATE": "'{text}'",
+            "TASK_FEATURE_LENGTHS": {"inputs": args.inputs, "targets": args.targets},
+            "MODEL_DIR": Path(folder) / "run",
+            "PROMPT_LENGTH": args.prompt,
+            "BATCH_SIZE": args.batch,
+            "TRAIN_STEPS": args.steps,
+            "LOG_PERIOD": 1,
+            "DROPOUT_RATE": 0.0,
+        }
+        command = [sys.executable, "-m", "prompt_tuning_jax.train"]
+        command += [f"--gin.{name}={value}" for name, value in settings.items()]
+        figures = time_training(command, environment(args.threads))
+        weights, prompt = model / "model.safetensors", Path(folder) / "run/best/prompt.safetensors"
+        sizes = {name: getattr(args, name) for name in ("batch", "inputs", "prompt", "targets")}
+        return {
+            "settings": {"size": args.size, **sizes, "steps": args.steps},
+            **figures,
+            "model_megabytes": weights.stat().st_size / 1e6,
+            "prompt_file_megabytes": prompt.stat().st_size / 1e6,
+        }
+
+
+def write_records(path: Path, count: int) -> None:
+    """Texts long enough to fill any input length up to a few hundred tokens, and their labels."""
+    examples = bundled_task("bundled_topic").split("train").stream(seed=0, epoch=0)
+    with path.open("w") as file:
+        for _ in range(count):
+            several = [next(examples) for _ in range(20)]
+            text = " ".join(example["inputs"] for example in several)
+            file.write(json.dumps({"text": text, "label": several[0]["targets"]}) + "\n")
+
+
+def time_training(command: list[str], env: Mapping[str, str]) -> Result:
+    """Runs the command; the time between the first and the last step that it reports."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    reported = []
+    for line in process.stdout:
+        if line.startswith("step "):
+            reported.append(time.perf_counter() - started)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode or len(reported) < 2:
+        sys.exit("The training command has failed; its error is above.")
+    return {
+        "steps_per_second": (len(reported) - 1) / (reported[-1] - reported[0]),
+        "seconds_to_first_step": reported[0],
+        "peak_gigabytes": peak_bytes(usage) / 1e9,
+    }
+
+
+def show_real_size(result: Result) -> None:
+    table = Table("steps/s", "first step after", "peak memory", "frozen weights", "prompt file")
+    table.add_row(
+        f"{result['steps_per_second']:.2f}",
+        f"{result['seconds_to_first_step']:.1f} s",
+        f"{result['peak_gigabytes']:.2f} GB",
+        f"{result['model_megabytes']:.0f} MB",
+        f"{result['prompt_file_megabytes']:.2f} MB",
+    )
+    CONSOLE.print(table)
+
+
+# What can be run: how to measure it, and how to show it.
+BENCHMARKS = {"train_step": (train_step, show_comparison), "real_size": (real_size, show_real_size)}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, besides the versions that each worker gives."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+    }
+
+
+def command_line() -> str:
+    """How this program was called, without the places of files on this machine."""
+    given = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return shlex.join(["python", "scripts/benchmark.py", *given])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--size", choices=SIZES, default="small", help="of T5 1.1")
+    parser.add_argument("--batch", type=int, default=8, help="rows")
+    parser.add_argument("--inputs", type=int, default=128, help="input tokens in a row")
+    parser.add_argument("--prompt", type=int, default=100, help="prompt positions")
+    parser.add_argument("--targets", type=int, default=8, help="target tokens in a row")
+    parser.add_argument("--steps", type=int, default=5, help="in a turn, or of real_size's run")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--torch_python", help="a python with torch, transformers and peft")
+    parser.add_argument("--torch_compile", action="store_true", help="also PEFT compiled")
+    parser.add_argument("--vocabulary", type=Path, help="a SentencePiece model, for real_size")
+    parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    measure, show = BENCHMARKS[args.benchmark]
+    result = measure(args)
+    show(result)
+    if args.output:
+        facts = {"command": command_line(), "machine": machine(), "threads": args.threads}
+        earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
+        earlier[args.benchmark] = facts | result
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(earlier, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

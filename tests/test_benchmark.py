@@ -1,0 +1,76 @@
+"""The benchmark programs run at a tiny size; what they measure is not looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prompt_tuning_jax import Vocabulary, load_model
+from tests import tiny
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SIZES = ("--size=tiny", "--batch=2", "--inputs=32", "--prompt=4", "--targets=8")
+
+
+def run_script(name: str, *arguments: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+    subprocess.run([sys.executable, str(SCRIPTS / name), *arguments], check=True, env=environment)
+
+
+def save_vocabulary(folder: Path) -> Path:
+    path = folder / "spiece.model"
+    path.write_bytes(tiny.make_vocabulary().model_bytes)
+    return path
+
+
+def test_train_step_records_time_memory_and_what_trains(tmp_path):
+    output = tmp_path / "results" / "benchmark.json"
+    run_script(
+        "benchmark.py", "train_step", *SIZES, "--steps=1", "--repeats=1", f"--output={output}"
+    )
+    result = json.loads(output.read_text())["train_step"]
+    assert {"cpu", "cores", "memory_gigabytes", "system"} <= set(result["machine"])
+    assert result["settings"]["batch"] == 2
+    assert result["command"].startswith("python scripts/benchmark.py train_step --size=tiny")
+    ours = result["contenders"]["prompt_tuning_jax"]
+    assert ours["trained"] == {"encoder/prompt/prompt": [4, 64]}
+    assert len(ours["seconds"]) == 1
+    assert ours["median_seconds"] > 0
+    assert ours["peak_gigabytes"] > 0.1
+    assert {"jax", "python"} <= set(ours["versions"])
+    assert result["ratios"] == {}
+
+
+def test_real_size_trains_on_files_and_keeps_other_figures(tmp_path):
+    output = tmp_path / "benchmark.json"
+    output.write_text('{"earlier": {"kept": true}}')
+    vocabulary = save_vocabulary(tmp_path)
+    run_script(
+        "benchmark.py",
+        "real_size",
+        *SIZES,
+        "--steps=2",
+        f"--vocabulary={vocabulary}",
+        f"--output={output}",
+    )
+    results = json.loads(output.read_text())
+    assert results["earlier"] == {"kept": True}
+    figures = results["real_size"]
+    assert figures["steps_per_second"] > 0
+    assert figures["peak_gigabytes"] > 0.1
+    assert figures["prompt_file_megabytes"] < figures["model_megabytes"]
+    assert str(tmp_path) not in json.dumps(results)
+
+
+def test_random_t5_loads(tmp_path):
+    vocabulary = save_vocabulary(tmp_path)
+    output = tmp_path / "model"
+    run_script(
+        "make_random_t5.py", "--size=tiny", f"--vocabulary={vocabulary}", f"--output={output}"
+    )
+    model = load_model(output)
+    assert model.config.vocab_size % 128 == 0
+    assert model.config.vocab_size >= model.vocabulary.size
+    # The directory's own tokenizer settings say 100 extra ids, as T5 has.
+    assert model.vocabulary.fingerprint == Vocabulary.load(vocabulary).fingerprint

@@ -1,0 +1,176 @@
+"""Macros from gin files and the command line, in any order, become a config."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from prompt_tuning_jax import command
+from prompt_tuning_jax.evaluate import EvaluateConfig
+from prompt_tuning_jax.infer import InferConfig
+from prompt_tuning_jax.monitor import NotFiniteError
+from prompt_tuning_jax.train import TrainConfig
+
+SIZES = "TRAIN_STEPS = 40\nBATCH_SIZE = 8\n"
+PLACE = "MODEL_DIR = 'runs/a'\nTASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': 4}\n"
+REFERS = "EVAL_PERIOD = %TRAIN_STEPS\n"
+
+
+def parse(*argv: str, config=TrainConfig):
+    return command.parse(config, list(argv), "")
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+    def write(text: str, name: str = "a.gin") -> str:
+        (tmp_path / name).write_text(text)
+        return f"--gin_file={tmp_path / name}"
+
+    return write
+
+
+def test_no_settings_are_the_defaults():
+    assert parse() == TrainConfig()
+
+
+def test_defaults_are_the_papers_recipe():
+    config = parse()
+    assert (config.train_steps, config.batch_size, config.prompt_length) == (30_000, 32, 100)
+    assert (config.dropout_rate, config.z_loss) == (0.1, 1e-4)
+
+
+def test_files_give_the_same_config_in_every_order(gin_file):
+    files = [gin_file(SIZES, "s.gin"), gin_file(PLACE, "p.gin"), gin_file(REFERS, "r.gin")]
+    config = parse(*files)
+    assert config == parse(*reversed(files))
+    assert (config.train_steps, config.batch_size, config.eval_period) == (40, 8, 40)
+    assert config.feature_lengths == {"inputs": 16, "targets": 4}
+
+
+def test_the_command_line_wins_over_files(gin_file):
+    config = parse("--gin.TRAIN_STEPS=7", gin_file(SIZES), gin_file(REFERS, "r.gin"))
+    assert (config.train_steps, config.batch_size, config.eval_period) == (7, 8, 7)
+
+
+def test_settings_of_an_earlier_command_are_forgotten(gin_file):
+    parse(gin_file(SIZES))
+    assert parse() == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("runs/sentiment", "runs/sentiment"),
+        ("'runs/sentiment'", "runs/sentiment"),
+        ('"runs/sentiment"', "runs/sentiment"),
+        ("/data/it's here", "/data/it's here"),
+        ("a = b", "a = b"),
+        ("None", None),
+        ("data:1,model:2", "data:1,model:2"),
+    ],
+)
+def test_a_bare_word_is_a_string(value, expected):
+    assert parse(f"--gin.MODEL_DIR={value}").model_dir == expected
+
+
+def test_a_macro_of_ones_own_may_serve_a_setting():
+    assert parse("--gin.MODEL_DIR=%PLACE", "--gin.PLACE=runs/a").model_dir == "runs/a"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("8", 8), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("{'a': 'b'}", {"a": "b"})],
+)
+def test_other_values_are_python_literals(value, expected):
+    assert parse(f"--gin.VERBALIZERS={value}").verbalizers == expected
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    assert parse("--gin.LEARNING_RATE=1").learning_rate == 1
+
+
+def test_t5x_macro_names():
+    config = parse(
+        "--gin.MIXTURE_OR_TASK_NAME=food",
+        "--gin.MIXTURE_OR_TASK_MODULE=my.tasks",
+        "--gin.INITIAL_CHECKPOINT_PATH=checkpoints/t5",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",
+        "--gin.RANDOM_SEED=3",
+    )
+    assert (config.task, config.task_module, config.model) == ("food", "my.tasks", "checkpoints/t5")
+    assert config.feature_lengths == {"inputs": 16, "targets": 4}
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize("config", [TrainConfig, EvaluateConfig, InferConfig])
+def test_every_field_of_every_command_is_a_macro(config):
+    default = dataclasses.asdict(config())
+    given = [f"--gin.{command.macro_name(name)}={value!r}" for name, value in default.items()]
+    given = [argument for argument in given if "<class" not in argument]
+    assert dataclasses.asdict(parse(*given, config=config)) == default
+
+
+def test_a_reference_makes_an_object(gin_file):
+    rule = "TRAINABLE = [('encoder/prompt/prompt', @adam())]\nadam.learning_rate = %RATE\n"
+    config = parse(gin_file(rule), "--gin.RATE=0.5")
+    assert config.trainable[0][0] == "encoder/prompt/prompt"
+    assert callable(config.trainable[0][1].update)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--gin.TRAIN_STEP=3", "no setting TRAIN_STEP; did you mean TRAIN_STEPS"),
+        ("--gin.train_steps=3", "TRAIN_STEPS"),
+        ("--TRAIN_STEPS=3", "--gin.NAME=value"),
+        ("train_steps=3", "--gin.NAME=value"),
+        ("--gin.TRAIN_STEPS", "--gin.NAME=value"),
+        ("--gin.BATCH_SIZE=eight", "BATCH_SIZE must be int"),
+        ("--gin.TRAIN_STEPS=1e3", "TRAIN_STEPS must be int"),
+        ("--gin.LEARNING_RATE=fast", "LEARNING_RATE must be float or None"),
+        ("--gin.VERBALIZERS=[1,", "VERBALIZERS"),
+        ("--gin.TRAINABLE=@no_such_thing()", "no_such_thing"),
+        ("--gin.EVAL_PERIOD=%NO_SUCH_MACRO", "NO_SUCH_MACRO"),
+    ],
+)
+def test_a_mistaken_argument_is_named(argument, words):
+    with pytest.raises(ValueError, match=words):
+        parse(argument)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("BATCHSIZE = 3", "BATCHSIZE; did you mean BATCH_SIZE"),
+        ("BATCH_SIZE = \n", "a.gin"),
+        ("BATCH_SIZE = eight", "a.gin"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(gin_file, text, words):
+    with pytest.raises(ValueError, match=words):
+        parse(gin_file(text))
+
+
+def test_a_missing_file_is_named_with_those_that_exist():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.gin.*experiments/"):
+        parse("--gin_file=nowhere.gin")
+
+
+def test_files_are_found_in_search_paths(gin_file, tmp_path):
+    gin_file(SIZES, "mine.gin")
+    assert parse("--gin_file=mine.gin", f"--gin_search_paths={tmp_path}").train_steps == 40
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, NotFiniteError])
+def test_a_mistake_of_use_ends_in_one_line(error):
+    def main():
+        raise error("set X")
+
+    with pytest.raises(SystemExit, match="error: set X"):
+        command.run(main)
+
+
+def test_an_exit_code_passes_through():
+    with pytest.raises(SystemExit) as stopped:
+        command.run(lambda: sys.exit(143))
+    assert stopped.value.code == 143

@@ -1,0 +1,98 @@
+"""The README's commands, exactly as written, at a small step count."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.model import BUNDLED
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+BASH = [text for language, text in BLOCKS if language == "bash"]
+
+needs_model = pytest.mark.skipif(
+    not (BUNDLED / "model.safetensors").exists(), reason="the bundled model is not made yet"
+)
+
+
+def run(command, folder):
+    """A command line, with this environment's `python`; returns its standard output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def block(word):
+    (found,) = [text for text in BASH if word in text]
+    return found
+
+
+def test_the_two_commands_are_there_and_ci_calls_the_second():
+    assert "scripts/quickstart.sh\n" in BASH
+    assert "scripts/test.sh\n" in BASH
+    for script in ("scripts/quickstart.sh", "scripts/test.sh"):
+        assert os.access(ROOT / script, os.X_OK)
+        help_text = subprocess.run([ROOT / script, "--help"], capture_output=True, text=True)
+        assert ".venv" in help_text.stdout
+    assert "\nscripts/test.sh\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@needs_model
+def test_quickstart_runs_its_comparison(tmp_path):
+    last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
+    command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
+    command = command.replace('"$@"', "--steps 4 --model_steps 2 --rates [0.003] --output out.json")
+    printed = run(command, tmp_path)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    (row,) = figures.values()
+    assert row["task"] in BUNDLED_TASKS
+    assert row["task"] in printed
+    for method in ("majority", "no prompt", "hand-written", "prompt tuning", "model tuning"):
+        assert method in printed
+        assert 0 <= (row[method][0] if isinstance(row[method], list) else row[method]) <= 100
+
+
+@needs_model
+def test_your_own_data(tmp_path):
+    data = tmp_path / "my_data"
+    data.mkdir()
+    rows = [
+        {"sentence": f"it was {word}", "label": label}
+        for label, word in [(0, "dull"), (1, "lovely")] * 20
+    ]
+    for split in ("train", "validation"):
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train = block("prompt_tuning_jax.train").rstrip()
+    run(f"{train} --gin.TRAIN_STEPS=4 --gin.EVAL_PERIOD=2", tmp_path)
+    printed = run(block("prompt_tuning_jax.evaluate"), tmp_path).splitlines()
+    scores, answer = json.loads(printed[-2]), json.loads(printed[-1])
+    best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
+    assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
+    assert answer["prediction"] in ("negative", "positive")
+
+
+@needs_model
+def test_python(tmp_path):
+    (snippet,) = [text for language, text in BLOCKS if language == "python"]
+    (tmp_path / "snippet.py").write_text(snippet + "print(labels, len(history))\n")
+    assert run("python snippet.py", tmp_path).endswith("['food'] 2\n")
+
+
+def test_every_module_is_in_the_map():
+    modules = {p.name for p in (ROOT / "prompt_tuning_jax").glob("*.py")} - {"__init__.py"}
+    missing = sorted(name for name in modules if not re.search(rf"\b{name}\b", README))
+    assert not missing

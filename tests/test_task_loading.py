@@ -1,0 +1,65 @@
+"""A task by name, as an object, or from files."""
+
+import pytest
+import tiny
+
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.task_loading import TaskConfig, load_task
+
+FILES = {"input_template": "{text}", "verbalizers": {0: "yes", 1: "no"}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tiny.save_files(tmp_path_factory.mktemp("files"))
+
+
+def load(**fields):
+    return load_task(TaskConfig(**fields), model=None)
+
+
+def rows(task, split):
+    return [dict(row) for row in task.split(split).stream(seed=None, epoch=0)]
+
+
+def test_a_task_object_is_itself():
+    task = tiny.make_task()
+    assert load(task=task) is task
+
+
+def test_a_bundled_task_goes_by_its_name():
+    name = next(iter(BUNDLED_TASKS))
+    assert load(task=name).name == name
+
+
+def test_a_directory_of_files(files):
+    task = load(data_dir=str(files), **FILES)
+    assert task.verbalizers == tiny.LABELS
+    assert rows(task, "validation") == list(tiny.make_task().splits["validation"])
+
+
+def test_single_files(files):
+    task = load(train_file=str(files / "train.jsonl"), **FILES)
+    assert set(task.splits) == {"train"}
+    assert rows(task, "train") == list(tiny.make_task().splits["train"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "MIXTURE_OR_TASK_NAME"),
+        ({"task": "food", "data_dir": "data"}, "Give either"),
+        ({"data_dir": "data"}, "INPUT_TEMPLATE"),
+        ({"task": "no_such_task"}, "no_such_task.*MIXTURE_OR_TASK_MODULE"),
+        ({"data_dir": "no/such/place", **FILES}, "no/such/place"),
+        ({"train_file": "no/such/file.jsonl", **FILES}, "no/such/file"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        load(**fields)
+
+
+def test_a_bundled_task_with_a_typo_lists_those_there_are():
+    with pytest.raises(ValueError, match=next(iter(BUNDLED_TASKS))):
+        load(task="bundled_sentimet")
