@@ -116,7 +116,8 @@ def _resolve(macro: str) -> Any:
 def _check_type(macro: str, value: Any, annotation: Any) -> None:
     """Refuses a number that is text, and the like; only plain types are checked."""
     kinds = typing.get_args(annotation) or (annotation,)
-    if all(isinstance(kind, type) for kind in kinds) and not isinstance(value, kinds):
+    plain = all(isinstance(kind, type) and kind is not Any for kind in kinds)
+    if plain and not isinstance(value, kinds):
         if not (float in kinds and isinstance(value, int)):
             names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
             raise ValueError(f"{macro} must be {names}, not {value!r}.")

@@ -162,7 +162,7 @@ class _Attention(nn.Module):
         self, scores_BxHxLxS: jax.Array, bias_BxHxLxS: jax.Array, deterministic: bool
     ) -> Float[Array, "B H L S"]:
         """Softmax in float32, cast to the activations' dtype."""
-        weights = jax.nn.softmax(scores_BxHxLxS.astype(jnp.float32) + bias_BxHxLxS, axis=-1)
+        weights = _softmax(scores_BxHxLxS.astype(jnp.float32) + bias_BxHxLxS)
         return self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
 
     def _attend(self, q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias_BxHxLxS, deterministic):
@@ -250,6 +250,18 @@ class CrossAttention(_Attention):
         weights = self._weights(scores, bias_BxHxLxS, deterministic)
         mixed_BxHxLxD = jnp.einsum("bhls,bsd->bhld", weights, encoded_BxSxD)
         return jnp.einsum("bhld,dhk->bhlk", mixed_BxHxLxD, self.value().reshape(shape_DxHxK))
+
+
+@jax.custom_jvp
+def _softmax(scores: Float[Array, "B H L S"]) -> Float[Array, "B H L S"]:
+    """jax.nn.softmax, remembering one array this large for the gradient instead of two."""
+    return jax.nn.softmax(scores, axis=-1)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    weights, (change,) = _softmax(*primals), tangents
+    return weights, weights * (change - jnp.sum(weights * change, axis=-1, keepdims=True))
 
 
 def _query_init(head_dim: int) -> Callable[..., Any]:

@@ -297,7 +297,7 @@ class Transformer(nn.Module):
     def project_encoded(
         self, encoded: Float[Array, "batch joined_length embed"]
     ) -> tuple[KeyValue, ...]:
-        """Each decoder layer's cross-attention (key, value), [B, H, S, K], to compute once per input."""
+        """Each decoder layer's cross-attention (key, value), [B, H, S, K]: once per input."""
         return self.decoder.project_encoded(encoded)
 
     def _attended(self, S: int, tokens, prompt_positions):
