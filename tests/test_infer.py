@@ -1,0 +1,150 @@
+"""Predictions for a file or for standard input: one JSON line each, in order."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from prompt_tuning_jax import infer as command
+from prompt_tuning_jax import save_prompt
+
+TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
+SIZES = {"batch_size": 4, "max_input_length": 12}
+
+
+@pytest.fixture(scope="module")
+def prompt_dir(tmp_path_factory, model):
+    values = np.random.default_rng(0).normal(size=(5, model.config.emb_dim)).astype(np.float32)
+    facts = {"fingerprint": model.fingerprint, "verbalizers": ["yes", "no"]}
+    return save_prompt(tmp_path_factory.mktemp("prompts") / "p", values, **facts)
+
+
+@pytest.fixture
+def infer(model_dir, tmp_path):
+    """Runs on some lines and returns the JSON objects written."""
+
+    def run(lines, **options):
+        source, target = tmp_path / "in", tmp_path / "out"
+        source.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        files = {"input_file": str(source), "output_file": str(target)}
+        command.infer(model=str(model_dir), **(files | SIZES | options))
+        return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+
+    return run
+
+
+def expected(model, prompt_dir):
+    from prompt_tuning_jax import load_prompt
+
+    return model.classify(TEXTS, ["yes", "no"], load_prompt(prompt_dir), **SIZES)
+
+
+def test_lines_are_ranked_in_order(infer, model, prompt_dir):
+    labels, scores = expected(model, prompt_dir)
+    answers = infer(TEXTS, prompt=str(prompt_dir))
+    assert [answer["prediction"] for answer in answers] == labels
+    for answer, row in zip(answers, scores, strict=True):
+        assert list(answer["scores"]) == ["yes", "no"]
+        np.testing.assert_allclose(list(answer["scores"].values()), row, atol=1e-4)
+        assert answer["score"] == max(answer["scores"].values())
+
+
+def test_records_fill_a_template(infer, model, prompt_dir):
+    records = [json.dumps({"id": i, "food": text}) for i, text in enumerate(TEXTS)]
+    plain = infer(TEXTS, prompt=str(prompt_dir))
+    assert infer(records, prompt=str(prompt_dir), input_template="{food}") == plain
+    other = infer(records, prompt=str(prompt_dir), input_template="the {food} was bad")
+    assert other != plain
+
+
+def test_standard_input_and_output(model_dir, prompt_dir, infer, monkeypatch, capsys):
+    plain = infer(TEXTS, prompt=str(prompt_dir))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\r\n".join(TEXTS)))
+    command.main(
+        [
+            f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
+            f"--gin.PROMPT={prompt_dir}",
+            "--gin.BATCH_SIZE=4",
+            "--gin.MAX_INPUT_LENGTH=12",
+        ]
+    )
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == plain
+
+
+def test_a_long_file_is_answered_in_pieces(infer, prompt_dir, monkeypatch):
+    plain = infer(TEXTS * 3, prompt=str(prompt_dir))
+    monkeypatch.setattr(command, "CHUNK", 5)
+    assert infer(TEXTS * 3, prompt=str(prompt_dir)) == plain
+    assert plain[:4] == plain[4:8] == plain[8:]
+
+
+def test_verbalizers_may_be_given(infer, prompt_dir):
+    answers = infer(TEXTS, prompt=str(prompt_dir), verbalizers=["good", "bad"])
+    assert {answer["prediction"] for answer in answers} <= {"good", "bad"}
+
+
+def test_text_is_generated_where_there_are_no_labels(infer, model):
+    answers = infer(TEXTS, max_length=4, beams=2)
+    texts, scores = model.generate(TEXTS, max_length=4, beams=2, **SIZES)
+    assert [answer["prediction"] for answer in answers] == texts
+    np.testing.assert_allclose([answer["score"] for answer in answers], scores, atol=1e-3)
+
+
+def test_text_may_be_generated_in_spite_of_labels(infer, prompt_dir):
+    answers = infer(TEXTS, prompt=str(prompt_dir), predictions="generate", max_length=4)
+    assert all(set(answer) == {"prediction", "score"} for answer in answers)
+
+
+def test_a_text_prompt_stands_around_every_line(infer):
+    options = {"verbalizers": ["yes", "no"]}
+    wrapped = infer([f"we had {text} and" for text in TEXTS], **options)
+    assert infer(TEXTS, text_prompt="we had {input} and", **options) == wrapped
+
+
+def test_an_empty_line_has_an_answer_and_an_empty_file_none(infer):
+    assert len(infer([TEXTS[0], "", TEXTS[1]], verbalizers=["yes", "no"])) == 3
+    assert infer([], verbalizers=["yes", "no"]) == []
+
+
+def test_letters_stay_letters(infer):
+    answers = infer(["süß"], verbalizers=["gut ☺", "schlecht"])
+    assert set(answers[0]["scores"]) == {"gut ☺", "schlecht"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['{"text": "a"}', "{text: a}"], "Line 2.*JSON"),
+        (['{"text": "a"}', "[1]"], "Line 2.*JSON object"),
+        (['{"text": "a"}', ""], "Line 2.*JSON"),
+        (['{"txt": "a"}'], "Line 1.*text"),
+    ],
+)
+def test_a_malformed_line_is_named(infer, lines, words):
+    with pytest.raises(ValueError, match=words):
+        infer(lines, input_template="{text}", verbalizers=["yes", "no"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"predictions": "guess"}, "PREDICTIONS"),
+        ({"predictions": "rank"}, "VERBALIZERS"),
+        ({"text_prompt": "good?"}, "{input}"),
+        ({"input_template": "{text"}, "template"),
+        ({"input_file": "no/such/file"}, "no/such/file"),
+        ({"prompt": "no/such/prompt"}, "no/such/prompt"),
+    ],
+)
+def test_mistakes_are_named(infer, options, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        infer(TEXTS, **options)
+
+
+def test_a_mistake_leaves_no_output(infer, tmp_path):
+    (tmp_path / "out").write_text("what was there")
+    with pytest.raises(ValueError, match="VERBALIZERS"):
+        infer(TEXTS, predictions="rank")
+    assert (tmp_path / "out").read_text() == "what was there"
