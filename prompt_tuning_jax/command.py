@@ -117,10 +117,10 @@ def _check_type(macro: str, value: Any, annotation: Any) -> None:
     """Refuses a number that is text, and the like; only plain types are checked."""
     kinds = typing.get_args(annotation) or (annotation,)
     plain = all(isinstance(kind, type) and kind is not Any for kind in kinds)
-    if plain and not isinstance(value, kinds):
-        if not (float in kinds and isinstance(value, int)):
-            names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-            raise ValueError(f"{macro} must be {names}, not {value!r}.")
+    legal = (*kinds, int) if float in kinds else kinds
+    if plain and not isinstance(value, legal):
+        names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+        raise ValueError(f"{macro} must be {names}, not {value!r}.")
 
 
 def _defined(macros: Mapping[str, str]) -> list[str]:
@@ -141,7 +141,8 @@ def _binding(argument: str) -> str:
     if not match:
         raise ValueError(f"Unknown argument {argument!r}; settings are given as --gin.NAME=value.")
     name, value = match.groups()
-    if not value.startswith(("@", "%", "[", "(", "{")):
+    template = re.match(r"\{[A-Za-z_]", value)  # "{sentence}": gin's own braces hold quoted keys
+    if template or not value.startswith(("@", "%", "[", "(", "{")):
         try:
             ast.literal_eval(value)
         except (SyntaxError, ValueError):

@@ -89,6 +89,7 @@ def evaluate_task(
       legal_share: percent of generated texts that are verbalizers (generate), or
       legal_mass: percent of probability that falls on the verbalizers (rank).
     """
+    model.text_vocabulary("evaluate on")
     lengths = feature_lengths or {"inputs": 512, "targets": 64}
     examples = list(itertools.islice(task.split(split).stream(seed=None, epoch=0), limit))
     if text_prompt is not None:

@@ -14,11 +14,13 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from prompt_tuning_jax import command
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.evaluate import apply_text_prompt, load_checked_prompt
 from prompt_tuning_jax.model import FrozenModel, PromptLike, load_model
 from prompt_tuning_jax.templates import Template
@@ -36,7 +38,7 @@ class InferConfig:
       text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
       input_file, output_file: None for standard input and output.
       input_template: makes the input from a JSON record's fields, such as "sentence: {sentence}".
-      verbalizers: the legal answers, to rank; None: those of the prompt file, else text is generated.
+      verbalizers: the legal answers, to rank; None: those of the prompt file.
       predictions: "rank" or "generate"; None: rank where there are verbalizers.
       beams, length_penalty, temperature, top_k, top_p, seed: of generation.
       max_length, max_input_length: in tokens.
@@ -79,15 +81,14 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     if config.prompt is not None:
         prompt = load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
         verbalizers = verbalizers or prompt.metadata.get("verbalizers")
-    with _opened(config.input_file, "r", sys.stdin) as source:
-        with _opened(config.output_file, "w", sys.stdout) as output:
-            inputs = read_inputs(source, template)
-            while chunk := list(itertools.islice(inputs, CHUNK)):
-                if config.text_prompt is not None:
-                    chunk = [apply_text_prompt(config.text_prompt, text) for text in chunk]
-                for answer in predict(config, model, chunk, prompt, verbalizers):
-                    output.write(json.dumps(answer, ensure_ascii=False) + "\n")
-                output.flush()
+    with _source(config.input_file) as source, _target(config.output_file) as output:
+        inputs = read_inputs(source, template)
+        while chunk := list(itertools.islice(inputs, CHUNK)):
+            if config.text_prompt is not None:
+                chunk = [apply_text_prompt(config.text_prompt, text) for text in chunk]
+            for answer in predict(config, model, chunk, prompt, verbalizers):
+                output.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            output.flush()
 
 
 def predict(
@@ -144,15 +145,27 @@ def read_inputs(lines: Iterable[str], template: Template | None) -> Iterator[str
 
 
 @contextlib.contextmanager
-def _opened(path: str | None, mode: str, standard: TextIO) -> Iterator[TextIO]:
+def _source(path: str | None) -> Iterator[TextIO]:
     if path is None:
-        yield standard
+        yield sys.stdin
         return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no INPUT_FILE {path}.")
     try:
-        with open(path, mode, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             yield file
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"No such file: {path}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"INPUT_FILE {path} is not UTF-8 text ({error}).") from error
+
+
+@contextlib.contextmanager
+def _target(path: str | None) -> Iterator[TextIO]:
+    """A file appears once all answers are in it."""
+    if path is None:
+        yield sys.stdout
+        return
+    with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        yield file
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -234,7 +234,7 @@ class FrozenModel:
             "top_k": top_k,
             "top_p": top_p,
         }
-        vocabulary = self._text_vocabulary("generate")
+        vocabulary = self.text_vocabulary("generate")
         outputs, scores = [""] * len(texts), np.zeros(len(texts), np.float32)
         for rows, tokens in self._batches(texts, batch_size, max_input_length):
             padded = np.pad(rows, (0, len(tokens) - len(rows)))
@@ -298,7 +298,7 @@ class FrozenModel:
         if isinstance(texts, str):
             raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
         examples = [{"inputs": text} for text in texts]
-        vocabulary = self._text_vocabulary("tokenise")
+        vocabulary = self.text_vocabulary("tokenise")
         lengths = {"inputs": max_input_length, "targets": 1}
         for rows, batch in eval_batches(
             examples, vocabulary, batch_size=batch_size, lengths=lengths
@@ -311,12 +311,15 @@ class FrozenModel:
 
     def _label_tokens(self, verbalizers: Sequence[str]) -> Int[Array, "labels length"]:
         """[C, L] ids ending in EOS, 0-padded."""
-        vocabulary = self._text_vocabulary("classify")
+        vocabulary = self.text_vocabulary("classify")
+        if not verbalizers or isinstance(verbalizers, str):
+            raise ValueError(f"Expected a list of verbalizers to choose from, got {verbalizers!r}.")
         ids = [[*vocabulary.encode(label), vocabulary.eos_id] for label in verbalizers]
         length = max(map(len, ids))
         return jnp.array([row + [0] * (length - len(row)) for row in ids], jnp.int32)
 
-    def _text_vocabulary(self, action: str) -> Vocabulary:
+    def text_vocabulary(self, action: str) -> Vocabulary:
+        """The vocabulary, or an error that says what needs it."""
         if self.vocabulary is None:
             raise ValueError(
                 f"{self.name} has no vocabulary, so it cannot {action} text: put spiece.model into "

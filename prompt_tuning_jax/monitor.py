@@ -18,14 +18,14 @@ COLLAPSE_SHARE = 0.95
 
 
 class NotFiniteError(FloatingPointError):
-    """The loss or a gradient became NaN or infinite."""
+    """The loss, a gradient or an update became NaN or infinite."""
 
 
 @jax.jit
 def prompt_signs(
     prompt: Float[Array, "prompt embed"], embeddings: Float[Array, "vocab embed"]
 ) -> dict[str, Array]:
-    """Mean norm of the prompt's rows, and their mean distance to the nearest vocabulary embedding."""
+    """Mean norm of the prompt's rows, and mean distance to the nearest vocabulary embedding."""
     embeddings = embeddings.astype(jnp.float32)
     squares = (
         jnp.sum(prompt**2, axis=-1)[:, None]
@@ -91,8 +91,8 @@ class Monitor:
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
         if not metrics.pop("finite"):
             raise NotFiniteError(
-                f"The loss or a gradient was not finite at step {step}. The last good prompt is "
-                "kept. Lower LEARNING_RATE, or load the model as float32."
+                f"The loss, a gradient or an update was not finite at step {step}. The last good "
+                "prompt is kept. Lower LEARNING_RATE, or load the model as float32."
             )
         self.loss = metrics["loss"]
         self._progress.update(self._task, completed=step)

@@ -119,7 +119,9 @@ def label_params(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
         try:
             matches = [name for name in names if re.fullmatch(pattern, name)]
         except re.error as error:
-            raise ValueError(f"TRAINABLE rule {pattern!r} is not a regular expression: {error}.")
+            raise ValueError(
+                f"TRAINABLE rule {pattern!r} is not a regular expression: {error}."
+            ) from error
         if not matches:
             raise ValueError(
                 f"TRAINABLE rule {pattern!r} matches no parameter. A rule must match a whole name, "

@@ -31,6 +31,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task, TrainBatches
 from prompt_tuning_jax.evaluate import choose_predictions
+from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel, apply, load_model
 from prompt_tuning_jax.prefetch import Prefetcher
@@ -133,7 +134,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     dropout_key = jax.random.key(config.seed)
     batches = TrainBatches(
         task.split("train"),
-        model.vocabulary,
+        model.text_vocabulary("train on"),
         batch_size=config.batch_size,
         lengths=lengths,
         seed=config.seed,
@@ -161,7 +162,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
 
     with contextlib.closing(state), contextlib.closing(watch), stop_on_sigterm() as stop:
         with Prefetcher(batches) as prefetched:
-            while step < config.train_steps and not stop.requested:
+            while step < config.train_steps:
                 batch, data = next(prefetched)
                 batch = jax.device_put(batch, sharding.batch_sharding(mesh))
                 trainable, opt_state, metrics = train_step(
@@ -171,22 +172,24 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
                 try:
                     watch.dispatched(step, metrics, config.batch_size)
                     done = step == config.train_steps
-                    to_evaluate = done or step % config.eval_period == 0
-                    to_save = done or step % config.checkpoint_period == 0 or stop.requested
-                    if to_evaluate or to_save:
+                    if reporter.can_evaluate and (done or step % config.eval_period == 0):
                         watch.finish_step()
+                        history.append(scores := reporter.evaluate(step, trainable, watch))
+                        if best is None or reporter.is_better(scores, best):
+                            best = scores
+                            reporter.save("best", trainable, best)
+                    stopping = stop.requested and not done
+                    if done or stopping or step % config.checkpoint_period == 0:
+                        watch.finish_step()
+                        # The list is a copy: it is written while the run goes on.
+                        now = {"data": data, "history": list(history), "best": best}
+                        state.save(step, (trainable, opt_state), **now)
                 except monitor.NotFiniteError:
                     reporter.save("last", trainable, {"step": step})
                     raise
-                if to_evaluate and reporter.can_evaluate:
-                    scores = reporter.evaluate(step, trainable, watch)
-                    history.append(scores)
-                    if best is None or reporter.is_better(scores, best):
-                        best = scores
-                        reporter.save("best", trainable, best)
-                if to_save:
-                    state.save(step, (trainable, opt_state), data=data, history=history, best=best)
-        if stop.requested and step < config.train_steps:
+                if stopping:
+                    break
+        if step < config.train_steps:
             state.close()
             watch.say(f"Stopped at step {step}; the same command continues from here.")
             sys.exit(128 + signal.SIGTERM)
@@ -210,9 +213,16 @@ def check_settings(config: TrainConfig) -> Path:
         )
     if not 0 <= config.dropout_rate < 1:
         raise ValueError(f"DROPOUT_RATE must be in [0, 1), got {config.dropout_rate}.")
-    devices = jax.device_count()
-    if config.batch_size % sharding.make_mesh(config.mesh).shape["data"]:
-        raise ValueError(f"BATCH_SIZE {config.batch_size} does not divide over {devices} devices.")
+    if config.prompt_layout not in LAYOUTS:
+        raise ValueError(
+            f"PROMPT_LAYOUT must be one of {', '.join(LAYOUTS)}, got {config.prompt_layout!r}."
+        )
+    devices = sharding.make_mesh(config.mesh).shape["data"]
+    if config.batch_size % devices:
+        raise ValueError(
+            f"BATCH_SIZE {config.batch_size} does not divide over the {devices} devices that MESH "
+            f"{config.mesh!r} gives to data."
+        )
     path = Path(config.model_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -224,7 +234,8 @@ def check_settings(config: TrainConfig) -> Path:
 def check_task(config: TrainConfig, task: Task) -> dict[str, int]:
     """Checks the splits and how to evaluate; returns the feature lengths."""
     task.split("train")
-    if config.eval_split in task.splits:
+    # A task may have no validation split, but a split that was asked for must be there.
+    if config.eval_split in task.splits or config.eval_split != TrainConfig.eval_split:
         task.split(config.eval_split)
         if task.metrics:
             choose_predictions(task, config.predictions)
@@ -241,9 +252,10 @@ def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
     """The rules asked for, or those of prompt tuning or model tuning."""
     if config.trainable is not None:
         return config.trainable
+    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
     if config.prompt_length:
-        return optim.prompt_rules(config.learning_rate or 0.3)
-    return optim.model_rules(config.learning_rate or 0.001)
+        return optim.prompt_rules(**rate)
+    return optim.model_rules(**rate)
 
 
 def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping[str, Any]:
@@ -278,7 +290,7 @@ def make_train_step(
 
     Returns (trainable, opt_state, metrics); the first two are updated in place.
 
-    A step whose loss or gradient is not finite changes nothing.
+    A step whose loss, gradient or update is not finite changes nothing.
     """
     t5 = dataclasses.replace(model.config, dropout_rate=config.dropout_rate)
     layout, z_loss = config.prompt_layout, config.z_loss
@@ -297,7 +309,7 @@ def make_train_step(
         updates, new_state = optimizer.update(grads, opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         norm = optax.global_norm(grads)
-        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         metrics = {"loss": total / tokens, "gradient_norm": norm, "finite": finite}
         return keep(updated, trainable), keep(new_state, opt_state), metrics

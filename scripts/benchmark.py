@@ -20,6 +20,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -246,7 +247,7 @@ def machine() -> dict[str, Any]:
 
 def command_line() -> str:
     """How this program was called, without the places of files on this machine."""
-    given = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    given = [re.sub(r"^(--\w+=)?/.*/", r"\1", argument) for argument in sys.argv[1:]]
     return shlex.join(["python", "scripts/benchmark.py", *given])
 
 

@@ -63,14 +63,16 @@ def test_real_size_trains_on_files_and_keeps_other_figures(tmp_path):
     assert str(tmp_path) not in json.dumps(results)
 
 
-def test_random_t5_loads(tmp_path):
-    vocabulary = save_vocabulary(tmp_path)
-    output = tmp_path / "model"
-    run_script(
-        "make_random_t5.py", "--size=tiny", f"--vocabulary={vocabulary}", f"--output={output}"
-    )
-    model = load_model(output)
-    assert model.config.vocab_size % 128 == 0
-    assert model.config.vocab_size >= model.vocabulary.size
-    # The directory's own tokenizer settings say 100 extra ids, as T5 has.
-    assert model.vocabulary.fingerprint == Vocabulary.load(vocabulary).fingerprint
+def test_random_t5_loads(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from make_random_t5 import save_random_t5
+
+    vocabulary = Vocabulary.load(save_vocabulary(tmp_path))
+    config = save_random_t5(tmp_path / "model", "tiny", vocabulary)
+    model = load_model(tmp_path / "model")
+    assert model.config == config
+    assert config.vocab_size % 128 == 0
+    assert config.vocab_size >= vocabulary.size
+    assert model.vocabulary.fingerprint == vocabulary.fingerprint
+    spread = float(model.params["decoder"]["logits_dense"]["kernel"].std())
+    assert abs(spread * config.emb_dim**0.5 - 1) < 0.05

@@ -66,6 +66,7 @@ def test_settings_of_an_earlier_command_are_forgotten(gin_file):
         ("/data/it's here", "/data/it's here"),
         ("a = b", "a = b"),
         ("None", None),
+        ("{premise} hypothesis: {hypothesis}", "{premise} hypothesis: {hypothesis}"),
         ("data:1,model:2", "data:1,model:2"),
     ],
 )

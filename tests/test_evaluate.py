@@ -134,11 +134,15 @@ def test_a_split_that_is_not_there_is_named(model):
 # --- the command
 
 
+def command_options(model_dir, files, prompt):
+    paths = {"model": str(model_dir), "data_dir": str(files), "prompt": str(prompt)}
+    return {"feature_lengths": tiny.LENGTHS, "batch_size": 8, **paths, **FILES}
+
+
 def test_python_and_command_line_agree(model, model_dir, files, prompt, tmp_path, capsys):
     save_prompt(tmp_path / "p", prompt, fingerprint=model.fingerprint)
     expected = score(model, tiny.make_task(), prompt)
-    fields = {"model": str(model_dir), "data_dir": str(files), "prompt": str(tmp_path / "p")} | FILES
-    options = {"feature_lengths": tiny.LENGTHS, "batch_size": 8, **fields}
+    options = command_options(model_dir, files, tmp_path / "p")
     assert evaluate(**options) == expected
     assert evaluate_function(EvaluateConfig(**options)) == expected
     main(
@@ -161,8 +165,7 @@ def test_python_and_command_line_agree(model, model_dir, files, prompt, tmp_path
 
 def test_a_prompt_of_another_model_is_refused_unless_asked_for(model_dir, files, prompt, tmp_path):
     save_prompt(tmp_path / "p", prompt, fingerprint="f" * 64, base_model="another")
-    options = {"model": str(model_dir), "data_dir": str(files), "prompt": str(tmp_path / "p")} | FILES
-    options |= {"feature_lengths": tiny.LENGTHS, "batch_size": 8}
+    options = command_options(model_dir, files, tmp_path / "p")
     with pytest.raises(ValueError, match=r"another.*ALLOW_PROMPT_MISMATCH"):
         evaluate(**options)
     evaluate(allow_prompt_mismatch=True, **options)

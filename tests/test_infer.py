@@ -143,8 +143,14 @@ def test_mistakes_are_named(infer, options, words):
         infer(TEXTS, **options)
 
 
+def test_a_file_that_is_not_utf8_is_named(infer, tmp_path):
+    (tmp_path / "latin1").write_bytes("süß".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin1.*UTF-8"):
+        infer([], input_file=str(tmp_path / "latin1"), verbalizers=["yes", "no"])
+
+
 def test_a_mistake_leaves_no_output(infer, tmp_path):
     (tmp_path / "out").write_text("what was there")
-    with pytest.raises(ValueError, match="VERBALIZERS"):
-        infer(TEXTS, predictions="rank")
+    with pytest.raises(ValueError, match="Line 2"):
+        infer(['{"text": "a"}', "b"], input_template="{text}", verbalizers=["yes", "no"])
     assert (tmp_path / "out").read_text() == "what was there"

@@ -88,9 +88,7 @@ def test_loss_is_a_sum_over_weighted_tokens(model, batch, prompt):
     losses = [float(model.loss(row, prompt)) for row in rows]
     np.testing.assert_allclose(model.loss(batch, prompt), sum(losses), rtol=1e-5)
     some = batch | {"decoder_loss_weights": batch["decoder_loss_weights"] * [[1], [0], [0], [2]]}
-    np.testing.assert_allclose(
-        model.loss(some, prompt), losses[0] + 2 * losses[3], rtol=1e-5
-    )
+    np.testing.assert_allclose(model.loss(some, prompt), losses[0] + 2 * losses[3], rtol=1e-5)
 
 
 # --- what a prompt may be
@@ -110,7 +108,8 @@ def test_every_form_of_a_prompt_gives_the_same_logits(model, batch, prompt):
 def test_a_tuned_prompt_stands_where_its_layout_says(model, batch, prompt, layout):
     tokens, decoder_inputs = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     joined, positions = place_prompt(tokens, len(prompt), layout)
-    expected = network_for(model.config, len(prompt)).apply(
+    network = network_for(model.config, len(prompt))
+    expected = jax.jit(network.apply, static_argnames="enable_dropout")(
         {"params": with_prompt(model.params, prompt)},
         joined,
         decoder_inputs,
@@ -176,7 +175,8 @@ def test_another_prompt_gives_another_answer(model, prompt):
 
 
 def test_more_beams_never_score_less(model, prompt):
-    assert (generated(model, prompt, beams=4).scores >= generated(model, prompt).scores - 1e-4).all()
+    greedy, beams = generated(model, prompt), generated(model, prompt, beams=4)
+    assert (beams.scores >= greedy.scores - 1e-4).all()
 
 
 def test_samples_are_the_seeds(model, prompt):
@@ -185,6 +185,10 @@ def test_samples_are_the_seeds(model, prompt):
 
     assert sample(0) == sample(0)
     assert sample(0) != sample(1)
+    one_by_one = model.generate(
+        TEXTS, prompt, max_length=4, batch_size=1, max_input_length=12, temperature=2.0, seed=0
+    )
+    assert one_by_one.texts == sample(0)
 
 
 def test_no_texts_give_no_answers(model):

@@ -13,7 +13,8 @@ PARAMS = {
     "encoder": {"prompt": {"prompt": jnp.ones((5, 4))}, "layers_0": {"kernel": jnp.ones((4, 6))}},
     "decoder": {"logits_dense": {"kernel": jnp.ones((4, 9))}},
 }
-PROMPT, ENCODER, LOGITS = optim.PROMPT_NAME, "encoder/layers_0/kernel", "decoder/logits_dense/kernel"
+PROMPT = optim.PROMPT_NAME
+ENCODER, LOGITS = "encoder/layers_0/kernel", "decoder/logits_dense/kernel"
 
 
 def golden(shape: str) -> dict[str, np.ndarray]:
@@ -49,7 +50,8 @@ def test_second_moment_is_factored_only_where_both_sides_reach_128(shape, size):
 
 def test_learning_rate_may_be_a_schedule():
     optimizer = optim.paper_adafactor(optim.linear_decay(peak=0.3, steps=10))
-    updates, _ = optimizer.update(jnp.ones((2, 3)), optimizer.init(jnp.ones((2, 3))), jnp.ones((2, 3)))
+    ones = jnp.ones((2, 3))
+    updates, _ = optimizer.update(ones, optimizer.init(ones), ones)
     assert np.isfinite(updates).all()
 
 
@@ -75,7 +77,8 @@ def test_model_rules_train_everything():
 def test_split_and_merge_copy_nothing():
     merged = optim.merge_params(*optim.split_params(PARAMS, optim.prompt_rules()))
     assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
-    assert all(a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True))
+    pairs = zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
+    assert all(ours is theirs for ours, theirs in pairs)
 
 
 def test_the_first_rule_that_matches_decides():

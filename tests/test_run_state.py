@@ -17,9 +17,7 @@ META = {"data": {"epoch": 1, "pending": [[[5, 1], [6, 1]]]}, "history": [], "bes
 @pytest.fixture(scope="module")
 def arrays():
     """What trains, with the state of a real optimizer."""
-    params = {
-        f"encoder/layers_{i}/kernel": jax.random.normal(jax.random.key(i), (2, 3)) for i in range(11)
-    }
+    params = {f"layers_{i}/kernel": jax.random.normal(jax.random.key(i), (2, 3)) for i in range(11)}
     optimizer = optim.make_optimizer(params, [(".*", optim.adam(0.1))])
     return params, optimizer.init(params)
 
@@ -89,7 +87,7 @@ def test_another_optimizers_state_is_refused(saved, arrays):
     params, _ = arrays
     other = optim.make_optimizer(params, [(".*", optim.paper_adafactor())])
     state = RunState(saved, IDENTITY)
-    with pytest.raises(ValueError, match="(?i)optimizer"):
+    with pytest.raises(ValueError, match="another optimizer"):
         state.restore(9, (params, other.init(params)))
     state.close()
 

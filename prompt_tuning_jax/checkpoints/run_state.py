@@ -36,7 +36,7 @@ class RunState:
         return self._manager.latest_step()
 
     def restore(self, step: int, arrays: Any) -> tuple[Any, dict[str, Any]]:
-        """The arrays, with the structure, dtypes and shardings of `arrays`, and what came with them.
+        """The arrays, structured and placed as `arrays` are, and what came with them.
 
         Raises:
           ValueError: the state is another run's, or another optimizer's.

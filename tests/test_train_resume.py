@@ -1,0 +1,135 @@
+"""A run killed at any moment and started again is the run that was never killed, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prompt_tuning_jax import load_prompt
+
+STEPS = 60
+DEADLINE = 300  # seconds; only a hang takes so long
+
+
+@pytest.fixture(scope="module")
+def command(model_dir, tmp_path_factory):
+    """The command line of a run, with dropout, evaluations and many checkpoints."""
+    files = tiny.save_files(tmp_path_factory.mktemp("files"))
+    settings = {
+        "INITIAL_CHECKPOINT_PATH": model_dir,
+        "DATA_DIR": files,
+        "INPUT_TEMPLATE": "{text}",
+        "VERBALIZERS": {"0": "yes", "1": "no"},
+        "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
+        "BATCH_SIZE": 8,
+        "PROMPT_LENGTH": 5,
+        "TRAIN_STEPS": STEPS,
+        "EVAL_PERIOD": 7,
+        "CHECKPOINT_PERIOD": 3,
+        "QUIET": True,
+    }
+    arguments = [f"--gin.{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "prompt_tuning_jax.train", *arguments]
+
+
+def begin(command, directory: Path) -> subprocess.Popen:
+    directory.mkdir(exist_ok=True)
+    with open(directory / "log", "a") as log:
+        return subprocess.Popen(
+            [*command, f"--gin.MODEL_DIR={directory}"],
+            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def finish(command, directory: Path) -> int:
+    return begin(command, directory).wait(DEADLINE)
+
+
+def steps(directory: Path) -> list[int]:
+    """Steps of the complete states."""
+    names = [path.name for path in (directory / "state").glob("*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def interrupt(command, directory: Path, when, signum: int) -> int:
+    """Starts the run, sends a signal as soon as `when()` holds, and returns the exit code."""
+    process = begin(command, directory)
+    deadline = time.monotonic() + DEADLINE
+    while not when() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signum)
+    return process.wait(DEADLINE)
+
+
+def artefacts(directory: Path) -> dict[str, bytes]:
+    files = ("best/prompt.safetensors", "last/prompt.safetensors", "history.json")
+    return {name: (directory / name).read_bytes() for name in files}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    assert finish(command, directory) == 0, (directory / "log").read_text()
+    return directory
+
+
+def test_killed_and_started_again_it_ends_the_same(command, uninterrupted, tmp_path):
+    def first_write() -> bool:
+        return any((tmp_path / "state").glob("*/*"))
+
+    def middle() -> bool:
+        return any(step >= 24 for step in steps(tmp_path))
+
+    assert interrupt(command, tmp_path, first_write, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(command, tmp_path, middle, signal.SIGKILL) == -signal.SIGKILL
+    assert 24 <= steps(tmp_path)[-1] < STEPS
+    assert finish(command, tmp_path) == 0, (tmp_path / "log").read_text()
+    assert artefacts(tmp_path) == artefacts(uninterrupted)
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(command, uninterrupted, tmp_path):
+    def begun() -> bool:
+        return bool(steps(tmp_path))
+
+    assert interrupt(command, tmp_path, begun, signal.SIGTERM) == 128 + signal.SIGTERM
+    stopped = steps(tmp_path)[-1]
+    assert 3 <= stopped < STEPS
+    assert f"Stopped at step {stopped}" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "last").exists()
+    assert finish(command, tmp_path) == 0, (tmp_path / "log").read_text()
+    assert artefacts(tmp_path) == artefacts(uninterrupted)
+
+
+def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path):
+    answer = subprocess.run(
+        [*command, f"--gin.MODEL_DIR={uninterrupted}", "--gin.BATCH_SIZE=4"],
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert answer.returncode == 1
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
+    assert "BATCH_SIZE was 8, now 4" in line
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_the_same(command, uninterrupted, tmp_path):
+    chance = random.Random(0)
+    for _ in range(12):
+        moment = time.monotonic() + chance.uniform(1, 12)
+        code = interrupt(command, tmp_path, lambda m=moment: time.monotonic() > m, signal.SIGKILL)
+        if code == 0:
+            break
+    assert finish(command, tmp_path) == 0, (tmp_path / "log").read_text()
+    assert artefacts(tmp_path) == artefacts(uninterrupted)
+    assert load_prompt(tmp_path / "best").shape[0] == 5
