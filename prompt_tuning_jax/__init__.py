@@ -9,9 +9,6 @@ labels, scores = model.classify(texts, ["south", "north"], prompt=prompt)
 
 import warnings
 
-# `python -m prompt_tuning_jax.train` runs a module that this package has already imported.
-warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
-
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.data import ExampleList, Task
 from prompt_tuning_jax.evaluate import Evaluation, evaluate
@@ -42,3 +39,6 @@ __all__ = [
     "save_prompt",
     "train",
 ]
+
+# `python -m prompt_tuning_jax.train` runs a module that this package has already imported.
+warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")

@@ -40,6 +40,7 @@ from prompt_tuning_jax.evaluate import evaluate_task
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
 
 CONSOLE = Console(width=110)
+BATCH_SIZE = 16
 METHODS = ("majority", "no prompt", "hand-written", "prompt tuning", "model tuning")
 
 
@@ -76,14 +77,15 @@ class Setting:
         return result.scores[self.task.best_metric]
 
     def tune(self, name: str, seed: int, steps: int, **options: Any) -> pt.TrainResult:
-        """A run of `steps` steps, evaluated ten times."""
+        """A run of `steps` steps, evaluated six times."""
         return pt.train(
             model=self.model,
             task=self.task,
             feature_lengths=self.lengths,
             model_dir=str(self.folder / f"{name}_{seed}"),
             train_steps=steps,
-            eval_period=max(steps // 10, 1),
+            batch_size=BATCH_SIZE,
+            eval_period=max(steps // 6, 1),
             checkpoint_period=steps,
             dropout_rate=0.0,
             seed=seed,
@@ -275,7 +277,7 @@ def main() -> None:
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         facts = {"machine": machine, "jax": jax.__version__, "steps": args.steps}
-        facts["model tuning steps"] = args.model_steps
+        facts |= {"model tuning steps": args.model_steps, "batch_size": BATCH_SIZE}
         facts |= {"model": args.model, "prompt_length": args.prompt_length}
         earlier |= {row["task"]: {**row, **facts} for row in rows}
         args.output.write_text(json.dumps(earlier, indent=1) + "\n")

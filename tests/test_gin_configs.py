@@ -1,4 +1,4 @@
-"""The gin files that come installed: each experiment stands alone and no include depends on order."""
+"""The gin files that come installed: an experiment stands alone; no include depends on order."""
 
 import itertools
 import re

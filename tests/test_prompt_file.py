@@ -231,7 +231,7 @@ class TestAtomic:
         np.testing.assert_array_equal(prompt.values, VALUES + 1)
         assert prompt.metadata["step"] == 600
 
-    @pytest.mark.parametrize("writer", ["save_file", "_as_json"])
+    @pytest.mark.parametrize("writer", ["save_tensors", "_as_json"])
     def test_a_failed_write_leaves_the_old_prompt_and_no_litter(self, saved, writer, monkeypatch):
         before = {path.name: path.read_bytes() for path in saved.iterdir()}
 
@@ -246,3 +246,13 @@ class TestAtomic:
     def test_checksum_is_of_the_values(self, saved):
         facts = json.loads((saved / "prompt.json").read_text())
         assert facts["values_sha256"] == hashlib.sha256(VALUES.tobytes()).hexdigest()
+
+
+def test_others_may_read_what_the_umask_allows(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        save_prompt(tmp_path / "prompt", np.zeros((2, 3), np.float32))
+    finally:
+        os.umask(umask)
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "prompt").iterdir()}
+    assert modes == {0o644}

@@ -53,7 +53,8 @@ def take(source, count, **where):
 def test_a_new_model_has_the_bundled_shape_and_nothing_learnt(vocabulary_file):
     model = recipe.new_model(vocabulary_file, seed=1)
     again = recipe.new_model(vocabulary_file, seed=1)
-    assert model.config.emb_dim == 192 and model.config.vocab_size % 128 == 0
+    assert model.config.emb_dim == 192
+    assert model.config.vocab_size % 128 == 0
     assert model.fingerprint == again.fingerprint != recipe.new_model(vocabulary_file).fingerprint
 
 

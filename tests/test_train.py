@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import sys
 import threading
 
 import jax
@@ -22,7 +23,7 @@ SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def settings(model, model_dir, **changes):
+def settings(model, model_dir, /, **changes):
     """A run of a prompt of five rows; all runs share their compiled step."""
     defaults = {
         "model": model,
@@ -376,7 +377,8 @@ def no_step(monkeypatch):
     def fail(*_):
         raise AssertionError("the model was used")
 
-    monkeypatch.setattr("prompt_tuning_jax.train.make_train_step", fail)
+    # The package's `train` is the function, so the module goes by its full name.
+    monkeypatch.setattr(sys.modules["prompt_tuning_jax.train"], "make_train_step", fail)
 
 
 @pytest.mark.usefixtures("no_step")

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
 
 
 @contextlib.contextmanager
@@ -30,6 +33,16 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_tensors(
+    tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """A safetensors file that others may read if the umask says so; the library's own may not."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(metadata))
+    path.chmod(mode)
 
 
 def flush_to_disk(path: Path) -> None:

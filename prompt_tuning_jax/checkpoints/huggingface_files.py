@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from prompt_tuning_jax.checkpoints.atomic import flush_to_disk
+from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface_config import read_json
 from prompt_tuning_jax.checkpoints.huggingface_names import EMBEDDING_COPIES, is_transposed
 from prompt_tuning_jax.checkpoints.weight_report import Shape
@@ -138,7 +137,7 @@ def write_weights(
         file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         file = _WEIGHTS if len(shards) == 1 else file
         tensors = {name: _stored_form(*weights[name]) for name in shard}
-        save_file(tensors, directory / file, metadata={"format": "pt"})
+        save_tensors(tensors, directory / file, {"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

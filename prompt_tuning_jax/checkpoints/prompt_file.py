@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
 from prompt_tuning_jax.layout import LAYOUTS
 
 _VALUES = "prompt.safetensors"
@@ -99,7 +98,7 @@ def save_prompt(
     # The tensor file carries the facts too. It is written first and is whole by itself; a JSON
     # file left over from an earlier prompt is told by its checksum.
     with new_file(path / _VALUES) as partial:
-        save_file({_TENSOR: tuned.values}, partial, metadata={_TENSOR: text})
+        save_tensors({_TENSOR: tuned.values}, partial, {_TENSOR: text})
     with new_file(path / _METADATA) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
