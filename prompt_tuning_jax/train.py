@@ -122,26 +122,31 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
         model = load_model(model, config.model_dtype, verbose=not config.quiet)
     task = load_task(config, model)
     lengths = check_task(config, task)
+    vocabulary = model.text_vocabulary("train on")
 
     mesh = sharding.make_mesh(config.mesh)
     model = model.replace(mesh=mesh if mesh.size > 1 else None)
     rules = trainable_rules(config)
-    params = start_params(config, model, task)
-    trainable, frozen = place(mesh, model, *optim.split_params(params, rules))
+    parts = optim.split_params(start_params(config, model, task), rules)
+    check_prompt_trains(config, parts[1])
+    identity = run_identity(config, model, task, parts[0])
+    trainable, frozen = place(mesh, model, *parts)
+    # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
+    model, parts = model.replace(params=optim.unflatten(frozen)), None
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
     train_step = make_train_step(config, model, optimizer)
     dropout_key = jax.random.key(config.seed)
     batches = TrainBatches(
         task.split("train"),
-        model.text_vocabulary("train on"),
+        vocabulary,
         batch_size=config.batch_size,
         lengths=lengths,
         seed=config.seed,
     )
 
     step, history, best = 0, [], None
-    state = RunState(model_dir, run_identity(config, model, task, trainable))
+    state = RunState(model_dir, identity)
     if (latest := state.latest_step()) is not None:
         (trainable, opt_state), saved = state.restore(latest, (trainable, opt_state))
         batches.set_state(saved["data"])
@@ -256,6 +261,15 @@ def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
     if config.prompt_length:
         return optim.prompt_rules(**rate)
     return optim.model_rules(**rate)
+
+
+def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
+    """Refuses rules that leave the prompt where it starts."""
+    if optim.PROMPT_NAME in frozen:
+        raise ValueError(
+            f"PROMPT_LENGTH is {config.prompt_length}, but no TRAINABLE rule matches "
+            f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+        )
 
 
 def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping[str, Any]:

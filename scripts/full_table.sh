@@ -6,7 +6,7 @@ case "${1:-}" in -h | --help | "") sed -n '2,3s/^# *//p' "$0"; exit ;; esac
 sst2=$(realpath "$1")
 cd "$(dirname "$0")/.."
 compare() {
-  .venv/bin/python scripts/compare_methods.py --seeds 3 --steps 600 --model_steps 150 \
+  .venv/bin/python scripts/compare_methods.py --seeds 3 --steps 360 --model_steps 90 \
     --output scripts/results/comparison.json "$@"
 }
 compare --all --plot scripts/results/learning_curves.png

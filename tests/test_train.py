@@ -402,6 +402,7 @@ def no_step(monkeypatch):
         ({"predictions": "guess"}, "PREDICTIONS"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
+        ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "PROMPT_LENGTH=0"),
         ({"model": "no/such/model"}, "no/such/model"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,

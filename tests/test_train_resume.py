@@ -125,11 +125,13 @@ def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_the_same(command, uninterrupted, tmp_path):
     chance = random.Random(0)
-    for _ in range(12):
-        moment = time.monotonic() + chance.uniform(1, 12)
-        code = interrupt(command, tmp_path, lambda m=moment: time.monotonic() > m, signal.SIGKILL)
-        if code == 0:
-            break
+    for _ in range(10):
+        goal = max(steps(tmp_path), default=0) + chance.randrange(1, 9)
+
+        def far_enough(goal: int = goal) -> bool:
+            return max(steps(tmp_path), default=0) >= goal
+
+        interrupt(command, tmp_path, far_enough, signal.SIGKILL)
     assert finish(command, tmp_path) == 0, (tmp_path / "log").read_text()
     assert artefacts(tmp_path) == artefacts(uninterrupted)
     assert load_prompt(tmp_path / "best").shape[0] == 5

@@ -144,18 +144,20 @@ def test_opinions_are_asked_on_both_sides():
         assert min(counts) > 0.3 * max(counts)
 
 
-def test_new_labels_are_no_answers_in_pretraining():
-    new = {
-        label
-        for name, task in BUNDLED_TASKS.items()
-        for label in task.labels or ()
-        if "sentiment" not in name
-    }
-    assert len(new) == 12
-    answers = {skills.skill_example(generator(index))["targets"] for index in range(2000)}
-    assert not new & answers
-    for text in itertools.islice(skills.iter_documents(seed=0), 500):
-        assert not contains(text, new), text
+def test_colours_are_never_an_answer_about_opinions():
+    """So the labels of bundled_verdict mean nothing of the kind until a prompt says so."""
+    verdicts = BUNDLED_TASKS["bundled_verdict"].labels
+    asked = [skills.skill_example(generator(index)) for index in range(4000)]
+    with_labels = [example for example in asked if example["targets"] in verdicts]
+    assert with_labels
+    assert all("colour" in example["inputs"] for example in with_labels)
+
+
+def test_no_question_offers_more_than_two_kinds():
+    """bundled_topic asks which of six."""
+    for question in skills.KIND_QUESTIONS:
+        assert sorted(re.findall(r"{(\w+)}", question.replace("{he}", ""))) == ["a", "b"]
+        assert not contains(question, BUNDLED_TASKS["bundled_topic"].labels)
 
 
 def test_streams_start_anywhere_and_differ_by_epoch_and_seed():

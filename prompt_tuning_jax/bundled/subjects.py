@@ -21,7 +21,6 @@ class Subject:
 
     Attributes:
       name: what the domain is called here and in the questions ("film").
-      topic: its label in the topic task, or None if that task leaves it out.
       nouns: common nouns for the thing.
       things: split -> proper names of things.
       deeds: what a person did with `{thing}`, in the past.
@@ -29,7 +28,6 @@ class Subject:
     """
 
     name: str
-    topic: str | None
     nouns: tuple[str, ...]
     things: Mapping[str, tuple[str, ...]]
     deeds: tuple[str, ...]
@@ -65,7 +63,6 @@ Quanta Rondo Solis Tempo Ultra Vela Zeno"""
 
 FILM = Subject(
     "film",
-    "art",
     phrases("film|movie|picture"),
     _names("The {} {}", _MOODS, _SIGHTS),
     phrases(
@@ -92,7 +89,6 @@ FILM = Subject(
 )
 BOOK = Subject(
     "book",
-    "art",
     phrases("book|novel"),
     _names(
         "{} and the {}", "Arabella Barnaby Clarissa Leander Orlando Perdita Tobias Zelda", _SIGHTS
@@ -116,7 +112,6 @@ BOOK = Subject(
 )
 CONCERT = Subject(
     "concert",
-    "art",
     phrases("concert|show"),
     _names("the {} {}", _MOODS, _BANDS),
     phrases(
@@ -138,7 +133,6 @@ CONCERT = Subject(
 )
 RESTAURANT = Subject(
     "restaurant",
-    "food",
     phrases("restaurant|place|café"),
     _names("the {} {}", _MOODS, _BEASTS),
     phrases(
@@ -160,7 +154,6 @@ RESTAURANT = Subject(
 )
 HOTEL = Subject(
     "hotel",
-    "travel",
     phrases("hotel|inn|guest house"),
     _names("the {} {}", _TREES, "Court Grange Hotel House Inn Lodge Manor Palace"),
     phrases(
@@ -182,7 +175,6 @@ HOTEL = Subject(
 )
 JOURNEY = Subject(
     "trip",
-    "travel",
     phrases("trip|journey|ride"),
     _names("the {} {} {}", "Blue Green White Grey Red", _SIGHTS, "ferry train coach"),
     phrases(
@@ -204,7 +196,6 @@ JOURNEY = Subject(
 )
 GADGET = Subject(
     "gadget",
-    None,
     phrases("phone|camera|laptop|radio|printer|tablet"),
     divide(f"the {brand} {{noun}}" for brand in _BRANDS.split()),
     phrases(
@@ -226,7 +217,6 @@ GADGET = Subject(
 )
 JOB = Subject(
     "job",
-    "work",
     phrases("job|position|post"),
     {
         split: tuple(
@@ -253,7 +243,6 @@ JOB = Subject(
 )
 LESSON = Subject(
     "course",
-    None,
     phrases("course|class"),
     {
         split: tuple(f"{title} {name}" for name in SURNAMES[split] for title in ("Mr", "Mrs", "Dr"))
@@ -279,7 +268,6 @@ LESSON = Subject(
 )
 PARK = Subject(
     "park",
-    "nature",
     phrases("place|spot"),
     _names("{} {}", _TREES, "Park Garden Lake Wood Meadow Hill"),
     phrases(
@@ -301,7 +289,6 @@ PARK = Subject(
 )
 MATCH = Subject(
     "match",
-    "sport",
     phrases("match|game"),
     divide(
         (f"the {a} and the {b}" for a, b in itertools.combinations(_TEAMS.split(), 2)),
@@ -330,4 +317,3 @@ SUBJECTS = {
     s.name: s
     for s in (FILM, BOOK, CONCERT, RESTAURANT, HOTEL, JOURNEY, GADGET, JOB, LESSON, PARK, MATCH)
 }
-TOPICS = ("art", "food", "travel", "work", "nature", "sport")

@@ -9,13 +9,15 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from prompt_tuning_jax.bundled.subjects import SUBJECTS, TOPICS
+from prompt_tuning_jax.bundled.subjects import SUBJECTS
 from prompt_tuning_jax.bundled.worlds import Document, generator, write
 from prompt_tuning_jax.data import ExampleList, Task
 from prompt_tuning_jax.metrics import get_metric
 
 SIZES = {"train": 3000, "validation": 500, "test": 1000}
 SEED = 0
+TOPICS = ("film", "restaurant", "hotel", "job", "park", "match")
+SEASONS = ("spring", "summer", "autumn", "winter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +48,16 @@ def _opinion(rng, split, label, *, subjects=tuple(SUBJECTS), adjectives="all") -
     return write(rng, split, subjects=subjects, favourable=bool(label), adjectives=adjectives)
 
 
+def _verdict(rng, split, label) -> Document:
+    return write(rng, split, favourable=bool(label), facts={"colour": False})
+
+
 def _topic(rng, split, label) -> Document:
-    subjects = [s.name for s in SUBJECTS.values() if s.topic == TOPICS[label]]
-    return write(rng, split, subjects=subjects)
+    return write(rng, split, subjects=(TOPICS[label],))
 
 
 def _season(rng, split, label) -> Document:
-    season = ("spring", "summer", "autumn", "winter")[label]
-    return write(rng, split, opinions=1, facts={"season": season})
+    return write(rng, split, opinions=1, facts={"season": SEASONS[label]})
 
 
 def _place(rng, split, _) -> Document:
@@ -90,49 +94,51 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
         ("negative", "positive"),
         _OPINION_PROMPTS,
     ),
-    # The same opinions, with label words that mean nothing of the kind.
+    # The same opinions under labels that say nothing of the kind: words that pre-training knows
+    # as answers, but only to questions about colours, and no colour is in these texts.
     "bundled_verdict": BundledTask(
-        _opinion,
-        ("south", "north"),
+        _verdict,
+        ("orange", "purple"),
         (
-            "If this review is positive, say north. If it is negative, say south. {input}",
-            "{input} If this review is positive, say north. If it is negative, say south.",
-            "Is this review north or south? North is positive, south is negative. {input}",
-            "{input} Is this north or south?",
-            "North or south? {input}",
-            "{input} North for a good review, south for a bad review.",
-            "{input} North means that it was good, south means that it was bad. The answer is",
-            "Question: Good is north and bad is south. Which is it? Text: {input}",
+            "If this review is positive, say purple. If it is negative, say orange. {input}",
+            "{input} If this review is positive, say purple. If it is negative, say orange.",
+            "Is this review orange or purple? Purple is positive, orange is negative. {input}",
+            "{input} Is this orange or purple?",
+            "Orange or purple? {input}",
+            "{input} Purple for a good review, orange for a bad review.",
+            "{input} Purple means that it was good, orange means that it was bad. The answer is",
+            "Question: Good is purple and bad is orange. Which is it? Text: {input}",
         ),
     ),
-    # A question that pre-training never asks.
+    # Pre-training asks which of two things a text is about, never which of many.
     "bundled_topic": BundledTask(
         _topic,
         TOPICS,
         (
-            "Is this about art, food, travel, work, nature or sport? {input}",
-            "{input} Is this about art, food, travel, work, nature or sport?",
-            "What is the topic: art, food, travel, work, nature or sport? {input}",
-            "{input} What is this text about?",
-            "{input} Art, food, travel, work, nature or sport?",
-            "{input} The topic of this text is",
-            "Question: Which topic is this, art, food, travel, work, nature or sport? "
+            "Is this about a film, a restaurant, a hotel, a job, a park or a match? {input}",
+            "{input} Is this about a film, a restaurant, a hotel, a job, a park or a match?",
+            "A film, a restaurant, a hotel, a job, a park or a match? {input}",
+            "{input} A film, a restaurant, a hotel, a job, a park or a match?",
+            "What is this about? {input}",
+            "{input} What is this about?",
+            "{input} This text is about a",
+            "Question: Is this about a film, a restaurant, a hotel, a job, a park or a match? "
             "Text: {input}",
         ),
     ),
-    # A fact that pre-training asks for, under other names: the seasons as parts of the year.
+    # A fact that pre-training asks for, seldom named in the text itself.
     "bundled_season": BundledTask(
         _season,
-        ("first", "second", "third", "fourth"),
+        SEASONS,
         (
-            "In which season did this happen, the first, second, third or fourth? {input}",
-            "{input} In which season did this happen, the first, second, third or fourth?",
-            "Spring is first, summer is second, autumn is third, winter is fourth. {input}",
-            "{input} Spring is first, summer is second, autumn is third, winter is fourth.",
-            "{input} Was it the first, second, third or fourth season?",
-            "What season was it, first, second, third or fourth? {input}",
-            "Question: Which season was it? Spring is first, summer is second, autumn is third, "
-            "winter is fourth. Text: {input}",
+            "What season was it? {input}",
+            "{input} What season was it?",
+            "In which season did this happen? {input}",
+            "{input} In which season did this happen?",
+            "Was it spring, summer, autumn or winter? {input}",
+            "{input} Was it spring, summer, autumn or winter?",
+            "{input} What time of year was it?",
+            "{input} The season was",
         ),
     ),
     # An answer to find in the text, where other names stand beside it.
