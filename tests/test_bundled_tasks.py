@@ -11,8 +11,8 @@ from prompt_tuning_jax.bundled.subjects import SUBJECTS
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, SIZES, bundled_examples, bundled_task
 from prompt_tuning_jax.model import BUNDLED
 
-# A text may name its topic or its season, as people do.
-NAMED_IN_THE_TEXT = ("bundled_topic", "bundled_season")
+# A text may name its topic or its season, as people do, and say "no" to something else.
+NAMED_IN_THE_TEXT = ("bundled_topic", "bundled_season", "bundled_narrator")
 LABELLED = [name for name, task in BUNDLED_TASKS.items() if task.labels]
 
 

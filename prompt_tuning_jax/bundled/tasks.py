@@ -60,6 +60,10 @@ def _season(rng, split, label) -> Document:
     return write(rng, split, opinions=1, facts={"season": SEASONS[label]})
 
 
+def _narrator(rng, split, label) -> Document:
+    return write(rng, split, facts={"person": not label})
+
+
 def _place(rng, split, _) -> Document:
     return write(rng, split, opinions=1, facts={"town": True, "origin": rng.random() < 0.5})
 
@@ -124,6 +128,22 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
             "{input} This text is about a",
             "Question: Is this about a film, a restaurant, a hotel, a job, a park or a match? "
             "Text: {input}",
+        ),
+    ),
+    # Whether the one who writes is the one to whom it happened: never asked, though many questions
+    # call such a person "the writer".
+    "bundled_narrator": BundledTask(
+        _narrator,
+        ("no", "yes"),
+        (
+            "Is this about the writer? {input}",
+            "{input} Is this about the writer?",
+            "Did this happen to the writer? {input}",
+            "{input} Did this happen to the writer?",
+            "Is this told in the first person? {input}",
+            "{input} Was it the writer, yes or no?",
+            "{input} Does the writer tell of something that the writer did?",
+            "Question: Is it the writer who did this? Text: {input}",
         ),
     ),
     # A fact that pre-training asks for, seldom named in the text itself.
