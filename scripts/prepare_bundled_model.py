@@ -28,15 +28,16 @@ from prompt_tuning_jax.checkpoints.atomic import new_file
 
 CARD = """# The bundled T5 1.1
 
-{parameters:,} parameters: width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},
-gated-gelu MLP of {config.mlp_dim}, {config.num_encoder_layers} encoder and
-{config.num_decoder_layers} decoder layers, a SentencePiece unigram vocabulary of {pieces:,}
-pieces and 100 sentinels, {config.vocab_size:,} embedding rows. Stored as bfloat16 in Hugging Face's
-format.
-Fingerprint `{fingerprint}`.
-
 It is small, knows little of the world, and is meant for trying prompt tuning on a laptop and for
 tests; for real work load a published T5.
+
+- Parameters: {parameters:,}, stored as bfloat16 in Hugging Face's format.
+- Width {config.emb_dim}, {config.num_heads} heads of {config.head_dim}, gated-gelu MLP of
+  {config.mlp_dim}; {config.num_encoder_layers} encoder and {config.num_decoder_layers} decoder
+  layers.
+- Vocabulary: SentencePiece unigram, {pieces:,} pieces and 100 sentinels; {config.vocab_size:,}
+  embedding rows.
+- Fingerprint: `{fingerprint}`
 
 ## How it was made
 
@@ -44,16 +45,20 @@ By this project's trainer, with `scripts/prepare_bundled_model.py{control}`:
 
 1. a vocabulary from the prose and generated documents (`bundled/recipe.py`, `train_vocabulary`);
 2. span corruption: {spans} steps of 48 rows, validation loss {spans_loss:.3f} nats a token;
-3. LM adaptation (prefix language modelling): {adapted} steps of 48 rows, validation loss
-   {adapted_loss:.3f}; the learning rate falls to 0 over the last 40 percent.
+3. LM adaptation: {adapted} steps of 48 rows, validation loss {adapted_loss:.3f}; the learning rate
+   falls to 0 over the last 40 percent.
 
 Adam (0.9, 0.99), clipping 1.0, rates 1e-3 (weights), 4e-3 (embeddings), 1.25e-4 (query kernels), no
-dropout, seed 0. Rows are mixed {mixture}.
+dropout, seed 0. Rows are mixed
+{mixture}.
 
-- Prose: {files} files, {characters:.1f} million characters ({names}). Public-domain English novels
-  and Wikipedia text; none of it is in this package.
-- Generated text: `bundled/worlds.py` and `bundled/skills.py`, without limit, from the pre-training
-  half of their names and phrasings. The bundled tasks use the other half.
+Prose, {characters:.1f} million characters in {files} files, none of it in this package: English
+novels that are out of copyright and Wikipedia text.
+
+{names}
+
+Generated text: `bundled/worlds.py` and `bundled/skills.py`, without limit, from the pre-training
+half of their names and phrasings. The bundled tasks use the other half.
 
 Machine: {machine}; jax {jax_version}.
 """
@@ -122,7 +127,7 @@ def card(
         mixture=mixture,
         files=len(files),
         characters=sum(file.stat().st_size for file in files) / 1e6,
-        names=", ".join(file.stem for file in files),
+        names="\n".join(f"- {file.relative_to(args.prose)}" for file in files),
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         jax_version=jax.__version__,
     )
