@@ -44,7 +44,7 @@ BATCH_SIZE = 16
 METHODS = ("majority", "no prompt", "hand-written", "prompt tuning", "model tuning")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """What the tuned rows share."""
 
@@ -54,6 +54,7 @@ class Setting:
     steps: int
     model_steps: int
     prompt_length: int
+    limit: int | None
     folder: Path
 
     def test(
@@ -73,6 +74,7 @@ class Setting:
             text_prompt=text_prompt,
             feature_lengths=self.lengths,
             batch_size=100,
+            limit=self.limit,
         )
         return result.scores[self.task.best_metric]
 
@@ -87,6 +89,7 @@ class Setting:
             batch_size=BATCH_SIZE,
             eval_period=max(steps // 6, 1),
             checkpoint_period=steps,
+            eval_limit=self.limit,
             dropout_rate=0.0,
             seed=seed,
             quiet=True,
@@ -240,6 +243,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_steps", type=int, default=90, help="steps of model tuning")
     parser.add_argument("--prompt_length", type=int, default=20)
     parser.add_argument("--max_input_length", type=int, default=128)
+    parser.add_argument("--limit", type=int, help="evaluate on the first so many examples only")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rates", type=json.loads, default=[0.003, 0.01])
     parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
@@ -269,7 +273,14 @@ def main() -> None:
             prompts = list(hand_written_prompts(task.name))
         with tempfile.TemporaryDirectory() as folder:
             setting = Setting(
-                model, task, lengths, args.steps, args.model_steps, args.prompt_length, Path(folder)
+                model=model,
+                task=task,
+                lengths=lengths,
+                steps=args.steps,
+                model_steps=args.model_steps,
+                prompt_length=args.prompt_length,
+                limit=args.limit,
+                folder=Path(folder),
             )
             rows.append(compare(setting, prompts, args.seeds, args.rates))
     show(rows)
