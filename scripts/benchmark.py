@@ -8,7 +8,7 @@ real_size    `python -m prompt_tuning_jax.train` on text files, with a model dir
              size (random weights) and a real vocabulary: steps per second, peak memory.
 
     python scripts/benchmark.py train_step --output scripts/results/benchmark.json
-    python scripts/benchmark.py train_step --torch_python ../torch/bin/python --torch_compile
+    python scripts/benchmark.py train_step --torch_python torch_venv/bin/python --torch_compile
     python scripts/benchmark.py real_size --vocabulary spiece.model --steps 30
 
 --output keeps the figures of other benchmarks that the file already holds.

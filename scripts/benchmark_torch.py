@@ -83,5 +83,5 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.simplefilter("ignore")
     serve({"train_step": train_step})
