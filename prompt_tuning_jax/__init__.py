@@ -4,7 +4,7 @@ import prompt_tuning_jax as pt
 
 model = pt.load_model("bundled")
 prompt, history = pt.train(task="bundled_verdict", model_dir="runs/verdict", prompt_length=20)
-labels, scores = model.classify(texts, ["south", "north"], prompt=prompt)
+labels, scores = model.classify(texts, ["orange", "purple"], prompt=prompt)
 """
 
 import warnings
