@@ -12,7 +12,7 @@ from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, SIZES, bundled_exampl
 from prompt_tuning_jax.model import BUNDLED
 
 # A text may name its topic or its season, as people do, and say "no" to something else.
-NAMED_IN_THE_TEXT = ("bundled_topic", "bundled_season", "bundled_narrator")
+NAMED_IN_THE_TEXT = ("bundled_topic", "bundled_season", "bundled_narrator", "bundled_woman")
 LABELLED = [name for name, task in BUNDLED_TASKS.items() if task.labels]
 
 

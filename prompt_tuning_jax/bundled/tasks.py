@@ -64,6 +64,13 @@ def _narrator(rng, split, label) -> Document:
     return write(rng, split, facts={"person": not label})
 
 
+def _woman(rng, split, label) -> Document:
+    while True:
+        document = write(rng, split, facts={"person": True})
+        if (document.person.he == "she") == bool(label):
+            return document
+
+
 def _place(rng, split, _) -> Document:
     return write(rng, split, opinions=1, facts={"town": True, "origin": rng.random() < 0.5})
 
@@ -144,6 +151,21 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
             "{input} Was it the writer, yes or no?",
             "{input} Does the writer tell of something that the writer did?",
             "Question: Is it the writer who did this? Text: {input}",
+        ),
+    ),
+    # Whether the person is a woman: names and pronouns say so, and no question ever asks.
+    "bundled_woman": BundledTask(
+        _woman,
+        ("no", "yes"),
+        (
+            "Is this about a woman? {input}",
+            "{input} Is this about a woman?",
+            "Is the person a woman, yes or no? {input}",
+            "{input} Is the person a woman, yes or no?",
+            "{input} Was it a woman?",
+            "Did a woman tell this? {input}",
+            "{input} Is the name a woman's name?",
+            "Question: Is the person a woman? Text: {input}",
         ),
     ),
     # A fact that pre-training asks for, seldom named in the text itself.
