@@ -228,7 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", default="bundled_topic", help="a bundled task")
+    parser.add_argument("--task", default="bundled_narrator", help="a bundled task")
     parser.add_argument("--all", action="store_true", help="every bundled task")
     parser.add_argument(
         "--model", default="bundled", help="bundled, or a Hugging Face T5 directory"
