@@ -40,7 +40,19 @@ from prompt_tuning_jax.task_loading import TaskConfig, load_task
 
 LOSS_NORMALIZATIONS = ("sum", "mean")
 # Settings that must be the same for a run to continue from its state.
-IDENTITY = ("prompt_length", "prompt_layout", "batch_size", "seed", "dropout_rate")
+IDENTITY = (
+    "prompt_length",
+    "prompt_layout",
+    "batch_size",
+    "seed",
+    "learning_rate",
+    "dropout_rate",
+    "z_loss",
+    "loss_normalization",
+    "data_dir",
+    "train_file",
+    "input_template",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_the_same(command, uninterrupted, tmp_path):
     chance = random.Random(0)
-    for _ in range(10):
+    for _ in range(6):
         goal = max(steps(tmp_path), default=0) + chance.randrange(1, 9)
 
         def far_enough(goal: int = goal) -> bool:
