@@ -348,7 +348,9 @@ def run_identity(
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
     lengths = config.feature_lengths and dict(config.feature_lengths)
-    return {name: getattr(config, name) for name in IDENTITY} | {
+    settings = {name: getattr(config, name) for name in IDENTITY}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    return settings | {
         "feature_lengths": lengths,
         "initial_checkpoint_path": model.fingerprint,
         "mixture_or_task_name": task.name,
