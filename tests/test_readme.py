@@ -92,7 +92,7 @@ def test_your_own_data(tmp_path):
 def test_python(tmp_path):
     (snippet,) = [text for language, text in BLOCKS if language == "python"]
     (tmp_path / "snippet.py").write_text(snippet + "print(labels, len(history))\n")
-    assert run("python snippet.py", tmp_path).endswith("['restaurant'] 2\n")
+    assert run("python snippet.py", tmp_path).endswith("['film'] 2\n")
 
 
 def test_every_module_is_in_the_map():
