@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the README's table: every bundled task, and SST-2 from GLUE's release folder, over 3 seeds.
-#   scripts/full_table.sh path/to/glue/SST-2         about an hour and a half on 2 CPU cores
+# Measures every bundled task, and SST-2 from GLUE's release folder, as in the README's table, over 3 seeds.
+#   scripts/full_table.sh path/to/glue/SST-2
 set -euo pipefail
 case "${1:-}" in -h | --help | "") sed -n '2,3s/^# *//p' "$0"; exit ;; esac
 sst2=$(realpath "$1")
