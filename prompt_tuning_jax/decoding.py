@@ -146,8 +146,15 @@ def _generate(
 
     cache = _empty_cache(decode, batch, max_length)
     if beams > 1:
-        step = search.over_beams(step, cache)
-        return search.beam_search(step, cache, beams=beams, late_finishers=late_finishers, **limits)
+        batch_axis = int(transformer.scan_layers)
+        return search.beam_search(
+            search.over_beams(step, cache, batch_axis),
+            cache,
+            beams=beams,
+            late_finishers=late_finishers,
+            batch_axis=batch_axis,
+            **limits,
+        )
     choose = search.sampler(keys, *warp) if warp else search.greedy
     tokens, scores = search.one_sequence(step, cache, choose, **limits)
     return tokens[:, None], scores[:, None]

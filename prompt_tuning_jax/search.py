@@ -5,9 +5,10 @@ They take a step function,
     step(cache, tokens) -> (log_probs, cache)
 
 which consumes each row's newest token and gives the log-probabilities of the next one. A cache is
-any tree of arrays whose first axis is the batch; scalars in it are shared by all rows. Shapes are
-fixed, the loop ends early once every row has finished, and rows never influence each other. Token 0
-stands for the start token, which comes first in the states below, and for padding after EOS.
+any tree of arrays whose first axis is the batch (or `batch_axis`, where others come before it);
+scalars in it are shared by all rows. Shapes are fixed, the loop ends early once every row has
+finished, and rows never influence each other. Token 0 stands for the start token, which comes first
+in the states below, and for padding after EOS.
 
     B batch   M beams   V vocabulary
 """
@@ -102,6 +103,7 @@ def beam_search(
     eos_id: int,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
+    batch_axis: int = 0,
 ) -> tuple[Int[Array, "batch beams length"], Float[Array, "batch beams"]]:
     """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
 
@@ -145,7 +147,7 @@ def beam_search(
             finished_tokens=_take(all_tokens, finished),
             finished_score=finished_score,
             improvable=state.improvable & (best_live_score > finished_score[:, -1]),
-            cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache),
+            cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
     start = _Beams(
@@ -155,18 +157,18 @@ def beam_search(
         finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
         finished_score=jnp.full((batch, beams), -jnp.inf),
         improvable=jnp.ones(batch, bool),
-        cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache),
+        cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache, batch_axis),
     )
     end = lax.while_loop(unfinished, advance, start)
     return end.finished_tokens[:, :, 1:], end.finished_score
 
 
-def over_beams(step: Step, cache: Cache) -> Step:
+def over_beams(step: Step, cache: Cache, batch_axis: int = 0) -> Step:
     """Makes a step for tokens [B, M] from a step for tokens [B] and the cache it starts with.
 
     What the step reads beside its arguments, such as the encoded input, is not repeated for beams.
     """
-    axes = jax.tree.map(lambda leaf: 1 if leaf.ndim else None, cache)
+    axes = jax.tree.map(lambda leaf: batch_axis + 1 if leaf.ndim else None, cache)
     return jax.vmap(step, in_axes=(axes, 1), out_axes=(1, axes))
 
 
@@ -212,7 +214,9 @@ def _scale(length: Int[Array, "*batch"], length_penalty: float) -> Float[Array, 
     return length.astype(jnp.float32) ** length_penalty
 
 
-def _map_rows(function: Callable, cache: Cache) -> Cache:
+def _map_rows(function: Callable, cache: Cache, batch_axis: int) -> Cache:
+    for _ in range(batch_axis):
+        function = jax.vmap(function)
     return jax.tree.map(lambda leaf: function(leaf) if leaf.ndim else leaf, cache)
 
 

@@ -46,6 +46,15 @@ def test_overrides_and_normal_forms():
         (lambda: t5_1_1("small", mlp_activations=("tanh",)), "Unknown activation 'tanh'"),
         (lambda: t5_1_1("small", dropout_rate=1.0), r"must be in \[0, 1\), not 1.0"),
         (lambda: t5_1_1("small", num_heads=0), "num_heads must be 1 or more, not 0"),
+        (lambda: t5_1_1("small", num_encoder_layers=-1), "num_encoder_layers must be 0 or more"),
+        (
+            lambda: parameter_count(t5_1_1("small", num_encoder_layers=0)),
+            "no encoder layers: decoder_only.DecoderOnly is its network",
+        ),
+        (
+            lambda: t5_1_1("small", remat_policy="some"),
+            "remat_policy is one of .*'none', 'minimal', 'full'.*, not 'some'",
+        ),
     ],
 )
 def test_errors_name_the_problem(make, message):

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
+REMAT_POLICIES = ("none", "minimal", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,7 @@ class T5Config:
 
     Attributes:
         vocab_size: rows of the embedding table (a multiple of 128 in the published models).
+        num_encoder_layers: 0 in a decoder-only model.
         mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
             (`("gelu", "linear")`, tanh-approximated gelu).
         logits_via_embedding: True in T5 1.0, whose output layer is the embedding table and whose
@@ -24,6 +26,11 @@ class T5Config:
         relpos_buckets, relpos_max_distance: resolution of the relative-position bias.
         dropout_rate: used only where a call says `enable_dropout=True`.
         dtype: of the activations; weights may be stored in another and are cast at use.
+        scan_layers: one layer is compiled, for all of a stack, whose weights are stacked: a deep
+            model compiles as fast as a shallow one. Each layer then has a relative-position bias
+            of its own, as in T5X's scalable T5; `t5.scan` converts weights.
+        remat_policy: what the backward pass computes again instead of remembering: "none",
+            "minimal" (all but products with weights) or "full" (every layer from its input).
     """
 
     vocab_size: int
@@ -41,6 +48,8 @@ class T5Config:
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     eos_id: int = 1
+    scan_layers: bool = False
+    remat_policy: str = "none"
 
     def __post_init__(self):
         # Lists and strings come from JSON and gin; the config must stay hashable and comparable.
@@ -51,10 +60,15 @@ class T5Config:
                 raise ValueError(f"Unknown activation {name!r}: choose from {ACTIVATIONS}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and field.name != "eos_id" and value < 1:
-                raise ValueError(f"T5Config.{field.name} must be 1 or more, not {value}.")
+            least = 0 if field.name == "num_encoder_layers" else 1
+            if field.type is int and field.name != "eos_id" and value < least:
+                raise ValueError(f"T5Config.{field.name} must be {least} or more, not {value}.")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"T5Config.dropout_rate must be in [0, 1), not {self.dropout_rate}.")
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."
+            )
 
     @property
     def outputs_scaled(self) -> bool:

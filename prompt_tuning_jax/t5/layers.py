@@ -25,19 +25,25 @@ _ACTIVATIONS = {"gelu": nn.gelu, "linear": lambda x: x, "relu": nn.relu, "silu":
 
 
 class Kernel(nn.Module):
-    """A weight matrix [in, out]; kept in whatever dtype it was loaded, cast to `dtype` at use."""
+    """A weight matrix [in, out]; kept in whatever dtype it was loaded, cast to `dtype` at use.
+
+    `stored_shape` is its shape in the parameter tree, where that splits one of the two.
+    """
 
     shape: tuple[int, int]
-    axes: tuple[str, str]
+    axes: tuple[str, ...]
     initializer: Callable[..., Any] = _dense_init
     dtype: Any = jnp.float32
+    stored_shape: tuple[int, ...] | None = None
 
     @nn.compact
     def __call__(self) -> Float[Array, "inputs outputs"]:
-        kernel = param_with_axes(
-            "kernel", self.initializer, self.shape, jnp.float32, axes=self.axes
-        )
-        return kernel.astype(self.dtype)
+        shape = self.stored_shape or self.shape
+        kernel = param_with_axes("kernel", self._init, shape, jnp.float32, axes=self.axes)
+        return kernel.reshape(self.shape).astype(self.dtype)
+
+    def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return self.initializer(key, self.shape, dtype).reshape(shape)
 
 
 def dense(
@@ -133,17 +139,15 @@ class _Attention(nn.Module):
 
     def setup(self):
         cfg = self.config
-        inwards = functools.partial(
-            Kernel, (cfg.emb_dim, cfg.num_heads * cfg.head_dim), ("embed", "joined_kv")
-        )
+        D, H, K = cfg.emb_dim, cfg.num_heads, cfg.head_dim
+        # T5X's scanned layers keep heads apart in the parameter tree, its others do not.
+        heads, axes = ((H, K), ("heads", "kv")) if cfg.scan_layers else ((H * K,), ("joined_kv",))
+        inwards = functools.partial(Kernel, (D, H * K), ("embed", *axes), stored_shape=(D, *heads))
         self.query = inwards(initializer=_query_init(cfg.head_dim), dtype=cfg.dtype)
         self.key = inwards(initializer=_attention_init, dtype=cfg.dtype)
         self.value = inwards(initializer=_attention_init, dtype=cfg.dtype)
         self.out = Kernel(
-            (cfg.num_heads * cfg.head_dim, cfg.emb_dim),
-            ("joined_kv", "embed"),
-            _attention_init,
-            cfg.dtype,
+            (H * K, D), (*axes, "embed"), _attention_init, cfg.dtype, stored_shape=(*heads, D)
         )
         self.dropout = dropout(cfg)
 
@@ -207,7 +211,7 @@ class SelfAttention(_Attention):
         return cached
 
     def cache_length(self) -> int:
-        return self.get_variable("cache", "cached_key").shape[2]
+        return self.get_variable("cache", "cached_key").shape[-2]
 
 
 class CrossAttention(_Attention):

@@ -12,10 +12,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.t5 import layers
+from prompt_tuning_jax.t5 import layers, scan
 from prompt_tuning_jax.t5.config import T5Config
 
-KeyValue = tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads length kv"]]
+# Cross-attention's keys and values: a pair for each layer or, scanned, a pair for all.
+KeyValue = tuple[
+    Float[Array, "*layers batch heads length kv"], Float[Array, "*layers batch heads length kv"]
+]
+KeyValues = tuple[KeyValue, ...] | KeyValue
 
 
 class EncoderLayer(nn.Module):
@@ -28,8 +32,13 @@ class EncoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
+        if cfg.scan_layers:
+            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
 
     def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic):
+        if self.config.scan_layers:
+            S = x_BxSxD.shape[1]
+            bias_BxHxSxS = bias_BxHxSxS + self.relpos_bias(S, S)
         y = self.attention(self.pre_attention_layer_norm(x_BxSxD), bias_BxHxSxS, deterministic)
         x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
@@ -48,9 +57,14 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
+        if cfg.scan_layers:
+            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(self, y_BxLxD, encoded_BxSxD, biases, deterministic, kv, cache_index, make_cache):
         self_bias, cross_bias = biases
+        if self.config.scan_layers:
+            first = 0 if cache_index is None else cache_index
+            self_bias = self_bias + self.relpos_bias(*self_bias.shape[-2:], first)
         z = self.pre_self_attention_layer_norm(y_BxLxD)
         z = self.self_attention(z, self_bias, deterministic, cache_index, make_cache)
         y_BxLxD = y_BxLxD + self.dropout(z, deterministic=deterministic)
@@ -70,22 +84,30 @@ class Encoder(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
         if self.make_prompt is not None:
             self.prompt = self.make_prompt()
-        self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+        if cfg.scan_layers:
+            self.layers = [EncoderLayer(cfg, name="encoder")]
+        else:
+            self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
         self.encoder_norm = layers.LayerNorm(cfg)
         self.dropout = layers.dropout(cfg)
 
     def __call__(self, tokens, prompt_positions, prompt_ids, segment_ids, deterministic):
         x_BxSxD, attended_BxS = self._embed(tokens, prompt_positions, prompt_ids)
         mask_BxLxS = layout.within_segments(attended_BxS[:, None, :], segment_ids, segment_ids)
-        # One bias for all layers: what may be attended to and how far away it is.
-        S = x_BxSxD.shape[1]
-        bias_BxHxSxS = self.relpos_bias(S, S) + layers.mask_bias(mask_BxLxS)[:, None]
+        bias_BxHxSxS = layers.mask_bias(mask_BxLxS)[:, None]
+        if not self.config.scan_layers:
+            # One bias for all layers: what may be attended to and how far away it is.
+            S = x_BxSxD.shape[1]
+            bias_BxHxSxS += self.relpos_bias(S, S)
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
-        for layer in self.layers:
-            x_BxSxD = layer(x_BxSxD, bias_BxHxSxS, deterministic)
+
+        def step(layer, x_BxSxD, _):
+            return layer(x_BxSxD, bias_BxHxSxS, deterministic), None
+
+        x_BxSxD, _ = scan.through(self.layers, step, x_BxSxD, self.config.num_encoder_layers)
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
 
     def _embed(self, tokens, prompt_positions, prompt_ids):
@@ -99,21 +121,42 @@ class Encoder(nn.Module):
         return joined, layout.attended(tokens, prompt_positions)
 
 
-class Decoder(nn.Module):
-    """The decoder stack and the output layer."""
+class ToLogits(nn.Module):
+    """The end of a decoder: its norm and the output layer."""
 
     config: T5Config
-    token_embedder: layers.Embed
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
-        self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
         self.decoder_norm = layers.LayerNorm(cfg)
         if not cfg.logits_via_embedding:
             # float32 whatever the activations: the loss needs it.
             self.logits_dense = layers.Kernel((cfg.emb_dim, cfg.vocab_size), ("embed", "vocab"))
         self.dropout = layers.dropout(cfg)
+
+    def to_logits(self, y_BxLxD, token_embedder, deterministic) -> Float[Array, "batch L vocab"]:
+        y_BxLxD = self.dropout(self.decoder_norm(y_BxLxD), deterministic=deterministic)
+        y_BxLxD = y_BxLxD.astype(jnp.float32)
+        if self.config.outputs_scaled:
+            y_BxLxD *= self.config.emb_dim**-0.5
+        if self.config.logits_via_embedding:
+            return token_embedder.logits(y_BxLxD)
+        return layers.dense(y_BxLxD, self.logits_dense())
+
+
+class Decoder(ToLogits):
+    """The decoder stack and the output layer."""
+
+    token_embedder: layers.Embed
+
+    def setup(self):
+        super().setup()
+        cfg = self.config
+        if cfg.scan_layers:
+            self.layers = [DecoderLayer(cfg, name="decoder")]
+        else:
+            self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(
         self, encoded, tokens, cross_mask_BxLxS, segment_ids, deterministic, decode, cross_kv
@@ -122,21 +165,20 @@ class Decoder(nn.Module):
         self_bias = self._self_bias(tokens, segment_ids, cache_index)
         biases = self_bias, layers.mask_bias(cross_mask_BxLxS)[:, None]
         y_BxLxD = self.dropout(self.token_embedder(tokens), deterministic=deterministic)
-        for i, layer in enumerate(self.layers):
-            kv = None if cross_kv is None else cross_kv[i]
-            y_BxLxD = layer(y_BxLxD, encoded, biases, deterministic, kv, cache_index, make_cache)
-        y_BxLxD = self.dropout(self.decoder_norm(y_BxLxD), deterministic=deterministic)
-        y_BxLxD = y_BxLxD.astype(jnp.float32)
-        if self.config.outputs_scaled:
-            y_BxLxD *= self.config.emb_dim**-0.5
-        if self.config.logits_via_embedding:
-            return self.token_embedder.logits(y_BxLxD)
-        return layers.dense(y_BxLxD, self.logits_dense())
 
-    def project_encoded(self, encoded_BxSxD: jax.Array) -> tuple[KeyValue, ...]:
-        return tuple(
-            layer.encoder_decoder_attention.project(encoded_BxSxD) for layer in self.layers
+        def step(layer, y_BxLxD, kv):
+            return layer(y_BxLxD, encoded, biases, deterministic, kv, cache_index, make_cache), None
+
+        y_BxLxD, _ = scan.through(
+            self.layers, step, y_BxLxD, self.config.num_decoder_layers, cross_kv
         )
+        return self.to_logits(y_BxLxD, self.token_embedder, deterministic)
+
+    def project_encoded(self, encoded_BxSxD: jax.Array) -> KeyValues:
+        def step(layer, encoded_BxSxD, _):
+            return encoded_BxSxD, layer.encoder_decoder_attention.project(encoded_BxSxD)
+
+        return scan.through(self.layers, step, encoded_BxSxD, self.config.num_decoder_layers)[1]
 
     def _cache_state(self, decode: bool, length: int):
         """(where the next tokens go, whether to make an empty cache): a first call makes one."""
@@ -159,7 +201,10 @@ class Decoder(nn.Module):
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
         mask_BxLxS = layout.within_segments(causal_1xLxS, segment_ids, segment_ids)
-        return self.relpos_bias(L, keys, first) + layers.mask_bias(mask_BxLxS)[:, None]
+        bias_BxHxLxS = layers.mask_bias(mask_BxLxS)[:, None]
+        if not self.config.scan_layers:
+            bias_BxHxLxS += self.relpos_bias(L, keys, first)
+        return bias_BxHxLxS
 
 
 class Transformer(nn.Module):
@@ -174,7 +219,16 @@ class Transformer(nn.Module):
     config: T5Config
     prompt: Callable[[], nn.Module] | None = None
 
+    @property
+    def scan_layers(self) -> bool:
+        """Whether the cache has a leading layer axis, before the batch (T5X asks for this)."""
+        return self.config.scan_layers
+
     def setup(self):
+        if self.config.num_encoder_layers == 0:
+            raise ValueError(
+                "This T5Config has no encoder layers: decoder_only.DecoderOnly is its network."
+            )
         self.token_embedder = layers.Embed(self.config)
         self.encoder = Encoder(self.config, self.token_embedder, self.prompt)
         self.decoder = Decoder(self.config, self.token_embedder)
@@ -267,7 +321,7 @@ class Transformer(nn.Module):
         max_decode_length: int | None = None,
         *,
         prompt_positions: Int[Array, "batch length"] | None = None,
-        cross_kv: tuple[KeyValue, ...] | None = None,
+        cross_kv: KeyValues | None = None,
     ) -> Float[Array, "batch targets vocab"]:
         """Logits of each next target token, float32.
 
@@ -294,9 +348,7 @@ class Transformer(nn.Module):
             cross_kv=cross_kv,
         )
 
-    def project_encoded(
-        self, encoded: Float[Array, "batch joined_length embed"]
-    ) -> tuple[KeyValue, ...]:
+    def project_encoded(self, encoded: Float[Array, "batch joined_length embed"]) -> KeyValues:
         """Each decoder layer's cross-attention (key, value), [B, H, S, K]: once per input."""
         return self.decoder.project_encoded(encoded)
 

@@ -1,0 +1,156 @@
+"""Stacks of layers compiled once: `T5Config.scan_layers`.
+
+    layers of their own                               one layer, scanned
+    encoder/layers_0/mlp/wo/kernel    [F, D]          encoder/encoder/mlp/wo/kernel  [F, layers, D]
+    encoder/layers_1/mlp/wo/kernel    [F, D]
+    encoder/relpos_bias/rel_embedding [H, R]          encoder/encoder/relpos_bias/rel_embedding
+                                                                                     [H, layers, R]
+
+The names and the stacked axis are those of T5X's scalable T5. What stands outside the layers (the
+embedding, the final norms, the output layer, a prompt) is the same in both.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from flax.linen.partitioning import scan_with_axes
+
+STACKS = ("encoder", "decoder")
+AXIS = 1
+_BIAS = "relpos_bias/rel_embedding"
+
+
+def through(
+    layers: Sequence[nn.Module],
+    step: Callable[[nn.Module, Any, Any], tuple[Any, Any]],
+    x: Any,
+    depth: int,
+    per_layer: Any = None,
+) -> tuple[Any, Any]:
+    """Applies `x, out = step(layer, x, of_layer)` for each of `depth` layers.
+
+    `layers` holds every layer, or one that stands for all and whose weights are stacked. What is
+    `per_layer`, and what comes out, is a tuple in the first case and stacked arrays in the second.
+
+    Returns:
+        (x after the last layer, what came out of each).
+    """
+    config = layers[0].config
+    step = _rematerialised(step, config.remat_policy, scanned=config.scan_layers)
+    if config.scan_layers:
+        return scan_with_axes(
+            step,
+            variable_axes={"params": AXIS, "cache": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast if per_layer is None else 0,
+            length=depth,
+            axis_name="layers",
+        )(layers[0], x, per_layer)
+    outs = []
+    for i, layer in enumerate(layers):
+        x, out = step(layer, x, None if per_layer is None else per_layer[i])
+        outs.append(out)
+    return x, tuple(outs)
+
+
+def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Callable[..., Any]:
+    if policy == "none":
+        return step
+    saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+    # Inside a scan nothing can be merged across iterations, so XLA may look for repeats freely.
+    return nn.remat(step, policy=saved if policy == "minimal" else None, prevent_cse=not scanned)
+
+
+def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A T5's parameters as those of the same T5 with `scan_layers=True`.
+
+    Every layer gets a copy of its stack's relative-position bias.
+
+    Raises:
+        ValueError: a stack has no layers, or layers that are not alike.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for stack in STACKS:
+        layers = _take_layers(flat, stack)
+        bias_HxR = flat.pop(f"{stack}/{_BIAS}", None)
+        if not layers or bias_HxR is None or any(x.keys() != layers[0].keys() for x in layers):
+            raise ValueError(
+                f"The {stack} cannot be stacked: that takes {stack}/layers_0, layers_1, ... with "
+                f"the same parameters each, and {stack}/{_BIAS}."
+            )
+        for rest in layers[0]:
+            values = [_split_heads(rest, layer[rest], len(bias_HxR)) for layer in layers]
+            flat[f"{stack}/{stack}/{rest}"] = _stack(values)
+        flat[f"{stack}/{stack}/{_BIAS}"] = _stack([bias_HxR] * len(layers))
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `stack_layers`: parameters for `scan_layers=False`.
+
+    Raises:
+        ValueError: nothing is stacked, or the layers' relative-position biases differ.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for stack in STACKS:
+        prefix = f"{stack}/{stack}/"
+        stacked = {
+            name.removeprefix(prefix): flat.pop(name)
+            for name in list(flat)
+            if name.startswith(prefix)
+        }
+        if _BIAS not in stacked:
+            raise ValueError(f"The {stack} cannot be unstacked: there is no {prefix}{_BIAS}.")
+        flat[f"{stack}/{_BIAS}"] = _shared_bias(stack, stacked.pop(_BIAS))
+        for rest, value in stacked.items():
+            for i in range(value.shape[AXIS]):
+                flat[f"{stack}/layers_{i}/{rest}"] = _merge_heads(rest, value[:, i])
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _take_layers(flat: dict[str, Any], stack: str) -> list[dict[str, Any]]:
+    """Takes a stack's layers out of `flat`, first layer first."""
+    layers: dict[int, dict[str, Any]] = {}
+    for name in list(flat):
+        if match := re.fullmatch(rf"{stack}/layers_(\d+)/(.+)", name):
+            layers.setdefault(int(match[1]), {})[match[2]] = flat.pop(name)
+    return [layers.get(i, {}) for i in range(max(layers, default=-1) + 1)]
+
+
+def _shared_bias(stack: str, bias_HxNxR: Any) -> Any:
+    first_HxR = bias_HxNxR[:, 0]
+    difference_N = np.max(np.abs(np.asarray(bias_HxNxR - first_HxR[:, None])), axis=(0, 2))
+    if np.any(difference_N):
+        layer = int(np.argmax(difference_N))
+        raise ValueError(
+            f"The {stack}'s layers have relative-position biases of their own (layer {layer} "
+            f"differs from layer 0 by up to {difference_N[layer]:.2g}), and without scan_layers "
+            "there is only one for all: keep T5Config(scan_layers=True) for these weights."
+        )
+    return first_HxR
+
+
+def _split_heads(name: str, kernel: Any, heads: int) -> Any:
+    """Attention kernels: [D, H*K] to [D, H, K], and the outward one [H*K, D] to [H, K, D]."""
+    if name.endswith("attention/out/kernel"):
+        return kernel.reshape(heads, -1, kernel.shape[-1])
+    if "attention/" in name:
+        return kernel.reshape(kernel.shape[0], heads, -1)
+    return kernel
+
+
+def _merge_heads(name: str, kernel: Any) -> Any:
+    if name.endswith("attention/out/kernel"):
+        return kernel.reshape(-1, kernel.shape[-1])
+    return kernel.reshape(kernel.shape[0], -1) if "attention/" in name else kernel
+
+
+def _stack(values: list[Any]) -> Any:
+    numpy = jnp if isinstance(values[0], jax.Array) else np
+    return numpy.stack(values, axis=AXIS)
