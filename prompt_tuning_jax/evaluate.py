@@ -181,7 +181,7 @@ def load_checked_prompt(path: str, model: FrozenModel, allow_mismatch: bool) -> 
 def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Evaluation:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
     config = config or EvaluateConfig(**options)
-    model = load_model(config.model, config.model_dtype)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
     task = load_task(config, model)
     prompt = None
     if config.prompt is not None:

@@ -34,6 +34,7 @@ class InferConfig:
 
     Attributes:
       model: (INITIAL_CHECKPOINT_PATH) the frozen model.
+      vocabulary: its spiece.model, where the model's directory does not hold one.
       prompt: a prompt file or directory; None for the model alone.
       text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
       input_file, output_file: None for standard input and output.
@@ -45,6 +46,7 @@ class InferConfig:
     """
 
     model: str = "bundled"
+    vocabulary: str | None = None
     prompt: str | None = None
     text_prompt: str | None = None
     input_file: str | None = None
@@ -76,7 +78,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     if config.predictions not in (None, "rank", "generate"):
         raise ValueError(f"PREDICTIONS must be 'rank' or 'generate', got {config.predictions!r}.")
     template = Template(config.input_template) if config.input_template else None
-    model = load_model(config.model, config.model_dtype)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
     prompt, verbalizers = None, config.verbalizers
     if config.prompt is not None:
         prompt = load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)

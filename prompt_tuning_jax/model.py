@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import decoding, sharding
-from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
 from prompt_tuning_jax.data import eval_batches
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
@@ -322,8 +323,9 @@ class FrozenModel:
         """The vocabulary, or an error that says what needs it."""
         if self.vocabulary is None:
             raise ValueError(
-                f"{self.name} has no vocabulary, so it cannot {action} text: put spiece.model into "
-                "the model's directory, or pass token ids to `logits` or `generate_tokens`."
+                f"{self.name} has no vocabulary, so it cannot {action} text: name its spiece.model "
+                "(load_model's `vocabulary`; VOCABULARY on the command line), or pass token ids to "
+                "`logits` or `generate_tokens`."
             )
         return self.vocabulary
 
@@ -333,24 +335,38 @@ def _row_keys(seed: int, rows: np.ndarray) -> Array:
 
 
 def load_model(
-    path_or_name: str | Path = "bundled", dtype: Any = jnp.float32, verbose: bool = False
+    path_or_name: str | Path = "bundled",
+    dtype: Any = jnp.float32,
+    verbose: bool = False,
+    vocabulary: str | Path | None = None,
 ) -> FrozenModel:
     """Loads a frozen T5.
 
         model = pt.load_model("bundled")
         model = pt.load_model("checkpoints/t5-v1_1-small", dtype=jnp.bfloat16)
+        model = pt.load_model("gs://bucket/t5/checkpoint_1100000", vocabulary="spiece.model")
 
     Args:
-      path_or_name: "bundled", a Hugging Face T5 directory, or a hub name where there is a network.
+      path_or_name: "bundled", a Hugging Face T5 directory, a T5X checkpoint (see
+        `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
       dtype: of the weights in memory and of the activations; prompts stay float32.
       verbose: print the table of matched, missing and unexpected weights.
+      vocabulary: the model's `spiece.model`, where its directory does not hold one. Without it
+        the methods that take text do not work.
 
     Raises:
       FileNotFoundError: no such directory, and no such hub name within reach.
-      ValueError: missing or misshapen weights; nothing is ever replaced by random numbers.
+      ValueError: missing or misshapen weights, which are never replaced by random numbers; or the
+        vocabulary is not this model's.
     """
     bundled = str(path_or_name) == "bundled"
     source = BUNDLED if bundled else path_or_name
-    config, params, vocabulary = huggingface.load(source, dtype, print if verbose else None)
+    report, found = print if verbose else None, None
+    if is_checkpoint(source):
+        config, params = t5x.load(source, dtype, report=report)
+    else:
+        config, params, found = huggingface.load(source, dtype, report)
+    if vocabulary is not None:
+        found = huggingface.read_vocabulary(vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
-    return FrozenModel(config, params, vocabulary, str(path_or_name))
+    return FrozenModel(config, params, found, str(path_or_name))

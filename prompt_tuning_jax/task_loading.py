@@ -15,7 +15,9 @@ class TaskConfig:
     """Which frozen model, and which task. Each field is a gin macro in capitals.
 
     Attributes:
-      model: (INITIAL_CHECKPOINT_PATH) "bundled", a Hugging Face T5 directory, or a hub name.
+      model: (INITIAL_CHECKPOINT_PATH) "bundled", a Hugging Face T5 directory, a T5X checkpoint, or
+        a hub name.
+      vocabulary: the model's spiece.model, where its directory does not hold one.
       task: (MIXTURE_OR_TASK_NAME) a bundled task, a registered SeqIO task or mixture, or a `Task`.
       task_module: (MIXTURE_OR_TASK_MODULE) the Python module that registers the SeqIO task.
       feature_lengths: (TASK_FEATURE_LENGTHS) longest `inputs` and `targets` in tokens, EOS
@@ -30,6 +32,7 @@ class TaskConfig:
     """
 
     model: Any = "bundled"
+    vocabulary: str | None = None
     task: Any = None
     task_module: str | None = None
     feature_lengths: Mapping[str, int] | None = None

@@ -131,7 +131,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     model_dir = check_settings(config)
     model = config.model
     if not isinstance(model, FrozenModel):
-        model = load_model(model, config.model_dtype, verbose=not config.quiet)
+        model = load_model(model, config.model_dtype, not config.quiet, config.vocabulary)
     task = load_task(config, model)
     lengths = check_task(config, task)
     vocabulary = model.text_vocabulary("train on")

@@ -1,6 +1,7 @@
 """Strict switches for every test: two simulated devices, no silent rank promotion."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -23,6 +24,13 @@ from prompt_tuning_jax import FrozenModel, load_model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_collection_modifyitems(items):
+    if importlib.util.find_spec("t5x") is None:
+        for item in items:
+            if item.get_closest_marker("t5x"):
+                item.add_marker(pytest.mark.skip(reason="needs T5X: scripts/install_t5x.sh"))
 
 
 @pytest.fixture

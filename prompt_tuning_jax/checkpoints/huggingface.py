@@ -69,7 +69,11 @@ def load(
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
     directory = resolve(directory_or_hub_name)
     if not (directory / _CONFIG).is_file():
-        raise FileNotFoundError(f"{directory} has no config.json: it is not a Hugging Face model.")
+        found = ", ".join(sorted(child.name for child in directory.iterdir())[:6]) or "nothing"
+        raise FileNotFoundError(
+            f"{directory} holds no model: neither config.json (Hugging Face) nor checkpoint or "
+            f"state/ (T5X) is there, but {found}."
+        )
     stored = stored_weights(directory)
     config = read_config(directory / _CONFIG, "lm_head.weight" in stored, dtype)
     found = _compare(directory, config, stored)
@@ -77,7 +81,9 @@ def load(
         report(found)
     found.require_complete()
     _check_unexpected(found)
-    vocabulary = _read_vocabulary(directory, config)
+    vocabulary = None
+    if (directory / _VOCABULARY).is_file():
+        vocabulary = read_vocabulary(directory, config)
     check_copies(stored)
     names = {stored[theirs]: ours for theirs, (ours, _) in found.matched.items()}
     return config, unflatten_dict(read_weights(names, dtype), sep="/"), vocabulary
@@ -171,11 +177,16 @@ def _check_unexpected(found: WeightReport) -> None:
         logging.warning("%s: unused weights %s", found.source, ", ".join(spare))
 
 
-def _read_vocabulary(directory: Path, config: T5Config) -> Vocabulary | None:
-    path = directory / _VOCABULARY
-    if not path.is_file():
-        return None
-    tokenizer = directory / _TOKENIZER
+def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
+    """The vocabulary of a model: a `spiece.model`, or a directory that holds one.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is corrupt, or has more ids than the model.
+    """
+    path = Path(path).expanduser()
+    path = path / _VOCABULARY if path.is_dir() else path
+    tokenizer = path.with_name(_TOKENIZER)
     extra_ids = read_json(tokenizer).get("extra_ids", 100) if tokenizer.is_file() else 100
     vocabulary = Vocabulary.load(path, extra_ids)
     if vocabulary.size > config.vocab_size:

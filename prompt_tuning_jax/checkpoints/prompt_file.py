@@ -19,6 +19,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint, read_prompt
 from prompt_tuning_jax.layout import LAYOUTS
 
 _VALUES = "prompt.safetensors"
@@ -105,22 +106,23 @@ def save_prompt(
 
 
 def load_prompt(path: str | os.PathLike) -> TunedPrompt:
-    """Reads what `save_prompt` wrote, or a `.npy` array as the reference implementation writes it.
+    """Reads what `save_prompt` wrote, or what the reference implementation or T5X writes.
 
         prompt = pt.load_prompt("prompts/sentiment")
 
     Args:
-        path: the directory, its `prompt.safetensors`, or an array file of any name.
+        path: the directory, its `prompt.safetensors`, an array file (`.npy` or of any name, or a
+            `numpy_checkpoint` directory of one), or a T5X checkpoint that holds a prompt.
 
     Raises:
         FileNotFoundError: nothing there, or a directory without a prompt.
         ValueError: the file is corrupt, cut short, not [P, D], or holds NaN.
     """
+    if is_checkpoint(path):
+        return TunedPrompt(_checked_values(read_prompt(path), str(path)))
     path = Path(path)
     if path.is_dir():
-        if not (path / _VALUES).is_file():
-            raise FileNotFoundError(f"{path} has no {_VALUES}: pass a prompt's directory or file.")
-        path = path / _VALUES
+        path = _file_in(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no prompt at {path}.")
     with open(path, "rb") as file:
@@ -165,6 +167,16 @@ def check_compatible(
                 "model it was tuned for, or override with allow_mismatch=True "
                 "(ALLOW_PROMPT_MISMATCH=True on the command line)."
             )
+
+
+def _file_in(directory: Path) -> Path:
+    """The prompt in a directory; the reference calls it `encoder.prompt.prompt.prompt`."""
+    if (directory / _VALUES).is_file():
+        return directory / _VALUES
+    arrays = [*directory.glob("*.prompt"), *directory.glob("*.prompt.npy")]
+    if len(arrays) != 1:
+        raise FileNotFoundError(f"{directory} has no {_VALUES}: pass a prompt's directory or file.")
+    return arrays[0]
 
 
 def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:

@@ -18,6 +18,7 @@ class WeightReport:
         missing: name that the model needs -> shape.
         misshapen: name -> (shape found, shape needed).
         unexpected: name that the model has no use for -> shape.
+        described_by: what says which weights the model needs.
     """
 
     source: str
@@ -25,12 +26,13 @@ class WeightReport:
     missing: Mapping[str, Shape]
     misshapen: Mapping[str, tuple[Shape, Shape]]
     unexpected: Mapping[str, Shape]
+    described_by: str = "config.json"
 
     def require_complete(self) -> None:
         """Raises ValueError, naming the weights, unless every weight the model needs is there."""
         faults = [f"missing {name} {shape}" for name, shape in self.missing.items()]
         faults += [
-            f"{name} has shape {found}, config.json needs {needed}"
+            f"{name} has shape {found}, {self.described_by} needs {needed}"
             for name, (found, needed) in self.misshapen.items()
         ]
         if not faults:
@@ -39,7 +41,7 @@ class WeightReport:
         raise ValueError(
             f"{self.source} does not hold the whole model; {len(faults)} weight(s): {shown}. "
             "No weight is ever filled with random numbers: fetch the checkpoint again, or correct "
-            "its config.json."
+            f"{self.described_by}."
         )
 
     def __str__(self) -> str:

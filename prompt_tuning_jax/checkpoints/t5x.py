@@ -1,0 +1,234 @@
+"""Frozen T5 models in T5X's format, legacy (msgpack and zarr) or Orbax; T5X is not needed.
+
+    config, params = t5x.load("gs://t5-data/.../checkpoint_1100000", report=print)
+    t5x.save("converted", params, step=0)                         # -> converted/checkpoint_0
+    t5x.add_prompt("t5/checkpoint_1100000", prompt, "with_prompt")
+
+Optimizer state is never read by `load`. With `shardings`, each device's part of a weight is read
+alone, and no host holds a whole weight of which it needs a part.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Sharding
+
+from prompt_tuning_jax.checkpoints import t5x_legacy, t5x_orbax
+from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+    STEP,
+    TARGET,
+    open_checkpoint,
+    prompt_names,
+)
+from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infer_config
+from prompt_tuning_jax.checkpoints.t5x_storage import is_url
+from prompt_tuning_jax.checkpoints.t5x_weights import Weight, find_weights
+from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.t5.config import T5Config
+
+_WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
+FORMS = tuple(_WRITERS)
+OUR_PROMPT = "encoder/prompt/prompt"
+REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
+
+# (config, name -> shape and dtype) -> name -> sharding
+Shardings = Callable[[T5Config, Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, Sharding]]
+
+
+def load(
+    path: str | os.PathLike,
+    dtype: Any = jnp.float32,
+    shardings: Shardings | None = None,
+    config: T5Config | None = None,
+    report: Callable[[WeightReport], None] | None = None,
+) -> tuple[T5Config, dict[str, Any]]:
+    """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
+
+    Args:
+        path: a checkpoint's directory, or a run's, whose latest complete checkpoint is taken;
+            local, or a URL that tensorstore reads, such as `gs://bucket/folder`.
+        dtype: of weights and activations, float32 or bfloat16, whatever is stored.
+        shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
+        config: what the checkpoint must be; its activations and dropout, which shapes do not
+            tell, are taken over. By default the config is inferred, see `t5x_config`.
+        report: called with the table of weights before any is read; `print` shows it.
+
+    Returns:
+        The config; the weights nested under T5X's names, as arrays on the devices if `shardings`
+        is given, else as numpy arrays.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: no T5X checkpoint, or unfinished or damaged; not a T5, or not the one asked
+            for; weights are missing or misshapen.
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
+    config, weights = load_lazily(path, dtype, config, report)
+    places: Mapping[str, Sharding] = {}
+    if shardings is not None:
+        shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
+        places = shardings(config, shapes)
+    by_leaf: dict[int, list[str]] = {}
+    for name, weight in weights.items():
+        by_leaf.setdefault(id(weight.leaf), []).append(name)
+
+    def read(names: Iterable[str]) -> dict[str, Any]:
+        cache: dict = {}  # layers stacked in one leaf are read together
+        return {name: _read(weights[name], places.get(name), cache) for name in names}
+
+    with ThreadPoolExecutor(max_workers=4) as pool:  # reads wait for disks and networks
+        parts = list(pool.map(read, by_leaf.values()))
+    return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
+
+
+def load_lazily(
+    path: str | os.PathLike,
+    dtype: Any = None,
+    config: T5Config | None = None,
+    report: Callable[[WeightReport], None] | None = None,
+) -> tuple[T5Config, dict[str, Weight]]:
+    """As `load`, but each weight, under its flat T5X name, is read when it is made an array.
+
+    `dtype=None` keeps what is stored.
+    """
+    checkpoint = open_checkpoint(path)
+    weights = find_weights(checkpoint.leaves(), dtype)
+    inferred = infer_config(checkpoint.path, weights, dtype or jnp.float32)
+    if config is not None:
+        check_config(checkpoint.path, inferred, config)
+    config = dataclasses.replace(config or inferred, dtype=inferred.dtype)
+    found = compare(checkpoint.path, config, weights)
+    if report is not None:
+        report(found)
+    found.require_complete()
+    _check_unexpected(found)
+    return config, {name: weights[name] for name in found.matched}
+
+
+def save(
+    directory: str | os.PathLike, params: Mapping[str, Any], step: int = 0, form: str = "orbax"
+) -> Path:
+    """Writes `directory/checkpoint_{step}`, which T5X restores bit for bit; all of it or nothing.
+
+    It holds no optimizer state: training from it under T5X needs `fallback_to_scratch = True`.
+
+    Args:
+        params: nested or flat, of any dtype, with or without a prompt.
+        form: "orbax", as T5X writes today, with all weights in memory; or "legacy", which every
+            T5X reads and which is written leaf by leaf.
+
+    Raises:
+        FileExistsError: the checkpoint is there already.
+        ValueError: an unknown form, or a path that is not local.
+    """
+    flat = flatten_dict(params, sep="/")
+    leaves = {STEP: np.int32(step)} | {TARGET + name: value for name, value in flat.items()}
+    return _write(directory, leaves, step, form)
+
+
+def add_prompt(
+    base: str | os.PathLike,
+    prompt: TunedPrompt,
+    directory: str | os.PathLike,
+    *,
+    step: int | None = None,
+    name: str | None = None,
+    form: str | None = None,
+    allow_mismatch: bool = False,
+) -> Path:
+    """Writes a checkpoint that is `base` with a prompt; every other leaf is kept as it is.
+
+    Args:
+        base: a T5X checkpoint; a prompt that it holds is replaced.
+        step: the new checkpoint's; by default the base's.
+        name: of the prompt's leaf; by default that of the base's prompt, or else this library's
+            `encoder/prompt/prompt` (the reference implementation has `REFERENCE_PROMPT`).
+        form: by default the base's.
+        allow_mismatch: take a prompt that was tuned for other weights.
+
+    Returns:
+        The checkpoint written, `directory/checkpoint_{step}`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_checkpoint`; or the prompt belongs to another model.
+        FileExistsError: as `save`.
+    """
+    checkpoint = open_checkpoint(base)
+    leaves = checkpoint.leaves("")
+    weights = {n.removeprefix(TARGET): x for n, x in leaves.items() if n.startswith(TARGET)}
+    there = prompt_names(checkpoint)
+    if name is None and len(there) > 1:
+        raise ValueError(f"{checkpoint.path} holds several prompts: name one of {there}.")
+    name = name or (there or [OUR_PROMPT])[0]
+    _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
+    step = (checkpoint.step or 0) if step is None else step
+    everything = {n: leaves.get(n) for n in checkpoint.sources}
+    everything |= {STEP: np.int32(step), TARGET + name: prompt.values}
+    return _write(directory, everything, step, form or checkpoint.kind)
+
+
+def _check_unexpected(found: WeightReport) -> None:
+    """Refuses weights within layers that a T5 does not have there: the model is another one."""
+    layers = [name for name in found.unexpected if "/layers_" in name]
+    if layers:
+        raise ValueError(
+            f"{found.source} has {len(layers)} weight(s) in its layers that no T5 has, {layers[0]} "
+            "first: it is a checkpoint of another model, and cannot be loaded as a T5."
+        )
+    if found.unexpected:
+        names = ", ".join(found.unexpected)
+        logging.warning("%s: not part of the frozen model: %s", found.source, names)
+
+
+def _check_fits(
+    prompt: TunedPrompt, place: str, weights: Mapping[str, Any], prompts: list[str], allow: bool
+) -> None:
+    embedding = weights.get("token_embedder/embedding")
+    if embedding is None:
+        raise ValueError(
+            f"{place} has no token_embedder/embedding: it is no T5 to add a prompt to."
+        )
+    ours = None
+    if "base_model_fingerprint" in prompt.metadata and not allow:
+        frozen = find_weights({n: x for n, x in weights.items() if n not in prompts})
+        ours = fingerprint(frozen)
+    check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)
+
+
+def _read(weight: Weight, sharding: Sharding | None, cache: dict) -> Any:
+    if sharding is None:
+        return np.ascontiguousarray(weight.read(cache=cache))
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, weight.shape, strict=True))
+        return weight.read(bounds, cache)
+
+    return jax.make_array_from_callback(weight.shape, sharding, part)
+
+
+def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, form: str) -> Path:
+    if form not in _WRITERS:
+        raise ValueError(f"A T5X checkpoint is written as one of {FORMS}, not {form!r}.")
+    if is_url(directory):
+        raise ValueError(
+            f"{directory} is not a local directory: write the checkpoint locally, then copy it."
+        )
+    checkpoint = Path(directory).expanduser().absolute() / f"checkpoint_{step}"
+    if checkpoint.exists():
+        raise FileExistsError(f"{checkpoint} is there already. Choose another directory or step.")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    _WRITERS[form](checkpoint, leaves)
+    return checkpoint

@@ -1,0 +1,112 @@
+"""The T5Config that a T5X checkpoint's shapes imply; T5X keeps a model's config elsewhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prompt_tuning_jax.checkpoints.huggingface_names import is_transposed, weight_names
+from prompt_tuning_jax.checkpoints.t5x_weights import BIAS, LAYER, Weight
+from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.t5.config import T5Config
+
+_FROM_SHAPES = (
+    "vocab_size",
+    "emb_dim",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "relpos_buckets",
+    "logits_via_embedding",
+)
+
+
+def infer_config(place: str, weights: Mapping[str, Weight], dtype: Any) -> T5Config:
+    """The config whose shapes these weights have.
+
+    Shapes do not tell activations: a gated MLP is taken as ("gelu", "linear"), as T5 1.1 and mT5
+    have it, a plain one as ("relu",), as T5 1.0 has it. Without an output layer the embedding is
+    used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0.
+
+    Raises:
+        ValueError: they are not the weights of an encoder-decoder T5.
+    """
+    try:
+        vocab_size, emb_dim = weights["token_embedder/embedding"].shape
+        num_heads, relpos_buckets = weights[f"encoder/{BIAS}"].shape
+        _, joined = weights["encoder/layers_0/attention/query/kernel"].shape
+        mlp_dim, _ = weights["encoder/layers_0/mlp/wo/kernel"].shape
+    except KeyError as error:
+        raise ValueError(
+            f"{place} is a checkpoint, but not of an encoder-decoder T5: it has no "
+            f"{error.args[0]}; it has {', '.join(sorted(weights)[:3])}, ..."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{place} is not of a T5: a weight has another rank ({error}).") from error
+    if joined % num_heads:
+        raise ValueError(
+            f"{place}: {joined} query features do not divide over the {num_heads} heads that the "
+            "relative-position bias has."
+        )
+    return T5Config(
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        num_heads=num_heads,
+        head_dim=joined // num_heads,
+        mlp_dim=mlp_dim,
+        num_encoder_layers=_depth("encoder", weights),
+        num_decoder_layers=_depth("decoder", weights),
+        mlp_activations=("gelu", "linear") if _is_gated(weights) else ("relu",),
+        logits_via_embedding="decoder/logits_dense/kernel" not in weights,
+        relpos_buckets=relpos_buckets,
+        dtype=dtype,
+    )
+
+
+def check_config(place: str, found: T5Config, asked: T5Config) -> None:
+    """Refuses a config whose shapes are not the checkpoint's, naming the fields.
+
+    Raises:
+        ValueError: a field differs; or layers are asked for in one stack.
+    """
+    if asked.scan_layers:
+        raise ValueError(
+            "A T5X checkpoint is loaded with its layers apart: ask for scan_layers=False, and "
+            "stack the weights with t5.scan.stack_layers."
+        )
+    wrong = [f for f in _FROM_SHAPES if getattr(found, f) != getattr(asked, f)]
+    gated = len(found.mlp_activations), len(asked.mlp_activations)
+    faults = [f"{f} is {getattr(found, f)}, not {getattr(asked, f)}" for f in wrong]
+    if gated[0] != gated[1]:
+        faults.append(f"mlp_activations are {gated[0]}, not {gated[1]}")
+    if faults:
+        raise ValueError(
+            f"{place} is not the model asked for: {'; '.join(faults)}. Correct the config, or pass "
+            "none to take the checkpoint's own."
+        )
+
+
+def compare(place: str, config: T5Config, weights: Mapping[str, Weight]) -> WeightReport:
+    """What the weights are to the config's model."""
+    needed = {
+        ours: tuple(reversed(shape)) if is_transposed(ours) else shape
+        for ours, shape in weight_names(config).values()
+    }
+    here = {name: weights[name].shape for name in needed if name in weights}
+    return WeightReport(
+        source=place,
+        matched={n: (n, shape) for n, shape in here.items() if shape == needed[n]},
+        missing={n: shape for n, shape in needed.items() if n not in here},
+        misshapen={n: (s, needed[n]) for n, s in here.items() if s != needed[n]},
+        unexpected={n: w.shape for n, w in weights.items() if n not in needed},
+        described_by="the config",
+    )
+
+
+def _depth(stack: str, weights: Mapping[str, Weight]) -> int:
+    layers = {int(m[2]) for n in weights if (m := LAYER.fullmatch(n)) and m[1] == stack}
+    return max(layers, default=-1) + 1
+
+
+def _is_gated(weights: Mapping[str, Weight]) -> bool:
+    return "encoder/layers_0/mlp/wi_0/kernel" in weights

@@ -1,0 +1,293 @@
+"""Checkpoints: convert between T5X and Hugging Face, list, extract, compare, add a prompt.
+
+    python -m prompt_tuning_jax.convert convert gs://bucket/t5/checkpoint_1100000 t5-hf \\
+        --to huggingface --vocabulary spiece.model
+    python -m prompt_tuning_jax.convert convert t5-hf t5-t5x --to t5x
+    python -m prompt_tuning_jax.convert convert bundled bundled-t5x --to t5x
+    python -m prompt_tuning_jax.convert list t5-t5x/checkpoint_0
+    python -m prompt_tuning_jax.convert extract run/checkpoint_1130000 prompts/sentiment
+    python -m prompt_tuning_jax.convert diff run/checkpoint_1100000 run/checkpoint_1130000
+    python -m prompt_tuning_jax.convert add-prompt t5/checkpoint_1100000 prompts/sentiment t5-tuned
+
+T5X is not needed. `diff` exits with 0 where all leaves are equal, 1 where some differ; a mistake of
+use exits with 2.
+"""
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+    TARGET,
+    is_checkpoint,
+    open_checkpoint,
+    read_prompt,
+)
+from prompt_tuning_jax.checkpoints.t5x_weights import is_scanned
+from prompt_tuning_jax.model import BUNDLED
+from prompt_tuning_jax.t5.config import T5Config
+
+
+def to_huggingface(
+    source: str,
+    destination: str,
+    vocabulary: str | None = None,
+    dtype: Any = None,
+    activations: tuple[str, ...] | None = None,
+) -> Path:
+    """Writes a T5X checkpoint as a Hugging Face directory, one weight in memory at a time.
+
+    Args:
+        vocabulary: the model's `spiece.model`, to be copied in.
+        dtype: of the weights written; None keeps what is stored.
+        activations: of the MLP, where they are not those that its shapes suggest.
+
+    Raises:
+        FileNotFoundError, ValueError: as `t5x.load` and `huggingface.save`.
+    """
+    config, weights = t5x.load_lazily(source, dtype, report=print)
+    config = _with_activations(config, activations)
+    words = None if vocabulary is None else huggingface.read_vocabulary(vocabulary, config)
+    huggingface.save(destination, config, unflatten_dict(weights, sep="/"), words)
+    return Path(destination)
+
+
+def to_t5x(
+    source: str, destination: str, step: int = 0, form: str = "orbax", dtype: Any = None
+) -> Path:
+    """Writes a Hugging Face, T5X or the bundled model as `destination/checkpoint_{step}`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `huggingface.load` and `t5x.save`; or T5X has no such
+            model.
+    """
+    if is_checkpoint(source):
+        _, weights = t5x.load_lazily(source, dtype, report=print)
+        return t5x.save(destination, weights, step, form)
+    config, params, _ = huggingface.load(_model(source), dtype or jnp.float32, print)
+    if config.scale_decoder_outputs is not None:
+        raise ValueError(
+            f"{source} has {'tied' if config.logits_via_embedding else 'separate'} embeddings and "
+            f"scale_decoder_outputs {config.outputs_scaled}: T5X has no such T5, its outputs would "
+            "change."
+        )
+    return t5x.save(destination, params, step, form)
+
+
+def list_leaves(path: str, everything: bool = False) -> str:
+    """A table of a T5X checkpoint's leaves: name, shape, dtype.
+
+    `everything` shows the optimizer's state beside the parameters.
+    """
+    checkpoint = open_checkpoint(path)
+    leaves = checkpoint.leaves("" if everything else TARGET)
+    rows = [(name, str(list(leaf.shape)), str(leaf.dtype)) for name, leaf in leaves.items()]
+    head = f"{checkpoint.path}: {checkpoint.kind} T5X checkpoint, step {checkpoint.step}"
+    return "\n".join([f"{head}, {len(rows)} leaves", *_aligned(rows)])
+
+
+def extract(path: str, destination: str, name: str | None = None) -> Path:
+    """Writes a checkpoint's prompt as a prompt file, or the leaf `name` as a `.npy` array.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_prompt`; a leaf is written to a `.npy` file only.
+    """
+    if name is None:
+        checkpoint = open_checkpoint(path)
+        facts = {"base_model": checkpoint.path, "step": checkpoint.step}
+        return save_prompt(destination, TunedPrompt(read_prompt(path)), **facts)
+    if not destination.endswith(".npy"):
+        raise ValueError(f"{destination}: a leaf is written as a .npy file; name it so.")
+    values = open_checkpoint(path).leaf(name).read()
+    if not isinstance(values.dtype.type(0), (np.floating, np.integer)):
+        values = values.astype(np.float32)  # .npy has no bfloat16
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    np.save(destination, values, allow_pickle=False)
+    return Path(destination)
+
+
+class Difference(NamedTuple):
+    """How a leaf differs: its state, and the largest and the mean absolute difference."""
+
+    name: str
+    state: str
+    largest: float = 0.0
+    mean: float = 0.0
+
+
+def diff(
+    a: str, b: str, everything: bool = False, tolerance: float = 0.0
+) -> tuple[list[Difference], int]:
+    """The leaves that differ between two models, and how many leaves were compared.
+
+    Either is a T5X checkpoint, a Hugging Face directory or "bundled". Two T5X checkpoints of one layout are
+    compared leaf by leaf as stored; otherwise weights are compared, under T5X's names.
+
+    Args:
+        everything: compare the optimizer's state too; T5X checkpoints only.
+        tolerance: the absolute difference up to which values count as equal.
+    """
+    ours, theirs = _comparable(a, b, everything)
+    names = sorted({*ours, *theirs})
+    found = [_difference(n, ours.get(n), theirs.get(n), tolerance) for n in names]
+    return [each for each in found if each is not None], len(names)
+
+
+def _comparable(a: str, b: str, everything: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if is_checkpoint(a) and is_checkpoint(b):
+        prefix = "" if everything else TARGET
+        ours, theirs = open_checkpoint(a).leaves(prefix), open_checkpoint(b).leaves(prefix)
+        if everything or is_scanned(ours) == is_scanned(theirs):
+            return ours, theirs
+    elif everything:
+        raise ValueError("Only T5X checkpoints hold an optimizer's state: leave out --all.")
+    return _weights(a), _weights(b)
+
+
+def _weights(path: str) -> Mapping[str, Any]:
+    if is_checkpoint(path):
+        return t5x.load_lazily(path)[1]
+    return flatten_dict(huggingface.load(_model(path))[1], sep="/")
+
+
+def _model(source: str) -> str:
+    return str(BUNDLED) if source == "bundled" else source
+
+
+def _difference(name: str, ours: Any, theirs: Any, tolerance: float) -> Difference | None:
+    if ours is None or theirs is None:
+        return Difference(name, f"only in {'B' if ours is None else 'A'}")
+    if ours.shape != theirs.shape:
+        return Difference(name, f"shape {list(ours.shape)} | {list(theirs.shape)}")
+    common = np.result_type(np.float32, ours.dtype, theirs.dtype)
+    a, b = (np.asarray(x).astype(common) for x in (ours, theirs))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+    if apart.size == 0 or apart.max() <= tolerance:
+        return None
+    return Difference(name, "differs", float(apart.max()), float(apart.mean()))
+
+
+def _print_diff(args: argparse.Namespace) -> None:
+    found, compared = diff(args.a, args.b, args.all, args.tolerance)
+    rows = [
+        (each.name, each.state, f"largest {each.largest:.3g}", f"mean {each.mean:.3g}")
+        if each.state == "differs"
+        else (each.name, each.state, "", "")
+        for each in found
+    ]
+    print("\n".join([f"{compared} leaves compared, {len(found)} differ", *_aligned(rows)]))
+    sys.exit(1 if found else 0)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    foreign = {"t5x": ("vocabulary", "activations"), "huggingface": ("step", "form")}
+    for option in foreign[args.to]:
+        if getattr(args, option) is not None:
+            other = next(to for to in foreign if to != args.to)
+            raise ValueError(f"--{option} is for --to {other}.")
+    if args.to == "t5x":
+        step, form = args.step or 0, args.form or "orbax"
+        print(to_t5x(args.source, args.destination, step, form, args.dtype))
+        return
+    if not is_checkpoint(args.source):
+        raise ValueError(f"{args.source} is no T5X checkpoint, and only those are converted to it.")
+    activations = None if args.activations is None else tuple(args.activations.split(","))
+    options = {"dtype": args.dtype, "activations": activations}
+    print(to_huggingface(args.source, args.destination, args.vocabulary, **options))
+
+
+def _add_prompt(args: argparse.Namespace) -> None:
+    options = {name: getattr(args, name) for name in ("step", "name", "form", "allow_mismatch")}
+    print(t5x.add_prompt(args.base, load_prompt(args.prompt), args.destination, **options))
+
+
+def _with_activations(config: T5Config, activations: tuple[str, ...] | None) -> T5Config:
+    if activations is None:
+        return config
+    asked = dataclasses.replace(config, mlp_activations=activations)
+    if len(asked.mlp_activations) != len(config.mlp_activations):
+        raise ValueError(
+            f"This model's MLP has {len(config.mlp_activations)} activation(s), not "
+            f"{','.join(activations)}."
+        )
+    return asked
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(
+        prog="python -m prompt_tuning_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("convert", help="between T5X and Hugging Face")
+    one.add_argument("source", help="T5X checkpoint (gs:// too) or Hugging Face directory")
+    one.add_argument("destination", help="directory to write")
+    one.add_argument("--to", required=True, choices=("huggingface", "t5x"))
+    one.add_argument("--vocabulary", help="spiece.model to copy into a Hugging Face directory")
+    one.add_argument("--activations", help="such as silu,linear; shapes suggest them by default")
+    one.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
+    one.add_argument("--step", type=int, help="names the T5X checkpoint; 0 by default")
+    one.add_argument("--form", choices=t5x.FORMS, help="of a T5X checkpoint; orbax by default")
+    one.set_defaults(run=_convert)
+
+    one = commands.add_parser("list", help="names, shapes and dtypes of a T5X checkpoint")
+    one.add_argument("checkpoint")
+    one.add_argument("--all", action="store_true", help="the optimizer's state too")
+    one.set_defaults(run=lambda args: print(list_leaves(args.checkpoint, args.all)))
+
+    one = commands.add_parser("extract", help="the prompt, or another leaf, of a T5X checkpoint")
+    one.add_argument("checkpoint")
+    one.add_argument("destination", help="prompt directory, or a .npy file")
+    one.add_argument("--name", help="leaf to extract as an array; by default the prompt")
+    one.set_defaults(run=lambda args: print(extract(args.checkpoint, args.destination, args.name)))
+
+    one = commands.add_parser("diff", help="which leaves of two models differ, and by how much")
+    one.add_argument("a", help="T5X checkpoint or Hugging Face directory")
+    one.add_argument("b")
+    one.add_argument("--all", action="store_true", help="the optimizer's state too")
+    one.add_argument("--tolerance", type=float, default=0.0, help="absolute; 0 by default")
+    one.set_defaults(run=_print_diff)
+
+    one = commands.add_parser("add-prompt", help="a full T5X checkpoint from base and prompt")
+    one.add_argument("base", help="T5X checkpoint; a prompt in it is replaced")
+    one.add_argument("prompt", help="prompt directory or file, or a T5X checkpoint holding one")
+    one.add_argument("destination", help="directory in which checkpoint_STEP is written")
+    one.add_argument("--step", type=int, help="by default the base's")
+    one.add_argument("--name", help=f"such as {t5x.REFERENCE_PROMPT}, as the reference names it")
+    one.add_argument("--form", choices=t5x.FORMS, help="by default the base's")
+    one.add_argument("--allow_mismatch", action="store_true", help="a prompt of another model")
+    one.set_defaults(run=_add_prompt)
+    return main_parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; a mistake of use ends in one line on standard error, and exit status 2."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
+    main()
