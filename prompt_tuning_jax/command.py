@@ -75,7 +75,8 @@ def _find(name: str, folders: Sequence[Path]) -> str:
     for folder in folders:
         if (folder / name).is_file():
             return str(folder / name)
-    ours = sorted(str(p.relative_to(_GIN_CONFIGS)) for p in _GIN_CONFIGS.rglob("*.gin"))
+    files = (p.relative_to(_GIN_CONFIGS) for p in _GIN_CONFIGS.rglob("*.gin"))
+    ours = sorted(str(file) for file in files if file.parts[0] != "t5x")  # those are T5X's to read
     raise FileNotFoundError(f"No gin file {name}; those that come installed: {', '.join(ours)}.")
 
 

@@ -1,0 +1,11 @@
+"""What a run of T5X binds: `python -m t5x.train`, `t5x.eval` and `t5x.infer` with our network.
+
+The gin files in `gin_configs/t5x` bind everything here; nothing is put into T5X's own code.
+
+    optimizer.py     what trains, by the rules of `prompt_tuning_jax.optim`, as a T5X optimizer
+    restore.py       the base checkpoint, and what it lacks: the prompt and its optimizer state
+    resume.py        the training data of a run that continues
+    start.py         where the prompt starts; what the checkpoint or the task says about it
+    prompt_files.py  prompts written beside T5X's checkpoints, and read from any path
+    partitioning.py  the prompt's logical axes
+"""

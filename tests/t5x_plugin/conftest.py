@@ -1,0 +1,18 @@
+"""One training run that many tests look at."""
+
+import pytest
+import t5x_runs
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A base checkpoint of step 3, without a prompt."""
+    return t5x_runs.write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def run(base, tmp_path_factory):
+    """MODEL_DIR after twelve steps of prompt tuning, from 3 to 15, with checkpoints every four."""
+    model_dir = tmp_path_factory.mktemp("run")
+    t5x_runs.train(model_dir, base)
+    return model_dir

@@ -1,0 +1,126 @@
+"""`t5x.eval` and `t5x.infer`: a base checkpoint with a prompt file, or a trained checkpoint."""
+
+import numpy as np
+import pytest
+import t5x_runs
+
+from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, optim, save_prompt
+from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
+from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.evaluate import evaluate_task
+from prompt_tuning_jax.model import BUNDLED
+
+pytestmark = pytest.mark.t5x
+LENGTHS = {"inputs": 128, "targets": 4}  # no input is cut
+BEAM = f"{t5x_runs.GIN}/decoding/beam_search.gin"
+SAMPLING = f"{t5x_runs.GIN}/decoding/sampling.gin"
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    """A prompt that changes what a random model says."""
+    values = np.random.default_rng(1).normal(0, 3, (5, t5x_runs.CONFIG.emb_dim))
+    return save_prompt(tmp_path_factory.mktemp("loud"), values.astype(np.float32))
+
+
+@pytest.fixture
+def infer(base, tmp_path):
+    """Predictions (or scores) for the validation examples, in their order."""
+
+    def infer(name="out", *files, **bindings):
+        bindings = {"TASK_FEATURE_LENGTHS": LENGTHS} | bindings
+        return t5x_runs.infer(tmp_path / name, base, *files, **bindings)
+
+    return infer
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
+    return FrozenModel(t5x_runs.CONFIG, optim.unflatten(t5x_runs.weights(base)), vocabulary)
+
+
+def inputs():
+    return [example["inputs"] for example in bundled_examples("bundled_sentiment", "validation")]
+
+
+def generated(model, prompt, **options):
+    """What this library's own decoder says to the same inputs."""
+    return model.generate(inputs(), prompt, max_length=4, max_input_length=128, **options).texts
+
+
+def test_a_prompt_file_and_the_trained_checkpoint_predict_alike(run, infer):
+    from_file = infer("file", MODE="score", PROMPT_FILE=str(run / "prompts" / "15"))
+    whole = infer("whole", MODE="score", CHECKPOINT_PATH=str(run / "checkpoint_15"))
+    assert len(from_file) == 500
+    np.testing.assert_array_equal(from_file, whole)
+
+
+def test_a_prompt_named_as_the_reference_names_it_is_found(run, infer, tmp_path):
+    params = t5x_runs.weights(run / "checkpoint_15")
+    params["encoder/prompt/prompt/prompt"] = params.pop("encoder/prompt/prompt")
+    theirs = t5x.save(tmp_path, params, step=15)
+    np.testing.assert_array_equal(
+        infer("theirs", MODE="score", CHECKPOINT_PATH=str(theirs)),
+        infer("ours", MODE="score", CHECKPOINT_PATH=str(run / "checkpoint_15")),
+    )
+
+
+def test_greedy_predictions_are_our_own_decoders(infer, model, loud):
+    theirs = infer(PROMPT_FILE=str(loud))
+    assert theirs == generated(model, load_prompt(loud))
+
+
+def test_beam_search_predictions_are_our_own_decoders(infer, model, loud):
+    theirs = infer("beam", BEAM, PROMPT_FILE=str(loud), LENGTH_PENALTY=0.0)
+    ours = generated(model, load_prompt(loud), beams=4)
+    assert np.mean([a == b for a, b in zip(theirs, ours, strict=True)]) > 0.98  # ties
+
+
+def test_another_prompt_gives_other_predictions(run, infer, loud):
+    prompt = str(run / "prompts" / "3")
+    for name, files in (("greedy", ()), ("beam", (BEAM,)), ("sampling", (SAMPLING,))):
+        one = infer(f"{name}1", *files, PROMPT_FILE=prompt)
+        two = infer(f"{name}2", *files, PROMPT_FILE=str(loud))
+        assert np.mean([a != b for a, b in zip(one, two, strict=True)]) > 0.5, name
+
+
+def test_sampling_from_almost_nothing_is_greedy(infer, loud):
+    cold = infer("cold", SAMPLING, PROMPT_FILE=str(loud), TOP_P=1e-6)
+    assert cold == infer("greedy", PROMPT_FILE=str(loud))
+    assert cold != infer("warm", SAMPLING, PROMPT_FILE=str(loud))
+
+
+def test_a_metric_is_our_own_evaluations(base, model, run, tmp_path):
+    prompt = run / "prompts" / "15"
+    theirs = t5x_runs.evaluate(
+        tmp_path, base, PROMPT_FILE=str(prompt), TASK_FEATURE_LENGTHS=LENGTHS
+    )
+    ours = evaluate_task(
+        model,
+        bundled_task("bundled_sentiment"),
+        prompt=load_prompt(prompt),
+        predictions="generate",
+        feature_lengths=LENGTHS,
+    ).scores
+    assert theirs["accuracy"] == pytest.approx(ours["accuracy"])
+
+
+# --- what is refused
+
+
+def test_a_base_checkpoint_needs_a_prompt_file(infer):
+    with pytest.raises(ValueError, match="holds no prompt: give PROMPT_FILE"):
+        infer()
+
+
+def test_a_prompt_of_another_width_is_refused(infer, tmp_path):
+    wide = save_prompt(tmp_path / "wide", np.ones((5, 32), np.float32))
+    with pytest.raises(ValueError, match=r"is \[5, 32\], this model's \[5, 16\]"):
+        infer(PROMPT_FILE=str(wide))
+
+
+def test_a_prompt_that_is_no_prefix_is_refused(infer, tmp_path):
+    suffix = save_prompt(tmp_path / "suffix", np.ones((5, 16), np.float32), layout="suffix")
+    with pytest.raises(ValueError, match="stands as 'suffix'"):
+        infer(PROMPT_FILE=str(suffix))

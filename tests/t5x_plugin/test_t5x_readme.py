@@ -1,0 +1,118 @@
+"""What gin_configs/t5x/README.md says is there: its files, its links, and its commands."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import gin
+import pytest
+
+from prompt_tuning_jax import command, convert
+from prompt_tuning_jax.train import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "gin_configs" / "t5x"
+README = (FOLDER / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for language, text in BLOCKS
+    if language == "bash"
+    for line in re.sub(r"\\\n", " ", text).splitlines()
+]
+T5X_COMMANDS = [words for words in COMMANDS if "t5x." in words[2]]
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    yield
+    gin.clear_config()
+
+
+def expand(name):
+    """`a{b,c}` as `ab` and `ac`."""
+    match = re.search(r"\{([^{}]*)\}", name)
+    if match is None:
+        return {name}
+    head, tail = name[: match.start()], name[match.end() :]
+    return {each for option in match[1].split(",") for each in expand(head + option + tail)}
+
+
+def test_every_gin_file_it_names_is_there_and_every_one_there_is_named():
+    named = re.findall(r"(?<![\w/])(?:prompt_tuning_jax/gin_configs/)?t5x/([\w/{},]+\.gin)", README)
+    named = set().union(*map(expand, named))
+    assert named == {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin")}
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (FOLDER / target).exists()] == []
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+
+
+def settings(words):
+    """(gin files, macro -> value as gin reads it) of a command line."""
+    files = [word.split("=", 1)[1] for word in words if word.startswith("--gin_file=")]
+    pairs = [word[6:].split("=", 1) for word in words if word.startswith("--gin.")]
+    return files, dict(pairs)
+
+
+def check_t5x(program, files, bindings):
+    """Gin reads them as T5X does, and every macro that is used has a value."""
+    import t5x_runs
+
+    t5x_runs.parse(program, tuple(files), {k: t5x_runs.Gin(v) for k, v in bindings.items()})
+    text = gin.config_str(max_line_length=10_000)
+    used = set(re.findall(r"%([A-Z_]+)\b", text))
+    assert used - set(re.findall(r"^([A-Z_]+) =", text, re.MULTILINE)) == set()
+    assert "gin.REQUIRED" not in text
+
+
+@pytest.mark.t5x
+@pytest.mark.parametrize("words", T5X_COMMANDS, ids=lambda words: words[2])
+def test_t5x_reads_its_commands(words):
+    assert words[:2] == ["python", "-m"]
+    check_t5x(words[2].removeprefix("t5x."), *settings(words))
+
+
+@pytest.mark.t5x
+def test_t5x_reads_its_example_of_another_model(tmp_path):
+    (text,) = [text for language, text in BLOCKS if language == "gin"]
+    (tmp_path / "mine.gin").write_text(text)
+    (command_line,) = [words for words in T5X_COMMANDS if "lm100k" in " ".join(words)]
+    files, bindings = settings(command_line)
+    files = [str(tmp_path / "mine.gin") if "/models/" in name else name for name in files]
+    check_t5x("train", files, bindings)
+
+
+def test_the_other_commands_parse(capsys):
+    seen = set()
+    for words in COMMANDS:
+        match words[:3]:
+            case ["python", "-m", "prompt_tuning_jax.convert"]:
+                convert.parser().parse_args(words[3:])
+            case ["python", "-m", "prompt_tuning_jax.train"]:
+                config = command.parse(TrainConfig, words[3:], "")
+                ((pattern, _),) = config.trainable
+                assert pattern == "encoder/prompt/prompt"
+            case ["scripts/install_t5x.sh", *_]:
+                assert (ROOT / words[0]).exists()
+            case ["scripts/launch_tpu_pod.sh", *_]:
+                line = [ROOT / words[0], words[1], "--dry_run", *words[2:]]
+                subprocess.run(line, check=True, capture_output=True)
+            case _:
+                assert words in T5X_COMMANDS
+        seen.add(words[0] if words[0] != "python" else words[2])
+    assert len(seen) == 6
+
+
+@pytest.mark.t5x
+def test_t5x_reads_the_command_on_a_slice():
+    (words,) = [words for words in COMMANDS if words[0] == "scripts/launch_tpu_pod.sh"]
+    check_t5x("train", *settings(words[words.index("--") :]))
