@@ -130,8 +130,8 @@ def diff(
 ) -> tuple[list[Difference], int]:
     """The leaves that differ between two models, and how many leaves were compared.
 
-    Either is a T5X checkpoint, a Hugging Face directory or "bundled". Two T5X checkpoints of one layout are
-    compared leaf by leaf as stored; otherwise weights are compared, under T5X's names.
+    Either is a T5X checkpoint, a Hugging Face directory or "bundled". Two T5X checkpoints of one
+    layout are compared leaf by leaf as stored; otherwise weights are, under T5X's names.
 
     Args:
         everything: compare the optimizer's state too; T5X checkpoints only.

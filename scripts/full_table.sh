@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
-# Measures every bundled task, and SST-2 from GLUE's release folder, as in the README's table, over 3 seeds.
-#   scripts/full_table.sh path/to/glue/SST-2
+# Measures every bundled task, SST-2 and, if SuperGLUE's release is given, RTE and CB, over 3 seeds:
+# the README's table.
+#   scripts/full_table.sh path/to/glue/SST-2 [path/to/superglue]
 set -euo pipefail
-case "${1:-}" in -h | --help | "") sed -n '2,3s/^# *//p' "$0"; exit ;; esac
+case "${1:-}" in -h | --help | "") sed -n '2,4s/^# *//p' "$0"; exit ;; esac
 sst2=$(realpath "$1")
+super_glue=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."
 compare() {
   .venv/bin/python scripts/compare_methods.py --seeds 3 --steps 360 --model_steps 90 \
     --output scripts/results/comparison.json "$@"
 }
+entailment() {
+  compare --data_dir "$super_glue/$1" --verbalizers "$2" --text_prompts "$3" \
+    --input_template 'premise: {premise} hypothesis: {hypothesis}' --steps 120 --model_steps 40
+}
 compare --all --plot scripts/results/learning_curves.png
 compare --data_dir "$sst2" --input_template '{sentence}' \
-  --verbalizers '{"0": "negative", "1": "positive"}' --text_prompts scripts/text_prompts/sst2.txt
+  --verbalizers '{"0": "negative", "1": "positive"}' \
+  --text_prompts scripts/text_prompts/sst2.txt --steps 600 --model_steps 150
+[ -n "$super_glue" ] || exit 0
+entailment RTE '{"entailment": "yes", "not_entailment": "no"}' scripts/text_prompts/rte.txt
+entailment CB '{"entailment": "yes", "contradiction": "no", "neutral": "maybe"}' \
+  scripts/text_prompts/cb.txt
