@@ -81,7 +81,7 @@ class TextDirectory:
         encoded = [
             np.array(vocabulary.encode(document), np.int32)
             for file in files
-            for document in documents(_read(file))
+            for document in documents(read_text(file))
         ]
         encoded = [tokens for tokens in encoded if len(tokens) >= SHORTEST]
         if not encoded:
@@ -90,7 +90,12 @@ class TextDirectory:
         self.starts = np.cumsum([0, *map(len, encoded)])
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+      ValueError: it is not UTF-8.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

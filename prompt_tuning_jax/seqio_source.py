@@ -8,6 +8,7 @@ Evaluation applies the task's own postprocessor and metric functions to predicte
 import collections
 import difflib
 import importlib
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -66,6 +67,29 @@ class SeqioSource:
         except (NotImplementedError, TypeError):
             stated = None
         return sum(1 for _ in self.stream(seed=None, epoch=0)) if stated is None else int(stated)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The tasks that have this split, and the rate of each in a mixture."""
+        tasks = [task for task in _tasks(self._provider) if self._split in task.splits]
+        if not isinstance(self._provider, seqio.Mixture):
+            return dict.fromkeys((task.name for task in tasks), 1.0)
+        return {task.name: float(self._provider.get_rate(task)) for task in tasks}
+
+    @property
+    def fills_lengths(self) -> bool:
+        """Whether the examples are made to the feature lengths, and not only cut where too long."""
+        trim = seqio.preprocessors.append_eos_after_trim
+        steps = (step for task in _tasks(self._provider) for step in task.preprocessors)
+        asking = (step for step in steps if "sequence_length" in inspect.signature(step).parameters)
+        return any(step is not trim for step in asking)
+
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """What the data source gives, before any preprocessing; of a mixture, task after task."""
+        for task in _tasks(self._provider):
+            if self._split in task.splits:
+                dataset = task.source.get_dataset(self._split, shuffle=False)
+                yield from dataset.as_numpy_iterator()
 
     def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
         if seed is None:
@@ -148,22 +172,27 @@ def seqio_task(
     vocabulary: Vocabulary | None = None,
     feature_lengths: Mapping[str, int] | None = None,
     verbalizers: Sequence[str] | None = None,
+    data_dir: str | None = None,
 ) -> Task:
     """The SeqIO task or mixture called `name`, registered by importing `module`.
 
     Metrics are its metric functions of predictions; their `mean` chooses the best checkpoint.
+    Tasks may have a method `use(vocabulary=..., data_dir=...)`, to be told what the run has chosen.
 
     Args:
       vocabulary: the model's; SeqIO's features must use the same.
       feature_lengths: passed to SeqIO, for preprocessors that ask for them.
       verbalizers: the legal answers. If not given, those that the module declares in a mapping
         `VERBALIZERS` from task names to answers, if it does.
+      data_dir: the directory with the data sets, for tasks that have `use`.
 
     Raises:
-      ValueError: no such module, task, or feature, or another vocabulary.
+      ValueError: no such module, task, or feature, another vocabulary than the model's, or more
+        than one in a mixture.
     """
     declared = {} if module is None else getattr(_import(module), "VERBALIZERS", {})
     provider = _provider(name, module)
+    _tell(provider, vocabulary, data_dir)
     _check_features(provider, vocabulary)
     verbalizers = declared.get(name) if verbalizers is None else verbalizers
     has_metrics = any(task.predict_metric_fns for task in _tasks(provider))
@@ -200,16 +229,37 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
     return seqio.get_mixture_or_task(name)
 
 
+def _tell(
+    provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | None, data_dir: str | None
+) -> None:
+    tellable = [task for task in _tasks(provider) if hasattr(task, "use")]
+    for task in tellable:
+        task.use(vocabulary=vocabulary, data_dir=data_dir)
+    if data_dir is not None and not tellable:
+        raise ValueError(
+            f"SeqIO task {provider.name!r} chooses its own data: leave DATA_DIR out (it has no "
+            "method `use`, by which it would be told)"
+        )
+
+
 def _check_features(provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | None) -> None:
-    features = provider.output_features
-    for name in FEATURES:
+    tasks = _tasks(provider)
+    for task, name in itertools.product(tasks, FEATURES):
+        features = task.output_features
         if name not in features:
             raise ValueError(
-                f"SeqIO task {provider.name!r} has the features {', '.join(features)}; prompt "
+                f"SeqIO task {task.name!r} has the features {', '.join(features)}; prompt "
                 "tuning needs 'inputs' and 'targets'"
             )
         if vocabulary is not None:
-            _check_same(provider.name, features[name].vocabulary, vocabulary)
+            _check_same(task.name, features[name].vocabulary, vocabulary)
+        first = tasks[0].output_features[name].vocabulary
+        if features[name].vocabulary != first:
+            raise ValueError(
+                f"mixture {provider.name!r} has tasks with different vocabularies: {tasks[0].name} "
+                f"{first}, {task.name} {features[name].vocabulary}. Give all of their features the "
+                "model's spiece.model, with the same number of extra ids"
+            )
 
 
 def _check_same(task: str, theirs: seqio.Vocabulary, ours: Vocabulary) -> None:

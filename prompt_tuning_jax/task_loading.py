@@ -23,7 +23,8 @@ class TaskConfig:
       feature_lengths: (TASK_FEATURE_LENGTHS) longest `inputs` and `targets` in tokens, EOS
         included; the prompt comes on top.
       train_file, validation_file, test_file: .jsonl, .tsv or .csv files, instead of `task`.
-      data_dir: a directory that holds train, validation and test files, instead of naming them.
+      data_dir: a directory that holds train, validation and test files, instead of naming them; of
+        a SeqIO task, the directory with the data sets' release files, instead of TFDS.
       input_template, target_template: such as "sentence: {sentence}" and "{label}".
       verbalizers: raw label -> its word, such as {"0": "negative", "1": "positive"}, or the list of
         legal answers.
@@ -53,7 +54,9 @@ def load_task(config: TaskConfig, model: FrozenModel) -> Task:
     Raises:
       ValueError: neither or both of a name and files are given, or no such task exists.
     """
-    files = (config.train_file, config.validation_file, config.test_file, config.data_dir)
+    files = (config.train_file, config.validation_file, config.test_file)
+    if not _is_seqio(config):
+        files += (config.data_dir,)
     if any(files) == (config.task is not None):
         raise ValueError(
             "Give either MIXTURE_OR_TASK_NAME, or files: DATA_DIR (or TRAIN_FILE, VALIDATION_FILE) "
@@ -78,7 +81,13 @@ def load_task(config: TaskConfig, model: FrozenModel) -> Task:
         vocabulary=model.vocabulary,
         feature_lengths=config.feature_lengths,
         verbalizers=config.verbalizers,
+        data_dir=config.data_dir,
     )
+
+
+def _is_seqio(config: TaskConfig) -> bool:
+    named = isinstance(config.task, str) and config.task not in BUNDLED_TASKS
+    return named and config.task_module is not None
 
 
 def _load_files(config: TaskConfig) -> Task:
