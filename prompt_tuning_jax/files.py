@@ -98,6 +98,10 @@ class FileSource:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def records(self) -> Iterator[Record]:
+        """The records as they stand in the file."""
+        return (record for _, _, record in self._records.scan())
+
     def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
         order = epoch_order(len(self), seed, epoch)
         with self._records.path.open("rb") as file:

@@ -7,13 +7,14 @@ from pathlib import Path
 import gin
 import pytest
 
-from prompt_tuning_jax import command, gin_configs
+from prompt_tuning_jax import command, gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.train import TrainConfig
 
 ROOT = Path(gin_configs.__file__).parent
 EXPERIMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.gin"))
 TUNING = [name for name in EXPERIMENTS if "pretrain" not in name]
+SEQIO = [name for name in TUNING if "MIXTURE_OR_TASK_MODULE" in (ROOT / name).read_text()]
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +33,21 @@ def parse(files, *bindings):
 def test_an_experiment_needs_nothing_but_its_own_file(name):
     config = parse([name], "--gin.MODEL_DIR=runs/x")
     assert config.model_dir == "runs/x"
-    assert config.task in BUNDLED_TASKS or config.input_template
+    assert config.task in BUNDLED_TASKS or config.input_template or config.task_module
     assert config.model
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", SEQIO)
+def test_an_experiments_task_is_registered_and_has_what_its_prompt_starts_from(name):
+    pytest.importorskip("seqio", reason="needs the [data] extra")
+    from prompt_tuning_jax.seqio_source import seqio_task
+
+    config = parse([name])
+    task = seqio_task(config.task, config.task_module, load_model("bundled").vocabulary)
+    assert {"train", config.eval_split} <= set(task.splits)
+    assert bool(task.verbalizers) == (config.prompt_init == "class_labels")
+    assert task.metrics
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -95,6 +95,13 @@ def test_your_own_data(tmp_path):
 
 
 @needs_model
+def test_show_task(tmp_path):
+    printed = run(block("show_task"), tmp_path)
+    assert "[prompt 0..19]" in printed
+    assert "negative" in printed
+
+
+@needs_model
 @pytest.mark.t5x
 @pytest.mark.data
 def test_under_t5x(tmp_path):
