@@ -139,8 +139,6 @@ SIZES = {
     "super_glue_wsc_v102_simple_train{examples}": 259,
     "super_glue_wsc_v102_simple_eval{examples}": 0,
 }
-DPR_SIZE = {"dpr_v001_simple{examples}": 1_322}
-
 DIAGNOSTICS = {"super_glue_axb_v102{examples}": 0, "super_glue_axg_v102{examples}": 0}
 WITH_DPR = SIZES | {"dpr_v001_simple{examples}": 1_322}
 
