@@ -112,8 +112,8 @@ class ReleaseOrTfds(seqio.DataSource):
         except Exception as error:
             error.add_note(
                 f"TFDS could not give {self._tfds.tfds_dataset.name}. To read its release files "
-                f"instead, set {settings.ENVIRONMENT['data_dir']} (or settings.data_dir.path) to "
-                "the directory that holds them."
+                f"instead, set DATA_DIR or {settings.ENVIRONMENT['data_dir']} to the directory "
+                "that holds them."
             )
             raise
 
@@ -126,9 +126,8 @@ class ReleaseOrTfds(seqio.DataSource):
     def _records(self, root: str, split: str) -> Iterable[Record]:
         if not Path(root).is_dir():
             raise FileNotFoundError(
-                f"No data directory {root}. Point {settings.ENVIRONMENT['data_dir']} (or "
-                "settings.data_dir.path) at the directory with the data sets, or unset it to read "
-                "from TFDS."
+                f"No data directory {root}. Set DATA_DIR or {settings.ENVIRONMENT['data_dir']} to "
+                "the directory with the data sets, or leave both out to read from TFDS."
             )
         return self._reader.records(Path(root), self._named[split])
 

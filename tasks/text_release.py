@@ -102,8 +102,8 @@ class Texts(seqio.FileDataSource):
         if self._tfds:
             return self._tfds.list_shards(split)
         raise FileNotFoundError(
-            f"No data directory to find text/ in: set {settings.ENVIRONMENT['data_dir']} or "
-            "settings.data_dir.path."
+            "No data directory to find text/ in: set DATA_DIR or "
+            f"{settings.ENVIRONMENT['data_dir']}."
         )
 
     def num_input_examples(self, split: str) -> int | None:
