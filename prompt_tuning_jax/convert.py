@@ -201,6 +201,8 @@ def _convert(args: argparse.Namespace) -> None:
         print(to_t5x(args.source, args.destination, step, form, args.dtype))
         return
     if not is_checkpoint(args.source):
+        if not Path(args.source).exists():
+            raise FileNotFoundError(f"There is nothing at {args.source}: check the path.")
         raise ValueError(f"{args.source} is no T5X checkpoint, and only those are converted to it.")
     activations = None if args.activations is None else tuple(args.activations.split(","))
     options = {"dtype": args.dtype, "activations": activations}
