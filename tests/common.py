@@ -1,9 +1,21 @@
-"""What tests share: real data where it is present."""
+"""What tests share: the goldens' model, and real data where it is present."""
 
 import os
 from pathlib import Path
 
+from prompt_tuning_jax.t5 import T5Config
+
 GOLDENS = Path(__file__).parent / "goldens"
+# The toy T5 1.1 of every golden that T5X and the reference made.
+GOLDEN_CONFIG = T5Config(
+    vocab_size=128,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
 
 
 def shared_dir() -> Path | None:

@@ -2,30 +2,19 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import GOLDEN_CONFIG, GOLDENS
 from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax import decoding, layout
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.t5.network import Transformer
 
-GOLDENS = Path(__file__).parent / "goldens"
-T5X_CONFIG = T5Config(
-    vocab_size=128,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-)
 LENGTH = 8
 
 
@@ -54,7 +43,7 @@ def t5x(name, make_prompt=None):
         key.replace("prompt/prompt/prompt", "prompt/prompt"): value
         for key, value in golden(f"t5x/{name}_params.npz").items()
     }
-    return Transformer(T5X_CONFIG, make_prompt), unflatten_dict(renamed, sep="/")
+    return Transformer(GOLDEN_CONFIG, make_prompt), unflatten_dict(renamed, sep="/")
 
 
 def prompted(values, make_prompt=five_rows):

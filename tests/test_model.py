@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from common import GOLDENS
+from common import GOLDEN_CONFIG, GOLDENS
 from flax.traverse_util import unflatten_dict
 
-from prompt_tuning_jax import FrozenModel, T5Config, TunedPrompt, load_model
+from prompt_tuning_jax import FrozenModel, TunedPrompt, load_model
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.model import network_for, with_prompt
 
@@ -24,12 +24,8 @@ def golden(name: str) -> tuple[FrozenModel, dict, np.ndarray | None]:
     """The golden's model without its prompt, its inputs and outputs, and its prompt."""
     flat = dict(np.load(GOLDENS / "t5x" / f"{name}_params.npz"))
     prompt = flat.pop("encoder/prompt/prompt/prompt", None)
-    config = T5Config(
-        vocab_size=128, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32,
-        num_encoder_layers=2, num_decoder_layers=2,
-    )  # fmt: skip
     data = dict(np.load(GOLDENS / "t5x" / f"{name}_io.npz"))
-    return FrozenModel(config, unflatten_dict(flat, sep="/")), data, prompt
+    return FrozenModel(GOLDEN_CONFIG, unflatten_dict(flat, sep="/")), data, prompt
 
 
 @pytest.fixture(scope="module")

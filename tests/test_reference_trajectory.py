@@ -11,28 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import GOLDEN_CONFIG as CONFIG
 from common import GOLDENS
 from flax.core import freeze
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.prompts import Prompt
-from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.t5.network import Transformer
 from prompt_tuning_jax.train import TrainConfig, make_train_step
 
 GOLDEN = dict(np.load(GOLDENS / "t5x" / "reference_trajectory.npz"))
 PARAMS = dict(np.load(GOLDENS / "t5x" / "prompt_encdec_params.npz"))
 STARTS = (0, 1_100_000)
-CONFIG = T5Config(
-    vocab_size=128,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-)
 STEPS = len(GOLDEN["in/encoder_input_tokens"])
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import GOLDEN_CONFIG
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import place_prompt
@@ -17,15 +18,7 @@ from prompt_tuning_jax.t5.decoder_only import DecoderOnly
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"
 P = 5
-CONFIG = T5Config(
-    vocab_size=128,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=0,
-    num_decoder_layers=2,
-)
+CONFIG = dataclasses.replace(GOLDEN_CONFIG, num_encoder_layers=0)
 PLAIN = DecoderOnly(CONFIG)
 PROMPTED = DecoderOnly(CONFIG, functools.partial(Prompt, P))
 BANKED = DecoderOnly(CONFIG, functools.partial(PromptBank, 3, P))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import GOLDEN_CONFIG as CONFIG
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import place_prompt
@@ -17,15 +18,6 @@ from prompt_tuning_jax.t5 import T5Config, Transformer
 from prompt_tuning_jax.t5.layers import relative_buckets
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"
-CONFIG = T5Config(
-    vocab_size=128,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-)
 P = 5
 PLAIN = Transformer(CONFIG)
 PROMPTED = Transformer(CONFIG, functools.partial(Prompt, P))

@@ -36,20 +36,6 @@ def spiece():
     return Vocabulary.load(BUNDLED / "spiece.model")
 
 
-def plain(value):
-    return value.decode() if isinstance(value, bytes) else value.item()
-
-
-def texts(task, raw, signature):
-    """What a task's preprocessors before tokenisation make of raw records."""
-    data = tf.data.Dataset.from_generator(lambda: iter(raw), output_signature=signature)
-    for step in task.preprocessors:
-        if step is seqio.preprocessors.tokenize:
-            break
-        data = step(data)
-    return [{k: plain(v) for k, v in example.items()} for example in data.as_numpy_iterator()]
-
-
 @pytest.mark.parametrize("form", ["", "taskless_"])
 @pytest.mark.parametrize("case", CASES)
 def test_texts_are_t5s(case, form):
@@ -57,7 +43,7 @@ def test_texts_are_t5s(case, form):
     for version in glue.VERSIONS:
         task = seqio.TaskRegistry.get(f"{form}glue_{case}_{version}")
         expected = golden["taskless" if form else "t5"]
-        assert texts(task, golden["raw"], GLUE[case].signature) == expected
+        assert tfds_offline.texts(task, golden["raw"], GLUE[case].signature) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +84,9 @@ def test_texts_are_t5s(case, form):
 )
 def test_other_texts(name, record, inputs, target):
     raw = [record | {"label": 1, "idx": 4}]
-    (found,) = texts(seqio.TaskRegistry.get(f"glue_{name}_v200"), raw, GLUE[name].signature)
+    (found,) = tfds_offline.texts(
+        seqio.TaskRegistry.get(f"glue_{name}_v200"), raw, GLUE[name].signature
+    )
     assert found == {"inputs": inputs, "targets": target, "idx": 4}
 
 
@@ -108,7 +96,9 @@ def test_other_texts(name, record, inputs, target):
 )
 def test_similarity_is_rounded_to_a_fifth(score, target):
     raw = [{"sentence1": "a", "sentence2": "b", "label": score, "idx": 0}]
-    (found,) = texts(seqio.TaskRegistry.get("glue_stsb_v002"), raw, GLUE["stsb"].signature)
+    (found,) = tfds_offline.texts(
+        seqio.TaskRegistry.get("glue_stsb_v002"), raw, GLUE["stsb"].signature
+    )
     assert found == {"inputs": "stsb sentence1: a sentence2: b", "targets": target, "idx": 0}
 
 

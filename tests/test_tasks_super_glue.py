@@ -46,37 +46,20 @@ def spiece():
     return Vocabulary.load(BUNDLED / "spiece.model")
 
 
-def plain(value):
-    if isinstance(value, bytes):
-        return value.decode()
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return [plain(each) for each in value] if isinstance(value, list) else value
-
-
-def texts(task, raw, signature):
-    """What a task's preprocessors before tokenisation make of raw records."""
-    data = tf.data.Dataset.from_generator(lambda: iter(raw), output_signature=signature)
-    for step in task.preprocessors:
-        if step is seqio.preprocessors.tokenize:
-            break
-        data = step(data)
-    return [{k: plain(v) for k, v in example.items()} for example in data.as_numpy_iterator()]
-
-
 @pytest.mark.parametrize("form", ["", "taskless_"])
 @pytest.mark.parametrize("case", CASES)
 def test_texts_are_t5s(case, form):
     golden = TEXTS[f"super_glue/{case}"]
     task = seqio.TaskRegistry.get(f"{form}super_glue_{NAMES.get(case, case + '_v102')}")
     expected = golden["taskless" if form else "t5"]
-    assert texts(task, golden["raw"], READERS[case].signature) == expected
+    assert tfds_offline.texts(task, golden["raw"], READERS[case].signature) == expected
 
 
 @pytest.mark.parametrize("form", ["", "taskless_"])
 def test_definite_pronouns_are_t5s(form):
     golden = TEXTS["dpr_simple"]
     task = seqio.TaskRegistry.get(f"{form}dpr_v001_simple")
-    found = texts(task, golden["raw"], DprRelease.signature)
+    found = tfds_offline.texts(task, golden["raw"], DprRelease.signature)
     assert found == golden["taskless" if form else "t5"]
 
 
@@ -305,7 +288,9 @@ def test_examples_tasks_show_texts_beside_the_same_scores(release, spiece, split
         for text, example in zip(("entailment", "maybe"), examples, strict=True)
     ]
     targets = [
-        task.postprocess_fn(plain(example["targets_pretokenized"]), example=example, is_target=True)
+        task.postprocess_fn(
+            tfds_offline.decoded(example["targets_pretokenized"]), example=example, is_target=True
+        )
         for example in examples
     ]
     accuracy, shown = (metric(targets, predictions) for metric in task.predict_metric_fns)

@@ -1,4 +1,4 @@
-"""TFDS's own builders, run on release files instead of downloads."""
+"""Records without downloads: TFDS's own builders on release files, and raw ones through a task."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 
@@ -71,3 +72,20 @@ def _plain(value):
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def decoded(value):
+    if isinstance(value, bytes):
+        return value.decode()
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [decoded(each) for each in value] if isinstance(value, list) else value
+
+
+def texts(task, raw, signature):
+    """What a task's preprocessors before tokenisation make of raw records."""
+    data = tf.data.Dataset.from_generator(lambda: iter(raw), output_signature=signature)
+    for step in task.preprocessors:
+        if step is seqio.preprocessors.tokenize:
+            break
+        data = step(data)
+    return [{k: decoded(v) for k, v in example.items()} for example in data.as_numpy_iterator()]
