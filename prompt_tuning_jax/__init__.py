@@ -7,17 +7,23 @@ prompt, history = pt.train(task="bundled_verdict", model_dir="runs/verdict", pro
 labels, scores = model.classify(texts, ["orange", "purple"], prompt=prompt)
 """
 
-import warnings
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
-from prompt_tuning_jax.data import ExampleList, Task
-from prompt_tuning_jax.evaluate import Evaluation, evaluate
-from prompt_tuning_jax.files import file_task
-from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.optim import paper_adafactor
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.train import TrainConfig, TrainResult, train
-from prompt_tuning_jax.vocabulary import Vocabulary
+if TYPE_CHECKING:
+    from prompt_tuning_jax.banks import TunedBank, load_bank
+    from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+    from prompt_tuning_jax.data import ExampleList, Task
+    from prompt_tuning_jax.evaluate import evaluate
+    from prompt_tuning_jax.files import file_task
+    from prompt_tuning_jax.model import FrozenModel, load_model
+    from prompt_tuning_jax.optim import paper_adafactor
+    from prompt_tuning_jax.scoring import Evaluation
+    from prompt_tuning_jax.t5 import T5Config, Transformer
+    from prompt_tuning_jax.train import TrainConfig, TrainResult, train
+    from prompt_tuning_jax.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,10 +35,12 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Transformer",
+    "TunedBank",
     "TunedPrompt",
     "Vocabulary",
     "evaluate",
     "file_task",
+    "load_bank",
     "load_model",
     "load_prompt",
     "paper_adafactor",
@@ -40,5 +48,40 @@ __all__ = [
     "train",
 ]
 
-# `python -m prompt_tuning_jax.train` runs a module that this package has already imported.
-warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
+# Read at first use, so that `prompt-tuning --help` need not wait for JAX.
+_MODULES = {
+    "banks": ("TunedBank", "load_bank"),
+    "checkpoints.prompt_file": ("TunedPrompt", "load_prompt", "save_prompt"),
+    "data": ("ExampleList", "Task"),
+    "evaluate": ("evaluate",),
+    "files": ("file_task",),
+    "model": ("FrozenModel", "load_model"),
+    "optim": ("paper_adafactor",),
+    "scoring": ("Evaluation",),
+    "t5": ("T5Config", "Transformer"),
+    "train": ("TrainConfig", "TrainResult", "train"),
+    "vocabulary": ("Vocabulary",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+class _Package(types.ModuleType):
+    """This package: a public name is imported when it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whoever imports the module `train` has Python bind it here, where `train` is a function.
+        if name not in _HOME or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

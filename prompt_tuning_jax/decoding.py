@@ -26,7 +26,7 @@ def generate_tokens(
     params: Any,
     encoder_input_tokens: Int[Array, "batch length"],
     *,
-    max_length: int,
+    max_length: int = 32,
     beams: int = 1,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
@@ -36,6 +36,7 @@ def generate_tokens(
     rng: Array | None = None,
     prompt_positions: Int[Array, "batch length"] | None = None,
     prompt_ids: Int[Array, "batch *length"] | None = None,
+    members: int = 1,
     return_all_beams: bool = False,
 ) -> tuple[Int[Array, "batch *beams generated"], Float[Array, "batch *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
@@ -57,6 +58,9 @@ def generate_tokens(
             independent of its place in the batch.
         prompt_positions: where the prompt's rows sit; None lets the network put them first.
         prompt_ids: which prompt of a bank each row (or position) uses.
+        members: how many consecutive rows are one input under the prompts of an ensemble, which
+            choose every token by their mean log-probability; tokens and scores have one row for
+            all of them.
         return_all_beams: return all hypotheses, best first, instead of the best.
 
     Returns:
@@ -68,16 +72,18 @@ def generate_tokens(
         ValueError: a setting out of range, or settings that contradict each other.
     """
     sample = temperature > 0 and top_k != 1
-    _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample)
+    rows = len(encoder_input_tokens)
+    _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, members, rows)
     tokens, scores = _generate(
         transformer,
         params,
         jnp.asarray(encoder_input_tokens),
         {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids},
-        _row_keys(rng, len(encoder_input_tokens)) if sample else None,
+        _row_keys(rng, rows // members) if sample else None,
         float(length_penalty),
         max_length=int(max_length),
         beams=int(beams),
+        members=int(members),
         late_finishers=bool(late_finishers),
         warp=(float(temperature), int(top_k), float(top_p)) if sample else None,
     )
@@ -116,7 +122,9 @@ def rank(
 
 
 @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("max_length", "beams", "late_finishers", "warp")
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("max_length", "beams", "members", "late_finishers", "warp"),
 )
 def _generate(
     transformer,
@@ -128,11 +136,13 @@ def _generate(
     *,
     max_length,
     beams,
+    members,
     late_finishers,
     warp,
 ):
     decode = _decoder(transformer, params, encoder_input_tokens, prompts)
-    batch = len(encoder_input_tokens)
+    batch = len(encoder_input_tokens) // members
+    batch_axis = int(transformer.scan_layers)
     limits = {
         "batch": batch,
         "max_length": max_length,
@@ -141,12 +151,15 @@ def _generate(
     }
 
     def step(cache, tokens_B):
-        logits_Bx1xV, cache = decode(tokens_B[:, None], cache=cache, max_decode_length=max_length)
-        return jax.nn.log_softmax(logits_Bx1xV[:, 0]), cache
+        cache = _join_members(cache, batch_axis)
+        tokens_BNx1 = jnp.repeat(tokens_B, members)[:, None]
+        logits_BNx1xV, cache = decode(tokens_BNx1, cache=cache, max_decode_length=max_length)
+        log_probs_BNxV = jax.nn.log_softmax(logits_BNx1xV[:, 0])
+        log_probs_BxV = log_probs_BNxV.reshape(batch, members, -1).mean(axis=1)
+        return log_probs_BxV, _split_members(cache, members, batch_axis)
 
-    cache = _empty_cache(decode, batch, max_length)
+    cache = _split_members(_empty_cache(decode, batch * members, max_length), members, batch_axis)
     if beams > 1:
-        batch_axis = int(transformer.scan_layers)
         return search.beam_search(
             search.over_beams(step, cache, batch_axis),
             cache,
@@ -209,6 +222,24 @@ def _empty_cache(decode, batch, max_length):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
+def _split_members(cache, members, axis):
+    """[B * N, ...] -> [B, N, ...] at `axis` of every leaf: a search moves whole ensembles."""
+
+    def split(leaf):
+        return leaf.reshape(*leaf.shape[:axis], -1, members, *leaf.shape[axis + 1 :])
+
+    return jax.tree.map(lambda leaf: split(leaf) if leaf.ndim > axis else leaf, cache)
+
+
+def _join_members(cache, axis):
+    """The inverse of `_split_members`."""
+
+    def join(leaf):
+        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    return jax.tree.map(lambda leaf: join(leaf) if leaf.ndim > axis else leaf, cache)
+
+
 def _row_keys(rng, batch):
     if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
         rng = jax.random.wrap_key_data(rng)
@@ -217,7 +248,9 @@ def _row_keys(rng, batch):
     return rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
 
 
-def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample):
+def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, members, rows):
+    if members < 1 or rows % members:
+        raise ValueError(f"{rows} rows are not whole ensembles of {members} members.")
     if max_length < 1 or beams < 1:
         raise ValueError(f"max_length ({max_length}) and beams ({beams}) must be at least 1.")
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:

@@ -1,54 +1,67 @@
 """Metrics of a task, with a prompt file, a hand-written text prompt, or none.
 
-    python -m prompt_tuning_jax.evaluate --gin.MIXTURE_OR_TASK_NAME="'bundled_sentiment'" \\
-        --gin.PROMPT="'runs/sentiment/best'"
+    prompt-tuning evaluate --gin.MIXTURE_OR_TASK_NAME=bundled_sentiment \\
+        --gin.PROMPT=bundled_sentiment
 
-Training evaluates through the same function, so a prompt file scores here what it scored there.
+PROMPTS takes several prompts, and one batch mixes them. On one task they are an ensemble,
+
+    prompt-tuning evaluate --gin.MIXTURE_OR_TASK_NAME=bundled_woman \\
+        --gin.PROMPTS="['bundled_woman', 'bundled_woman_seed1', 'bundled_woman_seed2']"
+
+without a task each is scored on the task that it is named for, and with PROMPT_FIELD every record
+of a file names its own. Scores go to standard output as JSON.
 """
 
 import dataclasses
-import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from prompt_tuning_jax import command, sharding
+from prompt_tuning_jax import command
+from prompt_tuning_jax.banks import TunedBank, named
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible, load_prompt
-from prompt_tuning_jax.data import Task, eval_batches, target_text
-from prompt_tuning_jax.losses import token_cross_entropy
-from prompt_tuning_jax.model import FrozenModel, PromptLike, apply, load_model
-from prompt_tuning_jax.task_loading import TaskConfig, load_task
+from prompt_tuning_jax.data import Task
+from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.scoring import (
+    EnsembleEvaluation,
+    Evaluation,
+    by_prompt,
+    evaluate_ensemble,
+    evaluate_task,
+    evaluate_tasks,
+)
+from prompt_tuning_jax.task_loading import TaskConfig, load_task, names_a_task
 
-PREDICTIONS = ("rank", "generate")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Scores of one split, and what they were computed from, in the split's order."""
-
-    scores: dict[str, float]
-    targets: list[str]
-    predictions: list[str]
+Result = Evaluation | EnsembleEvaluation | dict[str, Evaluation]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(TaskConfig):
-    """What `python -m prompt_tuning_jax.evaluate` takes; each field is a gin macro in capitals.
+    """What `prompt-tuning evaluate` takes; each field is a gin macro in capitals.
 
     Attributes:
       split: which split to score.
       prompt: a prompt file or directory; None for the model alone.
+      prompts: several, as a list of paths or as {name: path}.
+      prompt_field: the field of a file's records that names the prompt of each.
       text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
       predictions: "rank" scores the verbalizers and takes the best; "generate" decodes text. None:
         rank where the task declares verbalizers.
+      allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
       output: a JSON file for scores, targets and predictions.
+      batch_size: rows at once; the copies for an ensemble count.
+      model_dtype: of the frozen weights and the activations.
     """
 
     split: str = "validation"
     prompt: str | None = None
+    prompts: Any = None
+    prompt_field: str | None = None
     text_prompt: str | None = None
     predictions: str | None = None
     allow_prompt_mismatch: bool = False
@@ -57,111 +70,57 @@ class EvaluateConfig(TaskConfig):
     model_dtype: Any = np.float32
 
 
-def input_text(example: Any, model: FrozenModel) -> str:
-    """An example's input as text; token ids are decoded."""
-    inputs = example["inputs"]
-    return inputs if isinstance(inputs, str) else model.vocabulary.decode(np.asarray(inputs))
-
-
-def apply_text_prompt(template: str, text: str) -> str:
-    """`text` inside a hand-written prompt, in place of `{input}`."""
-    if "{input}" not in template:
-        raise ValueError(f"TEXT_PROMPT {template!r} lacks the placeholder {{input}}.")
-    return template.replace("{input}", text)
-
-
-def evaluate_task(
-    model: FrozenModel,
-    task: Task,
-    split: str = "validation",
-    prompt: PromptLike = None,
-    *,
-    text_prompt: str | None = None,
-    predictions: str | None = None,
-    feature_lengths: dict[str, int] | None = None,
-    batch_size: int = 32,
-    limit: int | None = None,
-) -> Evaluation:
-    """Scores `model` with `prompt` on a split of `task`.
-
-    Returns `task.metrics`, and beside them
-      loss: mean cross-entropy per target token in nats.
-      legal_share: percent of generated texts that are verbalizers (generate), or
-      legal_mass: percent of probability that falls on the verbalizers (rank).
-    """
-    model.text_vocabulary("evaluate on")
-    lengths = feature_lengths or {"inputs": 512, "targets": 64}
-    examples = list(itertools.islice(task.split(split).stream(seed=None, epoch=0), limit))
-    if text_prompt is not None:
-        examples = [
-            {**e, "inputs": apply_text_prompt(text_prompt, input_text(e, model))} for e in examples
-        ]
-    scores = {"loss": mean_loss(model, examples, prompt, lengths, batch_size)}
-    if not task.metrics:
-        return Evaluation(scores, [], [])
-    targets = [target_text(e, model.vocabulary) for e in examples]
-    inputs = [e["inputs"] for e in examples]
-    if choose_predictions(task, predictions) == "rank":
-        options = {"batch_size": batch_size, "max_input_length": lengths["inputs"]}
-        answers, ranked = model.classify(inputs, task.verbalizers, prompt, **options)
-        scores["legal_mass"] = float(100 * np.exp(ranked).sum(axis=-1).mean())
+def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
+    """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
+    config = config or EvaluateConfig(**options)
+    check_prompts(config)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
+    measuring = {
+        "split": config.split,
+        "text_prompt": config.text_prompt,
+        "predictions": config.predictions,
+        "feature_lengths": config.feature_lengths,
+        "batch_size": config.batch_size,
+    }
+    if config.prompts is None:
+        prompt = None
+        if config.prompt is not None:
+            prompt = load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
+        result = evaluate_task(model, load_task(config, model), prompt=prompt, **measuring)
     else:
-        answers, _ = model.generate(
-            inputs,
-            prompt,
-            max_length=lengths["targets"],
-            batch_size=batch_size,
-            max_input_length=lengths["inputs"],
-        )
-        if task.verbalizers:
-            legal = [answer in task.verbalizers for answer in answers]
-            scores["legal_share"] = float(100 * np.mean(legal))
-    return Evaluation(task.score(targets, answers) | scores, targets, answers)
+        bank = load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
+        if config.prompt_field is None and names_a_task(config):
+            result = evaluate_ensemble(model, load_task(config, model), bank, **measuring)
+        else:
+            tasks = tasks_of_prompts(config, model, bank)
+            result = evaluate_tasks(model, tasks, bank, **measuring)
+    if config.output is not None:
+        Path(config.output).write_text(json.dumps(_as_data(result), indent=1))
+    return result
 
 
-def choose_predictions(task: Task, predictions: str | None) -> str:
-    """ "rank" or "generate" for this task."""
-    if predictions is None:
-        return "rank" if task.verbalizers else "generate"
-    if predictions not in PREDICTIONS:
-        raise ValueError(f"PREDICTIONS must be one of {PREDICTIONS}, got {predictions!r}.")
-    if predictions == "rank" and not task.verbalizers:
+def check_prompts(config: Any) -> None:
+    """Refuses settings of prompts that contradict each other, before anything is loaded."""
+    if config.prompt is not None and config.prompts is not None:
+        raise ValueError("Give either PROMPT, or PROMPTS for several.")
+    if config.prompt_field is not None and config.prompts is None:
         raise ValueError(
-            f"PREDICTIONS='rank' needs the legal answers of {task.name!r}: set VERBALIZERS, or use "
-            "'generate'."
+            "PROMPT_FIELD needs PROMPTS, such as {'sentiment': 'runs/sentiment/best'}."
         )
-    return predictions
+    if config.prompts is not None and not named(config.prompts):
+        raise ValueError("PROMPTS is empty.")
 
 
-def _token_loss(config: Any, params: Any, batch: Any, layout: str) -> tuple[Any, Any]:
-    logits = apply(config, params, batch, layout)
-    weights = batch["decoder_loss_weights"]
-    return (
-        token_cross_entropy(logits, batch["decoder_target_tokens"]) * weights
-    ).sum(), weights.sum()
-
-
-_token_loss_jit = jax.jit(_token_loss, static_argnames=("config", "layout"))
-
-
-def mean_loss(
-    model: FrozenModel,
-    examples: list[Any],
-    prompt: PromptLike,
-    lengths: dict[str, int],
-    batch_size: int,
-) -> float:
-    """Mean cross-entropy per target token in nats, without z-loss or dropout."""
-    params, layout = model.prompted(prompt)
-    sums = []
-    for _, batch in eval_batches(
-        examples, model.vocabulary, batch_size=batch_size, lengths=lengths
-    ):
-        if model.mesh is not None:
-            batch = jax.device_put(batch, sharding.batch_sharding(model.mesh))
-        sums.append(_token_loss_jit(model.config, params, batch, layout))
-    losses, tokens = np.array(jax.device_get(sums)).sum(axis=0)
-    return float(losses / tokens)
+def tasks_of_prompts(
+    config: EvaluateConfig, model: FrozenModel, bank: TunedBank
+) -> dict[str, Task]:
+    """The task of each prompt: the records that name it, or the task of the same name."""
+    if config.prompt_field is None:
+        return {
+            name: load_task(dataclasses.replace(config, task=name), model) for name in bank.names
+        }
+    task = load_task(config, model, fields=(config.prompt_field,))
+    return by_prompt(task, config.split, config.prompt_field, bank)
 
 
 def load_checked_prompt(path: str, model: FrozenModel, allow_mismatch: bool) -> TunedPrompt:
@@ -178,32 +137,68 @@ def load_checked_prompt(path: str, model: FrozenModel, allow_mismatch: bool) -> 
     return prompt
 
 
-def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Evaluation:
-    """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
-    config = config or EvaluateConfig(**options)
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
-    task = load_task(config, model)
-    prompt = None
-    if config.prompt is not None:
-        prompt = load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
-    result = evaluate_task(
-        model,
-        task,
-        config.split,
-        prompt,
-        text_prompt=config.text_prompt,
-        predictions=config.predictions,
-        feature_lengths=config.feature_lengths,
-        batch_size=config.batch_size,
-    )
-    if config.output is not None:
-        Path(config.output).write_text(json.dumps(dataclasses.asdict(result), indent=1))
-    return result
+def load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
+    """Prompt files that belong to `model`, or a refusal that names the one that does not."""
+    prompts = {}
+    for name, path in named(paths).items():
+        try:
+            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
+        except ValueError as error:
+            raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
+    return TunedBank(prompts)
+
+
+def scores_by_row(result: Result) -> dict[str, dict[str, float]]:
+    """The rows of the table that the command shows."""
+    if isinstance(result, Evaluation):
+        return {"": result.scores}
+    if isinstance(result, dict):
+        return {name: evaluation.scores for name, evaluation in result.items()}
+    members = {name: evaluation.scores for name, evaluation in result.members.items()}
+    together = {"mean": result.mean, f"best ({result.best})": members[result.best]}
+    return members | together | {"ensemble": result.ensemble.scores}
+
+
+def _as_data(result: Result) -> dict[str, Any]:
+    if isinstance(result, dict):
+        return {name: dataclasses.asdict(evaluation) for name, evaluation in result.items()}
+    return dataclasses.asdict(result)
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(score, 4) for name, score in scores.items()}
+
+
+def _printed(result: Result) -> dict[str, Any]:
+    """The scores as one JSON object."""
+    if isinstance(result, Evaluation):
+        return _rounded(result.scores)
+    if isinstance(result, dict):
+        return {name: _rounded(evaluation.scores) for name, evaluation in result.items()}
+    return {
+        "members": {name: _rounded(member.scores) for name, member in result.members.items()},
+        "mean": _rounded(result.mean),
+        "best": {"prompt": result.best} | _rounded(result.members[result.best].scores),
+        "ensemble": _rounded(result.ensemble.scores),
+    }
+
+
+def show(result: Result) -> None:
+    """Several prompts' scores as a table on standard error."""
+    rows = scores_by_row(result)
+    columns = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    table = Table("prompt", *columns)
+    for name, scores in rows.items():
+        cells = (f"{scores[column]:.4g}" if column in scores else "" for column in columns)
+        table.add_row(name, *cells)
+    Console(stderr=True).print(table)
 
 
 def main(argv: list[str] | None = None) -> None:
     result = evaluate(command.parse(EvaluateConfig, argv, __doc__))
-    print(json.dumps({name: round(score, 4) for name, score in result.scores.items()}))
+    if not isinstance(result, Evaluation):
+        show(result)
+    print(json.dumps(_printed(result)))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,15 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), 
 
 
 class ExampleMaker:
-    """A record -> {"inputs", "targets"}, by template."""
+    """A record -> {"inputs", "targets"}, by template, and the `fields` to keep, as text."""
 
-    def __init__(self, inputs: Template, targets: Template, labels: Labels | None):
+    def __init__(
+        self,
+        inputs: Template,
+        targets: Template,
+        labels: Labels | None,
+        fields: Sequence[str] = (),
+    ):
         if labels and len(targets.fields) != 1:
             raise ValueError(
                 f"target template {targets.text!r}: with verbalizers it must have exactly one "
@@ -41,6 +47,7 @@ class ExampleMaker:
                 "braces, such as {sentence}"
             )
         self._inputs, self._targets, self._labels = inputs, targets, labels
+        self._fields = fields
 
     @property
     def verbalizers(self) -> tuple[str, ...] | None:
@@ -56,7 +63,7 @@ class ExampleMaker:
                 raise ValueError(f"the {feature} are empty; fill in the fields or drop the record")
             if not text.isascii():
                 _check_unicode(text, feature)
-        return example
+        return {**{field: field_text(record, field) for field in self._fields}, **example}
 
     def _target(self, record: Record) -> str:
         if self._labels is None:
@@ -121,6 +128,7 @@ def file_task(
     metric: str | Sequence[str] = "accuracy",
     positive: str | None = None,
     columns: Sequence[str] | None = None,
+    fields: Sequence[str] = (),
     name: str = "files",
 ) -> Task:
     """A task from `.jsonl`, `.tsv` or `.csv` files.
@@ -134,13 +142,14 @@ def file_task(
       metric: a name, or several of which the first chooses the best checkpoint; see `metrics`.
       positive: the verbalizer that the metric `f1` looks for; the last one if not given.
       columns: the fields of .tsv or .csv files that have no header.
+      fields: of the records, to keep beside `inputs` and `targets`.
 
     Raises:
       FileNotFoundError, ValueError: a path, template, verbalizer or metric that cannot work. A bad
         record is reported, with its file and line, when its split is first used.
     """
     labels = None if verbalizers is None else Labels(verbalizers)
-    make = ExampleMaker(Template(input_template), Template(target_template), labels)
+    make = ExampleMaker(Template(input_template), Template(target_template), labels, fields)
     given = {"train": train, "validation": validation, "test": test}
     found = ({} if data is None else find_splits(data)) | {k: v for k, v in given.items() if v}
     if not found:

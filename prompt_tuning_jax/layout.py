@@ -8,6 +8,7 @@ A layout turns rows of T tokens into rows of S = T + P positions:
 Everything here works on numpy arrays (input pipeline) and on JAX arrays (inside jit).
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import jax
@@ -38,23 +39,64 @@ def place_prompt(
     Raises:
         ValueError: unknown layout, negative length, or tokens that are not [B, T] integers.
     """
+    _check_tokens(tokens_BxT)
+    if prompt_length < 0:
+        raise ValueError(f"A prompt's length cannot be negative: {prompt_length}.")
     xp = _numpy_of(tokens_BxT)
+    cut_B = _cut(xp, tokens_BxT, layout, eos_id)
+    return _spread(xp, tokens_BxT, cut_B[:, None], prompt_length, prompt_length)
+
+
+def place_prompts(
+    tokens_BxT: Int[np.ndarray, "batch tokens"],
+    prompt_lengths_B: Int[np.ndarray, " batch"],
+    layouts_B: Sequence[str],
+    room: int,
+    eos_id: int = 1,
+) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, "batch length"]]:
+    """`place_prompt` for rows whose prompts differ in length and layout.
+
+    Args:
+        prompt_lengths_B: the length of each row's prompt, at most `room`.
+        layouts_B: the layout of each row's prompt.
+        room: positions to add to every row; what a shorter prompt leaves is padding at the end.
+
+    Returns:
+        (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + room.
+    """
+    _check_tokens(tokens_BxT)
+    layouts_B = np.asarray(layouts_B)
+    cut_B = np.zeros(len(tokens_BxT), tokens_BxT.dtype)
+    for layout in np.unique(layouts_B):
+        rows = layouts_B == layout
+        cut_B[rows] = _cut(np, tokens_BxT[rows], str(layout), eos_id)
+    return _spread(np, tokens_BxT, cut_B[:, None], prompt_lengths_B[:, None], room)
+
+
+def _check_tokens(tokens_BxT: IntArray) -> None:
     if tokens_BxT.ndim != 2 or tokens_BxT.shape[1] == 0 or tokens_BxT.dtype.kind not in "iu":
         raise ValueError(
             "place_prompt needs integer tokens of shape [batch, length], length 1 or more; "
             f"got {tokens_BxT.dtype}{list(tokens_BxT.shape)}."
         )
-    if prompt_length < 0:
-        raise ValueError(f"A prompt's length cannot be negative: {prompt_length}.")
+
+
+def _spread(
+    xp: ModuleType,
+    tokens_BxT: IntArray,
+    cut_Bx1: IntArray,
+    prompt_length: int | IntArray,
+    room: int,
+) -> tuple[IntArray, IntArray]:
+    """One formula for every layout: tokens up to the cut, the prompt, then the other tokens."""
     T = tokens_BxT.shape[1]
-    cut_Bx1 = _cut(xp, tokens_BxT, layout, eos_id)[:, None]
-    # One formula for every layout: tokens up to the cut, the prompt, then the other tokens.
-    s_1xS = xp.arange(T + prompt_length, dtype=tokens_BxT.dtype)[None, :]
+    s_1xS = xp.arange(T + room, dtype=tokens_BxT.dtype)[None, :]
     row_BxS = s_1xS - cut_Bx1
     is_prompt_BxS = (row_BxS >= 0) & (row_BxS < prompt_length)
-    source_BxS = xp.clip(xp.where(row_BxS < 0, s_1xS, s_1xS - prompt_length), 0, T - 1)
-    moved_BxS = xp.take_along_axis(tokens_BxT, source_BxS, axis=1)
-    return xp.where(is_prompt_BxS, 0, moved_BxS), xp.where(is_prompt_BxS, row_BxS, -1)
+    source_BxS = xp.where(row_BxS < 0, s_1xS, s_1xS - prompt_length)
+    moved_BxS = xp.take_along_axis(tokens_BxT, xp.clip(source_BxS, 0, T - 1), axis=1)
+    is_token_BxS = ~is_prompt_BxS & (source_BxS < T)
+    return xp.where(is_token_BxS, moved_BxS, 0), xp.where(is_prompt_BxS, row_BxS, -1)
 
 
 def _cut(xp: ModuleType, tokens_BxT: IntArray, layout: str, eos_id: int) -> IntArray:

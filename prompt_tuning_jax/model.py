@@ -4,21 +4,26 @@ import prompt_tuning_jax as pt
 model = pt.load_model("bundled")
 prompt = pt.load_prompt("runs/sentiment/best")
 labels, scores = model.classify(["The soup was cold."], ["positive", "negative"], prompt=prompt)
+
+Where a prompt is asked for, `banks` has two more kinds: another prompt for each input, and an
+ensemble.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import decoding, sharding
+from prompt_tuning_jax.banks import BankRows, Ensemble, vote
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
@@ -26,12 +31,31 @@ from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
 from prompt_tuning_jax.data import eval_batches
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.prompts import Prompt
+from prompt_tuning_jax.prompts import Prompt, PromptBank
 from prompt_tuning_jax.t5 import T5Config, Transformer
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 BUNDLED = Path(__file__).parent / "bundled" / "model"
-PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | None
+PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None
+# One list of legal answers for all inputs, or one for each input.
+LabelChoice = Sequence[str] | Sequence[Sequence[str]]
+
+
+class DecodingOptions(TypedDict, total=False):
+    """How text is generated; see `decoding.generate_tokens`.
+
+    Attributes:
+      max_length: the most tokens to generate, EOS included; 32 where it is not given.
+      beams, length_penalty: beam search, where `beams` is above 1.
+      temperature, top_k, top_p: sampling, where `temperature` is above 0.
+    """
+
+    max_length: int
+    beams: int
+    length_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 class Generated(NamedTuple):
@@ -42,18 +66,30 @@ class Generated(NamedTuple):
 
 
 class Classified(NamedTuple):
-    """Best verbalizer of each input, and every verbalizer's log-probability [n, C]."""
+    """Best verbalizer of each input, and every verbalizer's log-probability [n, C].
+
+    Where inputs have labels of their own, the C columns are all labels in order of appearance, and
+    those that are not an input's score -inf.
+    """
 
     labels: list[str]
     scores: np.ndarray
 
 
 @functools.lru_cache
-def network_for(config: T5Config, prompt_length: int | None) -> Transformer:
-    """The network, one object for equal arguments so that compiled programs are reused."""
-    if prompt_length is None:
+def network_for(config: T5Config, prompt_shape: tuple[int, ...] | None) -> Transformer:
+    """The network, one object for equal arguments so that compiled programs are reused.
+
+    Args:
+      prompt_shape: [P, D], [N, P, D] for a bank, or None.
+    """
+    if prompt_shape is None:
         return Transformer(config)
-    return Transformer(config, prompt=functools.partial(Prompt, length=prompt_length))
+    *bank, length, _ = prompt_shape
+    if not bank:
+        return Transformer(config, prompt=functools.partial(Prompt, length=length))
+    make_bank = functools.partial(PromptBank, num_prompts=bank[0], length=length)
+    return Transformer(config, prompt=make_bank)
 
 
 def with_prompt(params: Mapping[str, Any], values: Any) -> dict[str, Any]:
@@ -67,15 +103,22 @@ def prompt_of(params: Mapping[str, Any]) -> Any | None:
 
 
 def bind(
-    config: T5Config, params: Mapping[str, Any], tokens: Any, layout: str
-) -> tuple[Transformer, Any, Any]:
-    """The network for `params`, the joined tokens [B, S] and prompt positions [B, S] (or None)."""
-    prompt = prompt_of(params)
+    config: T5Config, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
+) -> tuple[Transformer, Any, dict[str, Any]]:
+    """The network for `params`, its tokens [B, S], and where the prompt's rows sit in them.
+
+    A batch may bring its layout (`prompt_positions` and, for a bank, `prompt_ids`); one that does
+    not is laid out by `layout`.
+    """
+    prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
     if prompt is None:
-        return network_for(config, None), tokens, None
-    length = prompt.shape[-2]
-    tokens, positions = place_prompt(tokens, length, layout, config.eos_id)
-    return network_for(config, length), tokens, positions
+        return network_for(config, None), tokens, {}
+    network = network_for(config, prompt.shape)
+    if "prompt_positions" in batch:
+        places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
+        return network, tokens, places
+    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
+    return network, tokens, {"prompt_positions": positions}
 
 
 def apply(
@@ -86,13 +129,13 @@ def apply(
     dropout_rng: Any | None = None,
 ) -> Float[Array, "batch length vocab"]:
     """Logits for a batch with T5X's keys; the prompt, if any, is in `params`."""
-    network, tokens, positions = bind(config, params, batch["encoder_input_tokens"], layout)
+    network, tokens, places = bind(config, params, batch, layout)
     return network.apply(
         {"params": params},
         tokens,
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
-        prompt_positions=positions,
+        **places,
         enable_dropout=dropout_rng is not None,
         rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     )
@@ -151,7 +194,7 @@ class FrozenModel:
         Args:
           encoder_input_tokens: [B, T], right-padded with 0, without the prompt.
           decoder_input_tokens: [B, L], starting with 0.
-          prompt: a `TunedPrompt`, or an array [P, D] (placed as a prefix).
+          prompt: a `TunedPrompt`, an array [P, D] (placed as a prefix), or `bank.rows(...)`.
         """
         decoder_input_tokens = jnp.asarray(decoder_input_tokens)
         batch = {
@@ -160,7 +203,7 @@ class FrozenModel:
             "decoder_target_tokens": jnp.ones_like(decoder_input_tokens),
         }
         params, layout = self.prompted(prompt)
-        return _apply(self.config, params, batch, layout)
+        return _apply(self.config, params, self._laid_out(batch, prompt), layout)
 
     def loss(
         self, batch: Mapping[str, Any], prompt: PromptLike = None, z_loss: float = 1e-4
@@ -175,20 +218,15 @@ class FrozenModel:
           prompt: as for `logits`.
         """
         params, layout = self.prompted(prompt)
-        batch = {name: jnp.asarray(x) for name, x in batch.items()}
+        batch = self._laid_out({name: jnp.asarray(x) for name, x in batch.items()}, prompt)
         return _loss(self.config, params, batch, layout, z_loss)
 
     def generate_tokens(
         self,
         encoder_input_tokens: Int[Array, "batch tokens"],
         prompt: PromptLike = None,
-        beams: int = 1,
-        max_length: int = 32,
-        length_penalty: float = 0.0,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
         seed: int = 0,
+        **options: Unpack[DecodingOptions],
     ) -> tuple[Int[Array, "batch length"], Float[Array, " batch"]]:
         """Decodes token ids: greedy, beam search, or sampling where `temperature` > 0.
 
@@ -196,50 +234,30 @@ class FrozenModel:
           tokens [B, L] without the start token and 0 after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
         """
-        options = {
-            "max_length": max_length,
-            "beams": beams,
-            "length_penalty": length_penalty,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
-        rows = np.arange(len(encoder_input_tokens))
-        return self._decode(
-            jnp.asarray(encoder_input_tokens), prompt, _row_keys(seed, rows), options
-        )
+        batch = self._laid_out({"encoder_input_tokens": jnp.asarray(encoder_input_tokens)}, prompt)
+        keys = _row_keys(seed, np.arange(len(encoder_input_tokens)))
+        return self._decode(batch, prompt, keys, options)
 
     def generate(
         self,
         texts: Sequence[str],
         prompt: PromptLike = None,
-        beams: int = 1,
-        max_length: int = 32,
-        length_penalty: float = 0.0,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 32,
         max_input_length: int = 512,
+        **options: Unpack[DecodingOptions],
     ) -> Generated:
         """Texts for texts, in order. What text i samples depends on `seed` and i alone.
 
         model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
         """
-        options = {
-            "max_length": max_length,
-            "beams": beams,
-            "length_penalty": length_penalty,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
         vocabulary = self.text_vocabulary("generate")
         outputs, scores = [""] * len(texts), np.zeros(len(texts), np.float32)
-        for rows, tokens in self._batches(texts, batch_size, max_input_length):
-            padded = np.pad(rows, (0, len(tokens) - len(rows)))
-            ids, sums = self._decode(tokens, prompt, _row_keys(seed, padded), options)
+        examples = _as_inputs(texts)
+        lengths = {"inputs": max_input_length, "targets": 1}
+        for rows, batch in self.batches(examples, prompt, batch_size, lengths):
+            padded = np.pad(rows, (0, self._inputs_at_once(prompt, batch_size) - len(rows)))
+            ids, sums = self._decode(batch, prompt, _row_keys(seed, padded), options)
             scores[rows] = np.asarray(sums)[: len(rows)]
             for row, row_ids in zip(rows, np.asarray(ids), strict=False):
                 outputs[row] = vocabulary.decode(row_ids)
@@ -248,73 +266,126 @@ class FrozenModel:
     def classify(
         self,
         texts: Sequence[str],
-        verbalizers: Sequence[str],
+        verbalizers: LabelChoice,
         prompt: PromptLike = None,
         batch_size: int = 32,
         max_input_length: int = 512,
     ) -> Classified:
         """Rank classification: every verbalizer is scored, the most probable one is the label.
 
-        model.classify(["The film was a joy."], ["positive", "negative"], prompt=prompt).labels
+            model.classify(["The film was a joy."], ["positive", "negative"], prompt=prompt).labels
+
+        Args:
+          verbalizers: the labels to choose from, or a list of such lists, one for each text.
         """
+        labels, legal = _choices(verbalizers, len(texts))
+        if isinstance(prompt, Ensemble):
+            scores = self.member_scores(texts, labels, prompt, batch_size, max_input_length)
+            scores = np.where(legal[:, None], scores, -np.inf)
+            return Classified([labels[i] for i in vote(scores)], scores.mean(axis=1))
+        scores = self._label_scores(texts, labels, prompt, batch_size, max_input_length)
+        scores = np.where(legal, scores, -np.inf)
+        return Classified([labels[i] for i in scores.argmax(axis=-1)], scores)
+
+    def member_scores(
+        self,
+        texts: Sequence[str],
+        verbalizers: Sequence[str],
+        ensemble: Ensemble,
+        batch_size: int = 32,
+        max_input_length: int = 512,
+    ) -> Float[np.ndarray, "texts members labels"]:
+        """Log-probability of every verbalizer under every member; `banks.vote` decides by them."""
+        copies, rows = ensemble.copies(texts)
+        scores = self._label_scores(copies, verbalizers, rows, batch_size, max_input_length)
+        return scores.reshape(len(texts), len(ensemble), len(verbalizers))
+
+    def _label_scores(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        prompt: PromptLike,
+        batch_size: int,
+        max_input_length: int,
+    ) -> Float[np.ndarray, "texts labels"]:
         params, layout = self.prompted(prompt)
-        label_tokens = self._label_tokens(verbalizers)
-        scores = np.zeros((len(texts), len(verbalizers)), np.float32)
-        for rows, tokens in self._batches(texts, batch_size, max_input_length):
-            network, tokens, positions = bind(self.config, params, tokens, layout)
-            ranked = decoding.rank(
-                network, params, tokens, label_tokens, prompt_positions=positions
-            )
+        label_tokens = self._label_tokens(labels)
+        scores = np.zeros((len(texts), len(labels)), np.float32)
+        lengths = {"inputs": max_input_length, "targets": 1}
+        for rows, batch in self.batches(_as_inputs(texts), prompt, batch_size, lengths):
+            network, tokens, places = bind(self.config, params, batch, layout)
+            ranked = decoding.rank(network, params, tokens, label_tokens, **places)
             scores[rows] = np.asarray(ranked)[: len(rows)]
-        return Classified([verbalizers[i] for i in scores.argmax(axis=-1)], scores)
+        return scores
 
     def _decode(
-        self, tokens: Array, prompt: PromptLike, keys: Array, options: Mapping[str, Any]
+        self, batch: Mapping[str, Any], prompt: PromptLike, keys: Array, options: DecodingOptions
     ) -> tuple[Int[Array, "batch length"], Float[Array, " batch"]]:
-        """Generation of one batch; `keys` [B] make what each row samples its own."""
+        """Generation of one batch; `keys` [B] make what each input samples its own."""
         params, layout = self.prompted(prompt)
-        network, tokens, positions = bind(self.config, params, tokens, layout)
+        network, tokens, places = bind(self.config, params, batch, layout)
+        members = len(prompt) if isinstance(prompt, Ensemble) else 1
         return decoding.generate_tokens(
-            network, params, tokens, rng=keys, prompt_positions=positions, **options
+            network, params, tokens, rng=keys, members=members, **places, **options
         )
 
     def prompted(self, prompt: PromptLike) -> tuple[Mapping[str, Any], str]:
         """Weights including the prompt, and its layout; without one, whatever params hold."""
         if prompt is None:
             return self.params, "prefix"
-        layout = prompt.layout if isinstance(prompt, TunedPrompt) else "prefix"
-        values = prompt.values if isinstance(prompt, TunedPrompt) else prompt
+        if isinstance(prompt, BankRows | Ensemble):
+            layout, values = "prefix", prompt.bank.values  # batches bring the rows' own layouts
+        elif isinstance(prompt, TunedPrompt):
+            layout, values = prompt.layout, prompt.values
+        else:
+            layout, values = "prefix", prompt
         values = jnp.asarray(values, jnp.float32)
-        if values.ndim != 2 or values.shape[1] != self.config.emb_dim:
+        one_prompt = values.ndim == 2 or isinstance(prompt, BankRows | Ensemble)
+        if not one_prompt or values.shape[-1] != self.config.emb_dim:
             raise ValueError(
                 f"A prompt for {self.name} must be [P, {self.config.emb_dim}], got "
                 f"{list(values.shape)}; it was made for a model of another width."
             )
         return with_prompt(self.params, values), layout
 
-    def _batches(
-        self, texts: Sequence[Any], batch_size: int, max_input_length: int
-    ) -> Iterator[tuple[np.ndarray, Array]]:
-        """(rows of `texts`, their padded tokens) in buckets of similar length."""
-        if isinstance(texts, str):
-            raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
-        examples = [{"inputs": text} for text in texts]
+    def batches(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        prompt: PromptLike,
+        batch_size: int,
+        lengths: Mapping[str, int],
+    ) -> Iterator[tuple[np.ndarray, dict[str, Array]]]:
+        """(rows of `examples`, their batch on the devices) in buckets of similar length."""
         vocabulary = self.text_vocabulary("tokenise")
-        lengths = {"inputs": max_input_length, "targets": 1}
+        batch_size = self._inputs_at_once(prompt, batch_size)
         for rows, batch in eval_batches(
             examples, vocabulary, batch_size=batch_size, lengths=lengths
         ):
-            tokens = batch["encoder_input_tokens"]
+            batch = self._laid_out(batch, prompt, rows)
             if self.mesh is not None:
-                yield rows, jax.device_put(tokens, sharding.batch_sharding(self.mesh))
+                yield rows, jax.device_put(batch, sharding.batch_sharding(self.mesh))
             else:
-                yield rows, jnp.asarray(tokens)
+                yield rows, jax.tree.map(jnp.asarray, batch)
+
+    def _inputs_at_once(self, prompt: PromptLike, batch_size: int) -> int:
+        """So many inputs that their copies for an ensemble fill a batch, evenly over the mesh."""
+        if not isinstance(prompt, Ensemble):
+            return batch_size
+        devices = 1 if self.mesh is None else self.mesh.shape["data"]
+        return -(-max(1, batch_size // len(prompt)) // devices) * devices
+
+    def _laid_out(
+        self, batch: Mapping[str, Any], prompt: PromptLike, rows: np.ndarray | None = None
+    ) -> Mapping[str, Any]:
+        """`batch` with the layout of prompts that differ between rows; rows None: all in order."""
+        if not isinstance(prompt, BankRows | Ensemble):
+            return batch
+        rows = np.arange(len(batch["encoder_input_tokens"])) if rows is None else rows
+        return prompt.place(batch, rows, self.config.eos_id)
 
     def _label_tokens(self, verbalizers: Sequence[str]) -> Int[Array, "labels length"]:
         """[C, L] ids ending in EOS, 0-padded."""
         vocabulary = self.text_vocabulary("classify")
-        if not verbalizers or isinstance(verbalizers, str):
-            raise ValueError(f"Expected a list of verbalizers to choose from, got {verbalizers!r}.")
         ids = [[*vocabulary.encode(label), vocabulary.eos_id] for label in verbalizers]
         length = max(map(len, ids))
         return jnp.array([row + [0] * (length - len(row)) for row in ids], jnp.int32)
@@ -332,6 +403,26 @@ class FrozenModel:
 
 def _row_keys(seed: int, rows: np.ndarray) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
+
+
+def _as_inputs(texts: Sequence[Any]) -> list[dict[str, Any]]:
+    if isinstance(texts, str):
+        raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
+    return [{"inputs": text} for text in texts]
+
+
+def _choices(
+    verbalizers: LabelChoice, count: int
+) -> tuple[list[str], Bool[np.ndarray, "texts labels"]]:
+    """Every label that some text may have, and which ones each text may have."""
+    if not verbalizers or isinstance(verbalizers, str):
+        raise ValueError(f"Expected a list of verbalizers to choose from, got {verbalizers!r}.")
+    if isinstance(verbalizers[0], str):
+        return list(verbalizers), np.ones((count, len(verbalizers)), bool)
+    if len(verbalizers) != count:
+        raise ValueError(f"Got {count} texts but {len(verbalizers)} lists of verbalizers.")
+    labels = list(dict.fromkeys(itertools.chain.from_iterable(verbalizers)))
+    return labels, np.array([[label in own for label in labels] for own in verbalizers])
 
 
 def load_model(

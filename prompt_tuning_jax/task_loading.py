@@ -48,22 +48,28 @@ class TaskConfig:
     columns: Sequence[str] | None = None
 
 
-def load_task(config: TaskConfig, model: FrozenModel) -> Task:
+def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()) -> Task:
     """The task that `config` names.
+
+    Args:
+      fields: of files' records, to keep in the examples.
 
     Raises:
       ValueError: neither or both of a name and files are given, or no such task exists.
     """
-    files = (config.train_file, config.validation_file, config.test_file)
-    if not _is_seqio(config):
-        files += (config.data_dir,)
-    if any(files) == (config.task is not None):
+    files = _names_files(config)
+    if files == (config.task is not None):
         raise ValueError(
             "Give either MIXTURE_OR_TASK_NAME, or files: DATA_DIR (or TRAIN_FILE, VALIDATION_FILE) "
             "with INPUT_TEMPLATE."
         )
-    if any(files):
-        return _load_files(config)
+    if files:
+        return _load_files(config, fields)
+    if fields:
+        raise ValueError(
+            f"The field {fields[0]!r} is read from files' records: give DATA_DIR (or "
+            "VALIDATION_FILE) with INPUT_TEMPLATE instead of MIXTURE_OR_TASK_NAME."
+        )
     if isinstance(config.task, Task):
         return config.task
     if config.task in BUNDLED_TASKS:
@@ -85,12 +91,22 @@ def load_task(config: TaskConfig, model: FrozenModel) -> Task:
     )
 
 
+def names_a_task(config: TaskConfig) -> bool:
+    """Whether `config` says what the task is, by name or by files."""
+    return config.task is not None or _names_files(config)
+
+
+def _names_files(config: TaskConfig) -> bool:
+    files = (config.train_file, config.validation_file, config.test_file)
+    return any(files) or (config.data_dir is not None and not _is_seqio(config))
+
+
 def _is_seqio(config: TaskConfig) -> bool:
-    named = isinstance(config.task, str) and config.task not in BUNDLED_TASKS
-    return named and config.task_module is not None
+    named = config.task is None or isinstance(config.task, str)
+    return named and config.task not in BUNDLED_TASKS and config.task_module is not None
 
 
-def _load_files(config: TaskConfig) -> Task:
+def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
     if config.input_template is None:
         raise ValueError(
             "Files need INPUT_TEMPLATE, such as \"'sentence: {sentence}'\", naming their fields."
@@ -105,4 +121,5 @@ def _load_files(config: TaskConfig) -> Task:
         verbalizers=config.verbalizers,
         metric=config.metric,
         columns=config.columns,
+        fields=fields,
     )

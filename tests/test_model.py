@@ -104,7 +104,7 @@ def test_every_form_of_a_prompt_gives_the_same_logits(model, batch, prompt):
 def test_a_tuned_prompt_stands_where_its_layout_says(model, batch, prompt, layout):
     tokens, decoder_inputs = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     joined, positions = place_prompt(tokens, len(prompt), layout)
-    network = network_for(model.config, len(prompt))
+    network = network_for(model.config, prompt.shape)
     expected = jax.jit(network.apply, static_argnames="enable_dropout")(
         {"params": with_prompt(model.params, prompt)},
         joined,

@@ -1,0 +1,188 @@
+"""Many prompts and one frozen model: batches that mix prompts, and ensembles.
+
+    bank = pt.load_bank({"sentiment": "runs/sentiment/best", "topic": "runs/topic/best"})
+    names = ["topic", "sentiment", "topic"]
+    model.generate(texts, prompt=bank.rows(names)).texts       # each text with its own prompt
+    model.classify(texts, labels, prompt=bank.ensemble()).labels     # all prompts vote on each text
+
+The prompts may differ in length and layout. A batch then carries its layout as data:
+`prompt_positions` [B, S] and `prompt_ids` [B] beside `encoder_input_tokens` [B, S].
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.layout import place_prompts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TunedBank:
+    """Tuned prompts by name, all of one width.
+
+    Raises:
+        ValueError: no prompts, or prompts of different widths.
+    """
+
+    prompts: Mapping[str, TunedPrompt]
+
+    def __post_init__(self):
+        widths = {name: prompt.shape[1] for name, prompt in self.prompts.items()}
+        if not widths:
+            raise ValueError("A bank needs at least one prompt.")
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"These prompts belong to models of different widths: {widths}.")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.prompts)
+
+    @functools.cached_property
+    def lengths(self) -> Int[np.ndarray, " bank"]:
+        return np.array([len(prompt.values) for prompt in self.prompts.values()], np.int32)
+
+    @functools.cached_property
+    def layouts(self) -> np.ndarray:
+        return np.array([prompt.layout for prompt in self.prompts.values()])
+
+    @functools.cached_property
+    def values(self) -> Float[np.ndarray, "bank prompt embed"]:
+        """All prompts, the shorter ones filled with rows of 0 that no position refers to."""
+        longest = self.lengths.max()
+        rows = [(0, longest - length) for length in self.lengths]
+        padded = [
+            np.pad(prompt.values, (after, (0, 0)))
+            for prompt, after in zip(self.prompts.values(), rows, strict=True)
+        ]
+        return np.stack(padded)
+
+    def rows(self, names: Sequence[str]) -> "BankRows":
+        """Row i of what is asked uses the prompt called `names[i]`.
+
+        Raises:
+            ValueError: a name that is not in the bank.
+        """
+        ids = {name: number for number, name in enumerate(self.prompts)}
+        for name in names:
+            if name not in ids:
+                raise ValueError(f"No prompt is called {name!r}; there are {', '.join(ids)}.")
+        return BankRows(self, np.array([ids[name] for name in names], np.int32))
+
+    def ensemble(self) -> "Ensemble":
+        """All prompts answer every input together."""
+        return Ensemble(self)
+
+    def place(
+        self, batch: Mapping[str, Any], ids_B: Int[np.ndarray, " batch"], eos_id: int
+    ) -> dict[str, Any]:
+        """`batch` with room for prompt `ids_B[b]` in row b, and its layout, as numpy arrays."""
+        tokens_BxS, positions_BxS = place_prompts(
+            np.asarray(batch["encoder_input_tokens"]),
+            self.lengths[ids_B],
+            self.layouts[ids_B],
+            int(self.lengths.max()),
+            eos_id,
+        )
+        layout = {"prompt_positions": positions_BxS, "prompt_ids": ids_B}
+        return {**batch, "encoder_input_tokens": tokens_BxS, **layout}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BankRows:
+    """A bank, and which of its prompts each input uses: `ids` [n]."""
+
+    bank: TunedBank
+    ids: Int[np.ndarray, " inputs"]
+
+    def take(self, inputs: Sequence[int]) -> "BankRows":
+        """The same for some of the inputs."""
+        return BankRows(self.bank, self.ids[np.asarray(inputs, int)])
+
+    def place(
+        self, batch: Mapping[str, Any], rows: Int[np.ndarray, " rows"], eos_id: int
+    ) -> dict[str, Any]:
+        """`batch` with the layout of inputs `rows`; rows after these are empty."""
+        empty = len(batch["encoder_input_tokens"]) - len(rows)
+        return self.bank.place(batch, np.pad(self.ids[rows], (0, empty)), eos_id)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The prompts of a bank as members that answer together (the paper, section 6).
+
+    Rank classification takes the majority of the members' labels, and among labels with equally
+    many votes the one with the highest mean log-probability. Generation chooses every next token by
+    the mean of the members' log-probabilities.
+    """
+
+    bank: TunedBank
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def copies(self, inputs: Sequence[Any]) -> tuple[list[Any], BankRows]:
+        """Every input once for each member, copies together, and the prompt of each copy."""
+        ids = np.tile(np.arange(len(self), dtype=np.int32), len(inputs))
+        return [one for one in inputs for _ in range(len(self))], BankRows(self.bank, ids)
+
+    def place(
+        self, batch: Mapping[str, Any], rows: Int[np.ndarray, " rows"], eos_id: int
+    ) -> dict[str, Any]:
+        """`batch` with every row once for each member, [B * N, S], copies together."""
+        del rows
+        ids = np.tile(np.arange(len(self), dtype=np.int32), len(batch["encoder_input_tokens"]))
+        repeated = {name: np.repeat(x, len(self), axis=0) for name, x in batch.items()}
+        return self.bank.place(repeated, ids, eos_id)
+
+
+def vote(scores: Float[np.ndarray, "inputs members labels"]) -> Int[np.ndarray, " inputs"]:
+    """The label of each input by majority; ties go to the highest mean score."""
+    votes = np.eye(scores.shape[-1])[scores.argmax(axis=-1)].sum(axis=1)
+    tied = votes == votes.max(axis=-1, keepdims=True)
+    return np.where(tied, scores.mean(axis=1), -np.inf).argmax(axis=-1)
+
+
+def load_bank(
+    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
+) -> TunedBank:
+    """Reads prompts, by name or in a list; see `load_prompt`.
+
+    A prompt of a list is called by its file's own name, or, for a run's `best` or `last`, by the
+    run's.
+
+    Raises:
+        FileNotFoundError: there is no prompt at a path.
+        ValueError: two prompts of a list have the same name; a file is corrupt.
+    """
+    return TunedBank({name: load_prompt(path) for name, path in named(paths).items()})
+
+
+def named(
+    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
+) -> dict[str, str | os.PathLike]:
+    """The paths by the names that `load_bank` gives them."""
+    if isinstance(paths, Mapping):
+        return dict(paths)
+    if isinstance(paths, str | os.PathLike):
+        raise ValueError(f"Expected several prompts, by name or in a list, got {str(paths)!r}.")
+    result: dict[str, str | os.PathLike] = {}
+    for path in paths:
+        parts = Path(path).parts
+        name = parts[-2] if len(parts) > 1 and parts[-1] in ("best", "last") else parts[-1]
+        if name in result:
+            raise ValueError(
+                f"Two prompts are called {name!r}: {result[name]} and {path}; name them, as in "
+                "{'a': ..., 'b': ...}."
+            )
+        result[name] = path
+    return result

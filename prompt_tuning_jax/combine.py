@@ -1,0 +1,120 @@
+"""New prompts from prompts: averaged, interpolated, or composed.
+
+    prompt-tuning combine average runs/mine/prompts/800 runs/mine/prompts/1000 --output mean
+    prompt-tuning combine interpolate bundled_sentiment bundled_season --at 0.25 --output between
+    prompt-tuning combine compose shared own --output both
+
+An average smooths the last steps of one run; prompts of different runs lie far apart, and their
+average is rarely good. A composed prompt is a shared part followed by a task's own part. The own
+part works best if it was tuned behind the shared one, as training does with SHARED_PROMPT.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning_jax import command
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+
+# Facts that are true of the combination where they are true of every part.
+COMMON = ("base_model", "base_model_fingerprint", "vocabulary_hash", "task", "verbalizers")
+
+
+def average(prompts: Sequence[TunedPrompt], weights: Sequence[float] | None = None) -> TunedPrompt:
+    """The weighted mean of prompts of one shape [P, D] and layout; equal weights by default.
+
+    Raises:
+        ValueError: no prompts, other shapes, layouts or base models, or weights that sum to 0.
+    """
+    weights = [1.0] * len(prompts) if weights is None else list(weights)
+    if len(weights) != len(prompts):
+        raise ValueError(f"Got {len(prompts)} prompts but {len(weights)} weights.")
+    if not prompts or not sum(weights):
+        raise ValueError("An average needs at least one prompt, and weights that do not sum to 0.")
+    facts = _common_facts(prompts)
+    shapes = {prompt.shape for prompt in prompts}
+    if len(shapes) > 1:
+        raise ValueError(f"Only prompts of one shape can be averaged, got {_shapes(prompts)}.")
+    shares = np.array(weights, np.float64) / sum(weights)
+    values = sum(
+        share * prompt.values.astype(np.float64)
+        for share, prompt in zip(shares, prompts, strict=True)
+    )
+    return TunedPrompt(values.astype(np.float32), prompts[0].layout, facts)
+
+
+def interpolate(start: TunedPrompt, end: TunedPrompt, at: float) -> TunedPrompt:
+    """The prompt on the line through two: `start` at 0, `end` at 1; beyond, it extrapolates."""
+    return average([start, end], [1 - at, at])
+
+
+def compose(prompts: Sequence[TunedPrompt]) -> TunedPrompt:
+    """One prompt [P1 + P2 + ..., D] of the rows of all, in order.
+
+    Raises:
+        ValueError: no prompts, or other widths, layouts or base models.
+    """
+    if not prompts:
+        raise ValueError("There are no prompts to compose.")
+    facts = _common_facts(prompts)
+    if len({prompt.shape[1] for prompt in prompts}) > 1:
+        raise ValueError(f"Only prompts of one width can be composed, got {_shapes(prompts)}.")
+    last = prompts[-1].metadata  # the task's own part says what the whole is for
+    facts |= {key: last[key] for key in ("task", "verbalizers") if key in last}
+    return TunedPrompt(np.concatenate([one.values for one in prompts]), prompts[0].layout, facts)
+
+
+def _common_facts(prompts: Sequence[TunedPrompt]) -> dict[str, Any]:
+    layouts = {prompt.layout for prompt in prompts}
+    if len(layouts) > 1:
+        raise ValueError(f"These prompts have different layouts: {', '.join(sorted(layouts))}.")
+    models = {prompt.metadata.get("base_model_fingerprint") for prompt in prompts} - {None}
+    if len(models) > 1:
+        raise ValueError("These prompts were tuned for different models; they cannot be combined.")
+    first = prompts[0].metadata
+    return {
+        key: first[key]
+        for key in COMMON
+        if key in first and all(prompt.metadata.get(key) == first[key] for prompt in prompts)
+    }
+
+
+def _shapes(prompts: Sequence[TunedPrompt]) -> str:
+    return ", ".join(str(list(prompt.shape)) for prompt in prompts)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = command.Parser(description=__doc__)
+    ways = result.add_subparsers(required=True, dest="way", metavar="WAY")
+    one = ways.add_parser("average", help="the mean of prompts of one shape")
+    one.add_argument("prompts", nargs="+", help="prompts to average")
+    one.add_argument("--weights", type=float, nargs="+", help="one for each; equal by default")
+    one.set_defaults(combine=lambda args, prompts: average(prompts, args.weights))
+    one = ways.add_parser("interpolate", help="a prompt on the line between two")
+    one.add_argument("prompts", nargs=2, help="START and END")
+    one.add_argument("--at", type=float, required=True, help="0 is START, 1 is END")
+    one.set_defaults(combine=lambda args, prompts: interpolate(*prompts, args.at))
+    one = ways.add_parser("compose", help="the rows of several prompts, one after another")
+    one.add_argument("prompts", nargs="+", help="the shared part first")
+    one.set_defaults(combine=lambda args, prompts: compose(prompts))
+    for one in ways.choices.values():
+        one.add_argument("--output", type=Path, required=True, help="a directory, or a .npy file")
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    combined = args.combine(args, [load_prompt(path) for path in args.prompts])
+    made_by = {"way": args.way, "of": args.prompts}
+    made_by |= {key: getattr(args, key) for key in ("weights", "at") if getattr(args, key, None)}
+    path = save_prompt(args.output, combined, combined_from=made_by)
+    length, width = combined.shape
+    print(f"{path}: [{length}, {width}], {combined.layout}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,316 @@
+"""Scores of a split: of one prompt, of many prompts on their own tasks at once, of an ensemble.
+
+Training and the command `evaluate` score through the same functions.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from prompt_tuning_jax.answers import Answer, Choices, answer, ensemble_answer
+from prompt_tuning_jax.banks import Ensemble, TunedBank
+from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
+from prompt_tuning_jax.losses import token_cross_entropy
+from prompt_tuning_jax.model import FrozenModel, PromptLike, apply
+
+PREDICTIONS = ("rank", "generate")
+LENGTHS = {"inputs": 512, "targets": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of one split, and what they were computed from, in the split's order."""
+
+    scores: dict[str, float]
+    targets: list[str]
+    predictions: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleEvaluation:
+    """An ensemble, beside each of its members alone (the paper, Table 3).
+
+    Attributes:
+      members: by the names of their prompts.
+      best: the name of the member with the best score on this split.
+      ensemble: all members together. Its loss is the mean of theirs.
+    """
+
+    members: dict[str, Evaluation]
+    best: str
+    ensemble: Evaluation
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean of the members' scores."""
+        scores = [member.scores for member in self.members.values()]
+        return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How examples are read and put to a model; every function below takes these as keywords.
+
+    Attributes:
+      text_prompt: a hand-written prompt around each input, such as "Is it good? {input}".
+      predictions: "rank" or "generate"; None: rank where the task declares verbalizers.
+      feature_lengths: the longest inputs and targets in tokens.
+      limit: how many examples to take; None for all.
+    """
+
+    text_prompt: str | None = None
+    predictions: str | None = None
+    feature_lengths: Mapping[str, int] | None = None
+    batch_size: int = 32
+    limit: int | None = None
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        return self.feature_lengths or LENGTHS
+
+    def examples(self, task: Task, split: str, model: FrozenModel) -> list[Example]:
+        """The examples of a split in order, inside the hand-written prompt."""
+        stream = task.split(split).stream(seed=None, epoch=0)
+        found = list(itertools.islice(stream, self.limit))
+        if self.text_prompt is None:
+            return found
+        texts = [apply_text_prompt(self.text_prompt, input_text(e, model)) for e in found]
+        return [{**e, "inputs": text} for e, text in zip(found, texts, strict=True)]
+
+    def choices(self, task: Task) -> Choices:
+        """The legal answers, where they are to be ranked."""
+        return task.verbalizers if choose_predictions(task, self.predictions) == "rank" else None
+
+
+def evaluate_task(
+    model: FrozenModel,
+    task: Task,
+    split: str = "validation",
+    prompt: PromptLike = None,
+    **measuring: Any,
+) -> Evaluation:
+    """Scores `model` with `prompt` on a split of `task`; keywords are those of `Measuring`.
+
+    Returns `task.metrics`, and beside them
+      loss: mean cross-entropy per target token in nats.
+      legal_share: percent of generated texts that are verbalizers (generate), or
+      legal_mass: percent of probability that falls on the verbalizers (rank).
+    """
+    how = Measuring(**measuring)
+    model.text_vocabulary("evaluate on")
+    examples = how.examples(task, split, model)
+    losses = example_losses(model, examples, prompt, how)
+    if not task.metrics:
+        return _summarise(model, task, examples, losses, [])
+    answers = _answers(model, examples, [how.choices(task)] * len(examples), prompt, how)
+    return _summarise(model, task, examples, losses, answers)
+
+
+def evaluate_tasks(
+    model: FrozenModel,
+    tasks: Mapping[str, Task],
+    bank: TunedBank,
+    split: str = "validation",
+    **measuring: Any,
+) -> dict[str, Evaluation]:
+    """Scores each prompt of `bank` on the task of its name; batches mix the tasks.
+
+    A prompt's score is what `evaluate_task` gives it alone. Keywords are those of `Measuring`.
+    """
+    how = Measuring(**measuring)
+    model.text_vocabulary("evaluate on")
+    examples = {name: how.examples(task, split, model) for name, task in tasks.items()}
+    of_task = [name for name, found in examples.items() for _ in found]
+    everything = list(itertools.chain.from_iterable(examples.values()))
+    rows = bank.rows(of_task)
+    losses = example_losses(model, everything, rows, how)
+    choices = {name: how.choices(task) for name, task in tasks.items()}
+    answers = _answers(model, everything, [choices[name] for name in of_task], rows, how)
+    results, first = {}, 0
+    for name, task in tasks.items():
+        here = slice(first, first := first + len(examples[name]))
+        results[name] = _summarise(model, task, examples[name], losses[here], answers[here])
+    return results
+
+
+def evaluate_ensemble(
+    model: FrozenModel,
+    task: Task,
+    bank: TunedBank,
+    split: str = "validation",
+    **measuring: Any,
+) -> EnsembleEvaluation:
+    """Scores every prompt of `bank` on a split of `task`, and all of them together.
+
+    Every example is encoded once for each member, in one pass; where labels are ranked, the
+    ensemble's vote needs no other. Keywords are those of `Measuring`.
+    """
+    how, ensemble, count = Measuring(**measuring), bank.ensemble(), len(bank)
+    model.text_vocabulary("evaluate on")
+    if not task.metrics:
+        raise ValueError(f"Task {task.name!r} has no metrics, so an ensemble has no answers to it.")
+    examples = how.examples(task, split, model)
+    copies, rows = ensemble.copies(examples)
+    losses = example_losses(model, copies, rows, how)
+    answers = _answers(model, copies, [how.choices(task)] * len(copies), rows, how)
+    members = {
+        name: _summarise(model, task, examples, losses[k::count], answers[k::count])
+        for k, name in enumerate(bank.names)
+    }
+    together = _together(model, task, examples, answers, ensemble, how)
+    metric = task.best_metric
+    return EnsembleEvaluation(
+        members,
+        max(members, key=lambda name: members[name].scores[metric]),
+        _summarise(model, task, examples, losses, together),
+    )
+
+
+def _together(
+    model: FrozenModel,
+    task: Task,
+    examples: Sequence[Example],
+    of_members: Sequence[Answer],
+    ensemble: Ensemble,
+    how: Measuring,
+) -> list[Answer]:
+    """The ensemble's answers: a vote over rankings that are there, or text generated together."""
+    labels = how.choices(task)
+    if labels is None:
+        return _answers(model, examples, [None] * len(examples), ensemble, how)
+    scores = np.array([[one.scores[label] for label in labels] for one in of_members])
+    scores = scores.reshape(len(examples), len(ensemble), len(labels))
+    return [ensemble_answer(row, labels) for row in scores]
+
+
+def _answers(
+    model: FrozenModel,
+    examples: Sequence[Example],
+    choices: Sequence[Choices],
+    prompt: PromptLike,
+    how: Measuring,
+) -> list[Answer]:
+    return answer(
+        model,
+        [example["inputs"] for example in examples],
+        choices,
+        prompt,
+        batch_size=how.batch_size,
+        max_input_length=how.lengths["inputs"],
+        max_length=how.lengths["targets"],
+    )
+
+
+def _summarise(
+    model: FrozenModel,
+    task: Task,
+    examples: Sequence[Example],
+    losses: Float[np.ndarray, "examples 2"],
+    answers: Sequence[Answer],
+) -> Evaluation:
+    """The task's metrics, the mean loss, and how legal the answers are."""
+    loss, tokens = losses.sum(axis=0)
+    scores = {"loss": float(loss / tokens)}
+    if not task.metrics:
+        return Evaluation(scores, [], [])
+    targets = [target_text(example, model.vocabulary) for example in examples]
+    predictions = [one.prediction for one in answers]
+    if answers[0].scores is not None:
+        mass = [sum(np.exp(list(one.scores.values()))) for one in answers]
+        scores["legal_mass"] = float(100 * np.mean(mass))
+    elif task.verbalizers:
+        legal = [prediction in task.verbalizers for prediction in predictions]
+        scores["legal_share"] = float(100 * np.mean(legal))
+    return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
+
+
+def choose_predictions(task: Task, predictions: str | None) -> str:
+    """ "rank" or "generate" for this task."""
+    if predictions is None:
+        return "rank" if task.verbalizers else "generate"
+    if predictions not in PREDICTIONS:
+        raise ValueError(f"PREDICTIONS must be one of {PREDICTIONS}, got {predictions!r}.")
+    if predictions == "rank" and not task.verbalizers:
+        raise ValueError(
+            f"PREDICTIONS='rank' needs the legal answers of {task.name!r}: set VERBALIZERS, or use "
+            "'generate'."
+        )
+    return predictions
+
+
+def _token_losses(config: Any, params: Any, batch: Any, layout: str) -> tuple[Any, Any]:
+    logits = apply(config, params, batch, layout)
+    weights = batch["decoder_loss_weights"]
+    losses = token_cross_entropy(logits, batch["decoder_target_tokens"]) * weights
+    return losses.sum(axis=-1), weights.sum(axis=-1)
+
+
+_token_losses_jit = jax.jit(_token_losses, static_argnames=("config", "layout"))
+
+
+def example_losses(
+    model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, how: Measuring
+) -> Float[np.ndarray, "examples 2"]:
+    """Cross-entropy of every example in nats, without z-loss or dropout, and its target tokens.
+
+    An ensemble's is the mean of its members'.
+    """
+    if isinstance(prompt, Ensemble):
+        copies, rows = prompt.copies(examples)
+        losses = example_losses(model, copies, rows, how)
+        return losses.reshape(len(examples), len(prompt), 2).mean(axis=1)
+    params, layout = model.prompted(prompt)
+    pending = [
+        (rows, _token_losses_jit(model.config, params, batch, layout))
+        for rows, batch in model.batches(examples, prompt, how.batch_size, how.lengths)
+    ]
+    losses = np.zeros((len(examples), 2))
+    for rows, found in pending:
+        losses[rows] = np.stack(jax.device_get(found), axis=-1)[: len(rows)]
+    return losses
+
+
+def by_prompt(task: Task, split: str, field: str, bank: TunedBank) -> dict[str, Task]:
+    """One task for each prompt that the examples of `split` name in `field`.
+
+    A prompt that knows its verbalizers ranks these, others rank the task's.
+
+    Raises:
+      ValueError: an example without the field, or with a name that is not in the bank.
+    """
+    examples: dict[str, list[Example]] = {}
+    for number, example in enumerate(task.split(split).stream(seed=None, epoch=0), start=1):
+        name = str(example.get(field))
+        if name not in bank.prompts:
+            raise ValueError(
+                f"Example {number} of {split!r} names the prompt {name!r} in {field!r}; there are "
+                f"{', '.join(bank.names)}."
+            )
+        examples.setdefault(name, []).append(example)
+    return {
+        name: dataclasses.replace(
+            task,
+            name=name,
+            splits={split: ExampleList(found)},
+            verbalizers=bank.prompts[name].metadata.get("verbalizers") or task.verbalizers,
+        )
+        for name, found in examples.items()
+    }
+
+
+def input_text(example: Any, model: FrozenModel) -> str:
+    """An example's input as text; token ids are decoded."""
+    inputs = example["inputs"]
+    return inputs if isinstance(inputs, str) else model.vocabulary.decode(np.asarray(inputs))
+
+
+def apply_text_prompt(template: str, text: str) -> str:
+    """`text` inside a hand-written prompt, in place of `{input}`."""
+    if "{input}" not in template:
+        raise ValueError(f"TEXT_PROMPT {template!r} lacks the placeholder {{input}}.")
+    return template.replace("{input}", text)
