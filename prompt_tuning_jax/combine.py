@@ -1,7 +1,7 @@
 """New prompts from prompts: averaged, interpolated, or composed.
 
-    prompt-tuning combine average runs/mine/prompts/800 runs/mine/prompts/1000 --output mean
     prompt-tuning combine interpolate bundled_sentiment bundled_season --at 0.25 --output between
+    prompt-tuning combine average runs/mine/prompts/800 runs/mine/prompts/1000 --output mean
     prompt-tuning combine compose shared own --output both
 
 An average smooths the last steps of one run; prompts of different runs lie far apart, and their

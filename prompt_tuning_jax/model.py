@@ -102,6 +102,14 @@ def prompt_of(params: Mapping[str, Any]) -> Any | None:
     return params["encoder"].get("prompt", {}).get("prompt")
 
 
+def join_shared(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`params` with a shared prompt and the task's own behind it as one prompt [P0 + P, D]."""
+    leaves = params["encoder"].get("prompt", {})
+    if "shared" not in leaves:
+        return params
+    return with_prompt(params, jnp.concatenate([leaves["shared"], leaves["prompt"]]))
+
+
 def bind(
     config: T5Config, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
 ) -> tuple[Transformer, Any, dict[str, Any]]:
@@ -129,6 +137,7 @@ def apply(
     dropout_rng: Any | None = None,
 ) -> Float[Array, "batch length vocab"]:
     """Logits for a batch with T5X's keys; the prompt, if any, is in `params`."""
+    params = join_shared(params)
     network, tokens, places = bind(config, params, batch, layout)
     return network.apply(
         {"params": params},

@@ -16,13 +16,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import optax
 from flax import traverse_util
+from jaxtyping import Float
 
 Rule = tuple[str, optax.GradientTransformation]
 FlatParams = dict[str, Any]
 
 PROMPT_NAME = "encoder/prompt/prompt"
+# A prompt that stands before it, frozen unless a rule says otherwise.
+SHARED_NAME = "encoder/prompt/shared"
+_PROMPT_NAMES = (SHARED_NAME, PROMPT_NAME)
 
 
 @gin.configurable
@@ -144,6 +149,17 @@ def split_params(params: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Flat
 def merge_params(trainable: FlatParams, frozen: FlatParams) -> dict[str, Any]:
     """The whole model again; no array is copied."""
     return unflatten({**frozen, **trainable})
+
+
+def without_prompt(flat: FlatParams) -> FlatParams:
+    """The parameters that are the model's own."""
+    return {name: x for name, x in flat.items() if name not in _PROMPT_NAMES}
+
+
+def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "prompt embed"] | None:
+    """The prompt, behind the shared one if there is one; None without a prompt."""
+    parts = [np.asarray(flat[name]) for name in _PROMPT_NAMES if name in flat]
+    return np.concatenate(parts) if parts else None
 
 
 def make_optimizer(trainable: FlatParams, rules: Sequence[Rule]) -> optax.GradientTransformation:

@@ -14,11 +14,12 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
 from prompt_tuning_jax.data import Task, TrainBatches
-from prompt_tuning_jax.evaluate import evaluate_task
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.monitor import Monitor, collapse_warning, prompt_signs
-from prompt_tuning_jax.optim import PROMPT_NAME
+from prompt_tuning_jax.optim import SHARED_NAME
+from prompt_tuning_jax.scoring import evaluate_task
 
+SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
 Scores = Mapping[str, Any]
 
 
@@ -81,20 +82,36 @@ class Reporter:
     def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
-        if set(trainable) - {PROMPT_NAME}:
+        if optim.without_prompt(trainable):
             huggingface.save(self.model_dir / name, model.config, model.params, model.vocabulary)
         if prompt is not None:
-            save_prompt(
-                self.model_dir / name,
-                prompt,
-                base_model=model.name,
-                fingerprint=model.fingerprint,
-                vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
-                task=self.task.name,
-                verbalizers=self.task.verbalizers,
-                step=scores["step"],
-                scores={name: x for name, x in scores.items() if name != "step"},
-            )
+            self._write_prompt(name, model, prompt, scores)
+
+    def keep_prompt(self, trainable: optim.FlatParams, scores: Scores) -> None:
+        """Writes the prompt, but no tuned model, to `model_dir/prompts/STEP`.
+
+        Written before the state of the same step: what a kill leaves too early or not at all, the
+        resumed run writes again, the same.
+        """
+        model, prompt = self._divide(trainable)
+        if prompt is not None:
+            self._write_prompt(f"{SNAPSHOTS}/{scores['step']}", model, prompt, scores)
+
+    def _write_prompt(
+        self, name: str, model: FrozenModel, prompt: TunedPrompt, scores: Scores
+    ) -> None:
+        save_prompt(
+            self.model_dir / name,
+            prompt,
+            base_model=model.name,
+            fingerprint=model.fingerprint,
+            vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
+            task=self.task.name,
+            verbalizers=self.task.verbalizers,
+            shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
+            step=scores["step"],
+            scores={name: x for name, x in scores.items() if name != "step"},
+        )
 
     def finish(
         self,
@@ -122,10 +139,9 @@ class Reporter:
 
     def _divide(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""
-        weights = {name: x for name, x in trainable.items() if name != PROMPT_NAME}
         model = self.model
-        if weights:
-            model = model.replace(params=optim.merge_params(weights, self.frozen))
-        if PROMPT_NAME not in trainable:
-            return model, None
-        return model, TunedPrompt(np.asarray(trainable[PROMPT_NAME]), self.layout)
+        if optim.without_prompt(trainable):
+            weights = optim.without_prompt({**self.frozen, **trainable})
+            model = model.replace(params=optim.unflatten(weights))
+        prompt = optim.whole_prompt({**self.frozen, **trainable})
+        return model, None if prompt is None else TunedPrompt(np.asarray(prompt), self.layout)

@@ -1,6 +1,6 @@
 """Training: prompt tuning, model tuning, or both, in one loop read from top to bottom.
 
-    python -m prompt_tuning_jax.train --gin_file=experiments/bundled_sentiment.gin \\
+    prompt-tuning train --gin_file=experiments/bundled_sentiment.gin \\
         --gin.MODEL_DIR=runs/sentiment
 
 or, from Python,
@@ -8,8 +8,9 @@ or, from Python,
     result = pt.train(task="bundled_sentiment", model_dir="runs/sentiment", prompt_length=20)
     model.classify(texts, verbalizers, prompt=result.prompt)
 
-MODEL_DIR holds `best/` and `last/` (the prompt, or the tuned model), `history.json`,
-`tensorboard/`, and `state/`, from which the same command continues after an interruption.
+MODEL_DIR holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the prompt
+at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`, and
+`state/`, from which the same command continues after an interruption.
 """
 
 import contextlib
@@ -27,15 +28,17 @@ import numpy as np
 import optax
 
 from prompt_tuning_jax import command, initializers, monitor, optim, sharding
+from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task, TrainBatches
-from prompt_tuning_jax.evaluate import choose_predictions
+from prompt_tuning_jax.evaluate import load_checked_prompt
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel, apply, load_model
 from prompt_tuning_jax.prefetch import Prefetcher
 from prompt_tuning_jax.reporting import Reporter
+from prompt_tuning_jax.scoring import choose_predictions
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
 
 LOSS_NORMALIZATIONS = ("sum", "mean")
@@ -68,12 +71,15 @@ class TrainConfig(TaskConfig):
       prompt_init: an initializer, "uniform", "sampled_vocabulary", "class_labels", "text: ...", or
         a prompt file. None: class labels where the task declares verbalizers, else sampled
         vocabulary.
+      shared_prompt: a prompt that stands, frozen, before the one that is tuned; the prompt that the
+        run writes is both. None: no such prompt.
       trainable: rules (regex, optax optimizer); what none matches is frozen. None: the prompt, or
         everything where prompt_length is 0.
       learning_rate: of the default optimizer. None: 0.3 for a prompt, 0.001 for a model.
       loss_normalization: "sum" over target tokens, as T5X, or their "mean".
       dropout_rate, z_loss, seed: as in T5X.
       eval_period, checkpoint_period, log_period: in steps.
+      eval_split: what is evaluated on.
       eval_limit: how many validation examples to evaluate on; None for all.
       predictions: "rank" or "generate"; None: rank where there are verbalizers.
       mesh: such as "data:4,model:2"; -1 takes the remaining devices.
@@ -87,6 +93,7 @@ class TrainConfig(TaskConfig):
     prompt_length: int = 100
     prompt_layout: str = "prefix"
     prompt_init: Any = None
+    shared_prompt: str | None = None
     trainable: Sequence[optim.Rule] | None = None
     learning_rate: float | None = None
     loss_normalization: str = "sum"
@@ -141,10 +148,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     rules = trainable_rules(config)
     parts = optim.split_params(start_params(config, model, task), rules)
     check_prompt_trains(config, parts[1])
-    identity = run_identity(config, model, task, parts[0])
+    identity = run_identity(config, model, task, *parts)
     trainable, frozen = place(mesh, model, *parts)
     # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
-    model, parts = model.replace(params=optim.unflatten(frozen)), None
+    model, parts = model.replace(params=optim.unflatten(optim.without_prompt(frozen))), None
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
     train_step = make_train_step(config, model, optimizer)
@@ -176,6 +183,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
         limit=config.eval_limit,
     )
     watch = monitor.Monitor(model_dir, step, config.train_steps, config.log_period, config.quiet)
+    if step == 0:
+        reporter.keep_prompt(trainable, {"step": 0})
 
     with contextlib.closing(state), contextlib.closing(watch), stop_on_sigterm() as stop:
         with Prefetcher(batches) as prefetched:
@@ -192,6 +201,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
                     if reporter.can_evaluate and (done or step % config.eval_period == 0):
                         watch.finish_step()
                         history.append(scores := reporter.evaluate(step, trainable, watch))
+                        reporter.keep_prompt(trainable, scores)
                         if best is None or reporter.is_better(scores, best):
                             best = scores
                             reporter.save("best", trainable, best)
@@ -223,6 +233,8 @@ def check_settings(config: TrainConfig) -> Path:
             raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
     if config.prompt_length < 0:
         raise ValueError(f"PROMPT_LENGTH must be 0 or more, got {config.prompt_length}.")
+    if config.shared_prompt is not None and not config.prompt_length:
+        raise ValueError("SHARED_PROMPT stands before a prompt: set PROMPT_LENGTH above 0.")
     if config.loss_normalization not in LOSS_NORMALIZATIONS:
         raise ValueError(
             f"LOSS_NORMALIZATION must be one of {LOSS_NORMALIZATIONS}, got "
@@ -294,7 +306,20 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
     params, _ = model.prompted(TunedPrompt(np.asarray(prompt), config.prompt_layout, {}))
+    if config.shared_prompt is not None:
+        params["encoder"]["prompt"]["shared"] = shared_values(config, model)
     return params
+
+
+def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
+    """The rows [P0, D] of the shared prompt, which must fit the model and the layout."""
+    shared = load_checked_prompt(config.shared_prompt, model, allow_mismatch=False)
+    if shared.layout != config.prompt_layout:
+        raise ValueError(
+            f"SHARED_PROMPT {config.shared_prompt} is placed as {shared.layout!r}: set "
+            f"PROMPT_LAYOUT to that, it is {config.prompt_layout!r}."
+        )
+    return jnp.asarray(shared.values)
 
 
 def place(
@@ -344,12 +369,19 @@ def make_train_step(
 
 
 def run_identity(
-    config: TrainConfig, model: FrozenModel, task: Task, trainable: optim.FlatParams
+    config: TrainConfig,
+    model: FrozenModel,
+    task: Task,
+    trainable: optim.FlatParams,
+    frozen: optim.FlatParams,
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
     lengths = config.feature_lengths and dict(config.feature_lengths)
     settings = {name: getattr(config, name) for name in IDENTITY}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    if config.shared_prompt is not None:
+        shared = {**frozen, **trainable}[optim.SHARED_NAME]
+        settings["shared_prompt"] = fingerprint({"shared": shared})
     return settings | {
         "feature_lengths": lengths,
         "initial_checkpoint_path": model.fingerprint,

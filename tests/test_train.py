@@ -119,6 +119,21 @@ def test_a_prompt_file_says_what_it_is(learnt, model):
     assert metadata["verbalizers"] == list(tiny.LABELS)
 
 
+def test_the_prompt_is_kept_as_it_began_and_at_each_evaluation(learnt, model):
+    directory, result = learnt
+    kept = {int(path.name): load_prompt(path) for path in (directory / "prompts").iterdir()}
+    assert sorted(kept) == [0, 50, 100, 150]
+    labels = [model.vocabulary.encode(label)[0] for label in tiny.LABELS]
+    np.testing.assert_array_equal(kept[0].values[:2], np.asarray(model.embeddings)[labels])
+    assert (kept[0].metadata["step"], kept[0].metadata["scores"]) == (0, {})
+    for scores in result.history:
+        metadata = kept[scores["step"]].metadata
+        assert metadata["scores"] | {"step": metadata["step"]} == scores
+    best, last = kept[result.prompt.metadata["step"]], load_prompt(directory / "last")
+    np.testing.assert_array_equal(best.values, result.prompt.values)
+    np.testing.assert_array_equal(kept[150].values, last.values)
+
+
 def test_a_result_unpacks_and_is_written(learnt):
     directory, result = learnt
     prompt, history = result
@@ -206,6 +221,7 @@ def test_the_step_has_the_models_loss_and_gradient(model):
 def test_model_tuning_moves_everything(start, model, before, tmp_path):
     result = start(prompt_length=0, learning_rate=0.05, train_steps=20, eval_period=20)
     assert result.prompt is None
+    assert not (tmp_path / "run" / "prompts").exists()
     after = leaves(load_model(tmp_path / "run" / "best"))
     assert all(np.any(after[name] != before[name]) for name in before)
     assert_same(leaves(result.model), after)
@@ -458,7 +474,7 @@ def test_the_metric_that_chooses_may_be_another(start):
 
 def test_identity_is_json(model):
     config = dataclasses.replace(TrainConfig(), feature_lengths=tiny.LENGTHS)
-    identity = run_identity(config, model, tiny.make_task(), {optim.PROMPT_NAME: None})
+    identity = run_identity(config, model, tiny.make_task(), {optim.PROMPT_NAME: None}, {})
     assert json.loads(json.dumps(identity)) == identity
 
 

@@ -71,7 +71,9 @@ def interrupt(command, directory: Path, when, signum: int) -> int:
 
 def artefacts(directory: Path) -> dict[str, bytes]:
     files = ("best/prompt.safetensors", "last/prompt.safetensors", "history.json")
-    return {name: (directory / name).read_bytes() for name in files}
+    kept = {str(p.relative_to(directory)): p.read_bytes() for p in directory.glob("prompts/*/*")}
+    assert {int(Path(name).parts[1]) for name in kept} == {0, *range(7, STEPS, 7), STEPS}
+    return {name: (directory / name).read_bytes() for name in files} | kept
 
 
 @pytest.fixture(scope="module")
