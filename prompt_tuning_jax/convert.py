@@ -1,21 +1,19 @@
 """Checkpoints: convert between T5X and Hugging Face, list, extract, compare, add a prompt.
 
-    python -m prompt_tuning_jax.convert convert gs://bucket/t5/checkpoint_1100000 t5-hf \\
+    prompt-tuning convert convert bundled bundled-t5x --to t5x
+    prompt-tuning convert convert gs://bucket/t5/checkpoint_1100000 t5-hf \\
         --to huggingface --vocabulary spiece.model
-    python -m prompt_tuning_jax.convert convert t5-hf t5-t5x --to t5x
-    python -m prompt_tuning_jax.convert convert bundled bundled-t5x --to t5x
-    python -m prompt_tuning_jax.convert list t5-t5x/checkpoint_0
-    python -m prompt_tuning_jax.convert extract run/checkpoint_1130000 prompts/sentiment
-    python -m prompt_tuning_jax.convert diff run/checkpoint_1100000 run/checkpoint_1130000
-    python -m prompt_tuning_jax.convert add-prompt t5/checkpoint_1100000 prompts/sentiment t5-tuned
+    prompt-tuning convert list bundled-t5x/checkpoint_0
+    prompt-tuning convert extract bundled-t5x/checkpoint_0 decoder/decoder_norm/scale scale.npy
+    prompt-tuning convert diff run/checkpoint_1100000 run/checkpoint_1130000
+    prompt-tuning convert add-prompt t5/checkpoint_1100000 prompts/sentiment t5-tuned
 
-T5X is not needed. `diff` exits with 0 where all leaves are equal, 1 where some differ; a mistake of
-use exits with 2.
+T5X is not needed. `prompt-tuning import` takes a prompt out of a checkpoint.
+`diff` exits with 0 where all leaves are equal, 1 where some differ; a mistake of use exits with 2.
 """
 
 import argparse
 import dataclasses
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,14 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints import huggingface, t5x
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
-    TARGET,
-    is_checkpoint,
-    open_checkpoint,
-    read_prompt,
-)
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_weights import is_scanned
 from prompt_tuning_jax.model import BUNDLED
 from prompt_tuning_jax.t5.config import T5Config
@@ -96,16 +90,13 @@ def list_leaves(path: str, everything: bool = False) -> str:
     return "\n".join([f"{head}, {len(rows)} leaves", *_aligned(rows)])
 
 
-def extract(path: str, destination: str, name: str | None = None) -> Path:
-    """Writes a checkpoint's prompt as a prompt file, or the leaf `name` as a `.npy` array.
+def extract(path: str, name: str, destination: str) -> Path:
+    """Writes the leaf `name` of a checkpoint as a `.npy` array.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_prompt`; a leaf is written to a `.npy` file only.
+        FileNotFoundError, ValueError: as `open_checkpoint`; there is no such leaf, or the
+            destination is not a `.npy` file.
     """
-    if name is None:
-        checkpoint = open_checkpoint(path)
-        facts = {"base_model": checkpoint.path, "step": checkpoint.step}
-        return save_prompt(destination, TunedPrompt(read_prompt(path)), **facts)
     if not destination.endswith(".npy"):
         raise ValueError(f"{destination}: a leaf is written as a .npy file; name it so.")
     values = open_checkpoint(path).leaf(name).read()
@@ -232,11 +223,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(
-        prog="python -m prompt_tuning_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    main_parser = command.Parser(description=__doc__)
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("convert", help="between T5X and Hugging Face")
@@ -255,11 +242,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--all", action="store_true", help="the optimizer's state too")
     one.set_defaults(run=lambda args: print(list_leaves(args.checkpoint, args.all)))
 
-    one = commands.add_parser("extract", help="the prompt, or another leaf, of a T5X checkpoint")
+    one = commands.add_parser("extract", help="a leaf of a T5X checkpoint, as an array")
     one.add_argument("checkpoint")
-    one.add_argument("destination", help="prompt directory, or a .npy file")
-    one.add_argument("--name", help="leaf to extract as an array; by default the prompt")
-    one.set_defaults(run=lambda args: print(extract(args.checkpoint, args.destination, args.name)))
+    one.add_argument("leaf", help="its name, as `list` shows it")
+    one.add_argument("destination", help="a .npy file")
+    one.set_defaults(run=lambda args: print(extract(args.checkpoint, args.leaf, args.destination)))
 
     one = commands.add_parser("diff", help="which leaves of two models differ, and by how much")
     one.add_argument("a", help="T5X checkpoint or Hugging Face directory")
@@ -291,5 +278,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    main()
+    command.run(main)

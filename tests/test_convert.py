@@ -133,40 +133,23 @@ class TestList:
 
 
 class TestExtract:
-    @pytest.fixture
-    def prompted(self, tmp_path, checkpoint):
-        save_prompt(tmp_path / "prompt", PROMPT, task="food")
-        run("add-prompt", checkpoint, tmp_path / "prompt", tmp_path, "--step", 9)
-        return tmp_path / "checkpoint_9"
-
-    @pytest.mark.parametrize("destination", ["there", "there.npy"])
-    def test_the_prompt(self, prompted, tmp_path, destination):
-        assert run("extract", prompted, tmp_path / destination) == 0
-        prompt = load_prompt(tmp_path / destination)
-        np.testing.assert_array_equal(prompt, PROMPT)
-        if destination == "there":
-            assert prompt.metadata["step"] == 9
-            assert prompt.metadata["base_model"] == str(prompted)
-
-    def test_a_variable(self, checkpoint, tmp_path):
+    def test_a_leaf(self, checkpoint, tmp_path):
         name = "encoder/layers_1/mlp/wo/kernel"
-        assert run("extract", checkpoint, tmp_path / "new" / "x.npy", "--name", name) == 0
+        assert run("extract", checkpoint, name, tmp_path / "new" / "x.npy") == 0
         np.testing.assert_array_equal(
             np.load(tmp_path / "new" / "x.npy"), t5x_goldens.weights()[name]
         )
 
-    def test_a_bfloat16_variable(self, tmp_path):
+    def test_a_bfloat16_leaf(self, tmp_path):
         source, name = t5x_goldens.unpack("legacy_bfloat16", tmp_path), "token_embedder/embedding"
-        assert run("extract", source, tmp_path / "x.npy", "--name", f"target/{name}") == 0
+        assert run("extract", source, f"target/{name}", tmp_path / "x.npy") == 0
         values = np.load(tmp_path / "x.npy")
         np.testing.assert_array_equal(values, t5x_goldens.weights("legacy_bfloat16")[name])
 
     def test_mistakes(self, checkpoint, tmp_path, capsys):
-        assert run("extract", checkpoint, tmp_path / "x") == 2
-        assert "holds no prompt" in capsys.readouterr().err
-        assert run("extract", checkpoint, tmp_path / "x.npy", "--name", "encoder/none") == 2
+        assert run("extract", checkpoint, "encoder/none", tmp_path / "x.npy") == 2
         assert "no leaf target/encoder/none" in capsys.readouterr().err
-        assert run("extract", checkpoint, tmp_path / "x", "--name", "encoder/norm") == 2
+        assert run("extract", checkpoint, "encoder/norm", tmp_path / "x") == 2
         assert "name it so" in capsys.readouterr().err
 
 
@@ -238,7 +221,7 @@ class TestDiff:
 def test_recreates_the_checkpoint_of_a_prompt(tmp_path, checkpoint):
     """Base and prompt file together are the checkpoint that training wrote."""
     trained = t5x.save(tmp_path, t5x_goldens.weights() | {"encoder/prompt/prompt": PROMPT}, 12)
-    run("extract", trained, tmp_path / "prompt")
+    save_prompt(tmp_path / "prompt", load_prompt(trained))
     run("add-prompt", checkpoint, tmp_path / "prompt", tmp_path / "again", "--step", 12)
     assert run("diff", trained, tmp_path / "again" / "checkpoint_12") == 0
 

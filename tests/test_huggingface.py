@@ -19,7 +19,6 @@ from test_vocabulary import train_model
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.losses import token_cross_entropy
-from prompt_tuning_jax.prompts import Prompt
 from prompt_tuning_jax.t5.config import t5_1_1
 from prompt_tuning_jax.t5.network import Transformer
 from prompt_tuning_jax.vocabulary import Vocabulary
@@ -123,28 +122,6 @@ class TestGoldens:
         config, params, _ = huggingface.load(path)
         assert config == loaded[0]
         assert_same(params, loaded[1])
-
-    def test_peft_prompt_tuning(self):
-        golden = np.load(GOLDENS / "peft_t5_v1_1_sub1.npz")
-        config, params, _ = huggingface.load(GOLDENS / "t5_v1_1")
-        params = jax.tree.map(jnp.asarray, params)
-        network = Transformer(config, lambda: Prompt(length=5))
-        tokens = jnp.asarray(golden["input_ids"] * golden["attention_mask"])
-        labels = jnp.asarray(golden["labels"])
-        shifted = jnp.pad(jnp.maximum(labels, 0), ((0, 0), (1, 0)))[:, :-1]
-
-        def loss_and_logits(prompt):
-            encoder = params["encoder"] | {"prompt": {"prompt": prompt}}
-            variables = {"params": params | {"encoder": encoder}}
-            logits = network.apply(variables, tokens, shifted, labels, enable_dropout=False)
-            return mean_loss(logits, labels), logits
-
-        value_and_grad = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
-        (loss, logits), gradient = value_and_grad(jnp.asarray(golden["prompt"]))
-        valid = golden["labels"] != -100
-        np.testing.assert_allclose(logits[valid], golden["logits"][valid], atol=1e-5, rtol=0)
-        np.testing.assert_allclose(loss, golden["loss"], atol=1e-6, rtol=0)
-        np.testing.assert_allclose(gradient, golden["grad_prompt"], atol=1e-6, rtol=0)
 
 
 class TestRoundTrip:

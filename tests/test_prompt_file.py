@@ -86,6 +86,36 @@ def test_numpy_array_file_without_a_suffix(tmp_path):
     assert (prompt.layout, prompt.metadata) == ("prefix", {})
 
 
+@pytest.fixture
+def prebuilt(tmp_path, monkeypatch):
+    """Two pre-built prompts, and a working directory without any."""
+    monkeypatch.setattr(prompt_file, "PREBUILT", tmp_path / "bundled")
+    for name in ("bundled_topic", "bundled_place"):
+        save_prompt(tmp_path / "bundled" / name, VALUES, task=name)
+    (tmp_path / "bundled" / "README.md").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+class TestPrebuilt:
+    def test_by_name(self, prebuilt):
+        assert load_prompt("bundled_topic").metadata["task"] == "bundled_topic"
+        assert prompt_file.prebuilt_names() == ["bundled_place", "bundled_topic"]
+
+    def test_what_is_there_goes_first(self, prebuilt):
+        save_prompt("bundled_topic", VALUES, task="mine")
+        assert load_prompt("bundled_topic").metadata["task"] == "mine"
+
+    def test_an_unknown_name(self, prebuilt):
+        with pytest.raises(FileNotFoundError, match="bundled_place, bundled_topic"):
+            load_prompt("bundled_topi")
+
+    @pytest.mark.parametrize("path", ["runs/bundled_topic", "./bundled_topic/best", "topic.npy"])
+    def test_a_path_is_no_name(self, prebuilt, path):
+        with pytest.raises(FileNotFoundError, match=r"There is no prompt at [\w/.]+\.$"):
+            load_prompt(path)
+
+
 def test_released_prompts():
     folder = shared_dir() and shared_dir() / "data/t5/released_prompts_lm100k_base"
     if not folder or not folder.is_dir():

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
-from prompt_tuning_jax.checkpoints.huggingface_config import read_config, read_json, write_config
+from prompt_tuning_jax.checkpoints.huggingface_config import read_config, write_config
 from prompt_tuning_jax.checkpoints.huggingface_files import (
     DOWNLOADED,
     Stored,
@@ -34,6 +34,7 @@ from prompt_tuning_jax.checkpoints.huggingface_names import (
     is_transposed,
     weight_names,
 )
+from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape, WeightReport
 from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.vocabulary import Vocabulary

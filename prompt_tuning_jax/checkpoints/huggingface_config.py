@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.t5.config import T5Config
 
 # feed_forward_proj -> the activations of our MLP. Both libraries mean the tanh approximation by
@@ -94,17 +95,6 @@ def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
         **_FIXED,
     }
     path.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """The JSON object in a file; ValueError where there is none."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ValueError(f"{path} is not valid JSON ({error}). Fetch it again.") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds {type(raw).__name__}, not a JSON object. Fetch it again.")
-    return raw
 
 
 def _positive(raw: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
-from prompt_tuning_jax.checkpoints.huggingface_config import read_json
 from prompt_tuning_jax.checkpoints.huggingface_names import EMBEDDING_COPIES, is_transposed
+from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape
 
 _WEIGHTS = "model.safetensors"

@@ -18,10 +18,16 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
+from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint, read_prompt
+from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+    is_checkpoint,
+    open_checkpoint,
+    read_prompt,
+)
 from prompt_tuning_jax.layout import LAYOUTS
 
+PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 _VALUES = "prompt.safetensors"
 _METADATA = "prompt.json"
 _TENSOR = "prompt"
@@ -106,31 +112,44 @@ def save_prompt(
 
 
 def load_prompt(path: str | os.PathLike) -> TunedPrompt:
-    """Reads what `save_prompt` wrote, or what the reference implementation or T5X writes.
+    """Reads a prompt from wherever one may be: a prompt file, PEFT, T5X, an array.
 
         prompt = pt.load_prompt("prompts/sentiment")
+        prompt = pt.load_prompt("bundled_topic")  # one of those that come with the bundled model
 
     Args:
-        path: the directory, its `prompt.safetensors`, an array file (`.npy` or of any name, or a
-            `numpy_checkpoint` directory of one), or a T5X checkpoint that holds a prompt.
+        path: a directory that `save_prompt` wrote, or its `prompt.safetensors`; the directory of a
+            PEFT adapter (see `checkpoints.peft`); a T5X checkpoint that holds a prompt; an array
+            file (`.npy` or of any name, or a `numpy_checkpoint` directory of one, as the reference
+            implementation writes them); or, where nothing is at this path, the name of a pre-built
+            prompt, one of `prebuilt_names()`.
 
     Raises:
         FileNotFoundError: nothing there, or a directory without a prompt.
-        ValueError: the file is corrupt, cut short, not [P, D], or holds NaN.
+        ValueError: the file is corrupt, cut short, not [P, D], or holds NaN; or a PEFT adapter of
+            another kind.
     """
     if is_checkpoint(path):
-        return TunedPrompt(_checked_values(read_prompt(path), str(path)))
-    path = Path(path)
+        return _from_checkpoint(path)
+    path = _place(Path(path))
+    if path.name == peft.WEIGHTS:
+        path = path.parent
+    if peft.is_adapter(path) and not (path / _VALUES).is_file():
+        values, facts = peft.read_adapter(path)
+        return TunedPrompt(_checked_values(values, str(path)), metadata=facts)
     if path.is_dir():
         path = _file_in(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no prompt at {path}.")
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             return TunedPrompt(_checked_values(_read_npy(path), str(path)))
     values, header = _read_safetensors(path)
     facts = _facts(path, values, header)
     return TunedPrompt(values, facts.pop("layout", "prefix"), facts)
+
+
+def prebuilt_names() -> list[str]:
+    """The prompts that come with the bundled model; `load_prompt` takes their names."""
+    return sorted(path.parent.name for path in PREBUILT.glob(f"*/{_VALUES}"))
 
 
 def check_compatible(
@@ -167,6 +186,28 @@ def check_compatible(
                 "model it was tuned for, or override with allow_mismatch=True "
                 "(ALLOW_PROMPT_MISMATCH=True on the command line)."
             )
+
+
+def _from_checkpoint(path: str | os.PathLike) -> TunedPrompt:
+    """The prompt in a T5X checkpoint, tuned for the other weights there."""
+    checkpoint = open_checkpoint(path)
+    values = _checked_values(read_prompt(checkpoint.path), checkpoint.path)
+    facts = {"base_model": checkpoint.path}
+    if checkpoint.step is not None:
+        facts["step"] = checkpoint.step
+    return TunedPrompt(values, metadata=facts)
+
+
+def _place(path: Path) -> Path:
+    """`path`, or the pre-built prompt of this name."""
+    if path.exists():
+        return path
+    bare_name = path.name == str(path) and not path.suffix
+    names = prebuilt_names() if bare_name else []
+    if path.name in names:
+        return PREBUILT / path
+    hint = f" The pre-built ones are {', '.join(names)}." if names else ""
+    raise FileNotFoundError(f"There is no prompt at {path}.{hint}")
 
 
 def _file_in(directory: Path) -> Path:

@@ -1,0 +1,183 @@
+"""PEFT's adapter directories: `adapter_config.json` and `adapter_model.safetensors`.
+
+PEFT (the package `peft`, not needed here) keeps a tuned prompt as one tensor `prompt_embeddings`
+of `num_transformer_submodules` * P rows. For an encoder-decoder its default is two submodules, and
+so twice the rows asked for; but prompt tuning there goes to the encoder alone, which gets the first
+P rows. The others are trained on nothing (their gradient is zero) and never used. Read, they are
+left out; written, there are none: one submodule, which every PEFT loads, computes the same.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
+from prompt_tuning_jax.checkpoints.json_file import read_json
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
+_TENSOR = "prompt_embeddings"
+_TASK = "SEQ_2_SEQ_LM"
+# P-tuning trains its prompt through a small network, but saves, and then uses, that one's output.
+_PROMPTS = ("PROMPT_TUNING", "P_TUNING")
+_OTHERS = {
+    "MULTITASK_PROMPT_TUNING": "a prompt and factors that change it for each task",
+    "PREFIX_TUNING": "keys and values for the attention of every layer",
+    "CARTRIDGE": "keys and values for the attention of every layer",
+    "CPT": "a prompt for causal models",
+}
+_SUBMODULES = (1, 2)
+
+
+def is_adapter(directory: str | os.PathLike) -> bool:
+    """Whether a directory is, by its files, a PEFT adapter, of whatever kind."""
+    return any((Path(directory) / name).is_file() for name in (CONFIG, WEIGHTS, _PICKLE))
+
+
+def read_adapter(
+    directory: str | os.PathLike,
+) -> tuple[Float[np.ndarray, "prompt embed"], dict[str, Any]]:
+    """A T5's prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
+
+    Returns:
+        The rows that PEFT uses, [P, D], as stored; and what the adapter says of itself:
+        `base_model`, `peft_type`, `peft_version`, and `peft_unused_rows` where there are any.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing, or the weights are only a pickle.
+        ValueError: another kind of adapter, or a file that is corrupt or contradicts the other.
+    """
+    directory = Path(directory)
+    _check_files(directory)
+    config = read_json(directory / CONFIG)
+    _check_kind(directory, config)
+    length, rows = _sizes(directory / CONFIG, config)
+    values = _read_tensor(directory / WEIGHTS)
+    expected = (rows, config.get("token_dim"))
+    if values.shape != expected:
+        raise ValueError(
+            f"{directory / WEIGHTS}: {_TENSOR} is {list(values.shape)}, but {CONFIG} describes "
+            f"{list(expected)}. The two files do not belong together: fetch both again."
+        )
+    facts = {
+        "base_model": config.get("base_model_name_or_path"),
+        "peft_type": config["peft_type"],
+        "peft_version": config.get("peft_version"),
+        "peft_unused_rows": rows - length,
+    }
+    return values[:length], {name: fact for name, fact in facts.items() if fact}
+
+
+def write_adapter(
+    directory: str | os.PathLike,
+    values: Float[np.ndarray, "prompt embed"],
+    *,
+    base_model: str,
+    num_layers: int,
+    num_heads: int,
+    layout: str = "prefix",
+) -> Path:
+    """Writes an adapter that `PeftModel.from_pretrained(base, directory)` loads.
+
+    Args:
+        base_model: the frozen model's name for PEFT: what transformers loads, a directory or a
+            name on the hub.
+        num_layers, num_heads: of its encoder. PEFT wants to know; a prompt does not depend on it.
+        layout: where the rows stand; PEFT knows only "prefix".
+
+    Raises:
+        ValueError: another layout.
+    """
+    if layout != "prefix":
+        raise ValueError(
+            f"This prompt stands as {layout!r}, but PEFT puts every prompt before the input, where "
+            "it would compute something else. Tune it with the layout 'prefix', or export it to a "
+            ".npy file."
+        )
+    length, width = values.shape
+    # The fields that every version of PEFT knows; for the others its defaults are right.
+    config = {
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "num_attention_heads": num_heads,
+        "num_layers": num_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": length,
+        "peft_type": "PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",  # nothing is drawn, the values are there
+        "task_type": _TASK,
+        "token_dim": width,
+    }
+    directory = Path(directory)
+    # The configuration comes last: without it no directory counts as an adapter.
+    with new_file(directory / WEIGHTS) as partial:
+        save_tensors({_TENSOR: np.ascontiguousarray(values)}, partial, {"format": "pt"})
+    with new_file(directory / CONFIG) as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return directory
+
+
+def _check_files(directory: Path) -> None:
+    if not (directory / CONFIG).is_file():
+        raise FileNotFoundError(f"{directory} has no {CONFIG}: copy the whole adapter directory.")
+    if (directory / WEIGHTS).is_file():
+        return
+    if (directory / _PICKLE).is_file():
+        raise FileNotFoundError(
+            f"{directory} has its weights only as {_PICKLE}, a pickle, which can run code and is "
+            "never read. Save them again where peft is installed: PeftModel.from_pretrained(BASE, "
+            f"{str(directory)!r}).save_pretrained(NEW_DIRECTORY), and pass NEW_DIRECTORY."
+        )
+    raise FileNotFoundError(f"{directory} has no {WEIGHTS}: copy the whole adapter directory.")
+
+
+def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
+    """Refuses what is not one [P, D] prompt before an encoder's input."""
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if kind not in _PROMPTS:
+        what = _OTHERS.get(kind, "weights changed or added within the model")
+        raise ValueError(
+            f"{directory} is a PEFT adapter of type {kind}: {what}. Only {' and '.join(_PROMPTS)} "
+            "are a prompt, vectors before the input."
+        )
+    if task != _TASK:
+        raise ValueError(
+            f"{directory} is a PEFT prompt for {task}; a T5's is for {_TASK}, and no other is read."
+        )
+
+
+def _sizes(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many rows PEFT uses, and how many there are."""
+    length = config.get("num_virtual_tokens")
+    submodules = config.get("num_transformer_submodules") or 2  # PEFT's default for this task
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"{path}: num_virtual_tokens must be a positive number, not {length!r}.")
+    if submodules not in _SUBMODULES:
+        raise ValueError(
+            f"{path}: num_transformer_submodules is {submodules!r}; a T5 has at most two, its "
+            "encoder and its decoder."
+        )
+    return length, length * submodules
+
+
+def _read_tensor(path: Path) -> np.ndarray:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is corrupt or cut short ({error}). Fetch it again.") from error
+    if _TENSOR not in tensors:
+        raise ValueError(f"{path} holds {sorted(tensors)}, not a tensor named {_TENSOR!r}.")
+    if others := sorted(tensors.keys() - {_TENSOR}):
+        raise ValueError(
+            f"{path} holds weights of the base model too ({others[0]}, {len(others)} in all), "
+            "trained or resized with the prompt: the prompt alone is another model."
+        )
+    return tensors[_TENSOR]
