@@ -1,0 +1,1 @@
+"""What a tuned prompt means (paper section 7): `interpret` is the command on top."""
