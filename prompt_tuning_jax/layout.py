@@ -124,6 +124,28 @@ def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None)
     return (tokens_BxS > 0) | (prompt_positions_BxS >= 0)
 
 
+def prompt_mask(
+    positions_BxQ: IntArray, positions_BxS: IntArray, visibility: str
+) -> Bool[Array, "batch queries keys"]:
+    """What prompt positions may attend to, True for every other query.
+
+    Args:
+        positions_BxQ, positions_BxS: `prompt_positions` of queries and keys.
+        visibility: "full", "causal" or "self" of a prompt's own rows, after "isolated_" without
+            the input; "isolated" is all of the prompt's rows and nothing else.
+    """
+    row_BxQx1, row_Bx1xS = positions_BxQ[:, :, None], positions_BxS[:, None, :]
+    within = visibility.removeprefix("isolated").removeprefix("_") or "full"
+    sees = {
+        "full": row_Bx1xS >= 0,
+        "causal": row_Bx1xS <= row_BxQx1,
+        "self": row_Bx1xS == row_BxQx1,
+    }
+    sees_input = not visibility.startswith("isolated")
+    of_prompt = ((row_Bx1xS >= 0) & sees[within]) | ((row_Bx1xS < 0) & sees_input)
+    return (row_BxQx1 < 0) | of_prompt
+
+
 def within_segments(
     mask_BxLxS: Bool, query_segments_BxL: IntArray | None, key_segments_BxS: IntArray | None
 ) -> Bool:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
+# What a prompt's positions may attend to; see `layout.prompt_mask`.
+VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,10 @@ class T5Config:
             of its own, as in T5X's scalable T5; `t5.scan` converts weights.
         remat_policy: what the backward pass computes again instead of remembering: "none",
             "minimal" (all but products with weights) or "full" (every layer from its input).
+        prompt_visibility: what a prompt's positions attend to in the encoder: all ("full"), or of
+            the prompt only themselves and earlier rows ("causal") or themselves ("self"); with
+            "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
+            a prompt's states the same for every input.
     """
 
     vocab_size: int
@@ -50,6 +56,7 @@ class T5Config:
     eos_id: int = 1
     scan_layers: bool = False
     remat_policy: str = "none"
+    prompt_visibility: str = "full"
 
     def __post_init__(self):
         # Lists and strings come from JSON and gin; the config must stay hashable and comparable.
@@ -69,6 +76,17 @@ class T5Config:
             raise ValueError(
                 f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."
             )
+
+        if self.prompt_visibility not in VISIBILITIES:
+            raise ValueError(
+                f"T5Config.prompt_visibility is one of {', '.join(VISIBILITIES)}, not "
+                f"{self.prompt_visibility!r}."
+            )
+
+    @property
+    def isolated_prompt(self) -> bool:
+        """Whether prompt positions see nothing of the input."""
+        return self.prompt_visibility.startswith("isolated")
 
     @property
     def outputs_scaled(self) -> bool:

@@ -191,9 +191,15 @@ class SelfAttention(_Attention):
         deterministic: bool,
         cache_index: Int[Array, ""] | None = None,
         make_cache: bool = False,
+        before: tuple[Array, Array] | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """With `cache_index`, x is the next tokens only and the cache holds those before them."""
+        """With `cache_index`, x is the next tokens only and the cache holds those before them.
+
+        `before` are keys and values [B, H, P, K] of positions that stand before x's own.
+        """
         q, k, v = (self._heads(x_BxLxD, kernel) for kernel in (self.query, self.key, self.value))
+        if before is not None:
+            k, v = (jnp.concatenate(both, axis=2) for both in zip(before, (k, v), strict=True))
         if make_cache:
             self.put_variable("cache", "cached_key", jnp.zeros_like(k))
             self.put_variable("cache", "cached_value", jnp.zeros_like(v))
@@ -201,6 +207,12 @@ class SelfAttention(_Attention):
             k = self._remember("cached_key", k, cache_index)
             v = self._remember("cached_value", v, cache_index)
         return self._outward(self._attend(q, k, v, bias_BxHxLxS, deterministic))
+
+    def project(
+        self, x_BxLxD: Float[Array, "batch length embed"]
+    ) -> tuple[Float[Array, "B H L K"], Float[Array, "B H L K"]]:
+        """Keys and values of some positions."""
+        return self._heads(x_BxLxD, self.key), self._heads(x_BxLxD, self.value)
 
     def _remember(self, name: str, new_BxHxLxK: jax.Array, cache_index: jax.Array) -> jax.Array:
         """Writes new keys or values at `cache_index`; returns all of them."""

@@ -35,14 +35,20 @@ class EncoderLayer(nn.Module):
         if cfg.scan_layers:
             self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
 
-    def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic):
+    def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic, before=None):
+        """`before` are keys and values of positions before x's; the bias has columns for them."""
         if self.config.scan_layers:
-            S = x_BxSxD.shape[1]
-            bias_BxHxSxS = bias_BxHxSxS + self.relpos_bias(S, S)
-        y = self.attention(self.pre_attention_layer_norm(x_BxSxD), bias_BxHxSxS, deterministic)
+            queries, keys = x_BxSxD.shape[1], bias_BxHxSxS.shape[-1]
+            bias_BxHxSxS = bias_BxHxSxS + self.relpos_bias(queries, keys, keys - queries)
+        y = self.pre_attention_layer_norm(x_BxSxD)
+        y = self.attention(y, bias_BxHxSxS, deterministic, before=before)
         x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
         return x_BxSxD + self.dropout(y, deterministic=deterministic)
+
+    def project(self, x_BxLxD):
+        """Keys and values that other positions attend to, [B, H, L, K] each."""
+        return self.attention.project(self.pre_attention_layer_norm(x_BxLxD))
 
 
 class DecoderLayer(nn.Module):
@@ -95,13 +101,29 @@ class Encoder(nn.Module):
         self.dropout = layers.dropout(cfg)
 
     def __call__(self, tokens, prompt_positions, prompt_ids, segment_ids, deterministic):
-        x_BxSxD, attended_BxS = self._embed(tokens, prompt_positions, prompt_ids)
-        mask_BxLxS = layout.within_segments(attended_BxS[:, None, :], segment_ids, segment_ids)
-        bias_BxHxSxS = layers.mask_bias(mask_BxLxS)[:, None]
-        if not self.config.scan_layers:
-            # One bias for all layers: what may be attended to and how far away it is.
-            S = x_BxSxD.shape[1]
-            bias_BxHxSxS += self.relpos_bias(S, S)
+        if self.make_prompt is None:
+            x_BxSxD = self.token_embedder(tokens)
+            mask_BxQxS = layout.attended(tokens)[:, None, :]
+            mask_BxQxS = layout.within_segments(mask_BxQxS, segment_ids, segment_ids)
+            return self._through(x_BxSxD, mask_BxQxS, deterministic)
+        prompts_NxPxD = self.prompt(self.config.emb_dim)
+        if prompt_positions is None and self.config.isolated_prompt:
+            return self._apart(tokens, prompts_NxPxD, prompt_ids, deterministic)
+        if prompt_positions is None:
+            tokens, prompt_positions = layout.place_prompt(tokens, prompts_NxPxD.shape[-2])
+        embedded_BxSxD = self.token_embedder(tokens)
+        x_BxSxD = prompts.join(embedded_BxSxD, prompts_NxPxD, prompt_positions, prompt_ids)
+        mask_BxQxS = layout.attended(tokens, prompt_positions)[:, None, :]
+        if self.config.prompt_visibility != "full":
+            mask_BxQxS &= layout.prompt_mask(
+                prompt_positions, prompt_positions, self.config.prompt_visibility
+            )
+        mask_BxQxS = layout.within_segments(mask_BxQxS, segment_ids, segment_ids)
+        return self._through(x_BxSxD, mask_BxQxS, deterministic)
+
+    def _through(self, x_BxSxD, mask_BxQxS, deterministic):
+        """The embedded input through all layers; `mask` is [B, 1, S] or [B, S, S]."""
+        bias_BxHxSxS = self._bias(mask_BxQxS, x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
 
         def step(layer, x_BxSxD, _):
@@ -110,15 +132,48 @@ class Encoder(nn.Module):
         x_BxSxD, _ = scan.through(self.layers, step, x_BxSxD, self.config.num_encoder_layers)
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
 
-    def _embed(self, tokens, prompt_positions, prompt_ids):
-        """Embedded tokens with the prompt among them [B, S, D], and what is not padding [B, S]."""
-        if self.make_prompt is None:
-            return self.token_embedder(tokens), layout.attended(tokens)
-        values = self.prompt(self.config.emb_dim)
-        if prompt_positions is None:
-            tokens, prompt_positions = layout.place_prompt(tokens, values.shape[-2])
-        joined = prompts.join(self.token_embedder(tokens), values, prompt_positions, prompt_ids)
-        return joined, layout.attended(tokens, prompt_positions)
+    def _apart(self, tokens, prompts, prompt_ids, deterministic):
+        """`_through` for isolated prompts before their inputs: each prompt once, not once per row.
+
+        The prompts go through the layers by themselves [N, P, D], the tokens [B, T, D] with the
+        keys and values of their row's prompt. Only dropout is not the same: one draw a prompt.
+        """
+        prompts_NxPxD = (prompts if prompts.ndim == 3 else prompts[None]).astype(self.config.dtype)
+        P = prompts_NxPxD.shape[1]
+        B, T = tokens.shape
+        rows_P = jnp.arange(P)[None, :]
+        prompt_mask = layout.prompt_mask(rows_P, rows_P, self.config.prompt_visibility)
+        mask_BxS = jnp.concatenate([jnp.ones((B, P), bool), layout.attended(tokens)], axis=1)
+        prompt_bias = self._bias(prompt_mask, P)
+        bias_BxHxTxS = self._bias(mask_BxS[:, None, :], T)
+        parts = prompts_NxPxD, self.token_embedder(tokens)
+        parts = tuple(self.dropout(x, deterministic=deterministic) for x in parts)
+
+        def of_rows(x_Nx):
+            """Each row's own prompt's."""
+            return x_Nx[jnp.zeros(B, jnp.int32) if prompt_ids is None else prompt_ids]
+
+        def step(layer, parts, _):
+            p_NxPxD, x_BxTxD = parts
+            before = tuple(of_rows(each) for each in layer.project(p_NxPxD))
+            p_NxPxD = layer(p_NxPxD, prompt_bias, deterministic)
+            return (p_NxPxD, layer(x_BxTxD, bias_BxHxTxS, deterministic, before)), None
+
+        parts, _ = scan.through(self.layers, step, parts, self.config.num_encoder_layers)
+        parts = (self.dropout(self.encoder_norm(x), deterministic=deterministic) for x in parts)
+        p_NxPxD, x_BxTxD = parts
+        return jnp.concatenate([of_rows(p_NxPxD), x_BxTxD], axis=1)
+
+    def _bias(self, mask_BxQxS, queries):
+        """The mask, and the distances to the last `queries` positions, as one bias.
+
+        Layers that are scanned add the distances themselves, each with its own.
+        """
+        bias_BxHxQxS = layers.mask_bias(mask_BxQxS)[:, None]
+        if self.config.scan_layers:
+            return bias_BxHxQxS
+        keys = mask_BxQxS.shape[-1]
+        return bias_BxHxQxS + self.relpos_bias(queries, keys, keys - queries)
 
 
 class ToLogits(nn.Module):
