@@ -25,10 +25,10 @@ from prompt_tuning_jax.layout import place_prompts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TunedBank:
-    """Tuned prompts by name, all of one width.
+    """Tuned prompts by name, all of one width and visibility.
 
     Raises:
-        ValueError: no prompts, or prompts of different widths.
+        ValueError: no prompts, or prompts that differ in width or visibility.
     """
 
     prompts: Mapping[str, TunedPrompt]
@@ -40,8 +40,17 @@ class TunedBank:
         if len(set(widths.values())) > 1:
             raise ValueError(f"These prompts belong to models of different widths: {widths}.")
 
+        kinds = {name: prompt.visibility for name, prompt in self.prompts.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(f"The prompts of one batch must see alike; these see {kinds}.")
+
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def visibility(self) -> str:
+        """What all of the prompts may attend to."""
+        return next(iter(self.prompts.values())).visibility
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,6 +75,11 @@ class TunedBank:
         ]
         return np.stack(padded)
 
+    @property
+    def _stand_apart(self) -> bool:
+        alike = len(set(self.lengths)) == 1 and set(self.layouts) == {"prefix"}
+        return alike and self.visibility.startswith("isolated")
+
     def rows(self, names: Sequence[str]) -> "BankRows":
         """Row i of what is asked uses the prompt called `names[i]`.
 
@@ -85,7 +99,12 @@ class TunedBank:
     def place(
         self, batch: Mapping[str, Any], ids_B: Int[np.ndarray, " batch"], eos_id: int
     ) -> dict[str, Any]:
-        """`batch` with room for prompt `ids_B[b]` in row b, and its layout, as numpy arrays."""
+        """`batch` with room for prompt `ids_B[b]` in row b, and its layout, as numpy arrays.
+
+        Isolated prompts of one length before their inputs need no room; see `model.bind`.
+        """
+        if self._stand_apart:
+            return {**batch, "prompt_ids": ids_B}
         tokens_BxS, positions_BxS = place_prompts(
             np.asarray(batch["encoder_input_tokens"]),
             self.lengths[ids_B],

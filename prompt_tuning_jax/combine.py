@@ -10,6 +10,7 @@ part works best if it was tuned behind the shared one, as training does with SHA
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def average(prompts: Sequence[TunedPrompt], weights: Sequence[float] | None = No
         share * prompt.values.astype(np.float64)
         for share, prompt in zip(shares, prompts, strict=True)
     )
-    return TunedPrompt(values.astype(np.float32), prompts[0].layout, facts)
+    return dataclasses.replace(prompts[0], values=values.astype(np.float32), metadata=facts)
 
 
 def interpolate(start: TunedPrompt, end: TunedPrompt, at: float) -> TunedPrompt:
@@ -64,13 +65,15 @@ def compose(prompts: Sequence[TunedPrompt]) -> TunedPrompt:
         raise ValueError(f"Only prompts of one width can be composed, got {_shapes(prompts)}.")
     last = prompts[-1].metadata  # the task's own part says what the whole is for
     facts |= {key: last[key] for key in ("task", "verbalizers") if key in last}
-    return TunedPrompt(np.concatenate([one.values for one in prompts]), prompts[0].layout, facts)
+    values = np.concatenate([one.values for one in prompts])
+    return dataclasses.replace(prompts[0], values=values, metadata=facts)
 
 
 def _common_facts(prompts: Sequence[TunedPrompt]) -> dict[str, Any]:
-    layouts = {prompt.layout for prompt in prompts}
-    if len(layouts) > 1:
-        raise ValueError(f"These prompts have different layouts: {', '.join(sorted(layouts))}.")
+    for name in ("layout", "visibility"):
+        kinds = {getattr(prompt, name) for prompt in prompts}
+        if len(kinds) > 1:
+            raise ValueError(f"These prompts differ in {name}: {', '.join(sorted(kinds))}.")
     models = {prompt.metadata.get("base_model_fingerprint") for prompt in prompts} - {None}
     if len(models) > 1:
         raise ValueError("These prompts were tuned for different models; they cannot be combined.")

@@ -1,4 +1,4 @@
-"""`python -m prompt_tuning_jax.X --gin_file=... --gin.NAME=value`: macros become a config.
+"""`prompt-tuning X --gin_file=... --gin.NAME=value`: macros become a config; how a command ends.
 
 A command's config is a dataclass. Every field is a gin macro in capitals (`train_steps` is
 `TRAIN_STEPS`), with T5X's names for those that T5X has. Macros may stand in any gin file or on the
@@ -13,6 +13,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import tokenize
 import typing
@@ -24,6 +25,7 @@ import gin
 import jax
 
 from prompt_tuning_jax import gin_configs
+from prompt_tuning_jax.settings_help import settings_help
 
 _GIN_CONFIGS = Path(gin_configs.__file__).parent
 
@@ -42,19 +44,59 @@ def macro_name(field: str) -> str:
     return T5X_MACROS.get(field, field.upper())
 
 
+def macros(config_class: Callable[..., Any]) -> dict[str, dataclasses.Field]:
+    """Macro -> the config's field that it sets."""
+    return {macro_name(field.name): field for field in dataclasses.fields(config_class)}
+
+
+class UsageError(ValueError):
+    """What the command line or a gin file says cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that keeps its description's lines, takes no abbreviations, and errs in one line."""
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("prog", _module_command())
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+
+def _module_command() -> str | None:
+    """`python -m prompt_tuning_jax.X` if that is what was called; None: as sys.argv[0] says."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    inside = spec is not None and spec.name.startswith("prompt_tuning_jax.")
+    return f"python -m {spec.name}" if inside and not spec.name.endswith("__main__") else None
+
+
 def parse(config_class: Callable[..., Any], argv: list[str] | None, description: str) -> Any:
     """Reads gin files and macros from `argv` and returns `config_class(...)`.
 
     Raises:
-      ValueError: an unknown macro (the nearest one is suggested) or a value that does not parse.
+      UsageError: an unknown macro (the nearest one is suggested) or a value that does not parse.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    fields = macros(config_class)
+    parser = Parser(
+        usage="%(prog)s [--gin_file=FILE ...] [--gin.NAME=value ...]",
+        description=description,
+        epilog=settings_help(fields, config_class),
     )
-    parser.add_argument("--gin_file", action="append", default=[], help="may be repeated")
-    parser.add_argument("--gin_search_paths", default="", help="comma-separated directories")
-    fields = {macro_name(field.name): field for field in dataclasses.fields(config_class)}
-    parser.epilog = "macros: " + ", ".join(fields)
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="settings: a path, or an installed experiments/NAME.gin; may be repeated",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        default="",
+        metavar="FOLDERS",
+        help="where else to look for gin files, with commas between them",
+    )
     args, rest = parser.parse_known_args(argv)
     bindings = [_binding(argument) for argument in rest]
     folders = [Path(), *map(Path, filter(None, args.gin_search_paths.split(","))), _GIN_CONFIGS]
@@ -75,9 +117,14 @@ def _find(name: str, folders: Sequence[Path]) -> str:
     for folder in folders:
         if (folder / name).is_file():
             return str(folder / name)
+    ours = ", ".join(installed_gin_files())
+    raise FileNotFoundError(f"No gin file {name}; those that come installed: {ours}.")
+
+
+def installed_gin_files() -> list[str]:
+    """Those that `--gin_file` finds by these names."""
     files = (p.relative_to(_GIN_CONFIGS) for p in _GIN_CONFIGS.rglob("*.gin"))
-    ours = sorted(str(file) for file in files if file.parts[0] != "t5x")  # those are T5X's to read
-    raise FileNotFoundError(f"No gin file {name}; those that come installed: {', '.join(ours)}.")
+    return sorted(str(file) for file in files if file.parts[0] != "t5x")  # those are T5X's to read
 
 
 def _read(files: list[str], bindings: list[str]) -> None:
@@ -87,7 +134,7 @@ def _read(files: list[str], bindings: list[str]) -> None:
             gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
     except (SyntaxError, tokenize.TokenError) as error:
         place = getattr(error, "filename", None) or ", ".join([*files, *bindings])
-        raise ValueError(f"Gin cannot read {place}: {error}. Strings need quotes.") from error
+        raise UsageError(f"Gin cannot read {place}: {error}. Strings need quotes.") from error
 
 
 @contextlib.contextmanager
@@ -111,7 +158,7 @@ def _resolve(macro: str) -> Any:
         with gin.config_scope(macro):
             return setting()
     except TypeError as error:  # a macro or an argument that nothing binds; gin says which
-        raise ValueError(f"{macro}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{macro}: {' '.join(str(error).split())}") from error
 
 
 def _check_type(macro: str, value: Any, annotation: Any) -> None:
@@ -121,7 +168,7 @@ def _check_type(macro: str, value: Any, annotation: Any) -> None:
     legal = (*kinds, int) if float in kinds else kinds
     if plain and not isinstance(value, legal):
         names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-        raise ValueError(f"{macro} must be {names}, not {value!r}.")
+        raise UsageError(f"{macro} must be {names}, not {value!r}.")
 
 
 def _defined(macros: Mapping[str, str]) -> list[str]:
@@ -132,7 +179,7 @@ def _defined(macros: Mapping[str, str]) -> list[str]:
         if macro not in macros and not re.search(rf"%{macro}\b", text):
             nearest = difflib.get_close_matches(macro.upper(), macros, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "."
-            raise ValueError(f"There is no setting {macro}{hint} Settings: {', '.join(macros)}.")
+            raise UsageError(f"There is no setting {macro}{hint} Settings: {', '.join(macros)}.")
     return [macro for macro in given if macro in macros]
 
 
@@ -140,7 +187,7 @@ def _binding(argument: str) -> str:
     """`--gin.NAME=value` as a gin statement; a bare word or path counts as a string."""
     match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
     if not match:
-        raise ValueError(f"Unknown argument {argument!r}; settings are given as --gin.NAME=value.")
+        raise UsageError(f"Unknown argument {argument!r}; settings are given as --gin.NAME=value.")
     name, value = match.groups()
     template = re.match(r"\{[A-Za-z_]", value)  # "{sentence}": gin's own braces hold quoted keys
     if template or not value.startswith(("@", "%", "[", "(", "{")):
@@ -163,11 +210,22 @@ def use_compilation_cache() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; mistakes of use end in one line on standard error, not a traceback."""
+    """Runs a command; mistakes of use end in one line on standard error, not a traceback.
+
+    The exit status is 2 where the command line or a gin file cannot be understood, 1 for what goes
+    wrong later, and that of the signal for an interruption.
+    """
     use_compilation_cache()
     try:
-        main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is understood
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)

@@ -88,6 +88,7 @@ def export_prompt(
         num_layers=frozen.config.num_encoder_layers,
         num_heads=frozen.config.num_heads,
         layout=tuned.layout,
+        visibility=tuned.visibility,
     )
     return _written(destination, "a PEFT adapter", tuned, model)
 

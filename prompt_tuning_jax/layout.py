@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
+# What a prompt's positions may attend to; see `prompt_mask`.
+VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
 IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
 

@@ -76,6 +76,14 @@ class Classified(NamedTuple):
     scores: np.ndarray
 
 
+class Prompted(NamedTuple):
+    """A frozen model with a prompt in it: what the functions below work on."""
+
+    config: T5Config
+    params: Mapping[str, Any]
+    layout: str
+
+
 @functools.lru_cache
 def network_for(config: T5Config, prompt_shape: tuple[int, ...] | None) -> Transformer:
     """The network, one object for equal arguments so that compiled programs are reused.
@@ -116,7 +124,7 @@ def bind(
     """The network for `params`, its tokens [B, S], and where the prompt's rows sit in them.
 
     A batch may bring its layout (`prompt_positions` and, for a bank, `prompt_ids`); one that does
-    not is laid out by `layout`.
+    not is laid out by `layout`. Isolated prompts before their inputs need no room among the tokens.
     """
     prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
     if prompt is None:
@@ -125,6 +133,8 @@ def bind(
     if "prompt_positions" in batch:
         places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
         return network, tokens, places
+    if config.isolated_prompt and layout == "prefix":
+        return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
     return network, tokens, {"prompt_positions": positions}
 
@@ -211,8 +221,9 @@ class FrozenModel:
             "decoder_input_tokens": decoder_input_tokens,
             "decoder_target_tokens": jnp.ones_like(decoder_input_tokens),
         }
-        params, layout = self.prompted(prompt)
-        return _apply(self.config, params, self._laid_out(batch, prompt), layout)
+        config, params, layout = self.prompted(prompt)
+        with sharding.active(self.mesh):
+            return _apply(config, params, self._laid_out(batch, prompt), layout)
 
     def loss(
         self, batch: Mapping[str, Any], prompt: PromptLike = None, z_loss: float = 1e-4
@@ -226,9 +237,10 @@ class FrozenModel:
             decoder_target_tokens [B, L], decoder_loss_weights [B, L].
           prompt: as for `logits`.
         """
-        params, layout = self.prompted(prompt)
+        config, params, layout = self.prompted(prompt)
         batch = self._laid_out({name: jnp.asarray(x) for name, x in batch.items()}, prompt)
-        return _loss(self.config, params, batch, layout, z_loss)
+        with sharding.active(self.mesh):
+            return _loss(config, params, batch, layout, z_loss)
 
     def generate_tokens(
         self,
@@ -267,8 +279,9 @@ class FrozenModel:
         for rows, batch in self.batches(examples, prompt, batch_size, lengths):
             padded = np.pad(rows, (0, self._inputs_at_once(prompt, batch_size) - len(rows)))
             ids, sums = self._decode(batch, prompt, _row_keys(seed, padded), options)
-            scores[rows] = np.asarray(sums)[: len(rows)]
-            for row, row_ids in zip(rows, np.asarray(ids), strict=False):
+            ids, sums = sharding.to_host((ids, sums))
+            scores[rows] = sums[: len(rows)]
+            for row, row_ids in zip(rows, ids, strict=False):
                 outputs[row] = vocabulary.decode(row_ids)
         return Generated(outputs, scores)
 
@@ -317,45 +330,49 @@ class FrozenModel:
         batch_size: int,
         max_input_length: int,
     ) -> Float[np.ndarray, "texts labels"]:
-        params, layout = self.prompted(prompt)
+        config, params, layout = self.prompted(prompt)
         label_tokens = self._label_tokens(labels)
         scores = np.zeros((len(texts), len(labels)), np.float32)
         lengths = {"inputs": max_input_length, "targets": 1}
         for rows, batch in self.batches(_as_inputs(texts), prompt, batch_size, lengths):
-            network, tokens, places = bind(self.config, params, batch, layout)
-            ranked = decoding.rank(network, params, tokens, label_tokens, **places)
-            scores[rows] = np.asarray(ranked)[: len(rows)]
+            network, tokens, places = bind(config, params, batch, layout)
+            with sharding.active(self.mesh):
+                ranked = decoding.rank(network, params, tokens, label_tokens, **places)
+            scores[rows] = sharding.to_host(ranked)[: len(rows)]
         return scores
 
     def _decode(
         self, batch: Mapping[str, Any], prompt: PromptLike, keys: Array, options: DecodingOptions
     ) -> tuple[Int[Array, "batch length"], Float[Array, " batch"]]:
         """Generation of one batch; `keys` [B] make what each input samples its own."""
-        params, layout = self.prompted(prompt)
-        network, tokens, places = bind(self.config, params, batch, layout)
+        config, params, layout = self.prompted(prompt)
+        network, tokens, places = bind(config, params, batch, layout)
         members = len(prompt) if isinstance(prompt, Ensemble) else 1
-        return decoding.generate_tokens(
-            network, params, tokens, rng=keys, members=members, **places, **options
-        )
+        with sharding.active(self.mesh):
+            return decoding.generate_tokens(
+                network, params, tokens, rng=keys, members=members, **places, **options
+            )
 
-    def prompted(self, prompt: PromptLike) -> tuple[Mapping[str, Any], str]:
-        """Weights including the prompt, and its layout; without one, whatever params hold."""
+    def prompted(self, prompt: PromptLike) -> Prompted:
+        """The model with the prompt inside; without one, whatever params hold."""
         if prompt is None:
-            return self.params, "prefix"
+            return Prompted(self.config, self.params, "prefix")
+        layout, visibility = "prefix", self.config.prompt_visibility
         if isinstance(prompt, BankRows | Ensemble):
-            layout, values = "prefix", prompt.bank.values  # batches bring the rows' own layouts
+            values, visibility = prompt.bank.values, prompt.bank.visibility
         elif isinstance(prompt, TunedPrompt):
-            layout, values = prompt.layout, prompt.values
+            layout, values, visibility = prompt.layout, prompt.values, prompt.visibility
         else:
-            layout, values = "prefix", prompt
+            values = prompt
         values = jnp.asarray(values, jnp.float32)
-        one_prompt = values.ndim == 2 or isinstance(prompt, BankRows | Ensemble)
-        if not one_prompt or values.shape[-1] != self.config.emb_dim:
+        is_bank = isinstance(prompt, BankRows | Ensemble)
+        if values.ndim != 2 + is_bank or values.shape[-1] != self.config.emb_dim:
             raise ValueError(
                 f"A prompt for {self.name} must be [P, {self.config.emb_dim}], got "
                 f"{list(values.shape)}; it was made for a model of another width."
             )
-        return with_prompt(self.params, values), layout
+        config = dataclasses.replace(self.config, prompt_visibility=visibility)
+        return Prompted(config, with_prompt(self.params, values), layout)
 
     def batches(
         self,
@@ -372,16 +389,15 @@ class FrozenModel:
         ):
             batch = self._laid_out(batch, prompt, rows)
             if self.mesh is not None:
-                yield rows, jax.device_put(batch, sharding.batch_sharding(self.mesh))
+                yield rows, sharding.put(batch, sharding.batch_sharding(self.mesh))
             else:
                 yield rows, jax.tree.map(jnp.asarray, batch)
 
     def _inputs_at_once(self, prompt: PromptLike, batch_size: int) -> int:
-        """So many inputs that their copies for an ensemble fill a batch, evenly over the mesh."""
-        if not isinstance(prompt, Ensemble):
-            return batch_size
-        devices = 1 if self.mesh is None else self.mesh.shape["data"]
-        return -(-max(1, batch_size // len(prompt)) // devices) * devices
+        """So many inputs that they, or their copies for an ensemble, fill the mesh evenly."""
+        copies = len(prompt) if isinstance(prompt, Ensemble) else 1
+        parts = 1 if self.mesh is None else sharding.batch_parts(self.mesh)
+        return -(-max(1, batch_size // copies) // parts) * parts
 
     def _laid_out(
         self, batch: Mapping[str, Any], prompt: PromptLike, rows: np.ndarray | None = None
@@ -439,6 +455,7 @@ def load_model(
     dtype: Any = jnp.float32,
     verbose: bool = False,
     vocabulary: str | Path | None = None,
+    mesh: Mesh | None = None,
 ) -> FrozenModel:
     """Loads a frozen T5.
 
@@ -453,6 +470,8 @@ def load_model(
       verbose: print the table of matched, missing and unexpected weights.
       vocabulary: the model's `spiece.model`, where its directory does not hold one. Without it
         the methods that take text do not work.
+      mesh: `sharding.make_mesh("data:2,model:4")`, over which weights and batches are split. Each
+        device's part of a weight is read alone, so no host holds a model that is too large for it.
 
     Raises:
       FileNotFoundError: no such directory, and no such hub name within reach.
@@ -462,11 +481,12 @@ def load_model(
     bundled = str(path_or_name) == "bundled"
     source = BUNDLED if bundled else path_or_name
     report, found = print if verbose else None, None
+    places = functools.partial(sharding.param_shardings, mesh) if mesh else None
     if is_checkpoint(source):
-        config, params = t5x.load(source, dtype, report=report)
+        config, params = t5x.load(source, dtype, places, report=report)
     else:
-        config, params, found = huggingface.load(source, dtype, report)
+        config, params, found = huggingface.load(source, dtype, report, places)
     if vocabulary is not None:
         found = huggingface.read_vocabulary(vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
-    return FrozenModel(config, params, found, str(path_or_name))
+    return FrozenModel(config, params, found, str(path_or_name), mesh)

@@ -12,6 +12,7 @@ import rich.progress
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
+from prompt_tuning_jax import hosts
 from prompt_tuning_jax.evaluate import Evaluation
 
 COLLAPSE_SHARE = 0.95
@@ -54,10 +55,16 @@ def collapse_warning(evaluation: Evaluation) -> str | None:
 
 
 class Monitor:
-    """Reads each step's metrics one step late, so that the device never waits for the host."""
+    """Reads each step's metrics one step late, so that the device never waits for the host.
+
+    Of several hosts, the first one writes and speaks.
+    """
 
     def __init__(self, model_dir: Path, start: int, steps: int, log_period: int, quiet: bool):
-        self._writer = SummaryWriter(str(model_dir / "tensorboard"), purge_step=start + 1)
+        self._speaks = hosts.is_first()
+        self._writer = None
+        if self._speaks:
+            self._writer = SummaryWriter(str(model_dir / "tensorboard"), purge_step=start + 1)
         self._log_period = log_period
         self._in_flight: tuple[int, Any] | None = None
         self._examples, self._since, self.loss = 0, time.perf_counter(), math.nan
@@ -66,7 +73,7 @@ class Monitor:
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TimeRemainingColumn(),
-            disable=quiet,
+            disable=quiet or not self._speaks,
         )
         # A bar is only for a terminal; a log file gets lines.
         self._to_file = not quiet and not self._progress.console.is_terminal
@@ -111,14 +118,16 @@ class Monitor:
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
         """Writes TensorBoard scalars `group/name`."""
-        for name, value in values.items():
+        for name, value in values.items() if self._writer else ():
             self._writer.add_scalar(f"{group}/{name}", float(value), step)
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
-        self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        if self._speaks:
+            self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Ends the bar and flushes the scalars."""
         self._progress.stop()
-        self._writer.close()
+        if self._writer:
+            self._writer.close()

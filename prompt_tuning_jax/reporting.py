@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from prompt_tuning_jax import optim
+from prompt_tuning_jax import hosts, optim, sharding
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
 from prompt_tuning_jax.data import Task, TrainBatches
@@ -25,13 +24,17 @@ Scores = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reporter:
-    """Evaluates what trains on `split`, and writes it under `model_dir`."""
+    """Evaluates what trains on `split`, and writes it under `model_dir`.
+
+    All hosts call the same methods; the first one writes.
+    """
 
     model_dir: Path
     model: FrozenModel
     task: Task
     frozen: optim.FlatParams
     layout: str
+    visibility: str
     split: str
     predictions: str | None
     feature_lengths: Mapping[str, int]
@@ -83,7 +86,9 @@ class Reporter:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
         if optim.without_prompt(trainable):
-            huggingface.save(self.model_dir / name, model.config, model.params, model.vocabulary)
+            params = sharding.to_host(model.params)  # all hosts take part
+            if hosts.is_first():
+                huggingface.save(self.model_dir / name, model.config, params, model.vocabulary)
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
 
@@ -100,11 +105,14 @@ class Reporter:
     def _write_prompt(
         self, name: str, model: FrozenModel, prompt: TunedPrompt, scores: Scores
     ) -> None:
+        fingerprint = model.fingerprint  # all hosts take part
+        if not hosts.is_first():
+            return
         save_prompt(
             self.model_dir / name,
             prompt,
             base_model=model.name,
-            fingerprint=model.fingerprint,
+            fingerprint=fingerprint,
             vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
             task=self.task.name,
             verbalizers=self.task.verbalizers,
@@ -127,7 +135,8 @@ class Reporter:
         self.save("last", trainable, last)
         if best is None:
             self.save("best", trainable, last)
-        (self.model_dir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+        if hosts.is_first():
+            (self.model_dir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
         cut = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
         for feature, count in cut.items():
             if count:
@@ -144,4 +153,6 @@ class Reporter:
             weights = optim.without_prompt({**self.frozen, **trainable})
             model = model.replace(params=optim.unflatten(weights))
         prompt = optim.whole_prompt({**self.frozen, **trainable})
-        return model, None if prompt is None else TunedPrompt(np.asarray(prompt), self.layout)
+        if prompt is None:
+            return model, None
+        return model, TunedPrompt(prompt, self.layout, visibility=self.visibility)

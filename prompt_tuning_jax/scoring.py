@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from prompt_tuning_jax import sharding
 from prompt_tuning_jax.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.banks import Ensemble, TunedBank
 from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
@@ -264,14 +265,15 @@ def example_losses(
         copies, rows = prompt.copies(examples)
         losses = example_losses(model, copies, rows, how)
         return losses.reshape(len(examples), len(prompt), 2).mean(axis=1)
-    params, layout = model.prompted(prompt)
-    pending = [
-        (rows, _token_losses_jit(model.config, params, batch, layout))
-        for rows, batch in model.batches(examples, prompt, how.batch_size, how.lengths)
-    ]
+    config, params, layout = model.prompted(prompt)
+    with sharding.active(model.mesh):
+        pending = [
+            (rows, _token_losses_jit(config, params, batch, layout))
+            for rows, batch in model.batches(examples, prompt, how.batch_size, how.lengths)
+        ]
     losses = np.zeros((len(examples), 2))
     for rows, found in pending:
-        losses[rows] = np.stack(jax.device_get(found), axis=-1)[: len(rows)]
+        losses[rows] = np.stack(sharding.to_host(found), axis=-1)[: len(rows)]
     return losses
 
 

@@ -1,41 +1,59 @@
 """The mesh, and every partition rule, in one visible table.
 
-`MESH = "data:4,model:2"` names the mesh axes and their sizes; one size may be -1 for the rest of
-the devices. Batches are split over `data`. Frozen weights are split over `model` by the table
-below (tensor parallelism); prompts and their optimizer state are replicated.
+`MESH = "data:4,fsdp:2,model:2"` names the mesh axes and their sizes; those left out have size 1,
+and one may be -1 for the rest of the devices.
+
+    data    splits the batch; every device of it holds all weights
+    fsdp    splits the batch too, and the weights: each is gathered where a layer uses it
+    model   splits the computation within a layer, and its weights with it (tensor parallelism)
+
+Prompts and their optimizer state are on every device. With several hosts the mesh spans all their
+devices, and arrays are global: `put` makes one from values that every host knows, of which it keeps
+its own part; `to_host` makes values that every host knows of an array, and all hosts call it.
 """
 
+import contextlib
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from flax.linen import partitioning
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from prompt_tuning_jax.t5 import T5Config, Transformer
 
-# Logical axis (T5X's names, and the prompt's) -> mesh axis, None = replicated.
-AXIS_RULES: dict[str, str | None] = {
-    "batch": "data",
+MESH_AXES = ("data", "fsdp", "model")
+# Logical axis (T5X's names, and the prompt's) -> mesh axes, None = not split.
+AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
     "vocab": "model",
     "heads": "model",
     "kv": None,
     "joined_kv": "model",
     "mlp": "model",
     "layers": None,
-    "embed": None,
+    "embed": "fsdp",
     "relpos_buckets": None,
     "prompt_bank": None,
     "prompt": None,
 }
-MESH_AXES = ("data", "model")
+# What a checkpoint's reader is told: (config, name -> what has a shape) -> name -> sharding.
+Shardings = Callable[[T5Config, Mapping[str, Any]], Mapping[str, Sharding]]
+# Within a layer nothing is split over what only says where weights are kept.
+RULES_IN_USE = AXIS_RULES | {"embed": None}
 
 
-def make_mesh(spec: str = "data:-1") -> Mesh:
-    """A mesh over all devices of all hosts, with axes `data` and `model`.
+def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes `data`, `fsdp` and `model`, over all devices of all hosts.
+
+    Args:
+      devices: those of the mesh, where it is not for the devices that are here.
 
     Raises:
       ValueError: an unknown axis, a malformed size, or sizes that do not multiply to the number
@@ -49,7 +67,7 @@ def make_mesh(spec: str = "data:-1") -> Mesh:
                 f"MESH {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of {', '.join(MESH_AXES)}."
             )
         sizes[name] = int(size)
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     fixed = math.prod(size for size in sizes.values() if size != -1)
     sizes = {k: len(devices) // fixed if v == -1 else v for k, v in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
@@ -57,12 +75,29 @@ def make_mesh(spec: str = "data:-1") -> Mesh:
             f"MESH {spec!r} asks for {math.prod(sizes.values())} devices, but there are "
             f"{len(devices)}; give one axis the size -1 to take the rest."
         )
-    return Mesh(np.array(devices).reshape(*sizes.values()), MESH_AXES)
+    # The last axis, which communicates most, gets the devices that are nearest to each other.
+    return Mesh(mesh_utils.create_device_mesh(tuple(sizes.values()), devices), MESH_AXES)
+
+
+@contextlib.contextmanager
+def active(mesh: Mesh | None) -> Iterator[None]:
+    """Inside, what the network says of its own arrays' logical axes holds, on `mesh`."""
+    if mesh is None:
+        yield
+        return
+    rules = tuple(RULES_IN_USE.items())
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), partitioning.axis_rules(rules):
+        yield
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Rows over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(AXIS_RULES["batch"]))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """The number of parts that a batch's rows are split into."""
+    return math.prod(mesh.shape[axis] for axis in AXIS_RULES["batch"])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -70,7 +105,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def logical_axes(config: T5Config) -> dict[str, tuple[str, ...]]:
+@functools.lru_cache
+def logical_axes(config: T5Config) -> Mapping[str, tuple[str, ...]]:
     """Parameter name -> its logical axes, read from the network itself."""
     tokens = jax.ShapeDtypeStruct((1, 2), np.int32)
     shapes = jax.eval_shape(
@@ -80,17 +116,59 @@ def logical_axes(config: T5Config) -> dict[str, tuple[str, ...]]:
     return {name.removesuffix("_axes"): tuple(meta.names) for name, meta in flat.items()}
 
 
-def param_shardings(mesh: Mesh, config: T5Config, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A sharding for every flat parameter: the table's, replicated where it names none."""
+def param_shardings(mesh: Mesh, config: T5Config, tree: Any) -> Any:
+    """A sharding for every leaf of flat parameters, or of an optimizer's state over them.
+
+    A leaf belongs to the parameter that it is named for, and is split by the table as far as its
+    sizes divide. What has no name there, or another rank, is replicated.
+    """
     axes = logical_axes(config)
 
-    def sharding(name: str, x: Any) -> NamedSharding:
-        spec = [AXIS_RULES[axis] for axis in axes.get(name, ())]
-        fits = all(
-            size % mesh.shape[axis] == 0
-            for size, axis in zip(x.shape, spec, strict=False)
-            if axis is not None
-        )
-        return NamedSharding(mesh, PartitionSpec(*spec)) if fits else replicated(mesh)
+    def sharding(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        names = axes.get(getattr(path[-1], "key", None), ())
+        if len(names) != len(x.shape):
+            return replicated(mesh)
+        rules = [AXIS_RULES[name] for name in names]
+        spec = [
+            rule if rule and size % mesh.shape[rule] == 0 else None
+            for rule, size in zip(rules, x.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return {name: sharding(name, x) for name, x in flat.items()}
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def constrain(mesh: Mesh | None, config: T5Config, tree: Any) -> Any:
+    """Within a compiled function: `tree` where `param_shardings` says; as it is without a mesh."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, param_shardings(mesh, config, tree))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays whose values every host knows, where `shardings` says; each host keeps its own part.
+
+    Args:
+      shardings: one for all leaves, or a tree of them.
+    """
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(_put, tree, shardings)
+
+
+def _put(x: Any, sharding: Sharding) -> jax.Array:
+    is_global = isinstance(x, jax.Array) and not x.is_fully_addressable
+    if is_global or sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+
+def to_host(tree: Any) -> Any:
+    """The values on every host, as numpy arrays, of arrays that are split over all hosts."""
+
+    def whole(x: Any) -> Any:
+        here = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return x if here else jax.device_put(x, replicated(x.sharding.mesh))
+
+    return jax.device_get(jax.tree.map(whole, tree))

@@ -1,9 +1,9 @@
 """What a task is, before any training: its records, texts, token ids, labels and lengths.
 
-    python -m prompt_tuning_jax.show_task bundled_sentiment
-    python -m prompt_tuning_jax.show_task taskless_super_glue_rte_v102 \\
+    prompt-tuning show-task bundled_sentiment
+    prompt-tuning show-task taskless_super_glue_rte_v102 \\
         --module prompt_tuning_jax.tasks.super_glue --data_dir data --split validation
-    python -m prompt_tuning_jax.show_task --data_dir glue/SST-2 \\
+    prompt-tuning show-task --data_dir glue/SST-2 \\
         --input_template "sentence: {sentence}" --verbalizers '{"0": "negative", "1": "positive"}'
 
 Shows raw records, then examples as text, as token ids with their pieces, and as the row that the
@@ -15,7 +15,6 @@ need TensorFlow. `--json` prints the same facts as JSON.
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import rich.console
 
+from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.huggingface_config import read_config
@@ -97,7 +97,7 @@ def parse_verbalizers(text: str | None) -> Mapping[str, str] | Sequence[str] | N
 def task_config(args: argparse.Namespace) -> TaskConfig:
     """Which task the arguments mean: by name where there is one, otherwise files."""
     verbalizers = parse_verbalizers(args.verbalizers)
-    if args.name is None:
+    if args.task is None:
         return TaskConfig(
             data_dir=args.data_dir,
             input_template=args.input_template,
@@ -105,13 +105,13 @@ def task_config(args: argparse.Namespace) -> TaskConfig:
             verbalizers=verbalizers,
             columns=None if args.columns is None else args.columns.split(","),
         )
-    if args.name not in BUNDLED_TASKS and args.module is None:
+    if args.task not in BUNDLED_TASKS and args.module is None:
         raise ValueError(
-            f"{args.name!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
+            f"{args.task!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
             "name the module that registers it, such as --module prompt_tuning_jax.tasks.super_glue"
         )
     return TaskConfig(
-        task=args.name,
+        task=args.task,
         task_module=args.module,
         data_dir=args.data_dir,
         verbalizers=verbalizers,
@@ -141,12 +141,8 @@ def show_task(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    one = argparse.ArgumentParser(
-        prog="python -m prompt_tuning_jax.show_task",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    one.add_argument("name", nargs="?", help="bundled or SeqIO task or mixture; none for files")
+    one = command.Parser(description=__doc__)
+    one.add_argument("task", nargs="?", help="bundled or SeqIO task or mixture; none for files")
     one.add_argument("--module", help="Python module that registers the SeqIO task")
     one.add_argument("--split", default="train", help="train by default")
     one.add_argument("--examples", type=_count, default=2, help="to show in full; 2 by default")
@@ -186,5 +182,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    main()
+    command.run(main)

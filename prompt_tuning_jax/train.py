@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prompt_tuning_jax import command, initializers, monitor, optim, sharding
+from prompt_tuning_jax import command, hosts, initializers, monitor, optim, sharding
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task, TrainBatches
 from prompt_tuning_jax.evaluate import load_checked_prompt
-from prompt_tuning_jax.layout import LAYOUTS
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel, apply, load_model
 from prompt_tuning_jax.prefetch import Prefetcher
@@ -46,6 +46,7 @@ LOSS_NORMALIZATIONS = ("sum", "mean")
 IDENTITY = (
     "prompt_length",
     "prompt_layout",
+    "prompt_visibility",
     "batch_size",
     "seed",
     "learning_rate",
@@ -68,6 +69,8 @@ class TrainConfig(TaskConfig):
       batch_size: examples per step, over all devices.
       prompt_length: P; 0 for no prompt (model tuning).
       prompt_layout: "prefix", "after_bos", "suffix" or "suffix_before_eos".
+      prompt_visibility: what the prompt may attend to: "full", "causal", "self", "isolated",
+        "isolated_causal" or "isolated_self"; an isolated prompt is computed once per step.
       prompt_init: an initializer, "uniform", "sampled_vocabulary", "class_labels", "text: ...", or
         a prompt file. None: class labels where the task declares verbalizers, else sampled
         vocabulary.
@@ -79,12 +82,15 @@ class TrainConfig(TaskConfig):
       loss_normalization: "sum" over target tokens, as T5X, or their "mean".
       dropout_rate, z_loss, seed: as in T5X.
       eval_period, checkpoint_period, log_period: in steps.
+      patience: how many evaluations without a better score end the run early; None for none.
       eval_split: what is evaluated on.
       eval_limit: how many validation examples to evaluate on; None for all.
       predictions: "rank" or "generate"; None: rank where there are verbalizers.
       mesh: such as "data:4,model:2"; -1 takes the remaining devices.
       model_dtype: of the frozen weights and the activations.
       quiet: no progress bar.
+      runs: several prompts at once, each with settings of its own: {"name": {"RANDOM_SEED": 1}};
+        see `train_many`.
     """
 
     model_dir: str | None = None
@@ -92,6 +98,7 @@ class TrainConfig(TaskConfig):
     batch_size: int = 32
     prompt_length: int = 100
     prompt_layout: str = "prefix"
+    prompt_visibility: str = "full"
     prompt_init: Any = None
     shared_prompt: str | None = None
     trainable: Sequence[optim.Rule] | None = None
@@ -101,6 +108,7 @@ class TrainConfig(TaskConfig):
     z_loss: float = 1e-4
     seed: int = 0
     eval_period: int = 1000
+    patience: int | None = None
     eval_split: str = "validation"
     eval_limit: int | None = None
     checkpoint_period: int = 1000
@@ -109,6 +117,7 @@ class TrainConfig(TaskConfig):
     mesh: str = "data:-1"
     model_dtype: Any = np.float32
     quiet: bool = False
+    runs: Mapping[str, Mapping[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +145,14 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     """
     config = config or TrainConfig(**options)
     model_dir = check_settings(config)
-    model = config.model
+    mesh, model = sharding.make_mesh(config.mesh), config.model
     if not isinstance(model, FrozenModel):
-        model = load_model(model, config.model_dtype, not config.quiet, config.vocabulary)
+        verbose = hosts.is_first() and not config.quiet
+        model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
     task = load_task(config, model)
     lengths = check_task(config, task)
     vocabulary = model.text_vocabulary("train on")
 
-    mesh = sharding.make_mesh(config.mesh)
     model = model.replace(mesh=mesh if mesh.size > 1 else None)
     rules = trainable_rules(config)
     parts = optim.split_params(start_params(config, model, task), rules)
@@ -153,7 +162,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
     model, parts = model.replace(params=optim.unflatten(optim.without_prompt(frozen))), None
     optimizer = optim.make_optimizer(trainable, rules)
-    opt_state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
+    opt_state = start_optimizer(mesh, model, optimizer, trainable)
     train_step = make_train_step(config, model, optimizer)
     dropout_key = jax.random.key(config.seed)
     batches = TrainBatches(
@@ -176,6 +185,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
         task=task,
         frozen=frozen,
         layout=config.prompt_layout,
+        visibility=config.prompt_visibility,
         split=config.eval_split,
         predictions=config.predictions,
         feature_lengths=lengths,
@@ -186,26 +196,27 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     if step == 0:
         reporter.keep_prompt(trainable, {"step": 0})
 
-    with contextlib.closing(state), contextlib.closing(watch), stop_on_sigterm() as stop:
+    with contextlib.closing(state), contextlib.closing(watch), hosts.stop_signal() as stop:
         with Prefetcher(batches) as prefetched:
-            while step < config.train_steps:
+            while not is_done(config, step, history, best):
                 batch, data = next(prefetched)
-                batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+                batch = sharding.put(batch, sharding.batch_sharding(mesh))
                 trainable, opt_state, metrics = train_step(
                     trainable, opt_state, frozen, batch, jax.random.fold_in(dropout_key, step)
                 )
                 step += 1
                 try:
                     watch.dispatched(step, metrics, config.batch_size)
-                    done = step == config.train_steps
-                    if reporter.can_evaluate and (done or step % config.eval_period == 0):
+                    last = step == config.train_steps
+                    if reporter.can_evaluate and (last or step % config.eval_period == 0):
                         watch.finish_step()
                         history.append(scores := reporter.evaluate(step, trainable, watch))
                         reporter.keep_prompt(trainable, scores)
                         if best is None or reporter.is_better(scores, best):
                             best = scores
                             reporter.save("best", trainable, best)
-                    stopping = stop.requested and not done
+                    done = is_done(config, step, history, best)
+                    stopping = stop(step) and not done
                     if done or stopping or step % config.checkpoint_period == 0:
                         watch.finish_step()
                         # The list is a copy: it is written while the run goes on.
@@ -216,7 +227,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
                     raise
                 if stopping:
                     break
-        if step < config.train_steps:
+        if not is_done(config, step, history, best):
             state.close()
             watch.say(f"Stopped at step {step}; the same command continues from here.")
             sys.exit(128 + signal.SIGTERM)
@@ -231,6 +242,8 @@ def check_settings(config: TrainConfig) -> Path:
     for name in ("train_steps", "batch_size", "eval_period", "checkpoint_period", "log_period"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
+    if config.patience is not None and config.patience < 1:
+        raise ValueError(f"PATIENCE must be at least 1 evaluation, got {config.patience}.")
     if config.prompt_length < 0:
         raise ValueError(f"PROMPT_LENGTH must be 0 or more, got {config.prompt_length}.")
     if config.shared_prompt is not None and not config.prompt_length:
@@ -246,11 +259,16 @@ def check_settings(config: TrainConfig) -> Path:
         raise ValueError(
             f"PROMPT_LAYOUT must be one of {', '.join(LAYOUTS)}, got {config.prompt_layout!r}."
         )
-    devices = sharding.make_mesh(config.mesh).shape["data"]
-    if config.batch_size % devices:
+    if config.prompt_visibility not in VISIBILITIES:
         raise ValueError(
-            f"BATCH_SIZE {config.batch_size} does not divide over the {devices} devices that MESH "
-            f"{config.mesh!r} gives to data."
+            f"PROMPT_VISIBILITY must be one of {', '.join(VISIBILITIES)}, got "
+            f"{config.prompt_visibility!r}."
+        )
+    parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
+    if config.batch_size % parts:
+        raise ValueError(
+            f"BATCH_SIZE {config.batch_size} does not divide over the {parts} devices that MESH "
+            f"{config.mesh!r} gives to data and fsdp."
         )
     path = Path(config.model_dir)
     try:
@@ -275,6 +293,17 @@ def check_task(config: TrainConfig, task: Task) -> dict[str, int]:
             f"{{'inputs': 512, 'targets': 16}}, got {lengths}."
         )
     return lengths
+
+
+def is_done(
+    config: TrainConfig, step: int, history: Sequence[Any], best: Mapping[str, Any] | None
+) -> bool:
+    """Whether a run has had its steps, or has waited long enough for a better score."""
+    if step >= config.train_steps:
+        return True
+    if config.patience is None or best is None:
+        return False
+    return sum(scores["step"] > best["step"] for scores in history) >= config.patience
 
 
 def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
@@ -305,7 +334,7 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     )
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
-    params, _ = model.prompted(TunedPrompt(np.asarray(prompt), config.prompt_layout, {}))
+    params = model.prompted(sharding.to_host(prompt)).params
     if config.shared_prompt is not None:
         params["encoder"]["prompt"]["shared"] = shared_values(config, model)
     return params
@@ -314,11 +343,13 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
     """The rows [P0, D] of the shared prompt, which must fit the model and the layout."""
     shared = load_checked_prompt(config.shared_prompt, model, allow_mismatch=False)
-    if shared.layout != config.prompt_layout:
-        raise ValueError(
-            f"SHARED_PROMPT {config.shared_prompt} is placed as {shared.layout!r}: set "
-            f"PROMPT_LAYOUT to that, it is {config.prompt_layout!r}."
-        )
+    for name in ("layout", "visibility"):
+        theirs, ours = getattr(shared, name), getattr(config, f"prompt_{name}")
+        if theirs != ours:
+            raise ValueError(
+                f"SHARED_PROMPT {config.shared_prompt} has the {name} {theirs!r}: set "
+                f"PROMPT_{name.upper()} to that, it is {ours!r}."
+            )
     return jnp.asarray(shared.values)
 
 
@@ -330,8 +361,17 @@ def place(
     Trainable arrays are copies, since the step donates them; frozen ones are not.
     """
     masters = {name: jnp.array(x, jnp.float32, copy=True) for name, x in trainable.items()}
-    masters = jax.device_put(masters, sharding.param_shardings(mesh, model.config, masters))
-    return masters, jax.device_put(frozen, sharding.param_shardings(mesh, model.config, frozen))
+    masters = sharding.put(masters, sharding.param_shardings(mesh, model.config, masters))
+    return masters, sharding.put(frozen, sharding.param_shardings(mesh, model.config, frozen))
+
+
+def start_optimizer(
+    mesh: Any, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Any
+) -> Any:
+    """The optimizer's first state, each part of it where its parameter is."""
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    places = sharding.param_shardings(mesh, model.config, shapes)
+    return jax.jit(optimizer.init, out_shardings=places)(trainable)
 
 
 def make_train_step(
@@ -340,20 +380,33 @@ def make_train_step(
     """The compiled step, from (trainable, opt_state, frozen, batch, dropout key).
 
     Returns (trainable, opt_state, metrics); the first two are updated in place.
+    """
+    step = functools.partial(step_function(config, model), optimizer)
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
+    """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
 
     A step whose loss, gradient or update is not finite changes nothing.
     """
-    t5 = dataclasses.replace(model.config, dropout_rate=config.dropout_rate)
+    t5 = dataclasses.replace(
+        model.config,
+        dropout_rate=config.dropout_rate,
+        prompt_visibility=config.prompt_visibility,
+    )
     layout, z_loss = config.prompt_layout, config.z_loss
 
     def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
-        logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
+        with sharding.active(model.mesh):
+            logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         total, tokens = weighted_loss(logits, targets, weights, z_loss), weights.sum()
         return (total if config.loss_normalization == "sum" else total / tokens), (total, tokens)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any) -> Any:
+    def step(
+        optimizer: Any, trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any
+    ) -> Any:
         key = key if config.dropout_rate else None
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (_, (total, tokens)), grads = value_and_grad(trainable, frozen, batch, key)
@@ -363,9 +416,10 @@ def make_train_step(
         finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         metrics = {"loss": total / tokens, "gradient_norm": norm, "finite": finite}
-        return keep(updated, trainable), keep(new_state, opt_state), metrics
+        kept = keep(updated, trainable), keep(new_state, opt_state)
+        return *sharding.constrain(model.mesh, model.config, kept), metrics
 
-    return train_step
+    return step
 
 
 def run_identity(
@@ -394,40 +448,20 @@ def read_result(
     model_dir: Path, model: FrozenModel, history: list[dict[str, float]], dtype: Any
 ) -> TrainResult:
     """The best prompt and model, read back from what the run wrote."""
+    hosts.wait_for_all("results")
     best = model_dir / "best"
     prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
     if (best / "config.json").exists():
-        model = load_model(best, dtype)
+        model = load_model(best, dtype, mesh=model.mesh)
     return TrainResult(prompt, history, model)
 
 
-class Stop:
-    """Whether SIGTERM has arrived."""
-
-    requested = False
-
-
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[Stop]:
-    """While inside, SIGTERM asks the loop to save and exit instead of killing it."""
-    stop = Stop()
-
-    def request(*_: Any) -> None:
-        stop.requested = True
-
-    try:
-        previous = signal.signal(signal.SIGTERM, request)
-    except ValueError:  # not the main thread: signals are another's business
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def main(argv: list[str] | None = None) -> None:
-    train(command.parse(TrainConfig, argv, __doc__))
+    config = command.parse(TrainConfig, argv, __doc__)
+    from prompt_tuning_jax.train_many import train_many  # it is made of what stands above
+
+    with hosts.connected():
+        train(config) if config.runs is None else train_many(config.runs, config)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_facts_stay_where_all_parts_share_them():
         (lambda: average([]), "at least one"),
         (lambda: average([A, B], [1, -1]), "sum to 0"),
         (lambda: average([A, B], [1]), "2 prompts but 1 weights"),
-        (lambda: average([A, prompt(layout="suffix")]), "layouts: prefix, suffix"),
+        (lambda: average([A, prompt(layout="suffix")]), "differ in layout: prefix, suffix"),
         (lambda: compose([A, prompt(width=5)]), "one width"),
         (lambda: compose([]), "no prompts"),
         (

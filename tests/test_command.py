@@ -162,13 +162,22 @@ def test_files_are_found_in_search_paths(gin_file, tmp_path):
     assert parse("--gin_file=mine.gin", f"--gin_search_paths={tmp_path}").train_steps == 40
 
 
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, NotFiniteError])
-def test_a_mistake_of_use_ends_in_one_line(error):
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, NotFiniteError])
+def test_a_mistake_ends_in_one_line(error, capsys):
     def main():
-        raise error("set X")
+        raise error("set X:\nlike this")
 
-    with pytest.raises(SystemExit, match="error: set X"):
+    with pytest.raises(SystemExit) as stopped:
         command.run(main)
+    assert capsys.readouterr().err == "error: set X: like this\n"
+    assert stopped.value.code == 1
+
+
+def test_what_cannot_be_understood_has_a_status_of_its_own(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.run(lambda: parse("--gin.TRAIN_STEP=3"))
+    assert "TRAIN_STEPS" in capsys.readouterr().err
+    assert stopped.value.code == 2
 
 
 def test_an_exit_code_passes_through():

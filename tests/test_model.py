@@ -226,7 +226,7 @@ def test_a_model_without_vocabulary_asks_for_one_only_where_text_comes_in(
 def test_bfloat16_weights_leave_prompt_and_logits_in_float32(model_dir, model, batch, prompt):
     half = load_model(model_dir, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(jnp.bfloat16)}
-    assert half.prompted(prompt)[0]["encoder"]["prompt"]["prompt"].dtype == jnp.float32
+    assert half.prompted(prompt).params["encoder"]["prompt"]["prompt"].dtype == jnp.float32
     logits = half.logits(batch["encoder_input_tokens"], batch["decoder_input_tokens"], prompt)
     assert logits.dtype == jnp.float32
     full = model.logits(batch["encoder_input_tokens"], batch["decoder_input_tokens"], prompt)

@@ -1,40 +1,59 @@
-"""The mesh and the partition table, on two simulated devices."""
+"""The mesh and the partition table, on two simulated devices, and a run's step on up to eight."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import load_model, optim, sharding
 from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax.train import (
+    TrainConfig,
+    make_train_step,
+    place,
+    start_optimizer,
+)
 
 TIED = {"logits_via_embedding": True, "mlp_activations": ("relu",)}
 BATCH = {
     "encoder_input_tokens": jnp.array([[5, 6, 7, 1], [8, 9, 1, 0]]),
     "decoder_input_tokens": jnp.array([[0, 5], [0, 6]]),
 }
+QUERY, EMBEDDING = "encoder/layers_0/attention/query/kernel", "token_embedder/embedding"
 
 
 @pytest.mark.parametrize(
-    ("spec", "data", "model"),
+    ("spec", "sizes"),
     [
-        ("data:-1", 2, 1),
-        ("data:2", 2, 1),
-        ("model:2", 1, 2),
-        ("data:1,model:2", 1, 2),
-        ("model:2, data:-1", 1, 2),
-        ("data:-1,model:1", 2, 1),
+        ("data:-1", (2, 1, 1)),
+        ("data:2", (2, 1, 1)),
+        ("model:2", (1, 1, 2)),
+        ("fsdp:2", (1, 2, 1)),
+        ("data:1,model:2", (1, 1, 2)),
+        ("model:2, data:-1", (1, 1, 2)),
+        ("data:-1,model:1", (2, 1, 1)),
+        ("model:1,fsdp:-1,data:1", (1, 2, 1)),
     ],
 )
-def test_mesh_sizes(spec, data, model):
-    assert dict(sharding.make_mesh(spec).shape) == {"data": data, "model": model}
+def test_mesh_sizes(spec, sizes):
+    mesh = sharding.make_mesh(spec)
+    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "model"), sizes, strict=True))
+    assert sharding.batch_parts(mesh) == sizes[0] * sizes[1]
 
 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("rows:2", "'rows:2'.*data, model"),
+        ("rows:2", "'rows:2'.*data, fsdp, model"),
         ("data", "AXIS:SIZE"),
         ("data:two", "AXIS:SIZE"),
         ("", "AXIS:SIZE"),
@@ -59,36 +78,193 @@ def test_every_axis_of_every_parameter_has_a_rule(vocabulary, changes):
     assert {axis for names in axes.values() for axis in names} <= set(sharding.AXIS_RULES)
 
 
-def test_weights_are_split_and_the_prompt_is_not(model):
+def parts(model, spec):
+    """Name -> the shape of one device's part, of the weights and a prompt."""
     flat = {**optim.flatten(model.params), optim.PROMPT_NAME: jnp.zeros((4, 16))}
-    mesh = sharding.make_mesh("model:2")
-    shardings = sharding.param_shardings(mesh, model.config, flat)
-    parts = {name: shardings[name].shard_shape(x.shape) for name, x in flat.items()}
-    whole = {name for name, x in flat.items() if parts[name] == x.shape}
-    assert parts["encoder/layers_0/attention/query/kernel"] == (16, 8)
-    assert parts["decoder/layers_0/mlp/wo/kernel"] == (16, 16)
-    assert parts["token_embedder/embedding"] == (model.config.vocab_size // 2, 16)
+    shardings = sharding.param_shardings(sharding.make_mesh(spec), model.config, flat)
+    found = {name: shardings[name].shard_shape(x.shape) for name, x in flat.items()}
+    return found, {name for name, x in flat.items() if found[name] == x.shape}
+
+
+def test_weights_are_split_and_the_prompt_is_not(model):
+    found, whole = parts(model, "model:2")
+    assert found[QUERY] == (16, 8)
+    assert found["decoder/layers_0/mlp/wo/kernel"] == (16, 16)
+    assert found[EMBEDDING] == (model.config.vocab_size // 2, 16)
     assert optim.PROMPT_NAME in whole
     assert all(name.endswith("scale") for name in whole - {optim.PROMPT_NAME})
 
 
-def test_what_does_not_divide_is_replicated():
+def test_fully_sharded_every_weight_is_split_over_its_width(model):
+    found, whole = parts(model, "fsdp:2")
+    assert found[QUERY] == (8, 16)
+    assert found["decoder/layers_0/mlp/wo/kernel"] == (32, 8)
+    assert found[EMBEDDING] == (model.config.vocab_size, 8)
+    biases = {f"{stack}/relpos_bias/rel_embedding" for stack in ("encoder", "decoder")}
+    assert whole == {optim.PROMPT_NAME, *biases}
+
+
+def test_an_axis_that_does_not_divide_is_not_split():
     config = T5Config(
         vocab_size=33, emb_dim=8, num_heads=1, head_dim=8, mlp_dim=8,
         num_encoder_layers=1, num_decoder_layers=1,
     )  # fmt: skip
     flat = optim.flatten(tiny.make_params(config))
     shardings = sharding.param_shardings(sharding.make_mesh("model:2"), config, flat)
-    assert shardings["token_embedder/embedding"].is_fully_replicated
+    assert shardings[EMBEDDING].is_fully_replicated
     assert shardings["encoder/relpos_bias/rel_embedding"].is_fully_replicated
     assert not shardings["encoder/layers_0/mlp/wo/kernel"].is_fully_replicated
 
 
+def test_optimizer_state_goes_with_its_parameter(model):
+    mesh = sharding.make_mesh("fsdp:2")
+    flat = {**optim.flatten(model.params), optim.PROMPT_NAME: jnp.zeros((4, 16))}
+    state = jax.eval_shape(optim.make_optimizer(flat, [(".*", optim.adam(1e-3))]).init, flat)
+    places = sharding.param_shardings(mesh, model.config, state)
+    expected = sharding.param_shardings(mesh, model.config, flat)
+    moments = [
+        (path[-1].key, place)
+        for path, place in jax.tree_util.tree_leaves_with_path(places)
+        if hasattr(path[-1], "key")
+    ]
+    assert len(moments) == 2 * len(flat)
+    assert all(place == expected[name] for name, place in moments)
+
+
+@pytest.mark.parametrize("spec", ["data:2", "fsdp:2", "model:2"])
+def test_logits_do_not_depend_on_the_mesh(model, model_dir, spec):
+    split = load_model(model_dir, mesh=sharding.make_mesh(spec))
+    batch = sharding.put(BATCH, sharding.batch_sharding(split.mesh))
+    np.testing.assert_allclose(split.logits(**batch), model.logits(**BATCH), rtol=0, atol=1e-5)
+    assert split.fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize("spec", ["data:2", "fsdp:2"])
+def test_any_batch_size_goes_over_any_mesh(model, spec):
+    texts = ["the soup was good", "we had tea and it was very cold", "the pie was sweet"]
+    split = model.replace(mesh=sharding.make_mesh(spec))
+    expected = model.classify(texts, tiny.LABELS, batch_size=3)
+    found = split.classify(texts, tiny.LABELS, batch_size=3)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", ["fsdp:2", "model:2"])
+def test_hugging_face_weights_are_read_into_their_shards(model, model_dir, spec):
+    split = load_model(model_dir, mesh=sharding.make_mesh(spec))
+    found = optim.flatten(split.params)
+    expected = sharding.param_shardings(split.mesh, split.config, found)
+    for name, weight in optim.flatten(model.params).items():
+        assert found[name].sharding == expected[name]
+        np.testing.assert_array_equal(found[name], weight)
+
+
+# Runs itself as a program: how many devices a process has is fixed when JAX starts.
+
+MESHES = ["data:2", "fsdp:2", "model:2", "fsdp:2,model:2", "data:2,fsdp:2,model:2"]
+SLOW = ["data:2,model:2", "data:2,fsdp:2", "data:8", "fsdp:8", "data:2,model:4"]
+
+
+def step_on(spec: str, directory: str) -> dict:
+    """Three steps on a mesh: metrics, the prompt, where arrays are, and what is communicated."""
+    settings = TrainConfig(batch_size=8, prompt_length=5, dropout_rate=0.1)
+    count = math.prod(int(size) for size in re.findall(r"\d+", spec))
+    mesh = sharding.make_mesh(spec, jax.devices()[:count])
+    model = load_model(directory, mesh=mesh)
+    rules = [(optim.PROMPT_NAME, optax.sgd(0.1))]  # what the prompt becomes is its gradients
+    prompt = np.asarray(jax.random.uniform(jax.random.key(1), (5, model.config.emb_dim)))
+    parts = optim.split_params(model.prompted(prompt).params, rules)
+    trainable, frozen = place(mesh, model, *parts)
+    optimizer = optim.make_optimizer(trainable, rules)
+    state = start_optimizer(mesh, model, optimizer, trainable)
+    step = make_train_step(settings, model, optimizer)
+    encoder = np.arange(8 * 6).reshape(8, 6) % 40 + 3
+    decoder = np.arange(8 * 3).reshape(8, 3) % 30 + 3
+    batch = {
+        "encoder_input_tokens": encoder,
+        "decoder_input_tokens": np.pad(decoder, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": decoder,
+        "decoder_loss_weights": np.ones(decoder.shape, np.float32),
+    }
+    batch = sharding.put(batch, sharding.batch_sharding(mesh))
+    key = jax.random.key(0)
+    compiled = step.lower(trainable, state, frozen, batch, key).compile()
+    losses = []
+    for number in range(3):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        trainable, state, metrics = compiled(trainable, state, frozen, batch, key)
+        losses.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
+    weights = sum(x.nbytes for x in frozen.values())
+    here = sum(x.addressable_shards[0].data.nbytes for x in frozen.values())
+    return {
+        "losses": losses,
+        "prompt": np.asarray(trainable[optim.PROMPT_NAME]).tolist(),
+        "prompt_is_whole": trainable[optim.PROMPT_NAME].is_fully_replicated,
+        "share_of_weights": here / weights,
+        "gathered": gathered_shapes(compiled.as_text()),
+        "weights": [list(x.shape) for x in frozen.values() if x.ndim == 2],
+    }
+
+
+def gathered_shapes(program: str) -> list[list[int]]:
+    """The shapes of what the compiled program gathers."""
+    found = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", program)
+    return [[int(size) for size in shape.split(",") if size] for shape in found]
+
+
+def run_on(directory, meshes: list[str]) -> dict:
+    done = subprocess.run(
+        [sys.executable, __file__, str(directory), *meshes],
+        env=os.environ
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=900,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def measured(model_dir):
+    """Mesh -> what `step_on` found on it."""
+    return run_on(model_dir, ["data:1", *MESHES])
+
+
+def check_same_training(found: dict, alone: dict) -> None:
+    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=2e-5)
+    np.testing.assert_allclose(found["prompt"], alone["prompt"], rtol=0, atol=2e-5)
+    assert found["prompt_is_whole"]
+
+
+@pytest.mark.parametrize("spec", MESHES)
+def test_training_does_not_depend_on_the_mesh(measured, spec):
+    check_same_training(measured[spec], measured["data:1"])
+
+
+@pytest.mark.slow
+def test_training_does_not_depend_on_more_meshes(model_dir, measured):
+    for found in run_on(model_dir, SLOW).values():
+        check_same_training(found, measured["data:1"])
+
+
+@pytest.mark.parametrize("spec", MESHES)
+def test_each_device_holds_its_part_of_the_weights(measured, spec):
+    sizes = dict(part.split(":") for part in spec.split(","))
+    split = int(sizes.get("fsdp", 1)) * int(sizes.get("model", 1))
+    assert 1 / split <= measured[spec]["share_of_weights"] < 1 / split + 0.02
+
+
 @pytest.mark.parametrize("spec", ["data:2", "model:2"])
-def test_logits_do_not_depend_on_the_mesh(model, spec):
-    mesh = sharding.make_mesh(spec)
-    flat = optim.flatten(model.params)
-    placed = jax.device_put(flat, sharding.param_shardings(mesh, model.config, flat))
-    batch = jax.device_put(BATCH, sharding.batch_sharding(mesh))
-    logits = model.replace(params=optim.unflatten(placed)).logits(**batch)
-    np.testing.assert_allclose(logits, model.logits(**BATCH), rtol=0, atol=1e-5)
+def test_no_weight_is_gathered_unless_fully_sharded(measured, spec):
+    found = measured[spec]
+    assert not [shape for shape in found["gathered"] if shape in found["weights"]]
+
+
+def test_fully_sharded_weights_are_gathered_one_by_one(measured):
+    found = measured["fsdp:2"]
+    assert [16, 16] in found["gathered"]
+    assert [32, 16] in found["gathered"]
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_default_matmul_precision", "highest")
+    print(json.dumps({spec: step_on(spec, sys.argv[1]) for spec in sys.argv[2:]}))

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from common import GOLDEN_CONFIG
 
-from prompt_tuning_jax.layout import LAYOUTS, place_prompt, prompt_mask
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompt, prompt_mask
 from prompt_tuning_jax.prompts import Prompt, PromptBank
 from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.config import VISIBILITIES
 from prompt_tuning_jax.t5.scan import stack_layers
 
 P, N = 4, 3

@@ -205,7 +205,7 @@ def test_the_step_has_the_models_loss_and_gradient(model):
     loss, gradient = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
     for normalization, divisor in (("sum", 1), ("mean", 16)):
         config = TrainConfig(dropout_rate=0.0, loss_normalization=normalization)
-        params, _ = model.prompted(prompt)
+        params = model.prompted(prompt).params
         trainable, frozen = optim.split_params(params, RULES)
         optimizer = optim.make_optimizer(trainable, RULES)
         step = make_train_step(config, model, optimizer)

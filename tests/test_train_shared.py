@@ -89,7 +89,7 @@ def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
     ("changes", "words"),
     [
         ({"prompt_length": 0}, "PROMPT_LENGTH above 0"),
-        ({"prompt_layout": "suffix"}, "placed as 'prefix': set PROMPT_LAYOUT"),
+        ({"prompt_layout": "suffix"}, "layout 'prefix': set PROMPT_LAYOUT"),
         ({"shared_prompt": "no/such"}, "no/such"),
     ],
 )

@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from prompt_tuning_jax.sharding import to_host
+
 # The prompt is what changes; the fingerprint is of what does not.
 _PROMPT = "encoder/prompt/"
 
@@ -22,12 +24,14 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     """
     flat = flatten_dict(params, sep="/")
     names = sorted(name for name in flat if not name.startswith(_PROMPT))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
+    # Hashing releases the interpreter's lock; several hosts gather one weight after the other.
+    together = all(getattr(flat[name], "is_fully_addressable", True) for name in names)
+    with ThreadPoolExecutor(max_workers=4 if together else 1) as pool:
         lines = pool.map(lambda name: _line(name, flat[name]), names)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _line(name: str, weight: Any) -> str:
-    values = np.ascontiguousarray(np.asarray(weight).astype(ml_dtypes.bfloat16))
+    values = np.ascontiguousarray(np.asarray(to_host(weight)).astype(ml_dtypes.bfloat16))
     digest = hashlib.sha256(values.view(np.uint16).tobytes()).hexdigest()
     return f"{name} {values.shape} {digest}\n"

@@ -20,6 +20,7 @@ from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.huggingface_config import read_config, write_config
 from prompt_tuning_jax.checkpoints.huggingface_files import (
     DOWNLOADED,
+    LazyWeight,
     Stored,
     check_copies,
     install,
@@ -36,6 +37,7 @@ from prompt_tuning_jax.checkpoints.huggingface_names import (
 )
 from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape, WeightReport
+from prompt_tuning_jax.sharding import Shardings
 from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.vocabulary import Vocabulary
 
@@ -49,6 +51,7 @@ def load(
     directory_or_hub_name: str | os.PathLike,
     dtype: Any = jnp.float32,
     report: Callable[[WeightReport], None] | None = None,
+    shardings: Shardings | None = None,
 ) -> tuple[T5Config, dict[str, Any], Vocabulary | None]:
     """Loads a T5 1.0, T5 1.1 or mT5.
 
@@ -56,10 +59,12 @@ def load(
         directory_or_hub_name: a directory, or a name on the hub where there is a network.
         dtype: of weights and activations, float32 or bfloat16, whatever the files hold.
         report: called with the table of weights before any is read; `print` shows it.
+        shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
+            Each device's part is then read alone.
 
     Returns:
-        The config; the weights as numpy arrays, nested under T5X's names; the vocabulary, None
-        where the directory has no `spiece.model`.
+        The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
+        arrays on the devices; the vocabulary, None where the directory has no `spiece.model`.
 
     Raises:
         FileNotFoundError: no such directory or hub name, or files are missing in it.
@@ -86,8 +91,12 @@ def load(
     if (directory / _VOCABULARY).is_file():
         vocabulary = read_vocabulary(directory, config)
     check_copies(stored)
-    names = {stored[theirs]: ours for theirs, (ours, _) in found.matched.items()}
-    return config, unflatten_dict(read_weights(names, dtype), sep="/"), vocabulary
+    weights = {
+        ours: LazyWeight(stored[theirs], is_transposed(ours), dtype)
+        for theirs, (ours, _) in found.matched.items()
+    }
+    places = shardings(config, weights) if shardings else {}
+    return config, unflatten_dict(read_weights(weights, places), sep="/"), vocabulary
 
 
 def save(

@@ -1,5 +1,7 @@
 """A model's weights in safetensors files: one `model.safetensors`, or shards and their index."""
 
+import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -8,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
@@ -19,6 +23,7 @@ from prompt_tuning_jax.checkpoints.weight_report import Shape
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ROWS = 4096
 DOWNLOADED = (_WEIGHTS, "model-*.safetensors", _INDEX)
 
 
@@ -82,40 +87,74 @@ def _opened(path: Path) -> Iterator[Any]:
 def check_copies(stored: Mapping[str, Stored]) -> None:
     """ValueError where a copy of the embedding table differs from it."""
     for name in EMBEDDING_COPIES:
-        if name in stored and not np.array_equal(
-            _read_raw(stored[name]), _read_raw(stored["shared.weight"])
-        ):
+        if name in stored and not _equal(stored[name], stored["shared.weight"]):
             raise ValueError(
                 f"{stored[name].file}: {name} differs from shared.weight. This T5 has one "
                 "embedding table; a model with several cannot be loaded."
             )
 
 
-def _read_raw(place: Stored) -> np.ndarray:
-    with _opened(place.file) as file:
-        return file.get_tensor(place.key)
+def _equal(one: Stored, other: Stored) -> bool:
+    """Whether two weights are the same; some rows of each are in memory at a time."""
+    if one.shape != other.shape:
+        return False
+    with _opened(one.file) as file, _opened(other.file) as other_file:
+        a, b = file.get_slice(one.key), other_file.get_slice(other.key)
+        blocks = (slice(i, i + _ROWS) for i in range(0, one.shape[0], _ROWS))
+        return all(np.array_equal(a[block], b[block]) for block in blocks)
 
 
-def read_weights(names: Mapping[Stored, str], dtype: Any) -> dict[str, np.ndarray]:
-    """T5X name -> weight, one file open and one weight in transit at a time."""
-    weights = {}
-    for path in sorted({place.file for place in names}):
+@dataclasses.dataclass(frozen=True)
+class LazyWeight:
+    """A weight under its T5X name, before it is read."""
+
+    place: Stored
+    is_transposed: bool
+    dtype: Any
+
+    @property
+    def shape(self) -> Shape:
+        return self.place.shape[::-1] if self.is_transposed else self.place.shape
+
+    def read(self, file: Any, index: tuple[slice, ...]) -> np.ndarray:
+        """The values at `index`, from the open file that holds them."""
+        stored = file.get_slice(self.place.key)
+        values = stored[index[::-1] if self.is_transposed else index]
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise ValueError(
+                f"{self.place.file}: {self.place.key} is {values.dtype}; only floating-point "
+                "weights are read."
+            )
+        values = values.astype(self.dtype, copy=False)
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self.place.file}: {self.place.key} holds NaN or infinite values. Fetch it again."
+            )
+        return np.ascontiguousarray(values.T if self.is_transposed else values)
+
+
+def read_weights(
+    weights: Mapping[str, LazyWeight], places: Mapping[str, Sharding]
+) -> dict[str, Any]:
+    """The weights' values, one file open and one weight, or part of one, in transit at a time.
+
+    Where `places` names a weight, it is made an array there; others become numpy arrays.
+    """
+    values = {}
+    for path in sorted({weight.place.file for weight in weights.values()}):
         with _opened(path) as file:
-            for place, ours in names.items():
-                if place.file == path:
-                    weights[ours] = _convert(file.get_tensor(place.key), place, ours, dtype)
-    return weights
+            for name, weight in weights.items():
+                if weight.place.file == path:
+                    values[name] = _read(weight, file, places.get(name))
+    return values
 
 
-def _convert(weight: np.ndarray, place: Stored, ours: str, dtype: Any) -> np.ndarray:
-    if not jnp.issubdtype(weight.dtype, jnp.floating):
-        raise ValueError(
-            f"{place.file}: {place.key} is {weight.dtype}; only floating-point weights are read."
-        )
-    weight = weight.astype(dtype, copy=False)
-    if not np.isfinite(weight).all():
-        raise ValueError(f"{place.file}: {place.key} holds NaN or infinite values. Fetch it again.")
-    return np.ascontiguousarray(weight.T if is_transposed(ours) else weight)
+def _read(weight: LazyWeight, file: Any, sharding: Sharding | None) -> Any:
+    if sharding is None:
+        return weight.read(file, (slice(None),) * len(weight.shape))
+    return jax.make_array_from_callback(
+        weight.shape, sharding, functools.partial(weight.read, file)
+    )
 
 
 def unused_stem(directory: Path) -> str:

@@ -84,6 +84,7 @@ def write_adapter(
     num_layers: int,
     num_heads: int,
     layout: str = "prefix",
+    visibility: str = "full",
 ) -> Path:
     """Writes an adapter that `PeftModel.from_pretrained(base, directory)` loads.
 
@@ -91,16 +92,21 @@ def write_adapter(
         base_model: the frozen model's name for PEFT: what transformers loads, a directory or a
             name on the hub.
         num_layers, num_heads: of its encoder. PEFT wants to know; a prompt does not depend on it.
-        layout: where the rows stand; PEFT knows only "prefix".
+        layout, visibility: of the prompt; PEFT knows only "prefix" and "full".
 
     Raises:
-        ValueError: another layout.
+        ValueError: another layout or visibility.
     """
     if layout != "prefix":
         raise ValueError(
             f"This prompt stands as {layout!r}, but PEFT puts every prompt before the input, where "
             "it would compute something else. Tune it with the layout 'prefix', or export it to a "
             ".npy file."
+        )
+    if visibility != "full":
+        raise ValueError(
+            f"This prompt was tuned with the visibility {visibility!r}, but PEFT lets every "
+            "position see all others, where it would compute something else."
         )
     length, width = values.shape
     # The fields that every version of PEFT knows; for the others its defaults are right.

@@ -25,7 +25,7 @@ from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
     open_checkpoint,
     read_prompt,
 )
-from prompt_tuning_jax.layout import LAYOUTS
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 _VALUES = "prompt.safetensors"
@@ -38,22 +38,28 @@ _CHECKSUM = "values_sha256"
 
 @dataclass(frozen=True, eq=False)
 class TunedPrompt:
-    """A prompt's values, where its rows stand in the input, and what is known of its making.
+    """A prompt's values, how it is used, and what is known of its making.
 
     Attributes:
         values: [P, D] float32.
-        layout: one of `layout.LAYOUTS`.
+        layout: where its rows stand in the input, one of `layout.LAYOUTS`.
+        visibility: what they may attend to, one of `layout.VISIBILITIES`.
         metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
     """
 
     values: Float[np.ndarray, "prompt embed"]
     layout: str = "prefix"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    visibility: str = "full"
 
     def __post_init__(self):
         object.__setattr__(self, "values", _checked_values(self.values, "this prompt"))
         if self.layout not in LAYOUTS:
             raise ValueError(f"Unknown prompt layout {self.layout!r}; choose one of {LAYOUTS}.")
+        if self.visibility not in VISIBILITIES:
+            raise ValueError(
+                f"Unknown prompt visibility {self.visibility!r}; choose one of {VISIBILITIES}."
+            )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.values, dtype=dtype, copy=copy)
@@ -100,7 +106,7 @@ def save_prompt(
         return path
     given = {"base_model": base_model, _FINGERPRINT: fingerprint, _VOCABULARY: vocabulary_hash}
     given = {key: value for key, value in (given | metadata).items() if value is not None}
-    facts = {**tuned.metadata, **given, **_own_facts(tuned.values, layout or tuned.layout)}
+    facts = {**tuned.metadata, **given, **_own_facts(tuned, layout or tuned.layout)}
     text = _as_json(facts)
     # The tensor file carries the facts too. It is written first and is whole by itself; a JSON
     # file left over from an earlier prompt is told by its checksum.
@@ -144,7 +150,8 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
             return TunedPrompt(_checked_values(_read_npy(path), str(path)))
     values, header = _read_safetensors(path)
     facts = _facts(path, values, header)
-    return TunedPrompt(values, facts.pop("layout", "prefix"), facts)
+    use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
+    return TunedPrompt(values, use[0], facts, use[1])
 
 
 def prebuilt_names() -> list[str]:
@@ -232,18 +239,19 @@ def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]
     return values
 
 
-def _own_facts(values: np.ndarray, layout: str) -> dict[str, Any]:
+def _own_facts(prompt: TunedPrompt, layout: str) -> dict[str, Any]:
     """What a prompt's file says about the file itself."""
     try:
         library_version = version("prompt-tuning-jax")
     except PackageNotFoundError:  # run from a source tree that was never installed
         library_version = "unknown"
     return {
-        "prompt_length": values.shape[0],
-        "emb_dim": values.shape[1],
+        "prompt_length": prompt.shape[0],
+        "emb_dim": prompt.shape[1],
         "layout": layout,
+        "visibility": prompt.visibility,
         "library_version": library_version,
-        _CHECKSUM: _checksum(values),
+        _CHECKSUM: _checksum(prompt.values),
     }
 
 

@@ -35,15 +35,13 @@ from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infe
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.checkpoints.t5x_weights import Weight, find_weights
 from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.sharding import Shardings
 from prompt_tuning_jax.t5.config import T5Config
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
 OUR_PROMPT = "encoder/prompt/prompt"
 REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
-
-# (config, name -> shape and dtype) -> name -> sharding
-Shardings = Callable[[T5Config, Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, Sharding]]
 
 
 def load(

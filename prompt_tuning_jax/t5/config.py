@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from prompt_tuning_jax.layout import VISIBILITIES
+
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
-# What a prompt's positions may attend to; see `layout.prompt_mask`.
-VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,6 @@
+"""`python -m prompt_tuning_jax` is `prompt-tuning`."""
+
+from prompt_tuning_jax.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""`prompt-tuning COMMAND ...`, which is `python -m prompt_tuning_jax.COMMAND ...` in fewer letters.
+
+A command's module is imported when the command is called, so that the rest answers at once.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import sys
+
+from prompt_tuning_jax import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Where a command is.
+
+    Attributes:
+      module: within the package.
+      summary: one line.
+      function: takes the arguments that follow the command's name.
+      config: the class that a gin command reads; None for a command with options.
+    """
+
+    module: str
+    summary: str
+    function: str = "main"
+    config: str | None = None
+
+
+COMMANDS = {
+    "train": Command("train", "tune a prompt, or the model, on a task", config="TrainConfig"),
+    "evaluate": Command("evaluate", "score prompts on a task", config="EvaluateConfig"),
+    "infer": Command(
+        "infer", "answer each line of a file or of standard input", config="InferConfig"
+    ),
+    "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
+    "show-task": Command("show_task", "see what a task is, before any training"),
+    "convert": Command("convert", "models between T5X and Hugging Face; list, extract, compare"),
+    "export": Command("exchange", "a prompt for PEFT, or as a bare array", "export_main"),
+    "import": Command("exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
+    "combine": Command("combine", "average, interpolate or compose prompts"),
+    "completion": Command("completion", "complete all this with the Tab key: bash, zsh or fish"),
+}
+PROGRAM = "prompt-tuning"
+OPTIONS = ("--help", "--version")
+OVERVIEW = """Prompt tuning of frozen T5 models.
+
+usage: prompt-tuning COMMAND ...
+
+{commands}
+
+`prompt-tuning COMMAND --help` shows an example and every setting. To begin, with a model and a
+prompt that come with the package:
+
+    echo "I dined at the Wild Bear, and the cook was remarkable." \\
+        | prompt-tuning infer --gin.PROMPT=bundled_topic
+"""
+
+
+def overview() -> str:
+    """What `prompt-tuning` says when it is told nothing."""
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    return OVERVIEW.format(commands="\n".join(lines))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; an unknown one is answered with the nearest, and exit status 2."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h"):
+        print(overview(), end="")
+    elif name == "--version":
+        print(f"{PROGRAM} {__version__}")
+    elif name in COMMANDS:
+        _run(name, arguments)
+    else:
+        nearest = difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}."
+        print(f"error: there is no command {name}; {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    one = COMMANDS[name]
+    sys.argv[0] = f"{PROGRAM} {name}"  # what argparse calls the program
+    try:
+        from prompt_tuning_jax import command
+
+        module = importlib.import_module(f"prompt_tuning_jax.{one.module}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command.run(lambda: getattr(module, one.function)(arguments))

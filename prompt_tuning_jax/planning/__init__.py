@@ -1,0 +1,1 @@
+"""What a training run needs, found out by compiling it for devices that are not there."""

@@ -1,0 +1,115 @@
+"""What a traced program computes and holds, whatever it is compiled for; and what it had to.
+
+Only matrix products count as flops: on an accelerator the rest rides along.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend import core
+
+from prompt_tuning_jax.t5 import T5Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """All devices' together, of one execution.
+
+    Attributes:
+      flops: of the matrix products, two for a multiplication and the addition of its result.
+      traffic: bytes of their operands and results; everything else taken as fused into them.
+    """
+
+    flops: int
+    traffic: int
+
+
+def work_of(jaxpr: core.Jaxpr) -> Work:
+    """The matrix products of a traced function, those within loops as often as they are executed.
+
+    What is computed again in the backward pass counts again.
+    """
+    flops = traffic = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            flops += _product_flops(equation)
+            traffic += sum(_size(v) for v in (*equation.invars, *equation.outvars))
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in inner_jaxprs(equation):
+            work = work_of(inner)
+            flops, traffic = flops + times * work.flops, traffic + times * work.traffic
+    return Work(flops, traffic)
+
+
+def _product_flops(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval, equation.outvars[0].aval
+    return 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+
+
+def peak_memory(jaxpr: core.Jaxpr) -> int:
+    """Bytes of everything a traced function has alive at its fullest moment, arguments excepted.
+
+    Values are taken as computed in the order written, each kept until its last use. A compiler
+    fuses some away; what it stores for the backward pass is among them in either case.
+    """
+    last_use = {}
+    for index, equation in enumerate(jaxpr.eqns):
+        last_use |= {v: index for v in equation.invars if isinstance(v, core.Var)}
+    last_use |= dict.fromkeys((v for v in jaxpr.outvars if isinstance(v, core.Var)), math.inf)
+    mine, alive, peak = set(), 0, 0
+    for index, equation in enumerate(jaxpr.eqns):
+        inside = max((peak_memory(inner) for inner in inner_jaxprs(equation)), default=0)
+        results = sum(_size(v) for v in equation.outvars)
+        # A loop fills its stacked results while its body runs; another call's are among its own.
+        both = inside + results if equation.primitive.name == "scan" else max(inside, results)
+        peak = max(peak, alive + both)
+        alive += results
+        mine |= set(equation.outvars)
+        ended = {v for v in mine if last_use.get(v, index) <= index}
+        mine -= ended
+        alive -= sum(_size(v) for v in ended)
+    return peak
+
+
+def inner_jaxprs(equation: Any) -> Iterator[core.Jaxpr]:
+    """The functions that an equation calls: a loop's body, a rematerialised layer, a jit."""
+    for value in equation.params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, core.ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, core.Jaxpr):
+                yield one
+
+
+def _size(variable: Any) -> int:
+    aval = variable.aval
+    return aval.size * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
+
+
+def useful_flops(parameters: dict[str, int], config: T5Config, lengths: Any) -> int:
+    """Model flops of a step of prompt tuning: 4 x parameters x tokens.
+
+    A weight costs 2 flops a token forward and 2 backward, for the gradient of what came in; none
+    for a gradient of its own, since it is frozen. The encoder's weights see inputs and prompt, the
+    decoder's the targets; of an embedding a row is looked up, which is no product. Attention's own
+    products, and whatever is computed twice, are not counted.
+
+    Args:
+      parameters: number of weights by flat name.
+      lengths: a step's `batch`, `inputs`, `targets` and `prompt`.
+    """
+    tokens = {
+        "encoder": lengths.batch * (lengths.inputs + lengths.prompt),
+        "decoder": lengths.batch * lengths.targets,
+    }
+    products = {
+        name: count * tokens[name.partition("/")[0]]
+        for name, count in parameters.items()
+        if name.endswith("/kernel")
+    }
+    if config.logits_via_embedding:
+        products["logits"] = config.vocab_size * config.emb_dim * tokens["decoder"]
+    return 4 * sum(products.values())

@@ -1,0 +1,262 @@
+"""What a compiled program's text says: loops, the compiler's cycles, collectives, memory traffic.
+
+XLA's own `cost_analysis` counts the body of a loop once, however often it runs, and a model whose
+layers are scanned is nearly all loop. Here every instruction counts as often as it is executed.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+# These move nothing: they name a part of memory.
+_FREE = frozenset(
+    "parameter constant get-tuple-element tuple bitcast while conditional call after-all "
+    "partition-id replica-id".split()
+)
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: `%name = shape opcode(%operands), attributes`."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    is_root: bool
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Bytes of its result."""
+        return sum(_size(*array) for array in _ARRAY.findall(self.shape))
+
+    @functools.cached_property
+    def main_memory_size(self) -> int:
+        """Bytes of its result that are in main memory, not in a chip's own fast memory."""
+        arrays = _ARRAY.findall(self.shape)
+        return sum(_size(*array) for array in arrays if "S(" not in array[2])
+
+    @property
+    def collective(self) -> str | None:
+        """Its kind, where it is one, or starts one that runs on beside other work."""
+        kind = self.opcode.removesuffix("-start")
+        return kind if kind in COLLECTIVES else None
+
+
+def _size(dtype: str, dims: str, layout: str = "") -> int:
+    """Bytes of an array; token and opaque types have none."""
+    bits = re.fullmatch(r"(?:pred|[a-z]+?(\d+)\w*)", dtype)
+    if not bits:
+        return 0
+    elements = math.prod(int(d) for d in dims.split(",") if d)
+    return elements * (int(bits[1]) if bits[1] else 8) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of collective in a program.
+
+    Attributes:
+      count: how often a device takes part in one.
+      size: bytes, of what a device gives or gets (the larger), over all of them.
+    """
+
+    count: int
+    size: int
+
+
+class Program:
+    """A compiled program, of which every device executes the same.
+
+    Attributes:
+      computations: name -> instructions in order.
+      executions: name -> how often it is executed; fused ones among them.
+    """
+
+    def __init__(self, text: str):
+        self.computations, entry = _parse(text)
+        self.executions: collections.Counter[str] = collections.Counter()
+        self._fused: set[str] = set()
+        self._count(entry, 1)
+
+    def _count(self, name: str, times: int) -> None:
+        self.executions[name] += times
+        for instruction in self.computations[name]:
+            called = dict(_CALLED.findall(instruction.attributes))
+            if "body" in called:
+                self._count(called["body"], times * self.trips(instruction))
+            if "calls" in called:
+                self._count(called["calls"], times)
+                if instruction.opcode == "fusion":
+                    self._fused.add(called["calls"])
+            for branches in _BRANCHES.findall(instruction.attributes):
+                for branch in re.findall(r"%?([\w.\-]+)", branches):
+                    self._count(branch, times)
+
+    def trips(self, loop: Instruction) -> int:
+        """How often a loop's body runs; 1 where the program does not say."""
+        if known := re.search(r'known_trip_count\D*(\d+)', loop.attributes):
+            return int(known[1])
+        condition = dict(_CALLED.findall(loop.attributes))["condition"]
+        constants = (
+            re.fullmatch(r"[su]32\[\]\S* constant (\d+)", f"{i.shape} {i.opcode} {i.attributes}")
+            for i in self.computations[condition]
+        )
+        return max((int(constant[1]) for constant in constants if constant), default=1)
+
+    def executed(self) -> Iterator[tuple[str, Instruction, int]]:
+        """(computation, instruction, how often), without what is fused into others."""
+        for name, times in self.executions.items():
+            if name not in self._fused:
+                for instruction in self.computations[name]:
+                    yield name, instruction, times
+
+    def cycles(self) -> int:
+        """The compiler's estimate of a device's clock cycles; 0 where it makes none."""
+        total = 0
+        for _, instruction, times in self.executed():
+            if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes):
+                total += times * int(estimate[1])
+        return total
+
+    def collectives(self) -> dict[str, Collective]:
+        """Kind -> how many and how large; those inside fusions too."""
+        counts, sizes = collections.Counter(), collections.Counter()
+        for name, times in self.executions.items():
+            here = {i.name: i for i in self.computations[name]}
+            for instruction in here.values():
+                if kind := instruction.collective:
+                    counts[kind] += times
+                    sizes[kind] += times * _moved(instruction, here)
+        return {kind: Collective(counts[kind], sizes[kind]) for kind in COLLECTIVES if counts[kind]}
+
+    def main_memory_traffic(self) -> int:
+        """Bytes that a device reads from and writes to its main memory."""
+        return sum(times * self._traffic(name, i) for name, i, times in self.executed())
+
+    def _traffic(self, computation: str, instruction: Instruction) -> int:
+        if instruction.opcode in _FREE or '"AllocateBuffer"' in instruction.attributes:
+            return 0
+        here = {i.name: i for i in self.computations[computation]}
+        called = dict(_CALLED.findall(instruction.attributes)).get("calls")
+        in_parts = called if instruction.opcode == "fusion" else None
+        written = instruction.main_memory_size
+        if instruction.opcode.endswith("-start"):  # what it writes counts where it is done
+            written = 0
+        elif written:
+            written = min(written, self._written(instruction, here, in_parts))
+        read = 0
+        if not instruction.opcode.endswith("-done"):
+            for index, operand in enumerate(instruction.operands):
+                if operand in here and (whole := here[operand].main_memory_size):
+                    read += min(whole, self._read(instruction, here, in_parts, index))
+        return read + written
+
+    def _read(
+        self, user: Instruction, here: dict[str, Instruction], called: str | None, index: int
+    ) -> int:
+        """Bytes that `user` reads of its operand: only a part, where it slices it first."""
+        if called is not None:
+            return self._read_of_parameter(called, index)
+        if user.opcode in ("dynamic-slice", "slice", "gather") and index == 0:
+            return user.size
+        if user.opcode == "dynamic-update-slice" and index == 0:
+            return 0
+        return here[user.operands[index]].size
+
+    def _read_of_parameter(self, computation: str, index: int) -> int:
+        here = {i.name: i for i in self.computations[computation]}
+        names = [
+            i.name for i in here.values() if i.opcode == "parameter" and i.attributes == str(index)
+        ]
+        total, seen = 0, set()
+        while names:
+            name = names.pop()
+            for user in here.values():
+                if name not in user.operands or user.name in seen:
+                    continue
+                seen.add(user.name)
+                if user.opcode == "bitcast":
+                    names.append(user.name)
+                    continue
+                called = dict(_CALLED.findall(user.attributes)).get("calls")
+                nested = called if user.opcode == "fusion" else None
+                total += self._read(user, here, nested, user.operands.index(name))
+        return total
+
+    def _written(
+        self, user: Instruction, here: dict[str, Instruction], called: str | None
+    ) -> int:
+        """Bytes that `user` writes: only a part of an array that it updates in place."""
+        if called is not None:
+            inside = {i.name: i for i in self.computations[called]}
+            return self._written_as(next(i for i in inside.values() if i.is_root), inside)
+        if user.opcode == "dynamic-update-slice":
+            return here[user.operands[1]].size
+        return user.size
+
+    def _written_as(self, root: Instruction, inside: dict[str, Instruction]) -> int:
+        """Bytes of a fusion's results, of which there may be several."""
+        if root.opcode == "tuple":
+            return sum(self._written_as(inside[name], inside) for name in root.operands)
+        if root.opcode == "bitcast":
+            return self._written_as(inside[root.operands[0]], inside)
+        nested = dict(_CALLED.findall(root.attributes)).get("calls")
+        return self._written(root, inside, nested if root.opcode == "fusion" else None)
+
+
+def _moved(instruction: Instruction, here: dict[str, Instruction]) -> int:
+    given = sum(here[name].size for name in instruction.operands if name in here)
+    # What starts one returns its operands as well.
+    got = instruction.size - (given if instruction.opcode.endswith("-start") else 0)
+    return max(given, got)
+
+
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            current = computations[match[2]] = []
+            entry = match[2] if match[1] else entry
+        elif current is not None and (match := _INSTRUCTION.match(line)):
+            current.append(_instruction(match[2], match[3], match[1] is not None))
+    return computations, entry
+
+
+def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].strip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    inside, attributes = rest[opening + 1 : closing], rest[closing + 1 :]
+    opcode = rest[:opening]
+    if opcode in ("constant", "parameter"):  # their value or number stands where operands do
+        return Instruction(name, shape, opcode, (), inside, is_root)
+    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(name, shape, opcode, operands, attributes, is_root)
+
+
+def _closing(text: str, opening: int) -> int:
+    depth = 0
+    for match in re.finditer(r"[()]", text[opening:]):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return opening + match.start()
+    raise ValueError(f"An instruction's parentheses do not close: {text[:80]}")

@@ -1,0 +1,111 @@
+"""The meshes and rematerialisation policies worth trying, likeliest first.
+
+Which those are is arithmetic, rough on purpose: it only has to save most of the compilations.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
+from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
+from prompt_tuning_jax.planning.targets import Chip
+from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax.t5.config import REMAT_POLICIES
+
+# Of a chip's peak, what a T5's step may be expected to reach.
+_LIKELY_SHARE = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A way to run a step: sizes of the mesh's axes, and what the backward pass recomputes."""
+
+    data: int = 1
+    fsdp: int = 1
+    model: int = 1
+    remat: str = "none"
+
+    @property
+    def mesh(self) -> str:
+        """As `MESH` takes it."""
+        sizes = {"data": self.data, "fsdp": self.fsdp, "model": self.model}
+        return ",".join(f"{k}:{v}" for k, v in sizes.items() if v > 1) or "data:1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """What an option may take on each device: bytes, and seconds a step."""
+
+    memory: float
+    seconds: float
+
+
+@functools.lru_cache
+def traced_work(config: T5Config, lengths: Lengths) -> tuple[Work, int]:
+    """The whole step's matrix products, and the most bytes it has alive, on one device."""
+    jaxpr = traced_step(config, lengths).jaxpr.jaxpr
+    return work_of(jaxpr), peak_memory(jaxpr)
+
+
+def weights_size(config: T5Config, lengths: Lengths) -> int:
+    """Bytes of the frozen model."""
+    params = abstract_params(config, lengths)
+    return sum(x.size * x.dtype.itemsize for x in params.values())
+
+
+def meshes(devices: int, batch: int, heads: int) -> Iterator[Option]:
+    """All splits of `devices` over which rows and heads divide evenly."""
+    for model in _divisors(devices):
+        rows = devices // model
+        if heads % model == 0 and batch % rows == 0:
+            for fsdp in _divisors(rows):
+                yield Option(rows // fsdp, fsdp, model)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def likeliest(
+    config: T5Config, lengths: Lengths, chip: Chip, devices: int, remat: str | None = None
+) -> list[Option]:
+    """Options, those guessed to fit and to be fast first; with `remat`, only of that policy.
+
+    Raises:
+      ValueError: the batch divides over no mesh.
+    """
+    splits = list(meshes(devices, lengths.batch, config.num_heads))
+    if not splits:
+        raise ValueError(
+            f"--batch {lengths.batch} divides over no mesh of {devices} devices: rows are split "
+            "over data and fsdp, heads over model."
+        )
+    policies = [remat] if remat else REMAT_POLICIES
+    options = [dataclasses.replace(one, remat=policy) for one in splits for policy in policies]
+    guesses = {option: guess(config, lengths, chip, option) for option in options}
+
+    def order(option: Option) -> tuple[bool, float]:
+        too_large = guesses[option].memory > chip.memory
+        return too_large, guesses[option].memory if too_large else guesses[option].seconds
+
+    return sorted(options, key=order)
+
+
+def guess(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> Guess:
+    """Activations are taken as split evenly, communication as not overlapping with work."""
+    work, alive = traced_work(dataclasses.replace(config, remat_policy=option.remat), lengths)
+    weights = weights_size(config, lengths) / option.model
+    layers = config.num_encoder_layers + config.num_decoder_layers
+    rows = option.data * option.fsdp
+    memory = weights / option.fsdp + alive / (rows * option.model)
+    moved = 0.0
+    if option.fsdp > 1:
+        memory += 2 * weights / layers  # the layer at work, and the next one on its way
+        moved += 2 * weights
+    if option.model > 1:
+        passes = 3 if option.remat == "full" else 2
+        states = lengths.batch / rows * (lengths.inputs + lengths.prompt) * config.emb_dim
+        moved += passes * 2 * config.num_encoder_layers * 2 * states * config.dtype.itemsize
+    computing = work.flops / (rows * option.model * chip.flops * _LIKELY_SHARE)
+    return Guess(memory, computing + (moved / chip.ring if moved else 0.0))

@@ -1,0 +1,162 @@
+"""A plan: what one option needs on one target, in numbers that say where they come from."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax.planning.arithmetic import useful_flops
+from prompt_tuning_jax.planning.hlo import Collective, Program
+from prompt_tuning_jax.planning.options import Option, traced_work, weights_size
+from prompt_tuning_jax.planning.step import Compiled, Lengths, abstract_params, compile_step
+from prompt_tuning_jax.planning.targets import Chip
+from prompt_tuning_jax.t5 import T5Config
+
+# A ring all-reduce is a reduce-scatter and an all-gather.
+_TIMES_AROUND = {"all-reduce": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One step on one target; sizes in bytes on each device, flops of all devices together.
+
+    From the compiler: `needed` and its parts, `cycles`, `collectives`, and `traffic`, which is
+    counted in the compiled program. Arithmetic: `flops`, `useful_flops`, `link_seconds`, and what
+    follows from both kinds. A plan without `compile_seconds` is arithmetic altogether.
+
+    Attributes:
+      needed: arguments, temporaries, outputs and program; `available` is what there is.
+      weights: the frozen model's part of the arguments.
+      flops: matrix products of the traced step, with what is computed again.
+      useful_flops: 4 x parameters x tokens; see `arithmetic.useful_flops`.
+      traffic: read from and written to main memory.
+      cycles: the compiler's estimate for all instructions but communication.
+      work_seconds: cycles over the clock; for a GPU the longer of flops and traffic at full rate.
+      link_seconds: the collectives' bytes over the chip's ring bandwidth.
+    """
+
+    mesh: str
+    remat: str
+    devices: int
+    available: int
+    needed: int
+    weights: int
+    arguments: int
+    temporaries: int
+    flops: int
+    useful_flops: int
+    peak_flops: float
+    outputs: int = 0
+    program: int = 0
+    traffic: int = 0
+    cycles: int = 0
+    work_seconds: float = 0.0
+    link_seconds: float = 0.0
+    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    compile_seconds: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        return 0 < self.needed <= self.available
+
+    @property
+    def seconds(self) -> float:
+        """Of a step; communication is taken as not hidden behind work."""
+        return self.work_seconds + self.link_seconds
+
+    @property
+    def useful_share(self) -> float:
+        """Useful flops over what all devices could do in that time; 0 where it is not known."""
+        possible = self.devices * self.peak_flops * self.seconds
+        return self.useful_flops / possible if possible else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and what follows."""
+        derived = {name: getattr(self, name) for name in ("fits", "seconds", "useful_share")}
+        return dataclasses.asdict(self) | derived
+
+
+def compiled_plan(
+    config: T5Config, lengths: Lengths, chip: Chip, devices: Sequence[jax.Device], option: Option
+) -> Plan:
+    """Compiles the step for a mesh of `devices`.
+
+    Raises:
+      ValueError: the batch does not divide over the mesh.
+    """
+    mesh = sharding.make_mesh(option.mesh, devices)
+    if lengths.batch % (parts := sharding.batch_parts(mesh)):
+        raise ValueError(
+            f"--batch {lengths.batch} does not divide over the {parts} devices that "
+            f"--mesh {option.mesh} gives to data and fsdp."
+        )
+    config = dataclasses.replace(config, remat_policy=option.remat)
+    return from_compiled(config, lengths, chip, option, compile_step(config, lengths, mesh))
+
+
+def from_compiled(
+    config: T5Config, lengths: Lengths, chip: Chip, option: Option, compiled: Compiled
+) -> Plan:
+    """The numbers of a compiled step."""
+    known = _known(config, lengths, chip, option) | {"compile_seconds": compiled.seconds}
+    if compiled.memory is None:
+        return Plan(**known, needed=compiled.needed, weights=0, arguments=0, temporaries=0)
+    program = Program(compiled.text)
+    cycles, collectives = program.cycles(), program.collectives()
+    moved = sum(_TIMES_AROUND.get(kind, 1) * one.size for kind, one in collectives.items())
+    return Plan(
+        **known,
+        **dataclasses.asdict(compiled.memory),
+        needed=compiled.needed,
+        traffic=program.main_memory_traffic(),
+        cycles=cycles,
+        work_seconds=cycles / chip.clock,
+        link_seconds=moved / chip.ring,
+        collectives=collectives,
+    )
+
+
+def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) -> Plan:
+    """One GPU, of which nothing is known but memory and rates: a bound, not an estimate."""
+    config = dataclasses.replace(config, remat_policy=remat)
+    work, alive = traced_work(config, lengths)
+    weights = weights_size(config, lengths)
+    return Plan(
+        **_known(config, lengths, chip, Option(remat=remat)),
+        needed=weights + alive,
+        weights=weights,
+        arguments=0,
+        temporaries=alive,
+        traffic=work.traffic,
+        work_seconds=max(work.flops / chip.flops, work.traffic / chip.bandwidth),
+    )
+
+
+def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
+    """What no compiler is asked for."""
+    params = optim.without_prompt(abstract_params(config, lengths))
+    sizes = {name: x.size for name, x in params.items()}
+    return {
+        "mesh": option.mesh,
+        "remat": option.remat,
+        "devices": option.data * option.fsdp * option.model,
+        "available": chip.memory,
+        "flops": traced_work(config, lengths)[0].flops,
+        "useful_flops": useful_flops(sizes, config, lengths),
+        "peak_flops": chip.flops,
+    }
+
+
+def recommended(plans: Sequence[Plan]) -> Plan | None:
+    """The fastest of those that fit; None where none does."""
+    return min((plan for plan in plans if plan.fits), key=lambda plan: plan.seconds, default=None)
+
+
+def versions() -> dict[str, str]:
+    """Of what compiled them."""
+    found = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    names = [name for name in ("jax", "jaxlib", "libtpu") if name in found]
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,261 @@
+"""Many prompts tuned at once on one frozen model: several tasks, seeds, or learning rates.
+
+    prompt-tuning train --gin_file=experiments/bundled_woman.gin --gin.MODEL_DIR=runs/woman \\
+        --gin.RUNS="{'seed0': {'RANDOM_SEED': 0}, 'seed1': {'RANDOM_SEED': 1}}"
+
+or, from Python,
+
+    results = pt.train_many({"seed0": {"seed": 0}, "seed1": {"seed": 1}}, task="bundled_woman",
+                            model_dir="runs/woman", prompt_length=20)
+
+Each prompt has its own task, data order, initialisation, seed, learning rate and end, and comes out
+as that of a run of its own would (to rounding; with dropout, where both pad alike). One step takes
+a batch of every run, [N, B, ...], through the model together. MODEL_DIR/NAME holds what a run
+leaves behind, MODEL_DIR/state where all of them stand.
+"""
+
+import contextlib
+import functools
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from prompt_tuning_jax import hosts, monitor, optim, sharding
+from prompt_tuning_jax.checkpoints.run_state import RunState
+from prompt_tuning_jax.data import Task, TrainBatches
+from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.reporting import Reporter
+from prompt_tuning_jax.runs import ManyBatches, Run, RunMonitor, run_configs
+from prompt_tuning_jax.task_loading import load_task
+from prompt_tuning_jax.train import (
+    TrainConfig,
+    TrainResult,
+    check_settings,
+    check_task,
+    place,
+    read_result,
+    run_identity,
+    start_params,
+    step_function,
+)
+
+DEFAULT_RATE = 0.3
+
+
+def train_many(
+    runs: Mapping[str, Mapping[str, Any]], config: TrainConfig | None = None, **options: Any
+) -> dict[str, TrainResult]:
+    """Runs, or continues, all of `runs`: name -> what it changes in `config` (fields as keywords).
+
+    A run whose loss becomes NaN ends with its last good prompt; the others go on.
+
+    Raises:
+      ValueError: as `train`; or a run changes what one step has in common (`runs.COMMON`).
+    """
+    config = config or TrainConfig(**options)
+    model_dir = check_settings(config)
+    configs = run_configs(config, runs)
+    mesh, model = sharding.make_mesh(config.mesh), config.model
+    if not isinstance(model, FrozenModel):
+        verbose = hosts.is_first() and not config.quiet
+        model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
+    model = model.replace(mesh=mesh if mesh.size > 1 else None)
+    everyone, frozen, identity = prepare(configs, model, mesh)
+    model = model.replace(params=optim.unflatten(optim.without_prompt(frozen)))
+    stacked = start_stack(everyone, config)
+    step_many = make_step(config, model)
+
+    step = 0
+    state = RunState(model_dir, identity)
+    if (latest := state.latest_step()) is not None:
+        stacked, saved = state.restore(latest, stacked)
+        step = latest
+        for run in everyone:
+            run.resume(saved["runs"][run.name])
+    steps = max(run.config.train_steps for run in everyone)
+    watch = monitor.Monitor(model_dir, step, steps, config.log_period, config.quiet)
+
+    with contextlib.ExitStack() as closing:
+        for each in (state, watch):
+            closing.enter_context(contextlib.closing(each))
+        for i, run in enumerate(everyone):
+            run.watch = RunMonitor(run.name, run.config, run.step)
+            closing.enter_context(contextlib.closing(run.watch))
+            if step == 0:
+                run.reporter.keep_prompt(row(stacked, i), {"step": 0})
+        stop, stopping = closing.enter_context(hosts.stop_signal()), False
+        # The runs that are not done go on together until the next of them is.
+        while (active := [run for run in everyone if not run.is_done]) and not stopping:
+            rows = jnp.array([everyone.index(run) for run in active])
+            part, keys, rates = take(stacked, rows), seeds(active), learning_rates(active)
+            with Prefetcher(ManyBatches(active)) as prefetched:
+                while not (stopping or any(run.is_done for run in active)):
+                    batch, data = next(prefetched)
+                    batch = sharding.put(batch, many_sharding(mesh))
+                    part, metrics, overall = step_many(part, frozen, batch, keys, rates, step)
+                    step += 1
+                    watch.dispatched(step, overall, config.batch_size * len(active))
+                    for run, position in zip(active, data, strict=True):
+                        run.step, run.data = step, position
+                    if step % config.log_period == 0 or any(run.is_due for run in active):
+                        watch.finish_step()
+                        losses, healthy = jax.device_get((metrics["loss"], part[2]))
+                        for i, run in enumerate(active):
+                            run.look(row(part, i), float(losses[i]), bool(healthy[i]))
+                    ended = any(run.is_done for run in active)
+                    stopping = stop(step) and not all(run.is_done for run in everyone)
+                    if ended or stopping or step % config.checkpoint_period == 0:
+                        watch.finish_step()
+                        stacked = put_back(stacked, rows, part)
+                        state.save(step, stacked, runs={r.name: r.standing() for r in everyone})
+            for run in active:  # the batches made ahead are made again
+                run.batches.set_state(run.data)
+        if stopping:
+            state.close()
+            watch.say(f"Stopped at step {step}; the same command continues from here.")
+            sys.exit(128 + signal.SIGTERM)
+        for i, run in enumerate(everyone):
+            run.finish(row(stacked, i))
+    return {
+        run.name: read_result(Path(run.config.model_dir), model, run.history, config.model_dtype)
+        for run in everyone
+    }
+
+
+def prepare(
+    configs: Mapping[str, TrainConfig], model: FrozenModel, mesh: Mesh
+) -> tuple[list[Run], optim.FlatParams, dict[str, Any]]:
+    """The runs, the weights that they share, and what tells them from other runs."""
+    everyone, frozen, identity = [], None, {}
+    for name, config in configs.items():
+        task = load_task(config, model)
+        lengths = check_task(config, task)
+        params = start_params(config, model, task)
+        parts = optim.split_params(params, rules_at(config, DEFAULT_RATE))
+        if set(parts[0]) != {optim.PROMPT_NAME}:
+            raise ValueError(
+                f"Runs together share the model's weights, so only {optim.PROMPT_NAME!r} can "
+                f"train, not {', '.join(sorted(parts[0]))}."
+            )
+        mine = run_identity(config, model, task, *parts)
+        identity |= {f"{name}: {key}": value for key, value in mine.items()}
+        trainable, placed = place(mesh, model, *parts)
+        frozen = placed if frozen is None else frozen
+        everyone.append(make_run(name, config, task, lengths, trainable, model, frozen))
+    return everyone, frozen, identity
+
+
+def make_run(
+    name: str,
+    config: TrainConfig,
+    task: Task,
+    lengths: Mapping[str, int],
+    trainable: optim.FlatParams,
+    model: FrozenModel,
+    frozen: optim.FlatParams,
+) -> Run:
+    reporter = Reporter(
+        model_dir=Path(config.model_dir),
+        model=model.replace(params=optim.unflatten(optim.without_prompt(frozen))),
+        task=task,
+        frozen=frozen,
+        layout=config.prompt_layout,
+        visibility=config.prompt_visibility,
+        split=config.eval_split,
+        predictions=config.predictions,
+        feature_lengths=lengths,
+        batch_size=config.batch_size,
+        limit=config.eval_limit,
+    )
+    batches = TrainBatches(
+        task.split("train"),
+        model.vocabulary,
+        batch_size=config.batch_size,
+        lengths=lengths,
+        seed=config.seed,
+    )
+    return Run(
+        name=name,
+        config=config,
+        task=task,
+        start=trainable,
+        batches=batches,
+        reporter=reporter,
+        data=batches.get_state(),
+    )
+
+
+def rules_at(config: TrainConfig, rate: Any) -> Sequence[optim.Rule]:
+    """What trains, at a learning rate that may be traced."""
+    return optim.prompt_rules(rate) if config.trainable is None else config.trainable
+
+
+def start_stack(runs: Sequence[Run], config: TrainConfig) -> tuple[Any, Any, jax.Array]:
+    """What trains [N, P, D], its optimizer's state, and whether each run is healthy [N]."""
+    trainable = jax.tree.map(lambda *xs: jnp.stack(xs), *[run.start for run in runs])
+    init = optim.make_optimizer(runs[0].start, rules_at(config, DEFAULT_RATE)).init
+    return trainable, jax.jit(jax.vmap(init))(trainable), jnp.ones(len(runs), bool)
+
+
+def make_step(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
+    """The compiled step of some runs at once, on one copy of the frozen weights.
+
+    From (stack, frozen, batch [N, B, ...], dropout keys [N], learning rates [N], step number); the
+    stack is updated in place. Also returns the metrics of each run, and their means.
+    """
+    step_one = step_function(config, model)
+
+    def one(stack, frozen, batch, key, rate, step):
+        trainable, opt_state, healthy = stack
+        optimizer = optim.make_optimizer(trainable, rules_at(config, rate))
+        key = jax.random.fold_in(key, step)
+        *new, metrics = step_one(optimizer, trainable, opt_state, frozen, batch, key)
+        healthy &= metrics["finite"]
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(healthy, new, old))
+        return (*keep(tuple(new), (trainable, opt_state)), healthy), metrics
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step_many(stack, frozen, batch, keys, rates, step):
+        in_axes = (0, None, 0, 0, 0, None)
+        stack, metrics = jax.vmap(one, in_axes)(stack, frozen, batch, keys, rates, step)
+        overall = {name: metrics[name].mean() for name in ("loss", "gradient_norm")}
+        return stack, metrics, overall | {"finite": True}
+
+    return step_many
+
+
+def seeds(runs: Sequence[Run]) -> jax.Array:
+    """Every run's key for dropout."""
+    return jnp.stack([jax.random.key(run.config.seed) for run in runs])
+
+
+def learning_rates(runs: Sequence[Run]) -> jax.Array:
+    rates = [run.config.learning_rate for run in runs]
+    return jnp.array([DEFAULT_RATE if rate is None else rate for rate in rates], jnp.float32)
+
+
+def many_sharding(mesh: Mesh) -> NamedSharding:
+    """Each run's rows over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, *sharding.batch_sharding(mesh).spec))
+
+
+def row(stack: tuple[Any, Any, Any], i: int) -> optim.FlatParams:
+    """What trains in one of the runs."""
+    return {name: x[i] for name, x in stack[0].items()}
+
+
+def take(stack: Any, rows: jax.Array) -> Any:
+    """Copies of some runs' arrays."""
+    return jax.tree.map(lambda x: x[rows], stack)
+
+
+def put_back(stack: Any, rows: jax.Array, part: Any) -> Any:
+    """The stack with some runs' arrays replaced."""
+    return jax.tree.map(lambda x, new: x.at[rows].set(new), stack, part)

@@ -1,0 +1,133 @@
+"""Makes the pre-built prompts of the bundled model: trained, scored on test, and described.
+
+    python scripts/make_bundled_prompts.py                               # all, about 20 minutes
+    python scripts/make_bundled_prompts.py bundled_topic --force         # this one, anew
+
+One prompt for every bundled task (seed 0), and four more for bundled_woman (seeds 1 to 4), which
+with the first make an ensemble. Each is one installed experiment as it is, and gets a directory
+with `prompt.safetensors`, `prompt.json` and `CARD.md`. An interrupted run continues from where it
+was; a prompt that is already there is left alone.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax import bundled, command
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
+from prompt_tuning_jax.evaluate import evaluate_task
+from prompt_tuning_jax.train import TrainConfig
+
+OUTPUT = Path(bundled.__file__).parent / "prompts"
+ENSEMBLE = "bundled_woman"
+# Name of a prompt -> its task and the seed of its training.
+RECIPES = {task: (task, 0) for task in BUNDLED_TASKS}
+RECIPES |= {f"{ENSEMBLE}_seed{seed}": (ENSEMBLE, seed) for seed in range(1, 5)}
+
+CARD = """# {name}
+
+A prompt for the bundled T5 1.1: {length} vectors of width {width}, placed as {layout}.
+
+- Task: {task}; {answers}.
+- Accuracy: {validation:.1f} % on validation (500 examples), {test:.1f} % on test (1,000 examples).
+  Step {step} of {steps} was chosen, for being the best on validation.
+- Base model: bundled, fingerprint `{fingerprint}`.
+- Use: `prompt-tuning infer --gin.PROMPT={name}`
+
+## How it was made
+
+    {command}
+
+The whole set, cards included: `python scripts/make_bundled_prompts.py`. Seed {seed}.
+
+Machine: {machine}; {versions}.
+"""
+
+
+def train_arguments(name: str, work: str, steps: int | None) -> list[str]:
+    """What `prompt-tuning train` is told to make this prompt."""
+    task, seed = RECIPES[name]
+    settings = [f"--gin_file=experiments/{task}.gin", f"--gin.RANDOM_SEED={seed}"]
+    if steps is not None:
+        settings.append(f"--gin.TRAIN_STEPS={steps}")
+    return [*settings, f"--gin.MODEL_DIR={work}/{name}"]
+
+
+def make(
+    name: str, model: pt.FrozenModel, work: Path, output: Path, steps: int | None = None
+) -> Path:
+    """Trains one prompt, scores it on test, and writes its directory; the card comes last."""
+    config = command.parse(TrainConfig, train_arguments(name, str(work), steps), "")
+    prompt = pt.train(dataclasses.replace(config, model=model)).prompt
+    lengths = {"feature_lengths": config.feature_lengths, "batch_size": 100}
+    test = evaluate_task(model, bundled_task(config.task), "test", prompt, **lengths).scores
+    folder = save_prompt(output / name, prompt, seed=config.seed, test_scores=test)
+    with new_file(folder / "CARD.md") as partial:
+        partial.write_text(card(name, config, prompt, test, train_arguments(name, "runs", steps)))
+    return folder
+
+
+def card(
+    name: str, config: TrainConfig, prompt: TunedPrompt, test: dict[str, Any], arguments: list[str]
+) -> str:
+    """The card's text; `arguments` are those of the command that trains the prompt."""
+    facts = prompt.metadata
+    words = facts.get("verbalizers")
+    packages = ("prompt-tuning-jax", "jax", "numpy")
+    return CARD.format(
+        name=name,
+        length=prompt.shape[0],
+        width=prompt.shape[1],
+        layout=prompt.layout,
+        task=config.task,
+        answers=f"answers {', '.join(words)}" if words else "the answer is a name from the text",
+        validation=facts["scores"]["accuracy"],
+        test=test["accuracy"],
+        step=facts["step"],
+        steps=config.train_steps,
+        fingerprint=facts["base_model_fingerprint"],
+        command=" \\\n        ".join(["prompt-tuning train", *map(shlex.quote, arguments)]),
+        seed=config.seed,
+        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        versions=", ".join(
+            [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=list(RECIPES), help="all by default")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bundled_prompts"), help="where to train"
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the prompts go")
+    parser.add_argument("--steps", type=int, help="instead of the experiment's own")
+    parser.add_argument("--force", action="store_true", help="those that are already there too")
+    args = parser.parse_args(argv)
+    if unknown := set(args.names) - set(RECIPES):
+        parser.error(
+            f"no recipe for {', '.join(sorted(unknown))}; choose from {', '.join(RECIPES)}"
+        )
+    command.use_compilation_cache()
+    model = pt.load_model("bundled")
+    for name in args.names:
+        if (args.output / name / "CARD.md").exists() and not args.force:
+            print(f"{name} is already there")
+            continue
+        print(make(name, model, args.work, args.output, args.steps), flush=True)
+
+
+if __name__ == "__main__":
+    main()

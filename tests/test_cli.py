@@ -1,0 +1,309 @@
+"""`prompt-tuning`: every command is there, explains itself, and fails in one line."""
+
+import ast
+import dataclasses
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prompt_tuning_jax
+from prompt_tuning_jax import cli, command, completion, settings_help
+
+GIN_COMMANDS = {name: one for name, one in cli.COMMANDS.items() if one.config}
+# What keeps an example short.
+SHORT = {
+    "train": ["--gin.TRAIN_STEPS=2", "--gin.EVAL_LIMIT=8"],
+    "show-task": ["--limit=20"],
+}
+
+
+@pytest.fixture(autouse=True)
+def program_name(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning"])
+
+
+def shell(line, folder=None, program="bash"):
+    """Runs a line in which `prompt-tuning` is this environment's."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [program, "-c", line], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True
+    )
+
+
+def help_of(capsys, name):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([name, "--help"])
+    assert stopped.value.code in (None, 0)
+    return capsys.readouterr().out
+
+
+def refusal(capsys, *arguments):
+    """The status and the one line of a command that fails."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return stopped.value.code, captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_told_nothing_it_lists_all_commands_and_a_first_example(capsys, arguments):
+    cli.main(arguments)
+    printed = capsys.readouterr().out
+    for name, one in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(one.summary)}$", printed, re.MULTILINE)
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_the_first_example_runs(capsys, tmp_path):
+    cli.main([])
+    printed = capsys.readouterr().out
+    done = shell(printed[printed.index("    echo") :], tmp_path)
+    assert json.loads(done.stdout)["prediction"] == "restaurant"
+
+
+def test_the_list_does_not_wait_for_jax():
+    script = (
+        "import sys; from prompt_tuning_jax import cli; cli.main([]); print('jax' in sys.modules)"
+    )
+    assert shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}").stdout.endswith(
+        b"False\n"
+    )
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"prompt-tuning {prompt_tuning_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [("trian", "mean train?"), ("show_task", "mean show-task?"), ("xyzzy", "there are train, ")],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(capsys, word, answer):
+    code, line = refusal(capsys, word)
+    assert code == 2
+    assert answer in line
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself_with_an_example(capsys, name):
+    printed = help_of(capsys, name)
+    assert printed.startswith(f"usage: prompt-tuning {name}")
+    assert f"prompt-tuning {name} " in example(printed, name)[-1]
+
+
+def example(printed, name):
+    """The first lines of a command's help that stand indented, up to one that has the command."""
+    block = re.search(r"\n\n((?:    .*\n)+)", printed)[1]
+    lines = re.sub(r"\\\n\s*|^ +| +$", "", block, flags=re.MULTILINE).splitlines()
+    last = next(i for i, line in enumerate(lines) if f"prompt-tuning {name} " in line)
+    return lines[: last + 1]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_example_runs(capsys, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    for line in example(help_of(capsys, name), name):
+        given, _, line = line.rpartition(" | ")
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(shlex.split(given)[1:])))
+        cli.main([*shlex.split(line)[1:], *SHORT.get(name, [])])
+        assert capsys.readouterr().out.strip()
+
+
+def test_a_module_calls_itself_a_module():
+    done = shell("python -m prompt_tuning_jax.combine --help")
+    assert done.stdout.startswith(b"usage: python -m prompt_tuning_jax.combine ")
+    done = shell("python -m prompt_tuning_jax combine --help")
+    assert done.stdout.startswith(b"usage: prompt-tuning combine ")
+
+
+@pytest.mark.parametrize("name", GIN_COMMANDS)
+def test_help_describes_every_setting(capsys, name):
+    one = GIN_COMMANDS[name]
+    config_class = getattr(importlib.import_module(f"prompt_tuning_jax.{one.module}"), one.config)
+    described = settings_help.descriptions(config_class)
+    assert {field.name for field in dataclasses.fields(config_class)} == set(described)
+    printed = help_of(capsys, name)
+    for macro, field in command.macros(config_class).items():
+        assert f"\n  {macro}={settings_help.shown_value(field)}" in printed
+        assert described[field.name].split()[0] in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """What is inherited.
+
+    Attributes:
+      first: (THE_FIRST) text that goes on
+        in a second line: with a colon.
+
+    Said afterwards.
+    """
+
+    first: dict[str, int] | list | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner(Base):
+    """What is added.
+
+    Attributes:
+      second, third: of two fields.
+    """
+
+    second: type = float
+    third: str = "here"
+
+
+def test_descriptions_come_from_the_docstrings():
+    assert settings_help.descriptions(Inner) == {
+        "first": "text that goes on in a second line: with a colon.",
+        "second": "of two fields.",
+        "third": "of two fields.",
+    }
+    printed = settings_help.settings_help(command.macros(Inner), Inner)
+    first, second, third = (
+        re.search(rf"^  {name}=(\S+)", printed, re.MULTILINE)
+        for name in ("FIRST", "SECOND", "THIRD")
+    )
+    assert (first[1], second[1], third[1]) == ("<dict|list>", "float", "here")
+    assert first.start() > third.start()  # a command's own settings come first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "--gin.TRAIN_STEP=3"], 2, "did you mean TRAIN_STEPS"),
+        (["train", "--gin.TRAIN_STEPS=many"], 2, "must be int"),
+        (["train"], 1, "MODEL_DIR"),
+        (["train", "--gin_file=nowhere.gin"], 1, "nowhere.gin"),
+        (["infer", "--gin.PROMPT=nowhere"], 1, "nowhere"),
+        (["combine", "average"], 2, "combine average --help"),
+        (["export", "nowhere", "out.npy"], 1, "nowhere"),
+        (["import", "nowhere", "out"], 1, "nowhere"),
+        (["interpret", "nowhere"], 1, "nowhere"),
+        (["show-task", "nowhere"], 2, "nowhere"),
+        (["convert", "list", "nowhere"], 2, "nowhere"),
+        (["completion", "dos"], 2, "invalid choice"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(capsys, monkeypatch, tmp_path, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("text"))
+    found, line = refusal(capsys, *arguments)
+    assert words in line
+    assert found == code
+
+
+def test_a_closed_pipe_is_quiet():
+    done = shell("set -o pipefail; prompt-tuning train --help | head -c 1")
+    assert (done.stdout, done.stderr) == (b"u", b"")
+    # 0 where all that is printed fits into the pipe before it is closed
+    assert done.returncode in (0, 141)
+
+
+def test_an_interruption_is_quiet():
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        command.run(main)
+    assert stopped.value.code == 130
+
+
+def test_public_names_are_the_same_for_people_and_for_static_tools():
+    tree = ast.parse(Path(prompt_tuning_jax.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {name.name for node in block.body for name in node.names}
+    assert imported == set(prompt_tuning_jax.__all__) == set(prompt_tuning_jax._HOME)
+    for name in prompt_tuning_jax.__all__:
+        assert name in dir(prompt_tuning_jax)
+        assert getattr(prompt_tuning_jax, name) is not None
+
+
+def test_train_is_the_function_whatever_is_imported_first():
+    script = """
+import prompt_tuning_jax.train, prompt_tuning_jax.evaluate, prompt_tuning_jax as pt
+assert pt.train is prompt_tuning_jax.train and pt.train.__name__ == "train"
+assert callable(pt.evaluate)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    """Each shell's script, by the shell's name."""
+    folder = tmp_path_factory.mktemp("completion")
+    for name in completion.SHELLS:
+        (folder / name).write_text(getattr(completion, name)(*completion.collect()))
+    return folder
+
+
+COMPLETED = [
+    ("", {"train", "show-task", "--version"}),
+    ("tr", {"train"}),
+    ("train --gin.TRAIN_S", {"--gin.TRAIN_STEPS="}),
+    ("train --gin_file=experiments/bundled_t", {"experiments/bundled_topic.gin"}),
+    ("train --gin.PROMPT_LAYOUT=suf", {"suffix", "suffix_before_eos"}),
+    ("evaluate --gin.MIXTURE_OR_TASK_NAME=bundled_n", {"bundled_narrator"}),
+    ("show-task bundled_w", {"bundled_woman"}),
+    ("show-task bundled_woman --lay", {"--layout"}),
+    ("show-task bundled_woman --layout aft", {"after_bos"}),
+    ("convert ad", {"add-prompt"}),
+    ("convert diff --tol", {"--tolerance"}),
+    ("convert convert a b --to h", {"huggingface"}),
+    ("completion z", {"zsh"}),
+    ("combine average bundled_verd", {"bundled_verdict"}),
+    ("infer --gin.PROMPT=bundled_verd", {"bundled_verdict"}),
+]
+
+
+@pytest.mark.parametrize(("typed", "words"), COMPLETED)
+def test_bash_completes(scripts, typed, words):
+    line = f"prompt-tuning {typed}"
+    ask = f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}; _prompt_tuning"
+    done = shell(f"source {scripts / 'bash'}; {ask}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+    assert done.stderr == b""
+    found = set(done.stdout.decode().split())
+    assert words <= found
+    assert words == found or not typed
+
+
+def test_bash_leaves_files_to_readline(scripts):
+    line = "prompt-tuning infer --gin.PROMPT=runs/mi"
+    ask = f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}; _prompt_tuning"
+    done = shell(f"source {scripts / 'bash'}; {ask}; echo ${{#COMPREPLY[@]}}; complete -p")
+    assert done.stdout.decode().split("\n")[0] == "0"
+    assert b"complete -o default -F _prompt_tuning prompt-tuning" in done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+@pytest.mark.parametrize(("typed", "words"), COMPLETED[1:])
+def test_fish_completes(scripts, typed, words):
+    ask = f"complete -C {shlex.quote(f'prompt-tuning {typed}')}"
+    done = shell(f"source {scripts / 'fish'}; {ask}", scripts, "fish")
+    assert done.stderr == b""
+    found = {line.split("\t")[0] for line in done.stdout.decode().splitlines()}
+    assert words <= {word if word.endswith("=") else word.split("=")[-1] for word in found}
+
+
+@pytest.mark.parametrize("name", completion.SHELLS)
+def test_the_scripts_are_well_formed(scripts, name):
+    if not shutil.which(name):
+        pytest.skip(f"needs {name}")
+    done = subprocess.run([name, "-n", scripts / name], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

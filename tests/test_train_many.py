@@ -1,0 +1,198 @@
+"""Prompts tuned together: each comes out as from a run of its own."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning_jax import ExampleList, load_prompt, optim
+from prompt_tuning_jax import train as run_alone
+from prompt_tuning_jax.train import TrainConfig, main
+from prompt_tuning_jax.train_many import make_step, prepare, start_stack, train_many
+
+pytestmark = pytest.mark.usefixtures("one_device")
+BASE = {
+    "feature_lengths": tiny.LENGTHS,
+    "batch_size": 4,
+    "prompt_length": 5,
+    "train_steps": 6,
+    "eval_period": 3,
+    "checkpoint_period": 3,
+    "log_period": 2,
+    "dropout_rate": 0.0,
+    "quiet": True,
+}
+# Everything that a run may have of its own.
+RUNS = {
+    "a": {"seed": 0},
+    "b": {"seed": 1, "learning_rate": 0.05},
+    "c": {"seed": 0, "prompt_init": "uniform", "train_steps": 4},
+    "other": {"task": tiny.make_task(name="upside_down", verbalizers=("no", "yes"))},
+}
+
+
+@pytest.fixture
+def together(model, tmp_path):
+    def start(runs=RUNS, name="many", **changes):
+        settings = {"model": model, "task": tiny.make_task(), "model_dir": str(tmp_path / name)}
+        return train_many(runs, **(settings | BASE | changes))
+
+    return start
+
+
+@pytest.fixture
+def alone(model, tmp_path):
+    def start(name, changes, **more):
+        settings = {"model": model, "task": tiny.make_task(), "model_dir": str(tmp_path / name)}
+        return run_alone(**(settings | BASE | more | changes))
+
+    return start
+
+
+def assert_same_run(ours, theirs, atol=2e-4):
+    np.testing.assert_allclose(ours.prompt.values, theirs.prompt.values, atol=atol)
+    assert [scores["step"] for scores in ours.history] == [s["step"] for s in theirs.history]
+    for one, other in zip(ours.history, theirs.history, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert ours.prompt.metadata["task"] == theirs.prompt.metadata["task"]
+
+
+def test_each_run_ends_as_alone(together, alone, tmp_path):
+    results = together()
+    assert list(results) == list(RUNS)
+    for name, changes in RUNS.items():
+        assert_same_run(results[name], alone(f"{name}_alone", changes))
+        for step in (0, 3):
+            one = load_prompt(tmp_path / "many" / name / "prompts" / str(step))
+            other = load_prompt(tmp_path / f"{name}_alone" / "prompts" / str(step))
+            np.testing.assert_allclose(one.values, other.values, atol=2e-4)
+    values = [result.prompt.values for result in results.values()]
+    for i, one in enumerate(values):
+        assert all(np.abs(one - other).max() > 1e-3 for other in values[:i])
+
+
+def test_with_dropout_too(together, alone):
+    """Sentences of one length, so that both pad alike and draw the same."""
+    rows = [row for row in tiny.make_task().splits["train"] if row["inputs"].startswith("the")]
+    task = tiny.make_task(splits={"train": ExampleList(rows), "validation": ExampleList(rows)})
+    changes = {"task": task, "dropout_rate": 0.2}
+    results = together({"a": {"seed": 3}, "b": {"seed": 4}}, **changes)
+    for name, seed in (("a", 3), ("b", 4)):
+        assert_same_run(results[name], alone(f"{name}_alone", {"seed": seed}, **changes))
+    without = together({"a": {"seed": 3}}, "dry", task=task)["a"]
+    assert np.abs(without.prompt.values - results["a"].prompt.values).max() > 1e-3
+
+
+def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
+    whole = together(name="whole")
+
+    def stop_at(step):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def signal():
+            yield lambda now: now == step
+
+        monkeypatch.setattr("prompt_tuning_jax.hosts.stop_signal", signal)
+
+    for step in (1, 4):  # before, and just as, one of the runs is done
+        stop_at(step)
+        with pytest.raises(SystemExit):
+            together()
+    stop_at(None)
+    for name, result in together().items():
+        np.testing.assert_array_equal(result.prompt.values, whole[name].prompt.values)
+        assert result.history == whole[name].history
+
+
+def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
+    runs = {"good": {"seed": 0}, "bad": {"seed": 0, "learning_rate": 1e38}}
+    results = together(runs)
+    assert_same_run(results["good"], alone("good_alone", {"seed": 0}))
+    assert np.isfinite(results["bad"].prompt.values).all()
+    assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
+
+
+def test_a_run_ends_when_its_patience_does(together, alone):
+    hopeless = {"learning_rate": 1e-12, "patience": 1, "train_steps": 30}
+    results = together({"busy": {"train_steps": 12}, "hopeless": hopeless})
+    assert [scores["step"] for scores in results["busy"].history] == [3, 6, 9, 12]
+    assert [scores["step"] for scores in results["hopeless"].history] == [3, 6]
+    single = alone("hopeless_alone", hopeless)
+    assert [scores["step"] for scores in single.history] == [3, 6]
+
+
+def test_the_frozen_weights_are_there_once(model, tmp_path):
+    """The compiled step takes one copy of them, makes none, and gives them no gradient."""
+    config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
+    from prompt_tuning_jax.runs import run_configs
+    from prompt_tuning_jax.sharding import make_mesh
+
+    configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
+    runs, frozen, _ = prepare(configs, model, make_mesh("data:1"))
+    stack = start_stack(runs, config)
+    batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}
+    keys, rates = jax.random.split(jax.random.key(0), 8), np.ones(8, np.float32)
+    step = make_step(config, model)
+    lowered = step.lower(stack, frozen, batch, keys, rates, 0)
+    memory = lowered.compile().memory_analysis()
+    weights = sum(x.nbytes for x in frozen.values())
+    prompts = sum(x.nbytes for x in jax.tree.leaves(stack))
+    assert memory.argument_size_in_bytes < weights + prompts + 1e5
+    assert memory.output_size_in_bytes < prompts + 1e4
+
+
+def test_from_the_command_line(model_dir, tmp_path):
+    tiny.save_files(tmp_path / "data")
+    main(
+        [
+            f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
+            f"--gin.DATA_DIR={tmp_path / 'data'}",
+            "--gin.INPUT_TEMPLATE={text}",
+            "--gin.VERBALIZERS={'0': 'yes', '1': 'no'}",
+            f"--gin.MODEL_DIR={tmp_path / 'run'}",
+            f"--gin.TASK_FEATURE_LENGTHS={tiny.LENGTHS}",
+            "--gin.RUNS={'x': {'RANDOM_SEED': 1}, 'y': {'LEARNING_RATE': 0.1, 'seed': 2}}",
+            *(
+                f"--gin.{name}={value}"
+                for name, value in (
+                    ("BATCH_SIZE", 4),
+                    ("PROMPT_LENGTH", 5),
+                    ("TRAIN_STEPS", 2),
+                    ("EVAL_PERIOD", 2),
+                    ("QUIET", True),
+                )
+            ),
+        ]
+    )
+    for name in ("x", "y"):
+        directory = tmp_path / "run" / name
+        assert load_prompt(directory / "best").metadata["step"] == 2
+        assert len(json.loads((directory / "history.json").read_text())) == 1
+        assert list((directory / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("runs", "changes", "words"),
+    [
+        ({}, {}, "RUNS is empty"),
+        ({"a": {"sed": 1}}, {}, "'a' sets sed.*did you mean seed"),
+        ({"a": {"batch_size": 8}}, {}, "batch_size, which all runs have in common"),
+        ({"../a": {}}, {}, "cannot be the name"),
+        ({"state": {}}, {}, "cannot be the name"),
+        ({"a": {"train_steps": 0}}, {}, "TRAIN_STEPS must be at least 1"),
+        ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
+        ({"a": {"patience": 0}}, {}, "PATIENCE must be"),
+    ],
+)
+def test_mistakes_are_named(together, runs, changes, words):
+    with pytest.raises(ValueError, match=words):
+        together(runs, **changes)
+
+
+def test_other_runs_do_not_continue_it(together):
+    together({"a": {"seed": 0}}, train_steps=3)
+    with pytest.raises(ValueError, match=r"A: SEED was 0, now 1"):
+        together({"a": {"seed": 1}})
