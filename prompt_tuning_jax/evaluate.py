@@ -53,6 +53,7 @@ class EvaluateConfig(TaskConfig):
       predictions: "rank" scores the verbalizers and takes the best; "generate" decodes text. None:
         rank where the task declares verbalizers.
       allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
+      limit: how many examples of each task to score; None for all.
       output: a JSON file for scores, targets and predictions.
       batch_size: rows at once; the copies for an ensemble count.
       model_dtype: of the frozen weights and the activations.
@@ -65,6 +66,7 @@ class EvaluateConfig(TaskConfig):
     text_prompt: str | None = None
     predictions: str | None = None
     allow_prompt_mismatch: bool = False
+    limit: int | None = None
     output: str | None = None
     batch_size: int = 32
     model_dtype: Any = np.float32
@@ -81,6 +83,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
         "predictions": config.predictions,
         "feature_lengths": config.feature_lengths,
         "batch_size": config.batch_size,
+        "limit": config.limit,
     }
     if config.prompts is None:
         prompt = None

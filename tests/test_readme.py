@@ -81,9 +81,9 @@ def test_your_own_data(tmp_path):
     ]
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train = block("prompt_tuning_jax.train").rstrip()
+    train = block("prompt-tuning train \\\n").rstrip()
     run(f"{train} --gin.TRAIN_STEPS=4 --gin.EVAL_PERIOD=2", tmp_path)
-    printed = run(block("prompt_tuning_jax.evaluate"), tmp_path).splitlines()
+    printed = run(block("evaluate --gin.PROMPT="), tmp_path).splitlines()
     scores, answer = json.loads(printed[-2]), json.loads(printed[-1])
     best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
     assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
@@ -96,9 +96,35 @@ def test_your_own_data(tmp_path):
 
 @needs_model
 def test_show_task(tmp_path):
-    printed = run(block("show_task"), tmp_path)
+    printed = run(block("show-task"), tmp_path)
     assert "[prompt 0..19]" in printed
     assert "negative" in printed
+
+
+@needs_model
+def test_many_prompts(tmp_path):
+    lines = run(block("PROMPT_FIELD"), tmp_path).splitlines()
+    sentiment, topic = map(json.loads, lines)
+    assert (sentiment["prediction"], topic["prediction"]) == ("negative", "restaurant")
+    ensemble = block("MIXTURE_OR_TASK_NAME=bundled_woman").rstrip()
+    scores = json.loads(run(f"{ensemble} --gin.LIMIT=50", tmp_path))
+    assert len(scores["members"]) == 5
+    assert scores["ensemble"]["accuracy"] >= scores["mean"]["accuracy"]
+    train = block("--gin.RUNS").rstrip()
+    settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
+    run(f"{train} {settings}", tmp_path)
+    slow, fast = (load_prompt(tmp_path / f"runs/women/{name}/best") for name in ("slow", "fast"))
+    assert np.abs(slow.values - fast.values).max() > 0.01
+
+
+@needs_model
+def test_interpret_and_exchange(tmp_path):
+    run(block("prompt-tuning interpret"), tmp_path)
+    assert "film" in (tmp_path / "runs/topic_page/index.html").read_text()
+    run(block("prompt-tuning export"), tmp_path)
+    ours = load_prompt("bundled_topic").values
+    for name in ("prompts/topic", "topic-adapter", "topic.npy"):
+        np.testing.assert_array_equal(load_prompt(tmp_path / name).values, ours)
 
 
 @needs_model

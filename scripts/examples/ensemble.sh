@@ -8,5 +8,5 @@ for seed in 1 2 3 4; do members+=", 'bundled_woman_seed$seed'"; done
 members+="]"
 
 prompt-tuning evaluate --gin.MIXTURE_OR_TASK_NAME=bundled_woman --gin.PROMPTS="$members"
-echo "Amy saw The Silent Orchard on the big screen." \
+echo "Elsa stayed at the Aspen Manor, and she loved it." \
     | prompt-tuning infer --gin.PROMPTS="$members"
