@@ -36,6 +36,7 @@ COMMANDS = {
     ),
     "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
     "show-task": Command("show_task", "see what a task is, before any training"),
+    "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
     "convert": Command("convert", "models between T5X and Hugging Face; list, extract, compare"),
     "export": Command("exchange", "a prompt for PEFT, or as a bare array", "export_main"),
     "import": Command("exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),

@@ -209,8 +209,7 @@ class TrainBatches:
             raise ValueError(f"process_index {process_index} is not in 0..{process_count - 1}")
         self._source, self._seed, self._batch_size = source, seed, batch_size
         self._encoder = Encoder(vocabulary, lengths, buckets)
-        rows = batch_size // process_count
-        self._rows = slice(process_index * rows, (process_index + 1) * rows)
+        self._host, self._hosts = process_index, process_count
         self._epoch, self._position, self._stream = 0, 0, None
         self._pending: dict[int, list[tuple[Tokens, Tokens]]] = {}
 
@@ -235,7 +234,7 @@ class TrainBatches:
             waiting = self._pending.setdefault(bucket, [])
             waiting.append((inputs, targets))
             if len(waiting) == self._batch_size:
-                return self._assemble(self._pending.pop(bucket))
+                return self._own_rows(self.assemble(self._pending.pop(bucket)))
 
     def _next_example(self) -> Example:
         if self._stream is None:
@@ -251,11 +250,15 @@ class TrainBatches:
     def _open(self) -> Iterator[Example]:
         return self._source.stream(seed=self._seed, epoch=self._epoch, start=self._position)
 
-    def _assemble(self, pairs: list[tuple[Tokens, Tokens]]) -> Batch:
+    def assemble(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
+        """The global batch of some (inputs, targets)."""
         inputs, targets = zip(*pairs, strict=True)
         batch = _encoder_features(inputs, self._batch_size, self._encoder)
-        batch |= _decoder_features(targets, self._batch_size, self._encoder)
-        return {name: array[self._rows] for name, array in batch.items()}
+        return batch | _decoder_features(targets, self._batch_size, self._encoder)
+
+    def _own_rows(self, batch: Batch) -> Batch:
+        rows = len(batch["encoder_input_tokens"]) // self._hosts
+        return {name: x[self._host * rows :][:rows] for name, x in batch.items()}
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands: counters, and the examples that wait for their bucket to fill."""

@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from prompt_tuning_jax import command
+from prompt_tuning_jax import command, hosts, sharding
 from prompt_tuning_jax.banks import TunedBank, named
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible, load_prompt
 from prompt_tuning_jax.data import Task
@@ -56,6 +56,7 @@ class EvaluateConfig(TaskConfig):
       limit: how many examples of each task to score; None for all.
       output: a JSON file for scores, targets and predictions.
       batch_size: rows at once; the copies for an ensemble count.
+      mesh: the devices to evaluate on, such as "data:4,model:2"; -1 takes the remaining ones.
       model_dtype: of the frozen weights and the activations.
     """
 
@@ -69,6 +70,7 @@ class EvaluateConfig(TaskConfig):
     limit: int | None = None
     output: str | None = None
     batch_size: int = 32
+    mesh: str = "data:-1"
     model_dtype: Any = np.float32
 
 
@@ -76,7 +78,8 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
     config = config or EvaluateConfig(**options)
     check_prompts(config)
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
+    mesh = sharding.make_mesh(config.mesh)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     measuring = {
         "split": config.split,
         "text_prompt": config.text_prompt,
@@ -97,7 +100,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
         else:
             tasks = tasks_of_prompts(config, model, bank)
             result = evaluate_tasks(model, tasks, bank, **measuring)
-    if config.output is not None:
+    if config.output is not None and hosts.is_first():
         Path(config.output).write_text(json.dumps(_as_data(result), indent=1))
     return result
 
@@ -198,10 +201,14 @@ def show(result: Result) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    result = evaluate(command.parse(EvaluateConfig, argv, __doc__))
-    if not isinstance(result, Evaluation):
-        show(result)
-    print(json.dumps(_printed(result)))
+    config = command.parse(EvaluateConfig, argv, __doc__)
+    with hosts.connected():
+        result = evaluate(config)
+        if not hosts.is_first():
+            return
+        if not isinstance(result, Evaluation):
+            show(result)
+        print(json.dumps(_printed(result)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ three variables say how:
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 prompt-tuning train ...
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 prompt-tuning train ...
 
-Process 0 writes the prompts, the history and the log; MODEL_DIR must be a directory that all hosts
-see. Where one process ends before its time, all others end too, and say so; the same commands then
-continue from the last state.
+Every process reads the examples, so that all form the same batches, and gives its devices their
+rows. Process 0 writes the prompts, the history and the log; MODEL_DIR must be a directory that all
+hosts see. Where one process ends before its time, all others end too, and say so; the same commands
+then continue from the last state.
 """
 
 import atexit

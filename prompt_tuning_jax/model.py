@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax import decoding, sharding
+from prompt_tuning_jax import decoding, quantize, sharding
 from prompt_tuning_jax.banks import BankRows, Ensemble, vote
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
@@ -133,6 +133,11 @@ def bind(
     if "prompt_positions" in batch:
         places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
         return network, tokens, places
+    if "encoder_segment_ids" in batch:
+        raise ValueError(
+            "Packed rows need prompt_positions, to say where each example's prompt is: make them "
+            "with `packing.pack`."
+        )
     if config.isolated_prompt and layout == "prefix":
         return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
@@ -146,7 +151,7 @@ def apply(
     layout: str = "prefix",
     dropout_rng: Any | None = None,
 ) -> Float[Array, "batch length vocab"]:
-    """Logits for a batch with T5X's keys; the prompt, if any, is in `params`."""
+    """Logits for a batch with T5X's keys, packed or not; the prompt, if any, is in `params`."""
     params = join_shared(params)
     network, tokens, places = bind(config, params, batch, layout)
     return network.apply(
@@ -154,6 +159,8 @@ def apply(
         tokens,
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
+        batch.get("encoder_segment_ids"),
+        batch.get("decoder_segment_ids"),
         **places,
         enable_dropout=dropout_rng is not None,
         rngs=None if dropout_rng is None else {"dropout": dropout_rng},
@@ -180,6 +187,7 @@ class FrozenModel:
       vocabulary: needed only by the methods that take text.
       name: where it was loaded from, as prompt files record it.
       mesh: devices to spread batches over; None for one device.
+      float_fingerprint: that of the weights as they were before `quantize` made them int8.
     """
 
     config: T5Config
@@ -187,16 +195,18 @@ class FrozenModel:
     vocabulary: Vocabulary | None = None
     name: str = "model"
     mesh: Mesh | None = None
+    float_fingerprint: str | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Identifies the weights; prompt files carry it."""
-        return fingerprint(self.params)
+        """Identifies the weights, in whichever dtype; prompt files carry it."""
+        return self.float_fingerprint or fingerprint(self.params)
 
     @property
     def embeddings(self) -> Float[Array, "vocab embed"]:
-        """The input embedding table."""
-        return self.params["token_embedder"]["embedding"]
+        """The input embedding table, not as int8."""
+        table = self.params["token_embedder"]
+        return quantize.dequantize(table["embedding"], table.get("embedding_scale"))
 
     def replace(self, **changes: Any) -> "FrozenModel":
         """A copy with some attributes changed, sharing the weights."""
@@ -466,7 +476,9 @@ def load_model(
     Args:
       path_or_name: "bundled", a Hugging Face T5 directory, a T5X checkpoint (see
         `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
-      dtype: of the weights in memory and of the activations; prompts stay float32.
+      dtype: of the weights in memory and of the activations; prompts stay float32. "int8" is for
+        the weights' matrices alone, see `quantize`: activations are then bfloat16 or, on a CPU,
+        float32.
       verbose: print the table of matched, missing and unexpected weights.
       vocabulary: the model's `spiece.model`, where its directory does not hold one. Without it
         the methods that take text do not work.
@@ -482,11 +494,17 @@ def load_model(
     source = BUNDLED if bundled else path_or_name
     report, found = print if verbose else None, None
     places = functools.partial(sharding.param_shardings, mesh) if mesh else None
+    quantizer = quantize.Quantizer() if jnp.dtype(dtype) == jnp.int8 else None
+    dtype = jnp.float32 if quantizer else dtype
     if is_checkpoint(source):
-        config, params = t5x.load(source, dtype, places, report=report)
+        config, params = t5x.load(source, dtype, places, report=report, convert=quantizer)
     else:
-        config, params, found = huggingface.load(source, dtype, report, places)
+        config, params, found = huggingface.load(source, dtype, report, places, quantizer)
     if vocabulary is not None:
         found = huggingface.read_vocabulary(vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
-    return FrozenModel(config, params, found, str(path_or_name), mesh)
+    model = FrozenModel(config, params, found, str(path_or_name), mesh)
+    if quantizer is None:
+        return model
+    config = dataclasses.replace(config, dtype=quantize.activation_dtype())
+    return model.replace(config=config, float_fingerprint=quantizer.fingerprint)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from prompt_tuning_jax import hosts, optim, sharding
@@ -86,7 +87,9 @@ class Reporter:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
         if optim.without_prompt(trainable):
-            params = sharding.to_host(model.params)  # all hosts take part
+            params = model.params
+            if jax.process_count() > 1:
+                params = sharding.to_host(params)  # all hosts take part
             if hosts.is_first():
                 huggingface.save(self.model_dir / name, model.config, params, model.vocabulary)
         if prompt is not None:

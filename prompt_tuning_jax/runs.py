@@ -11,6 +11,7 @@ import numpy as np
 
 from prompt_tuning_jax import command, monitor, optim
 from prompt_tuning_jax.data import Batch, Task, TrainBatches
+from prompt_tuning_jax.packing import PADDING
 from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.train import (
     TrainConfig,
@@ -26,6 +27,8 @@ COMMON = (
     "model_dir",
     "mesh",
     "batch_size",
+    "pack",
+    "microbatches",
     "prompt_length",
     "prompt_layout",
     "prompt_visibility",
@@ -119,7 +122,7 @@ class Run:
 
 
 class ManyBatches:
-    """The next batch of every run as one, [N, B, ...], padded to the longest among them."""
+    """The next batch of every run as one, [N, B, ...], padded to the largest among them."""
 
     def __init__(self, runs: Sequence[Run]):
         self._streams = [run.batches for run in runs]
@@ -129,15 +132,18 @@ class ManyBatches:
 
     def __next__(self) -> Batch:
         batches = [next(stream) for stream in self._streams]
-        return {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
+        return {name: _stack(name, [batch[name] for batch in batches]) for name in batches[0]}
 
     def get_state(self) -> list[dict[str, Any]]:
         return [stream.get_state() for stream in self._streams]
 
 
-def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    longest = max(array.shape[1] for array in arrays)
-    return np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in arrays])
+def _stack(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    largest = np.max([x.shape for x in arrays], axis=0)  # packed batches differ in rows, too
+    stacked = np.full((len(arrays), *largest), PADDING.get(name, 0), arrays[0].dtype)
+    for each, x in zip(stacked, arrays, strict=True):
+        each[: x.shape[0], : x.shape[1]] = x
+    return stacked
 
 
 def run_configs(

@@ -4,7 +4,8 @@
 and one may be -1 for the rest of the devices.
 
     data    splits the batch; every device of it holds all weights
-    fsdp    splits the batch too, and the weights: each is gathered where a layer uses it
+    fsdp    splits the batch too, and the weights: each is gathered where a layer uses it, and not
+            kept for the backward pass if layers are scanned and rematerialised (`T5Config`)
     model   splits the computation within a layer, and its weights with it (tensor parallelism)
 
 Prompts and their optimizer state are on every device. With several hosts the mesh spans all their
@@ -45,6 +46,8 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 # What a checkpoint's reader is told: (config, name -> what has a shape) -> name -> sharding.
 Shardings = Callable[[T5Config, Mapping[str, Any]], Mapping[str, Sharding]]
+# What it may do to each weight as soon as that is read: (name, weight) -> name -> array.
+Conversion = Callable[[str, Any], Mapping[str, Any]]
 # Within a layer nothing is split over what only says where weights are kept.
 RULES_IN_USE = AXIS_RULES | {"embed": None}
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from prompt_tuning_jax import command, hosts, initializers, monitor, optim, sharding
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
@@ -35,11 +36,15 @@ from prompt_tuning_jax.data import Task, TrainBatches
 from prompt_tuning_jax.evaluate import load_checked_prompt
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.losses import weighted_loss
+from prompt_tuning_jax.microbatches import in_microbatches
 from prompt_tuning_jax.model import FrozenModel, apply, load_model
+from prompt_tuning_jax.packing import PackedBatches
 from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.quantize import is_quantized
 from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.scoring import choose_predictions
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
+from prompt_tuning_jax.vocabulary import Vocabulary
 
 LOSS_NORMALIZATIONS = ("sum", "mean")
 # Settings that must be the same for a run to continue from its state.
@@ -48,6 +53,7 @@ IDENTITY = (
     "prompt_layout",
     "prompt_visibility",
     "batch_size",
+    "pack",
     "seed",
     "learning_rate",
     "dropout_rate",
@@ -67,6 +73,11 @@ class TrainConfig(TaskConfig):
       model_dir: where the run writes, and continues from.
       train_steps: steps in all.
       batch_size: examples per step, over all devices.
+      pack: several examples in a row of the longest input's length and its prompt's, which costs
+        less where lengths differ much and BATCH_SIZE examples of one length are long in coming.
+        The default puts examples of similar length together in a batch.
+      microbatches: how many parts of a batch go through the model one after the other, with one
+        update for all: the same step in less memory.
       prompt_length: P; 0 for no prompt (model tuning).
       prompt_layout: "prefix", "after_bos", "suffix" or "suffix_before_eos".
       prompt_visibility: what the prompt may attend to: "full", "causal", "self", "isolated",
@@ -87,7 +98,8 @@ class TrainConfig(TaskConfig):
       eval_limit: how many validation examples to evaluate on; None for all.
       predictions: "rank" or "generate"; None: rank where there are verbalizers.
       mesh: such as "data:4,model:2"; -1 takes the remaining devices.
-      model_dtype: of the frozen weights and the activations.
+      model_dtype: of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is
+        for the weights alone and takes a quarter of float32's memory.
       quiet: no progress bar.
       runs: several prompts at once, each with settings of its own: {"name": {"RANDOM_SEED": 1}};
         see `train_many`.
@@ -96,6 +108,8 @@ class TrainConfig(TaskConfig):
     model_dir: str | None = None
     train_steps: int = 30_000
     batch_size: int = 32
+    pack: bool = False
+    microbatches: int = 1
     prompt_length: int = 100
     prompt_layout: str = "prefix"
     prompt_visibility: str = "full"
@@ -157,6 +171,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     rules = trainable_rules(config)
     parts = optim.split_params(start_params(config, model, task), rules)
     check_prompt_trains(config, parts[1])
+    check_floats_train(config, *parts)
     identity = run_identity(config, model, task, *parts)
     trainable, frozen = place(mesh, model, *parts)
     # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
@@ -165,13 +180,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     opt_state = start_optimizer(mesh, model, optimizer, trainable)
     train_step = make_train_step(config, model, optimizer)
     dropout_key = jax.random.key(config.seed)
-    batches = TrainBatches(
-        task.split("train"),
-        vocabulary,
-        batch_size=config.batch_size,
-        lengths=lengths,
-        seed=config.seed,
-    )
+    batches = make_batches(config, task, vocabulary, lengths, {**trainable, **frozen}, mesh)
 
     step, history, best = 0, [], None
     state = RunState(model_dir, identity)
@@ -239,7 +248,8 @@ def check_settings(config: TrainConfig) -> Path:
     """Everything that can be checked without loading anything; returns the run's directory."""
     if config.model_dir is None:
         raise ValueError("Set MODEL_DIR, the directory this run writes to.")
-    for name in ("train_steps", "batch_size", "eval_period", "checkpoint_period", "log_period"):
+    counts = ("train_steps", "batch_size", "microbatches")
+    for name in (*counts, "eval_period", "checkpoint_period", "log_period"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
     if config.patience is not None and config.patience < 1:
@@ -270,6 +280,11 @@ def check_settings(config: TrainConfig) -> Path:
             f"BATCH_SIZE {config.batch_size} does not divide over the {parts} devices that MESH "
             f"{config.mesh!r} gives to data and fsdp."
         )
+    if config.batch_size % (parts * config.microbatches):
+        raise ValueError(
+            f"BATCH_SIZE {config.batch_size} does not divide into MICROBATCHES "
+            f"{config.microbatches} parts" + (f", each over {parts} devices." if parts > 1 else ".")
+        )
     path = Path(config.model_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -293,6 +308,30 @@ def check_task(config: TrainConfig, task: Task) -> dict[str, int]:
             f"{{'inputs': 512, 'targets': 16}}, got {lengths}."
         )
     return lengths
+
+
+def make_batches(
+    config: TrainConfig,
+    task: Task,
+    vocabulary: Vocabulary,
+    lengths: Mapping[str, int],
+    params: optim.FlatParams,
+    mesh: Mesh,
+) -> TrainBatches:
+    """The training split's batches, each of `batch_size` examples."""
+    source = task.split("train")
+    common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
+    if not config.pack:
+        return TrainBatches(source, vocabulary, **common)
+    prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+    return PackedBatches(
+        source,
+        vocabulary,
+        **common,
+        prompt_length=sum(len(params[name]) for name in prompts if name in params),
+        layout=config.prompt_layout,
+        row_multiple=sharding.batch_parts(mesh) * config.microbatches,
+    )
 
 
 def is_done(
@@ -322,6 +361,18 @@ def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
         raise ValueError(
             f"PROMPT_LENGTH is {config.prompt_length}, but no TRAINABLE rule matches "
             f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+        )
+
+
+def check_floats_train(
+    config: TrainConfig, trainable: optim.FlatParams, frozen: optim.FlatParams
+) -> None:
+    """Refuses to train weights of a model whose others are int8, which cannot be saved."""
+    if is_quantized(frozen | trainable) and set(trainable) != {optim.PROMPT_NAME}:
+        raise ValueError(
+            f"MODEL_DTYPE is {config.model_dtype}, and with int8 weights only the prompt can "
+            "train: use 'float32' or 'bfloat16', or leave PROMPT_LENGTH above 0 and TRAINABLE "
+            "unset."
         )
 
 
@@ -398,18 +449,21 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
     layout, z_loss = config.prompt_layout, config.z_loss
 
     def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
             logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        total, tokens = weighted_loss(logits, targets, weights, z_loss), weights.sum()
-        return (total if config.loss_normalization == "sum" else total / tokens), (total, tokens)
+        return weighted_loss(logits, targets, weights, z_loss), weights.sum()
+
+    gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), config.microbatches)
 
     def step(
         optimizer: Any, trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any
     ) -> Any:
         key = key if config.dropout_rate else None
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, (total, tokens)), grads = value_and_grad(trainable, frozen, batch, key)
+        (total, tokens), grads = gradients(trainable, frozen, batch, key)
+        if config.loss_normalization == "mean":
+            grads = jax.tree.map(lambda g: g / tokens, grads)
         updates, new_state = optimizer.update(grads, opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         norm = optax.global_norm(grads)

@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning_jax import hosts, monitor, optim, sharding
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.data import Task, TrainBatches
+from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.prefetch import Prefetcher
 from prompt_tuning_jax.reporting import Reporter
@@ -39,6 +39,7 @@ from prompt_tuning_jax.train import (
     TrainResult,
     check_settings,
     check_task,
+    make_batches,
     place,
     read_result,
     run_identity,
@@ -148,7 +149,7 @@ def prepare(
         identity |= {f"{name}: {key}": value for key, value in mine.items()}
         trainable, placed = place(mesh, model, *parts)
         frozen = placed if frozen is None else frozen
-        everyone.append(make_run(name, config, task, lengths, trainable, model, frozen))
+        everyone.append(make_run(name, config, task, lengths, trainable, model, frozen, mesh))
     return everyone, frozen, identity
 
 
@@ -160,6 +161,7 @@ def make_run(
     trainable: optim.FlatParams,
     model: FrozenModel,
     frozen: optim.FlatParams,
+    mesh: Mesh,
 ) -> Run:
     reporter = Reporter(
         model_dir=Path(config.model_dir),
@@ -174,13 +176,8 @@ def make_run(
         batch_size=config.batch_size,
         limit=config.eval_limit,
     )
-    batches = TrainBatches(
-        task.split("train"),
-        model.vocabulary,
-        batch_size=config.batch_size,
-        lengths=lengths,
-        seed=config.seed,
-    )
+    params = {**trainable, **frozen}
+    batches = make_batches(config, task, model.vocabulary, lengths, params, mesh)
     return Run(
         name=name,
         config=config,

@@ -1,11 +1,16 @@
 """How fast is it, and how much memory does it take? On this machine's CPU, in float32.
 
 train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, and,
-             with --torch_python, by PEFT (and by PEFT under torch.compile). Each contender is a
-             process of its own; they take turns within one run, so that a machine whose speed
-             drifts is unfair to none of them, and never work at the same time.
+             with --torch_python, by PEFT (and by PEFT under torch.compile).
+long_step    the same at 512 input tokens.
+isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
+many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
+decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
 real_size    `python -m prompt_tuning_jax.train` on text files, with a model directory of the real
              size (random weights) and a real vocabulary: steps per second, peak memory.
+
+Each contender is a process of its own; they take turns within one run, so that a machine whose
+speed drifts is unfair to none of them, and never work at the same time.
 
     python scripts/benchmark.py train_step --output scripts/results/benchmark.json
     python scripts/benchmark.py train_step --torch_python torch_venv/bin/python --torch_compile
@@ -92,24 +97,63 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | limits | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 
 
-def contenders(args: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[Worker]:
-    """This library, then those to compare with that the command line asks for."""
-    yield Worker(OURS, sys.executable, "benchmark_jax.py", settings)
-    if args.torch_python:
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What workers are told to do.
+
+    Attributes:
+      work: the name that the workers know it by.
+      ours: contender -> what it adds to the settings; the first is measured against the others.
+      peft: whether PEFT can do it too.
+      sizes: where they differ from `SIZES_OF_ROWS`.
+    """
+
+    work: str
+    ours: Mapping[str, Mapping[str, Any]]
+    peft: bool = False
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
+COMPARISONS = {
+    "train_step": Comparison("train_step", {OURS: {}}, peft=True),
+    "long_step": Comparison("train_step", {OURS: {}}, peft=True, sizes={"inputs": 512}),
+    "isolated": Comparison(
+        "train_step",
+        {"isolated prompt": {"visibility": "isolated"}, "full visibility": {}},
+        sizes={"inputs": 64},
+    ),
+    "many": Comparison(
+        "many",
+        {"8 prompts at once": {"together": True}, "8 steps of one": {"together": False}},
+        sizes={"batch": 4, "inputs": 64},
+    ),
+    "decode": Comparison("decode", {OURS: {}}, peft=True, sizes={"batch": 16, "inputs": 64}),
+}
+
+
+def contenders(
+    comparison: Comparison, args: argparse.Namespace, settings: Mapping[str, Any]
+) -> Iterator[Worker]:
+    """This library's, then those to compare with that the command line asks for."""
+    for name, own in comparison.ours.items():
+        yield Worker(name, sys.executable, "benchmark_jax.py", {**settings, **own})
+    if args.torch_python and comparison.peft:
         for name, compiled in {PEFT: False, PEFT_COMPILED: True}.items():
             if args.torch_compile or not compiled:
                 torch_settings = {**settings, "compile": compiled}
                 yield Worker(name, args.torch_python, "benchmark_torch.py", torch_settings)
 
 
-def compare(benchmark: str, args: argparse.Namespace) -> Result:
-    """Times a benchmark that the workers know by name, the contenders taking turns."""
+def compare(args: argparse.Namespace) -> Result:
+    """Times the contenders of a comparison, which take turns."""
+    comparison = COMPARISONS[args.benchmark]
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
-    sizes = {name: getattr(args, name) for name in ("batch", "inputs", "prompt", "targets")}
-    settings = {"benchmark": benchmark, "config": config, "threads": args.threads, **sizes}
+    sizes = row_sizes(args)
+    settings = {"benchmark": comparison.work, "config": config, "threads": args.threads, **sizes}
     with contextlib.ExitStack() as stack:
         workers = []
-        for worker in contenders(args, settings):
+        for worker in contenders(comparison, args, settings):
             workers.append(stack.enter_context(contextlib.closing(worker)))
             startup = worker.facts["startup_seconds"]
             CONSOLE.print(f"{worker.name} is ready after {startup:.1f} s", highlight=False)
@@ -117,21 +161,30 @@ def compare(benchmark: str, args: argparse.Namespace) -> Result:
             for worker in workers:
                 worker.turn(args.steps)
         results = {worker.name: worker.result() for worker in workers}
+    first, *others = results
     return {
         "settings": {"size": args.size, **sizes, "steps": args.steps, "repeats": args.repeats},
         "contenders": results,
-        "ratios": {name: ratio(results[OURS], results[name]) for name in results if name != OURS},
+        "ratios": {name: ratio(results[first], results[name]) for name in others},
     }
 
 
+def row_sizes(args: argparse.Namespace) -> dict[str, int]:
+    """The sizes asked for, else the comparison's own."""
+    comparison = COMPARISONS.get(args.benchmark)
+    default = {**SIZES_OF_ROWS, **(comparison.sizes if comparison else {})}
+    given = {name: getattr(args, name) for name in SIZES_OF_ROWS}
+    return {name: size if given[name] is None else given[name] for name, size in default.items()}
+
+
 def ratio(ours: Result, theirs: Result) -> dict[str, float]:
-    """Our time over theirs, turn by turn."""
+    """The first one's time over another's, turn by turn."""
     pairs = [a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
     return {"median": statistics.median(pairs), "lowest": min(pairs), "highest": max(pairs)}
 
 
 def show_comparison(result: Result) -> None:
-    table = Table("", "seconds", "lowest-highest", "peak memory", "our time / its time")
+    table = Table("", "seconds", "lowest-highest", "peak memory", "first / this")
     for name, figures in result["contenders"].items():
         seconds, against = figures["seconds"], result["ratios"].get(name)
         table.add_row(
@@ -146,30 +199,26 @@ def show_comparison(result: Result) -> None:
     CONSOLE.print(table)
 
 
-def train_step(args: argparse.Namespace) -> Result:
-    """A step of prompt tuning: forward, gradient of the prompt, AdamW."""
-    return compare("train_step", args)
-
-
 def real_size(args: argparse.Namespace) -> Result:
     """The training command on files, with a model and a vocabulary of the real size."""
     if args.vocabulary is None:
         sys.exit("real_size needs --vocabulary, the path of a SentencePiece model.")
+    sizes = row_sizes(args)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         make = [sys.executable, str(HERE / "make_random_t5.py"), f"--size={args.size}"]
         make += [f"--vocabulary={args.vocabulary}", f"--output={model}"]
         if subprocess.run(make, env=environment(args.threads)).returncode:
             sys.exit("make_random_t5.py has failed; its error is above.")
-        write_records(Path(folder) / "train.jsonl", count=8 * args.batch)
+        write_records(Path(folder) / "train.jsonl", count=8 * sizes["batch"])
         settings = {
             "INITIAL_CHECKPOINT_PATH": model,
             "TRAIN_FILE": Path(folder) / "train.jsonl",
             "INPUT_TEMPLATE": "'{text}'",
-            "TASK_FEATURE_LENGTHS": {"inputs": args.inputs, "targets": args.targets},
+            "TASK_FEATURE_LENGTHS": {name: sizes[name] for name in ("inputs", "targets")},
             "MODEL_DIR": Path(folder) / "run",
-            "PROMPT_LENGTH": args.prompt,
-            "BATCH_SIZE": args.batch,
+            "PROMPT_LENGTH": sizes["prompt"],
+            "BATCH_SIZE": sizes["batch"],
             "TRAIN_STEPS": args.steps,
             "LOG_PERIOD": 1,
             "DROPOUT_RATE": 0.0,
@@ -178,7 +227,6 @@ def real_size(args: argparse.Namespace) -> Result:
         command += [f"--gin.{name}={value}" for name, value in settings.items()]
         figures = time_training(command, environment(args.threads))
         weights, prompt = model / "model.safetensors", Path(folder) / "run/best/prompt.safetensors"
-        sizes = {name: getattr(args, name) for name in ("batch", "inputs", "prompt", "targets")}
         return {
             "settings": {"size": args.size, **sizes, "steps": args.steps},
             **figures,
@@ -229,7 +277,8 @@ def show_real_size(result: Result) -> None:
 
 
 # What can be run: how to measure it, and how to show it.
-BENCHMARKS = {"train_step": (train_step, show_comparison), "real_size": (real_size, show_real_size)}
+BENCHMARKS = {name: (compare, show_comparison) for name in COMPARISONS}
+BENCHMARKS["real_size"] = (real_size, show_real_size)
 
 
 def machine() -> dict[str, Any]:
@@ -257,10 +306,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("--size", choices=SIZES, default="small", help="of T5 1.1")
-    parser.add_argument("--batch", type=int, default=8, help="rows")
-    parser.add_argument("--inputs", type=int, default=128, help="input tokens in a row")
-    parser.add_argument("--prompt", type=int, default=100, help="prompt positions")
-    parser.add_argument("--targets", type=int, default=8, help="target tokens in a row")
+    for name, what in {
+        "batch": "rows",
+        "inputs": "input tokens in a row",
+        "prompt": "prompt positions",
+        "targets": "target tokens in a row",
+    }.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{what}, instead of the benchmark's own")
     parser.add_argument("--steps", type=int, default=5, help="in a turn, or of real_size's run")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

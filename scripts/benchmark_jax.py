@@ -1,5 +1,8 @@
 """This library's worker for benchmark.py, which starts it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,51 +13,149 @@ from make_random_t5 import random_params
 from prompt_tuning_jax import optim, sharding
 from prompt_tuning_jax.model import FrozenModel, with_prompt
 from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.train import TrainConfig, make_train_step, place
+from prompt_tuning_jax.train import TrainConfig, make_train_step, place, trainable_rules
+from prompt_tuning_jax.train_many import make_step
+
+RUNS = 8  # prompts of `many`
+DECODED = 8  # tokens of `decode`
 
 
-def random_batch(settings: Settings) -> dict[str, np.ndarray]:
+def random_tokens(settings: Settings, name: str, seed: int = 0) -> np.ndarray:
     """Rows of full length, no padding."""
-    rng, rows = np.random.default_rng(0), settings["batch"]
-    vocab_size = settings["config"]["vocab_size"]
-    targets = rng.integers(2, vocab_size, (rows, settings["targets"]), np.int32)
+    shape, high = (settings["batch"], settings[name]), settings["config"]["vocab_size"]
+    return np.random.default_rng([seed, settings[name]]).integers(2, high, shape, np.int32)
+
+
+def random_batch(settings: Settings, seed: int = 0) -> dict[str, np.ndarray]:
+    targets = random_tokens(settings, "targets", seed)
     return {
-        "encoder_input_tokens": rng.integers(2, vocab_size, (rows, settings["inputs"]), np.int32),
+        "encoder_input_tokens": random_tokens(settings, "inputs", seed),
         "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
         "decoder_target_tokens": targets,
         "decoder_loss_weights": np.ones(targets.shape, np.float32),
     }
 
 
-def train_step(settings: Settings) -> tuple[Repeat, dict]:
-    """The step of `python -m prompt_tuning_jax.train`, prepared as `train` prepares it."""
+def random_model(settings: Settings) -> FrozenModel:
     config = T5Config(**settings["config"])
+    return FrozenModel(config, jax.tree.map(jnp.asarray, random_params(config)))
+
+
+def random_prompt(settings: Settings, seed: int = 1) -> np.ndarray:
+    shape = settings["prompt"], settings["config"]["emb_dim"]
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def facts(trainable: Any) -> dict[str, Any]:
+    """What is recorded; `trainable` is all that a step differentiates and keeps a state for."""
+    trained = {name: list(x.shape) for name, x in trainable.items()}
+    return {"versions": {"jax": jax.__version__}, "trained": trained}
+
+
+def train_step(settings: Settings) -> tuple[Repeat, dict]:
+    """The step of `prompt-tuning train`, prepared as `train` prepares it."""
     rules = [(optim.PROMPT_NAME, optax.adamw(1e-3))]
-    train_config = TrainConfig(trainable=rules, dropout_rate=0.0)
-    model = FrozenModel(config, jax.tree.map(jnp.asarray, random_params(config)))
-    prompt = np.random.default_rng(1).normal(size=(settings["prompt"], config.emb_dim))
-    params = with_prompt(model.params, prompt.astype(np.float32))
-    mesh = sharding.make_mesh("data:-1")
-    trainable, frozen = place(mesh, model, *optim.split_params(params, rules))
-    optimizer = optim.make_optimizer(trainable, rules)
-    state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
-    step = make_train_step(train_config, model, optimizer)
-    batch = random_batch(settings)
+    visibility = settings.get("visibility", "full")
+    config = TrainConfig(trainable=rules, dropout_rate=0.0, prompt_visibility=visibility)
+    model = random_model(settings)
+    state, frozen, step = start(config, model, random_prompt(settings))
+    mesh, batch = sharding.make_mesh("data:-1"), random_batch(settings)
 
     def repeat(times: int) -> None:
-        nonlocal trainable, state
+        nonlocal state
         for _ in range(times):
             on_device = jax.device_put(batch, sharding.batch_sharding(mesh))
-            trainable, state, metrics = step(trainable, state, frozen, on_device, np.int32(0))
-        if not jax.device_get(metrics)["finite"]:
-            raise FloatingPointError("The loss or a gradient is not finite.")
-        jax.block_until_ready(trainable)
+            *state, metrics = step(*state, frozen, on_device, np.int32(0))
+        check(metrics, state)
 
     repeat(1)
-    # `step` differentiates `trainable` alone; its optimizer holds state for nothing else either.
-    trained = {name: list(x.shape) for name, x in trainable.items()}
-    return repeat, {"versions": {"jax": jax.__version__}, "trained": trained}
+    return repeat, facts(state[0])
+
+
+def many(settings: Settings) -> tuple[Repeat, dict]:
+    """A step of each of eight prompts, with the paper's optimizer: in one, or one after another."""
+    config = TrainConfig(dropout_rate=0.0)
+    model = random_model(settings)
+    batches = [random_batch(settings, seed) for seed in range(RUNS)]
+    starts = [start(config, model, random_prompt(settings, seed)) for seed in range(RUNS)]
+    states, frozen = [state for state, _, _ in starts], starts[0][1]
+    repeat = (together if settings["together"] else in_turn)(config, model, states, frozen, batches)
+    repeat(1)
+    return repeat, facts(states[0][0])
+
+
+def together(config, model, states, frozen, batches) -> Repeat:
+    trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
+    stack = trainable, opt_state, jnp.ones(RUNS, bool)
+    batch = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
+    keys, rates = jax.random.split(jax.random.key(0), RUNS), jnp.full(RUNS, 0.3)
+    step = make_step(config, model)
+
+    def repeat(times: int) -> None:
+        nonlocal stack
+        for number in range(times):
+            stack, metrics, _ = step(stack, frozen, jax.device_put(batch), keys, rates, number)
+        check(metrics, stack)
+
+    return repeat
+
+
+def in_turn(config, model, states, frozen, batches) -> Repeat:
+    step = make_train_step(
+        config, model, optim.make_optimizer(states[0][0], trainable_rules(config))
+    )
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            for i, batch in enumerate(batches):
+                *states[i], metrics = step(*states[i], frozen, jax.device_put(batch), np.int32(0))
+        check(metrics, states)
+
+    return repeat
+
+
+def decode(settings: Settings) -> tuple[Repeat, dict]:
+    """Greedy decoding with a prompt; end-of-text is never the likeliest, so no row ends early."""
+    model, prompt = random_model(settings), random_prompt(settings)
+    params = without_eos(model.params)
+    model = model.replace(params=params)
+    tokens = random_tokens(settings, "inputs")
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            found, _ = model.generate_tokens(tokens, prompt, max_length=DECODED)
+            if np.asarray(found).all(axis=-1).sum() != len(tokens):
+                raise ValueError("A row ended early: the work is not what it should be.")
+
+    repeat(1)
+    return repeat, facts({})
+
+
+def without_eos(params: Any) -> Any:
+    """The weights with a logit for end-of-text (id 1) and padding (id 0) of 0."""
+    kernel = params["decoder"]["logits_dense"]["kernel"].at[:, :2].set(0.0)
+    return {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": kernel}}}
+
+
+def start(
+    config: TrainConfig, model: FrozenModel, prompt: np.ndarray
+) -> tuple[list[Any], Any, Callable[..., Any]]:
+    """[what trains, its optimizer's state], the frozen weights, and the step."""
+    rules = trainable_rules(config)
+    mesh = sharding.make_mesh("data:-1")
+    parts = optim.split_params(with_prompt(model.params, prompt), rules)
+    trainable, frozen = place(mesh, model, *parts)
+    optimizer = optim.make_optimizer(trainable, rules)
+    state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
+    return [trainable, state], frozen, make_train_step(config, model, optimizer)
+
+
+def check(metrics: Any, state: Any) -> None:
+    """Waits for the work, whose result must be finite."""
+    if not np.all(jax.device_get(metrics)["finite"]):
+        raise FloatingPointError("The loss or a gradient is not finite.")
+    jax.block_until_ready(state)
 
 
 if __name__ == "__main__":
-    serve({"train_step": train_step})
+    serve({"train_step": train_step, "many": many, "decode": decode})

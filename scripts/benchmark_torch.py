@@ -18,6 +18,7 @@ except ImportError as error:
         "transformers peft` in it, and pass its python as --torch_python."
     )
 
+DECODED = 8  # tokens of `decode`
 EMBEDDING = "prompt_encoder.default.embedding.weight"
 
 
@@ -82,6 +83,32 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
     return repeat, {"versions": versions, "trained": check_only_prompt_trains(model)}
 
 
+def decode(settings: Settings) -> tuple[Repeat, dict]:
+    """PEFT's `generate`, greedy with its cache; end-of-text is left out, so no row ends early."""
+    torch.manual_seed(0)
+    torch.set_num_threads(settings["threads"])
+    model = peft_model(settings).eval()
+    if settings["compile"]:
+        model = torch.compile(model)
+    ids = torch.randint(
+        2, settings["config"]["vocab_size"], (settings["batch"], settings["inputs"])
+    )
+    options = {"max_new_tokens": DECODED, "min_new_tokens": DECODED, "do_sample": False}
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            with torch.inference_mode():
+                found = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=1, **options
+                )
+            if found.shape[-1] != DECODED + 1:
+                raise ValueError("A row ended early: the work is not what it should be.")
+
+    repeat(1)
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
+    return repeat, {"versions": versions, "trained": {}}
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    serve({"train_step": train_step})
+    serve({"train_step": train_step, "decode": decode})

@@ -16,8 +16,9 @@
 #   --type TYPE                accelerator type (v4-32)
 #   --version VERSION          runtime version of the hosts (tpu-ubuntu2204-base)
 #   --spot                     a slice that may be pre-empted, at a lower price
-#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or, for this package's
-#                              own engine on a slice of one host, prompt_tuning_jax.train
+#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or this package's own
+#                              engine, prompt_tuning_jax.train, whose MODEL_DIR is a directory that
+#                              all hosts mount
 #   --copy FILE                also copies this file, such as your tasks.py; may be repeated
 #   --poll SECONDS             how often `run` looks (60)
 #   --max_restarts N           how many lost slices `run` replaces (100)
@@ -74,6 +75,8 @@ check() {
   case $action in run | start) ;; *) return 0 ;; esac
   ((${#arguments[@]})) || fail "$module needs arguments, after --; see --help"
   for item in "${arguments[@]}"; do
+    [[ $item != --gin.MODEL_DIR=*gs://* || $module == t5x.* ]] ||
+      fail "$module writes to a directory: mount the bucket on all hosts and name it by its path"
     [[ $item != --gin.MODEL_DIR=* || $item == *gs://* ]] ||
       say "warning: $item is lost with the slice unless it is on a disk that all hosts mount"
   done
@@ -114,8 +117,9 @@ install() {
 
 # Detached, so that a lost connection does not end the program; its exit status goes to run.exit.
 start() {
-  local program
-  program="$(quote .venv/bin/python scripts/run_on_host.py "$module" "${arguments[@]}")
+  local program way=scripts/run_on_host.py
+  [[ $module == t5x.* ]] || way=-m # this package's programs find the other hosts themselves
+  program="$(quote .venv/bin/python "$way" "$module" "${arguments[@]}")
 echo \$? > run.exit"
   if [[ $dry_run ]]; then
     printf "cat > %s <<'END'\n%s\nEND\n\n" "$work/run.sh" "$program"

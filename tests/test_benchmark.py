@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from prompt_tuning_jax import Vocabulary, load_model
 from tests import tiny
 
@@ -40,6 +42,17 @@ def test_train_step_records_time_memory_and_what_trains(tmp_path):
     assert ours["peak_gigabytes"] > 0.1
     assert {"jax", "python"} <= set(ours["versions"])
     assert result["ratios"] == {}
+
+
+@pytest.mark.parametrize("benchmark", ["isolated", "many", "decode", "long_step"])
+def test_other_comparisons_run(tmp_path, benchmark):
+    output = tmp_path / "benchmark.json"
+    run_script("benchmark.py", benchmark, *SIZES, "--steps=1", "--repeats=1", f"--output={output}")
+    result = json.loads(output.read_text())[benchmark]
+    first, *others = result["contenders"]
+    assert result["contenders"][first]["median_seconds"] > 0
+    assert list(result["ratios"]) == others
+    assert len(others) == (benchmark in ("isolated", "many"))
 
 
 def test_real_size_trains_on_files_and_keeps_other_figures(tmp_path):

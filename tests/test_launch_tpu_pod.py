@@ -18,6 +18,11 @@ PROGRAM = (
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 8}",
 )
 
+OWN_ENGINE = (
+    *("run", "--name", "a", "--zone", "b", "--dry_run"),
+    *("--module", "prompt_tuning_jax.train"),
+)
+
 # The slice's state is a file. A host's Python is a program of the test's choosing.
 GCLOUD = r"""#!/usr/bin/env bash
 printf '%q ' "$@" >> "$CLOUD/calls"; echo >> "$CLOUD/calls"
@@ -160,15 +165,21 @@ def test_gcloud_that_cannot_answer_makes_no_slice(cloud):
 
 
 @pytest.mark.parametrize(
-    ("module", "installer"),
+    ("module", "way", "model_dir", "installer"),
     [
-        ("t5x.train", "scripts/install_t5x.sh --venv .venv --accelerator tpu"),
-        ("prompt_tuning_jax.train", "jax[tpu]"),
+        (
+            "t5x.train",
+            "scripts/run_on_host.py",
+            "gs://bucket/run",
+            "scripts/install_t5x.sh --venv .venv --accelerator tpu",
+        ),
+        ("prompt_tuning_jax.train", "-m", "/mnt/runs/one", "jax[tpu]"),
     ],
 )
-def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, installer):
+def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, way, model_dir, installer):
     options = ("--dry_run", "--spot", "--type", "v4-8", "--module", module, "--delete_after")
-    done = launch(cloud, "run", *options, program=PROGRAM)
+    program = (PROGRAM[0], f"--gin.MODEL_DIR='{model_dir}'", PROGRAM[2])
+    done = launch(cloud, "run", *options, program=program)
     assert done.returncode == 0
     assert not (cloud / "calls").exists()
     printed = [shlex.split(block) for block in done.stdout.split("\n\n") if "gcloud" in block]
@@ -188,7 +199,7 @@ def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, installer):
     assert {"--accelerator-type=v4-8", "--spot"} <= set(printed[0])
     assert installer in done.stdout
     (script,) = re.findall(r"<<'END'\n(.*)\necho", done.stdout)
-    assert shlex.split(script) == [".venv/bin/python", "scripts/run_on_host.py", module, *PROGRAM]
+    assert shlex.split(script) == [".venv/bin/python", way, module, *program]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +212,10 @@ def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, installer):
         (("run", "--name", "a", "--zone", "b", "--gin_file=x"), "follow --"),
         (("run", "--name", "a", "--zone", "b", "--poll", "often"), "--poll must be a number"),
         (("create", "--name", "a", "--zone", "b", "--copy", "absent.py"), "no such file"),
+        (
+            (*OWN_ENGINE, "--", "--gin.MODEL_DIR='gs://bucket/run'"),
+            "mount the bucket",
+        ),
     ],
 )
 def test_mistakes_are_named(line, message):

@@ -27,11 +27,17 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     # Hashing releases the interpreter's lock; several hosts gather one weight after the other.
     together = all(getattr(flat[name], "is_fully_addressable", True) for name in names)
     with ThreadPoolExecutor(max_workers=4 if together else 1) as pool:
-        lines = pool.map(lambda name: _line(name, flat[name]), names)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        lines = pool.map(lambda name: line(name, flat[name]), names)
+        return of_lines(dict(zip(names, lines, strict=True)))
 
 
-def _line(name: str, weight: Any) -> str:
+def of_lines(lines: Mapping[str, str]) -> str:
+    """The fingerprint of the weights with these names and `line`s."""
+    return hashlib.sha256("".join(lines[name] for name in sorted(lines)).encode()).hexdigest()
+
+
+def line(name: str, weight: Any) -> str:
+    """A weight's part in the fingerprint, where not all weights are in memory together."""
     values = np.ascontiguousarray(np.asarray(to_host(weight)).astype(ml_dtypes.bfloat16))
     digest = hashlib.sha256(values.view(np.uint16).tobytes()).hexdigest()
     return f"{name} {values.shape} {digest}\n"

@@ -37,7 +37,8 @@ from prompt_tuning_jax.checkpoints.huggingface_names import (
 )
 from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape, WeightReport
-from prompt_tuning_jax.sharding import Shardings
+from prompt_tuning_jax.quantize import check_float
+from prompt_tuning_jax.sharding import Conversion, Shardings
 from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.vocabulary import Vocabulary
 
@@ -52,6 +53,7 @@ def load(
     dtype: Any = jnp.float32,
     report: Callable[[WeightReport], None] | None = None,
     shardings: Shardings | None = None,
+    convert: Conversion | None = None,
 ) -> tuple[T5Config, dict[str, Any], Vocabulary | None]:
     """Loads a T5 1.0, T5 1.1 or mT5.
 
@@ -61,6 +63,8 @@ def load(
         report: called with the table of weights before any is read; `print` shows it.
         shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
             Each device's part is then read alone.
+        convert: what replaces each weight as soon as it is read, so that the model is never in
+            memory as the files hold it; `quantize.Quantizer()`.
 
     Returns:
         The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
@@ -96,7 +100,7 @@ def load(
         for theirs, (ours, _) in found.matched.items()
     }
     places = shardings(config, weights) if shardings else {}
-    return config, unflatten_dict(read_weights(weights, places), sep="/"), vocabulary
+    return config, unflatten_dict(read_weights(weights, places, convert), sep="/"), vocabulary
 
 
 def save(
@@ -121,6 +125,7 @@ def save(
     directory = Path(directory)
     flat = flatten_dict(params, sep="/")
     names = weight_names(config)
+    check_float(flat)
     _check_saved(flat, names)
     _check_replaceable(directory, config)
     with scratch_directory(directory) as partial:

@@ -1,7 +1,6 @@
 """A model's weights in safetensors files: one `model.safetensors`, or shards and their index."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface_names import EMBEDDING_COPIES, is_transposed
 from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.sharding import Conversion
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -100,7 +100,8 @@ def _equal(one: Stored, other: Stored) -> bool:
         return False
     with _opened(one.file) as file, _opened(other.file) as other_file:
         a, b = file.get_slice(one.key), other_file.get_slice(other.key)
-        blocks = (slice(i, i + _ROWS) for i in range(0, one.shape[0], _ROWS))
+        rows = one.shape[0]
+        blocks = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
         return all(np.array_equal(a[block], b[block]) for block in blocks)
 
 
@@ -134,27 +135,37 @@ class LazyWeight:
 
 
 def read_weights(
-    weights: Mapping[str, LazyWeight], places: Mapping[str, Sharding]
+    weights: Mapping[str, LazyWeight],
+    places: Mapping[str, Sharding],
+    convert: Conversion | None = None,
 ) -> dict[str, Any]:
     """The weights' values, one file open and one weight, or part of one, in transit at a time.
 
-    Where `places` names a weight, it is made an array there; others become numpy arrays.
+    Where `places` names a weight, it is made an array there; others become numpy arrays. What
+    `convert` makes of a weight replaces it at once.
     """
     values = {}
     for path in sorted({weight.place.file for weight in weights.values()}):
         with _opened(path) as file:
             for name, weight in weights.items():
                 if weight.place.file == path:
-                    values[name] = _read(weight, file, places.get(name))
+                    value = _read(weight, file, places.get(name))
+                    values |= convert(name, value) if convert else {name: value}
     return values
 
 
 def _read(weight: LazyWeight, file: Any, sharding: Sharding | None) -> Any:
     if sharding is None:
         return weight.read(file, (slice(None),) * len(weight.shape))
-    return jax.make_array_from_callback(
-        weight.shape, sharding, functools.partial(weight.read, file)
-    )
+    parts: dict[Any, np.ndarray] = {}
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, weight.shape, strict=True))
+        if bounds not in parts:  # devices that hold the same part share what is read
+            parts[bounds] = weight.read(file, index)
+        return parts[bounds]
+
+    return jax.make_array_from_callback(weight.shape, sharding, part)
 
 
 def unused_stem(directory: Path) -> str:

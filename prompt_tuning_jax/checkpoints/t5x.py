@@ -35,7 +35,8 @@ from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infe
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.checkpoints.t5x_weights import Weight, find_weights
 from prompt_tuning_jax.checkpoints.weight_report import WeightReport
-from prompt_tuning_jax.sharding import Shardings
+from prompt_tuning_jax.quantize import check_float
+from prompt_tuning_jax.sharding import Conversion, Shardings
 from prompt_tuning_jax.t5.config import T5Config
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
@@ -50,6 +51,7 @@ def load(
     shardings: Shardings | None = None,
     config: T5Config | None = None,
     report: Callable[[WeightReport], None] | None = None,
+    convert: Conversion | None = None,
 ) -> tuple[T5Config, dict[str, Any]]:
     """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
 
@@ -61,6 +63,7 @@ def load(
         config: what the checkpoint must be; its activations and dropout, which shapes do not
             tell, are taken over. By default the config is inferred, see `t5x_config`.
         report: called with the table of weights before any is read; `print` shows it.
+        convert: as in `huggingface.load`.
 
     Returns:
         The config; the weights nested under T5X's names, as arrays on the devices if `shardings`
@@ -85,9 +88,15 @@ def load(
 
     def read(names: Iterable[str]) -> dict[str, Any]:
         cache: dict = {}  # layers stacked in one leaf are read together
-        return {name: _read(weights[name], places.get(name), cache) for name in names}
+        values: dict[str, Any] = {}
+        for name in names:
+            value = _read(weights[name], places.get(name), cache)
+            values |= convert(name, value) if convert else {name: value}
+        return values
 
-    with ThreadPoolExecutor(max_workers=4) as pool:  # reads wait for disks and networks
+    # Reads wait for disks and networks; several hosts convert one weight after the other.
+    workers = 1 if convert and jax.process_count() > 1 else 4
+    with ThreadPoolExecutor(max_workers=workers) as pool:
         parts = list(pool.map(read, by_leaf.values()))
     return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
 
@@ -130,9 +139,10 @@ def save(
 
     Raises:
         FileExistsError: the checkpoint is there already.
-        ValueError: an unknown form, or a path that is not local.
+        ValueError: an unknown form, a path that is not local, or int8 weights.
     """
     flat = flatten_dict(params, sep="/")
+    check_float(flat)
     leaves = {STEP: np.int32(step)} | {TARGET + name: value for name, value in flat.items()}
     return _write(directory, leaves, step, form)
 

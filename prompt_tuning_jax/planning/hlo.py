@@ -19,9 +19,18 @@ COLLECTIVES = (
     "collective-permute",
 )
 # These move nothing: they name a part of memory.
-_FREE = frozenset(
-    "parameter constant get-tuple-element tuple bitcast while conditional call after-all "
-    "partition-id replica-id".split()
+_FREE = (
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
 )
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -85,7 +94,7 @@ class Program:
     """A compiled program, of which every device executes the same.
 
     Attributes:
-      computations: name -> instructions in order.
+      computations: name -> its instructions by their names, in order.
       executions: name -> how often it is executed; fused ones among them.
     """
 
@@ -97,7 +106,7 @@ class Program:
 
     def _count(self, name: str, times: int) -> None:
         self.executions[name] += times
-        for instruction in self.computations[name]:
+        for instruction in self.computations[name].values():
             called = dict(_CALLED.findall(instruction.attributes))
             if "body" in called:
                 self._count(called["body"], times * self.trips(instruction))
@@ -111,12 +120,12 @@ class Program:
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop's body runs; 1 where the program does not say."""
-        if known := re.search(r'known_trip_count\D*(\d+)', loop.attributes):
+        if known := re.search(r"known_trip_count\D*(\d+)", loop.attributes):
             return int(known[1])
         condition = dict(_CALLED.findall(loop.attributes))["condition"]
         constants = (
             re.fullmatch(r"[su]32\[\]\S* constant (\d+)", f"{i.shape} {i.opcode} {i.attributes}")
-            for i in self.computations[condition]
+            for i in self.computations[condition].values()
         )
         return max((int(constant[1]) for constant in constants if constant), default=1)
 
@@ -124,7 +133,7 @@ class Program:
         """(computation, instruction, how often), without what is fused into others."""
         for name, times in self.executions.items():
             if name not in self._fused:
-                for instruction in self.computations[name]:
+                for instruction in self.computations[name].values():
                     yield name, instruction, times
 
     def cycles(self) -> int:
@@ -139,7 +148,7 @@ class Program:
         """Kind -> how many and how large; those inside fusions too."""
         counts, sizes = collections.Counter(), collections.Counter()
         for name, times in self.executions.items():
-            here = {i.name: i for i in self.computations[name]}
+            here = self.computations[name]
             for instruction in here.values():
                 if kind := instruction.collective:
                     counts[kind] += times
@@ -153,7 +162,7 @@ class Program:
     def _traffic(self, computation: str, instruction: Instruction) -> int:
         if instruction.opcode in _FREE or '"AllocateBuffer"' in instruction.attributes:
             return 0
-        here = {i.name: i for i in self.computations[computation]}
+        here = self.computations[computation]
         called = dict(_CALLED.findall(instruction.attributes)).get("calls")
         in_parts = called if instruction.opcode == "fusion" else None
         written = instruction.main_memory_size
@@ -181,7 +190,7 @@ class Program:
         return here[user.operands[index]].size
 
     def _read_of_parameter(self, computation: str, index: int) -> int:
-        here = {i.name: i for i in self.computations[computation]}
+        here = self.computations[computation]
         names = [
             i.name for i in here.values() if i.opcode == "parameter" and i.attributes == str(index)
         ]
@@ -200,12 +209,10 @@ class Program:
                 total += self._read(user, here, nested, user.operands.index(name))
         return total
 
-    def _written(
-        self, user: Instruction, here: dict[str, Instruction], called: str | None
-    ) -> int:
+    def _written(self, user: Instruction, here: dict[str, Instruction], called: str | None) -> int:
         """Bytes that `user` writes: only a part of an array that it updates in place."""
         if called is not None:
-            inside = {i.name: i for i in self.computations[called]}
+            inside = self.computations[called]
             return self._written_as(next(i for i in inside.values() if i.is_root), inside)
         if user.opcode == "dynamic-update-slice":
             return here[user.operands[1]].size
@@ -228,15 +235,16 @@ def _moved(instruction: Instruction, here: dict[str, Instruction]) -> int:
     return max(given, got)
 
 
-def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    computations: dict[str, list[Instruction]] = {}
+def _parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+    """(computations, the name of the one that is the program)."""
+    computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
-            current = computations[match[2]] = []
+            current = computations[match[2]] = {}
             entry = match[2] if match[1] else entry
         elif current is not None and (match := _INSTRUCTION.match(line)):
-            current.append(_instruction(match[2], match[3], match[1] is not None))
+            current[match[2]] = _instruction(match[2], match[3], match[1] is not None)
     return computations, entry
 
 

@@ -5,8 +5,11 @@ Which those are is arithmetic, rough on purpose: it only has to save most of the
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable
 
+from jax.sharding import Mesh
+
+from prompt_tuning_jax import optim, sharding
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
 from prompt_tuning_jax.planning.targets import Chip
@@ -50,17 +53,42 @@ def traced_work(config: T5Config, lengths: Lengths) -> tuple[Work, int]:
 
 def weights_size(config: T5Config, lengths: Lengths) -> int:
     """Bytes of the frozen model."""
-    params = abstract_params(config, lengths)
+    params = optim.without_prompt(abstract_params(config, lengths))
     return sum(x.size * x.dtype.itemsize for x in params.values())
 
 
-def meshes(devices: int, batch: int, heads: int) -> Iterator[Option]:
-    """All splits of `devices` over which rows and heads divide evenly."""
-    for model in _divisors(devices):
-        rows = devices // model
-        if heads % model == 0 and batch % rows == 0:
-            for fsdp in _divisors(rows):
-                yield Option(rows // fsdp, fsdp, model)
+def meshes(devices: int, batch: int, heads: int) -> list[Option]:
+    """All splits of `devices` over which rows and heads divide evenly.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [
+        Option(devices // (fsdp * model), fsdp, model)
+        for model in _divisors(devices)
+        for fsdp in _divisors(devices // model)
+        if heads % model == 0 and batch % (devices // model) == 0
+    ]
+    if not found:
+        raise ValueError(
+            f"--batch {batch} divides over no mesh of {devices} devices: rows are split over data "
+            f"and fsdp, and {heads} heads over model."
+        )
+    return found
+
+
+def only_mesh(mesh: Mesh, batch: int) -> Option:
+    """One mesh as an option.
+
+    Raises:
+      ValueError: rows do not divide over it.
+    """
+    if batch % (parts := sharding.batch_parts(mesh)):
+        raise ValueError(
+            f"--batch {batch} does not divide over the {parts} devices that --mesh gives to data "
+            "and fsdp."
+        )
+    return Option(*(mesh.shape[axis] for axis in sharding.MESH_AXES))
 
 
 def _divisors(number: int) -> list[int]:
@@ -68,20 +96,13 @@ def _divisors(number: int) -> list[int]:
 
 
 def likeliest(
-    config: T5Config, lengths: Lengths, chip: Chip, devices: int, remat: str | None = None
+    config: T5Config,
+    lengths: Lengths,
+    chip: Chip,
+    splits: Iterable[Option],
+    policies: Iterable[str] = REMAT_POLICIES,
 ) -> list[Option]:
-    """Options, those guessed to fit and to be fast first; with `remat`, only of that policy.
-
-    Raises:
-      ValueError: the batch divides over no mesh.
-    """
-    splits = list(meshes(devices, lengths.batch, config.num_heads))
-    if not splits:
-        raise ValueError(
-            f"--batch {lengths.batch} divides over no mesh of {devices} devices: rows are split "
-            "over data and fsdp, heads over model."
-        )
-    policies = [remat] if remat else REMAT_POLICIES
+    """Every split with every policy, those guessed to fit and to be fast first."""
     options = [dataclasses.replace(one, remat=policy) for one in splits for policy in policies]
     guesses = {option: guess(config, lengths, chip, option) for option in options}
 

@@ -82,17 +82,8 @@ class Plan:
 def compiled_plan(
     config: T5Config, lengths: Lengths, chip: Chip, devices: Sequence[jax.Device], option: Option
 ) -> Plan:
-    """Compiles the step for a mesh of `devices`.
-
-    Raises:
-      ValueError: the batch does not divide over the mesh.
-    """
+    """Compiles the step for a mesh of `devices`."""
     mesh = sharding.make_mesh(option.mesh, devices)
-    if lengths.batch % (parts := sharding.batch_parts(mesh)):
-        raise ValueError(
-            f"--batch {lengths.batch} does not divide over the {parts} devices that "
-            f"--mesh {option.mesh} gives to data and fsdp."
-        )
     config = dataclasses.replace(config, remat_policy=option.remat)
     return from_compiled(config, lengths, chip, option, compile_step(config, lengths, mesh))
 

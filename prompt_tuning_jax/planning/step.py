@@ -4,10 +4,12 @@ It is `train.make_train_step` itself: a frozen model in bfloat16, a float32 prom
 optimizer and dropout. Layers are scanned, so that a deep model compiles like a shallow one.
 """
 
+import contextlib
 import dataclasses
+import functools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,16 +73,16 @@ class Compiled:
     seconds: float
 
 
-def abstract_params(config: T5Config, lengths: Lengths) -> dict[str, Any]:
+@functools.lru_cache
+def abstract_params(config: T5Config, lengths: Lengths) -> Mapping[str, Any]:
     """The flat parameters' shapes: the frozen model in the activations' dtype, a float32 prompt."""
     network = network_for(config, (lengths.prompt, config.emb_dim))
-    inputs, targets = (jax.ShapeDtypeStruct((1, n), np.int32) for n in (2, 2))
 
-    def init(inputs: jax.Array, targets: jax.Array) -> Any:
+    def init(tokens: jax.Array) -> Any:
         key = jax.random.key(0)
-        return network.init(key, inputs, targets, targets, enable_dropout=False)["params"]
+        return network.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
 
-    flat = optim.flatten(jax.eval_shape(init, inputs, targets))
+    flat = optim.flatten(jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), np.int32)))
     return {
         name: jax.ShapeDtypeStruct(
             x.shape, jnp.float32 if name == optim.PROMPT_NAME else config.dtype
@@ -140,7 +142,8 @@ def compile_step(config: T5Config, lengths: Lengths, mesh: Mesh) -> Compiled:
     traced = traced_step(config, lengths, mesh)
     start = time.perf_counter()
     try:
-        compiled = traced.lower().compile()
+        with _no_cache():
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -148,6 +151,17 @@ def compile_step(config: T5Config, lengths: Lengths, mesh: Mesh) -> Compiled:
     seconds = time.perf_counter() - start
     memory = _memory(compiled.memory_analysis(), config, lengths, mesh)
     return Compiled(compiled.as_text(), memory, memory.total, seconds)
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """What is compiled for devices that are not here cannot be read back from a cache."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _memory(stats: Any, config: T5Config, lengths: Lengths, mesh: Mesh) -> Memory:

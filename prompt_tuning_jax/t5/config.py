@@ -9,6 +9,8 @@ from prompt_tuning_jax.layout import VISIBILITIES
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
+DENSE_LENGTH = 512
+DEFAULT_CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,9 @@ class T5Config:
             the prompt only themselves and earlier rows ("causal") or themselves ("self"); with
             "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
             a prompt's states the same for every input.
+        attention_chunk: how many queries' attention scores are in memory at a time, in the forward
+            and in the backward pass; 0 for all, None for all of short rows and DEFAULT_CHUNK of
+            rows longer than DENSE_LENGTH.
     """
 
     vocab_size: int
@@ -57,6 +62,7 @@ class T5Config:
     scan_layers: bool = False
     remat_policy: str = "none"
     prompt_visibility: str = "full"
+    attention_chunk: int | None = None
 
     def __post_init__(self):
         # Lists and strings come from JSON and gin; the config must stay hashable and comparable.
@@ -76,7 +82,10 @@ class T5Config:
             raise ValueError(
                 f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."
             )
-
+        if self.attention_chunk is not None and self.attention_chunk < 0:
+            raise ValueError(
+                f"T5Config.attention_chunk must be 0 or more, not {self.attention_chunk}."
+            )
         if self.prompt_visibility not in VISIBILITIES:
             raise ValueError(
                 f"T5Config.prompt_visibility is one of {', '.join(VISIBILITIES)}, not "
@@ -87,6 +96,13 @@ class T5Config:
     def isolated_prompt(self) -> bool:
         """Whether prompt positions see nothing of the input."""
         return self.prompt_visibility.startswith("isolated")
+
+    def queries_at_once(self, queries: int) -> int:
+        """How many of so many queries attend at a time."""
+        chunk = self.attention_chunk
+        if chunk is None:
+            chunk = DEFAULT_CHUNK if queries > DENSE_LENGTH else 0
+        return min(chunk or queries, queries)
 
     @property
     def outputs_scaled(self) -> bool:

@@ -45,9 +45,9 @@ class Layer(nn.Module):
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
 
-    def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic, cache_index, make_cache):
+    def __call__(self, x_BxSxD, bias, deterministic, cache_index, make_cache):
         y = self.pre_self_attention_layer_norm(x_BxSxD)
-        y = self.self_attention(y, bias_BxHxSxS, deterministic, cache_index, make_cache)
+        y = self.self_attention(y, bias, deterministic, cache_index, make_cache)
         x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
         return x_BxSxD + self.dropout(y, deterministic=deterministic)
@@ -79,8 +79,8 @@ class Decoder(ToLogits):
             self.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
         if prefill_lengths_B is not None:
             start = self._refill(S, P + prefill_lengths_B)
-        bias_BxHxSxS = self._row_bias(S, inputs_BxS, segment_ids)
-        y_BxSxD = self._through_layers(x_BxSxD, bias_BxHxSxS, deterministic, start, make_cache)
+        bias = self._row_bias(S, inputs_BxS, segment_ids)
+        y_BxSxD = self._through_layers(x_BxSxD, bias, deterministic, start, make_cache)
         return self.to_logits(y_BxSxD[:, P:], self.token_embedder, deterministic)
 
     def next_token(self, tokens_Bx1, deterministic):
@@ -89,9 +89,9 @@ class Decoder(ToLogits):
         self._check_step(tokens_Bx1, index)
         self.put_variable("cache", "cache_index", index + 1)
         index_B = jnp.broadcast_to(index, tokens_Bx1.shape[:1])
-        bias_BxHx1xS = self._step_bias(index_B, self.layers[0].self_attention.cache_length())
+        bias = self._step_bias(index_B, self.layers[0].self_attention.cache_length())
         x_Bx1xD = self.token_embedder(tokens_Bx1)
-        y_Bx1xD = self._through_layers(x_Bx1xD, bias_BxHx1xS, deterministic, index_B, False)
+        y_Bx1xD = self._through_layers(x_Bx1xD, bias, deterministic, index_B, False)
         return self.to_logits(y_Bx1xD, self.token_embedder, deterministic)
 
     def _embed(self, tokens, inputs, prompt_positions, prompt_ids):
@@ -112,8 +112,8 @@ class Decoder(ToLogits):
         x = self.dropout(x, deterministic=deterministic)
         return scan.through(self.layers, step, x, self.config.num_decoder_layers)[0]
 
-    def _row_bias(self, S: int, inputs_BxS, segment_ids) -> Float[Array, "#batch H S S"]:
-        """Mask and relative-position bias in one.
+    def _row_bias(self, S: int, inputs_BxS, segment_ids) -> layers.Bias:
+        """Mask and relative-position bias.
 
         Padding needs no mask: it stands at the end, where causality hides it.
         """
@@ -122,16 +122,17 @@ class Decoder(ToLogits):
             is_input_BxS = inputs_BxS > 0
             mask_BxSxS |= is_input_BxS[:, :, None] & is_input_BxS[:, None, :]
         mask_BxSxS = layout.within_segments(mask_BxSxS, segment_ids, segment_ids)
-        return self.relpos_bias(S, S) + layers.mask_bias(mask_BxSxS)[:, None]
+        return layers.Bias(layers.mask_bias(mask_BxSxS)[:, None], self.relpos_bias(S, S))
 
-    def _step_bias(self, index_B, S: int) -> Float[Array, "batch H 1 S"]:
+    def _step_bias(self, index_B, S: int) -> layers.Bias:
         """The row of `_row_bias` at another position in every row."""
         # The last position looks back over every distance, and earlier ones over fewer.
         furthest_HxS = self.relpos_bias(1, S, S - 1)[0, :, 0]
         distance_BxS = index_B[:, None] - jnp.arange(S)[None, :]
         bias_HxBxS = furthest_HxS[:, jnp.clip(S - 1 - distance_BxS, 0, S - 1)]
         mask_BxS = layers.mask_bias(distance_BxS >= 0)
-        return jnp.swapaxes(bias_HxBxS, 0, 1)[:, :, None] + mask_BxS[:, None, None]
+        bias_BxHx1xS = jnp.swapaxes(bias_HxBxS, 0, 1)[:, :, None]
+        return layers.Bias(mask_BxS[:, None, None], bias_BxHx1xS)
 
     def _refill(self, S: int, lengths_B) -> Int[Array, ""]:
         """Where S positions go that replace what the cache holds, of which `lengths` will count."""

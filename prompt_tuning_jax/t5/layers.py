@@ -6,7 +6,7 @@ B batch   S encoder length   L target length   D embed   H heads   K head dim   
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,48 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning_jax.t5.config import T5Config
 
 MASKED = -1e10
+# `kernel_scale` stands beside a `kernel` that is stored as int8; see `quantize`.
+SCALE = "_scale"
 _variance_scaling = nn.initializers.variance_scaling
 _attention_init = _variance_scaling(1.0, "fan_in", "normal")
 _dense_init = _variance_scaling(1.0, "fan_in", "truncated_normal")
 _ACTIVATIONS = {"gelu": nn.gelu, "linear": lambda x: x, "relu": nn.relu, "silu": nn.silu}
 
 
+class Weight(NamedTuple):
+    """A matrix [in, out] to multiply with; int8 values count times their column's scale."""
+
+    values: Array
+    scale: Float[Array, "1 outputs"] | None = None
+
+
+class Bias(NamedTuple):
+    """What is added to attention's scores, in parts that broadcast: their sum is B times as large.
+
+    Attributes:
+        mask: [#batch, 1, #queries, keys], 0 or MASKED.
+        distances: the relative-position bias [#batch, heads, queries, keys], where there is one.
+    """
+
+    mask: Float[Array, "#batch 1 #queries keys"]
+    distances: Float[Array, "#batch heads queries keys"] | None = None
+
+    def queries(self, first: Int[Array, ""], count: int) -> "Bias":
+        """That of `count` queries, `first` being the first."""
+
+        def part(x: Array | None) -> Array | None:
+            if x is None or x.shape[2] == 1:
+                return x
+            return jax.lax.dynamic_slice_in_dim(x, first, count, axis=2)
+
+        return Bias(part(self.mask), part(self.distances))
+
+
 class Kernel(nn.Module):
     """A weight matrix [in, out]; kept in whatever dtype it was loaded, cast to `dtype` at use.
 
-    `stored_shape` is its shape in the parameter tree, where that splits one of the two.
+    int8 values stay so: the product with them casts. `stored_shape` is the shape in the parameter
+    tree, where that splits one of the two.
     """
 
     shape: tuple[int, int]
@@ -37,24 +69,47 @@ class Kernel(nn.Module):
     stored_shape: tuple[int, ...] | None = None
 
     @nn.compact
-    def __call__(self) -> Float[Array, "inputs outputs"]:
+    def __call__(self) -> Weight:
         shape = self.stored_shape or self.shape
         kernel = param_with_axes("kernel", self._init, shape, jnp.float32, axes=self.axes)
-        return kernel.reshape(self.shape).astype(self.dtype)
+        kernel = kernel.reshape(self.shape)
+        if kernel.dtype == jnp.int8:
+            scale = self.get_variable("params", "kernel" + SCALE)
+            return Weight(kernel, scale.reshape(1, self.shape[1]))
+        return Weight(kernel.astype(self.dtype))
 
     def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return self.initializer(key, self.shape, dtype).reshape(shape)
 
 
-def dense(
-    x: Float[Array, "*shape inputs"], kernel: Float[Array, "inputs outputs"]
-) -> Float[Array, "*shape outputs"]:
-    """x times a kernel, as one matrix product over all positions.
+def dense(x: Float[Array, "*shape inputs"], weight: Weight) -> Float[Array, "*shape outputs"]:
+    """x times a matrix, as one product over all positions.
 
     With a single contracted dimension XLA computes a weight's gradient 2.4 times faster on CPU.
     """
-    flat = x.reshape(-1, x.shape[-1]) @ kernel
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    flat = product("ri,io->ro", x.reshape(-1, x.shape[-1]), weight.values)
+    return scaled(flat.reshape(*x.shape[:-1], -1), weight.scale)
+
+
+def product(subscripts: str, x: Float[Array, "..."], values: Array) -> Float[Array, "..."]:
+    """einsum of x and a weight's values, which are cast to x's dtype.
+
+    int8 values are cast twice, for the product and again for its gradient, so that no copy of the
+    model in floating point waits for the backward pass.
+    """
+
+    def einsum(x: jax.Array, values: jax.Array) -> jax.Array:
+        return jnp.einsum(subscripts, x, values.astype(x.dtype))
+
+    return (jax.checkpoint(einsum) if values.dtype == jnp.int8 else einsum)(x, values)
+
+
+def scaled(x: Float[Array, "..."], scale: Float[Array, "..."] | None) -> Float[Array, "..."]:
+    """x, times a scale that broadcasts if there is one; multiplied in float32."""
+    if scale is None:
+        return x
+    scale = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)
+    return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 class Embed(nn.Module):
@@ -68,14 +123,17 @@ class Embed(nn.Module):
         self.embedding = param_with_axes(
             "embedding", init, shape, jnp.float32, axes=("vocab", "embed")
         )
+        self.scale_Vx1 = self.get_variable("params", "embedding" + SCALE)
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         # Rows first, cast second: a cast of the whole table would copy it.
-        return self.embedding[tokens].astype(self.config.dtype)
+        rows = self.embedding[tokens].astype(self.config.dtype)
+        return scaled(rows, None if self.scale_Vx1 is None else self.scale_Vx1[tokens])
 
     def logits(self, y_BxLxD: Float[Array, "batch length embed"]) -> Float[Array, "B L V"]:
         """T5 1.0's output layer: the table again; float32 activations in, float32 logits out."""
-        return jnp.einsum("bld,vd->blv", y_BxLxD, self.embedding.astype(jnp.float32))
+        logits = product("bld,vd->blv", y_BxLxD, self.embedding)
+        return scaled(logits, None if self.scale_Vx1 is None else self.scale_Vx1.T)
 
 
 class LayerNorm(nn.Module):
@@ -162,19 +220,34 @@ class _Attention(nn.Module):
             jnp.swapaxes(heads, 1, 2), ("batch", "heads", "length", "kv")
         )
 
-    def _weights(
-        self, scores_BxHxLxS: jax.Array, bias_BxHxLxS: jax.Array, deterministic: bool
-    ) -> Float[Array, "B H L S"]:
-        """Softmax in float32, cast to the activations' dtype."""
-        weights = _softmax(scores_BxHxLxS.astype(jnp.float32) + bias_BxHxLxS)
-        return self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
+    def _attend(self, q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias: Bias, deterministic: bool):
+        """Weighted means of values: all queries at once, or `attention_chunk` of them at a time."""
+        B, H, L, _ = q_BxHxLxK.shape
+        kept = self._kept((B, H, 1, k_BxHxSxK.shape[2]), deterministic)
+        chunk = self.config.queries_at_once(L)
 
-    def _attend(self, q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias_BxHxLxS, deterministic):
-        scores = jnp.einsum(
-            "bhlk,bhsk->bhls", q_BxHxLxK, k_BxHxSxK, preferred_element_type=jnp.float32
-        )
-        weights = self._weights(scores, bias_BxHxLxS, deterministic)
-        return jnp.einsum("bhls,bhsk->bhlk", weights, v_BxHxSxK)
+        def attend(q_BxHxCxK, bias):
+            scores = jnp.einsum(
+                "bhlk,bhsk->bhls", q_BxHxCxK, k_BxHxSxK, preferred_element_type=jnp.float32
+            )
+            weights = self._weights(scores, bias, kept)
+            return jnp.einsum("bhls,bhsk->bhlk", weights, v_BxHxSxK)
+
+        return attend(q_BxHxLxK, bias) if chunk == L else in_chunks(attend, q_BxHxLxK, bias, chunk)
+
+    def _weights(self, scores_BxHxLxS: jax.Array, bias: Bias, kept) -> Float[Array, "B H L S"]:
+        """Softmax in float32, cast to the activations' dtype."""
+        scores_BxHxLxS = scores_BxHxLxS.astype(jnp.float32) + bias.mask
+        if bias.distances is not None:
+            scores_BxHxLxS += bias.distances
+        weights = _softmax(scores_BxHxLxS).astype(self.config.dtype)
+        return weights if kept is None else weights * kept
+
+    def _kept(self, shape: tuple[int, ...], deterministic: bool) -> Float[Array, "B H 1 S"] | None:
+        """Dropout, one draw for all queries: 0 or 1 / (1 - rate); None where nothing is dropped."""
+        if deterministic or not self.config.dropout_rate:
+            return None
+        return self.dropout(jnp.ones(shape, self.config.dtype), deterministic=False)
 
     def _outward(self, heads_BxHxLxK: Float[Array, "B H L K"]) -> Float[Array, "B L D"]:
         heads_BxLxHxK = jnp.swapaxes(heads_BxHxLxK, 1, 2)
@@ -187,7 +260,7 @@ class SelfAttention(_Attention):
     def __call__(
         self,
         x_BxLxD: Float[Array, "batch length embed"],
-        bias_BxHxLxS: Float[Array, "#batch heads length keys"],
+        bias: Bias,
         deterministic: bool,
         cache_index: Int[Array, ""] | None = None,
         make_cache: bool = False,
@@ -206,7 +279,7 @@ class SelfAttention(_Attention):
         if cache_index is not None:
             k = self._remember("cached_key", k, cache_index)
             v = self._remember("cached_value", v, cache_index)
-        return self._outward(self._attend(q, k, v, bias_BxHxLxS, deterministic))
+        return self._outward(self._attend(q, k, v, bias, deterministic))
 
     def project(
         self, x_BxLxD: Float[Array, "batch length embed"]
@@ -233,17 +306,17 @@ class CrossAttention(_Attention):
         self,
         x_BxLxD: Float[Array, "batch length embed"],
         encoded_BxSxD: Float[Array, "batch encoder_length embed"],
-        bias_BxHxLxS: Float[Array, "#batch 1 #length encoder_length"],
+        bias: Bias,
         deterministic: bool,
         kv: tuple[Array, Array] | None = None,
     ) -> Float[Array, "batch length embed"]:
         """`kv` is what `project` made of `encoded`, where it is used more than once."""
         q_BxHxLxK = self._heads(x_BxLxD, self.query)
         if kv is None and q_BxHxLxK.shape[2] < self.config.head_dim:
-            heads = self._attend_unprojected(q_BxHxLxK, encoded_BxSxD, bias_BxHxLxS, deterministic)
+            heads = self._attend_unprojected(q_BxHxLxK, encoded_BxSxD, bias, deterministic)
         else:
             k, v = self.project(encoded_BxSxD) if kv is None else kv
-            heads = self._attend(q_BxHxLxK, k, v, bias_BxHxLxS, deterministic)
+            heads = self._attend(q_BxHxLxK, k, v, bias, deterministic)
         return self._outward(heads)
 
     def project(
@@ -251,21 +324,57 @@ class CrossAttention(_Attention):
     ) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
         return self._heads(encoded_BxSxD, self.key), self._heads(encoded_BxSxD, self.value)
 
-    def _attend_unprojected(self, q_BxHxLxK, encoded_BxSxD, bias_BxHxLxS, deterministic):
+    def _attend_unprojected(self, q_BxHxLxK, encoded_BxSxD, bias, deterministic):
         """The same attention with its products taken in another order.
 
         q (x Wk)' = (q Wk') x' and w (x Wv) = (w x) Wv. Projecting L queries to width D costs
         L/K of projecting S positions to keys and values, so targets shorter than K are cheaper so.
         """
-        cfg = self.config
-        shape_DxHxK = (cfg.emb_dim, cfg.num_heads, cfg.head_dim)
-        q_BxHxLxD = jnp.einsum("bhlk,dhk->bhld", q_BxHxLxK, self.key().reshape(shape_DxHxK))
+        B, H = q_BxHxLxK.shape[:2]
+        key, value = (_by_head(kernel(), H) for kernel in (self.key, self.value))
+        q_BxHxLxD = product("bhlk,dhk->bhld", scaled(q_BxHxLxK, key.scale), key.values)
         scores = jnp.einsum(
             "bhld,bsd->bhls", q_BxHxLxD, encoded_BxSxD, preferred_element_type=jnp.float32
         )
-        weights = self._weights(scores, bias_BxHxLxS, deterministic)
+        kept = self._kept((B, H, 1, encoded_BxSxD.shape[1]), deterministic)
+        weights = self._weights(scores, bias, kept)
         mixed_BxHxLxD = jnp.einsum("bhls,bsd->bhld", weights, encoded_BxSxD)
-        return jnp.einsum("bhld,dhk->bhlk", mixed_BxHxLxD, self.value().reshape(shape_DxHxK))
+        return scaled(product("bhld,dhk->bhlk", mixed_BxHxLxD, value.values), value.scale)
+
+
+def _by_head(weight: Weight, heads: int) -> Weight:
+    """An inward kernel [D, H*K] as [D, H, K], and its scale as [1, H, 1, K]."""
+    values, scale = weight
+    values = values.reshape(values.shape[0], heads, -1)
+    return Weight(values, None if scale is None else scale.reshape(1, heads, 1, -1))
+
+
+def in_chunks(
+    attend: Callable[[Array, Bias], Array],
+    q_BxHxLxK: Float[Array, "batch heads length kv"],
+    bias: Bias,
+    chunk: int,
+) -> Float[Array, "batch heads length kv"]:
+    """`attend(q, bias)` of at most `chunk` queries at a time.
+
+    The backward pass computes each chunk again, so that scores of one chunk [B, H, chunk, S] are
+    all that is ever in memory.
+    """
+    B, H, L, K = q_BxHxLxK.shape
+    count = -(-L // chunk)
+    size = -(-L // count)
+    spare = ((0, 0), (0, 0), (0, count * size - L), (0, 0))
+    q_BxHxNxCxK = jnp.pad(q_BxHxLxK, spare).reshape(B, H, count, size, K)
+    bias = jax.tree.map(lambda x: x if x.shape[2] == 1 else jnp.pad(x, spare), bias)
+
+    @jax.checkpoint
+    def one(i, q_BxHxCxK):
+        return attend(q_BxHxCxK, bias.queries(i * size, size))
+
+    heads = jax.lax.map(
+        lambda each: one(*each), (jnp.arange(count), jnp.moveaxis(q_BxHxNxCxK, 2, 0))
+    )
+    return jnp.moveaxis(heads, 0, 2).reshape(B, H, count * size, K)[:, :, :L]
 
 
 @jax.custom_jvp

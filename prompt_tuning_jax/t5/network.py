@@ -35,13 +35,13 @@ class EncoderLayer(nn.Module):
         if cfg.scan_layers:
             self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
 
-    def __call__(self, x_BxSxD, bias_BxHxSxS, deterministic, before=None):
+    def __call__(self, x_BxSxD, bias, deterministic, before=None):
         """`before` are keys and values of positions before x's; the bias has columns for them."""
         if self.config.scan_layers:
-            queries, keys = x_BxSxD.shape[1], bias_BxHxSxS.shape[-1]
-            bias_BxHxSxS = bias_BxHxSxS + self.relpos_bias(queries, keys, keys - queries)
+            queries, keys = x_BxSxD.shape[1], bias.mask.shape[-1]
+            bias = bias._replace(distances=self.relpos_bias(queries, keys, keys - queries))
         y = self.pre_attention_layer_norm(x_BxSxD)
-        y = self.attention(y, bias_BxHxSxS, deterministic, before=before)
+        y = self.attention(y, bias, deterministic, before=before)
         x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
         return x_BxSxD + self.dropout(y, deterministic=deterministic)
@@ -70,7 +70,8 @@ class DecoderLayer(nn.Module):
         self_bias, cross_bias = biases
         if self.config.scan_layers:
             first = 0 if cache_index is None else cache_index
-            self_bias = self_bias + self.relpos_bias(*self_bias.shape[-2:], first)
+            distances = self.relpos_bias(*self_bias.mask.shape[-2:], first)
+            self_bias = self_bias._replace(distances=distances)
         z = self.pre_self_attention_layer_norm(y_BxLxD)
         z = self.self_attention(z, self_bias, deterministic, cache_index, make_cache)
         y_BxLxD = y_BxLxD + self.dropout(z, deterministic=deterministic)
@@ -123,11 +124,11 @@ class Encoder(nn.Module):
 
     def _through(self, x_BxSxD, mask_BxQxS, deterministic):
         """The embedded input through all layers; `mask` is [B, 1, S] or [B, S, S]."""
-        bias_BxHxSxS = self._bias(mask_BxQxS, x_BxSxD.shape[1])
+        bias = self._bias(mask_BxQxS, x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
 
         def step(layer, x_BxSxD, _):
-            return layer(x_BxSxD, bias_BxHxSxS, deterministic), None
+            return layer(x_BxSxD, bias, deterministic), None
 
         x_BxSxD, _ = scan.through(self.layers, step, x_BxSxD, self.config.num_encoder_layers)
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
@@ -145,7 +146,7 @@ class Encoder(nn.Module):
         prompt_mask = layout.prompt_mask(rows_P, rows_P, self.config.prompt_visibility)
         mask_BxS = jnp.concatenate([jnp.ones((B, P), bool), layout.attended(tokens)], axis=1)
         prompt_bias = self._bias(prompt_mask, P)
-        bias_BxHxTxS = self._bias(mask_BxS[:, None, :], T)
+        bias = self._bias(mask_BxS[:, None, :], T)
         parts = prompts_NxPxD, self.token_embedder(tokens)
         parts = tuple(self.dropout(x, deterministic=deterministic) for x in parts)
 
@@ -157,7 +158,7 @@ class Encoder(nn.Module):
             p_NxPxD, x_BxTxD = parts
             before = tuple(of_rows(each) for each in layer.project(p_NxPxD))
             p_NxPxD = layer(p_NxPxD, prompt_bias, deterministic)
-            return (p_NxPxD, layer(x_BxTxD, bias_BxHxTxS, deterministic, before)), None
+            return (p_NxPxD, layer(x_BxTxD, bias, deterministic, before)), None
 
         parts, _ = scan.through(self.layers, step, parts, self.config.num_encoder_layers)
         parts = (self.dropout(self.encoder_norm(x), deterministic=deterministic) for x in parts)
@@ -165,15 +166,15 @@ class Encoder(nn.Module):
         return jnp.concatenate([of_rows(p_NxPxD), x_BxTxD], axis=1)
 
     def _bias(self, mask_BxQxS, queries):
-        """The mask, and the distances to the last `queries` positions, as one bias.
+        """The mask, and the distances to the last `queries` positions.
 
         Layers that are scanned add the distances themselves, each with its own.
         """
-        bias_BxHxQxS = layers.mask_bias(mask_BxQxS)[:, None]
+        mask_Bx1xQxS = layers.mask_bias(mask_BxQxS)[:, None]
         if self.config.scan_layers:
-            return bias_BxHxQxS
+            return layers.Bias(mask_Bx1xQxS)
         keys = mask_BxQxS.shape[-1]
-        return bias_BxHxQxS + self.relpos_bias(queries, keys, keys - queries)
+        return layers.Bias(mask_Bx1xQxS, self.relpos_bias(queries, keys, keys - queries))
 
 
 class ToLogits(nn.Module):
@@ -218,7 +219,7 @@ class Decoder(ToLogits):
     ):
         cache_index, make_cache = self._cache_state(decode, tokens.shape[1])
         self_bias = self._self_bias(tokens, segment_ids, cache_index)
-        biases = self_bias, layers.mask_bias(cross_mask_BxLxS)[:, None]
+        biases = self_bias, layers.Bias(layers.mask_bias(cross_mask_BxLxS)[:, None])
         y_BxLxD = self.dropout(self.token_embedder(tokens), deterministic=deterministic)
 
         def step(layer, y_BxLxD, kv):
@@ -246,8 +247,8 @@ class Decoder(ToLogits):
         self.put_variable("cache", "cache_index", cache_index + length)
         return cache_index, False
 
-    def _self_bias(self, tokens, segment_ids, cache_index) -> Float[Array, "#batch H L keys"]:
-        """Causal mask, packing mask and relative-position bias in one.
+    def _self_bias(self, tokens, segment_ids, cache_index) -> layers.Bias:
+        """Causal mask and packing mask in one, and the relative-position bias.
 
         Padding of the targets needs no mask: it stands at the end, where causality hides it.
         """
@@ -256,10 +257,10 @@ class Decoder(ToLogits):
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
         mask_BxLxS = layout.within_segments(causal_1xLxS, segment_ids, segment_ids)
-        bias_BxHxLxS = layers.mask_bias(mask_BxLxS)[:, None]
-        if not self.config.scan_layers:
-            bias_BxHxLxS += self.relpos_bias(L, keys, first)
-        return bias_BxHxLxS
+        mask_Bx1xLxS = layers.mask_bias(mask_BxLxS)[:, None]
+        if self.config.scan_layers:
+            return layers.Bias(mask_Bx1xLxS)
+        return layers.Bias(mask_Bx1xLxS, self.relpos_bias(L, keys, first))
 
 
 class Transformer(nn.Module):

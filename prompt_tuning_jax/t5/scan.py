@@ -137,9 +137,14 @@ def _shared_bias(stack: str, bias_HxNxR: Any) -> Any:
 
 
 def _split_heads(name: str, kernel: Any, heads: int) -> Any:
-    """Attention kernels: [D, H*K] to [D, H, K], and the outward one [H*K, D] to [H, K, D]."""
+    """Attention kernels: [D, H*K] to [D, H, K], and the outward one [H*K, D] to [H, K, D].
+
+    Their scales, if they are int8, are split likewise; the outward one's [1, D] to [1, 1, D].
+    """
     if name.endswith("attention/out/kernel"):
         return kernel.reshape(heads, -1, kernel.shape[-1])
+    if name.endswith("attention/out/kernel_scale"):
+        return kernel.reshape(1, 1, -1)
     if "attention/" in name:
         return kernel.reshape(kernel.shape[0], heads, -1)
     return kernel

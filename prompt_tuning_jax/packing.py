@@ -1,0 +1,205 @@
+"""Packing: several examples in a row, each with its own copy of its prompt.
+
+A packed batch trains on the examples of a padded one, with the same loss and gradients to rounding,
+in fewer rows:
+
+    encoder_input_tokens   [R, S]   examples one behind the other, 0 at padding and prompts
+    prompt_positions       [R, S]   each example's prompt, laid out as in a row of its own
+    encoder_segment_ids    [R, S]   1, 2, ... for the row's examples, 0 at padding
+    decoder_input_tokens   [R, L]   their targets, in the same order, each starting with 0
+    decoder_target_tokens  [R, L]
+    decoder_loss_weights   [R, L]
+    decoder_segment_ids    [R, L]   the example that each target belongs to
+
+No segment sees another and T5's positions are relative, so an example cannot tell that it is not
+alone. Only dropout can: T5 draws it for a whole row at a time, which its examples then share.
+"""
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from prompt_tuning_jax.data import TARGET_BUCKETS, Batch, Source, Tokens, TrainBatches
+from prompt_tuning_jax.layout import place_prompt
+
+ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
+PADDING = {"prompt_positions": -1}  # 0 in every other array
+Rows = list[list[int]]
+"""The examples of each row, by number."""
+
+
+class Shape(NamedTuple):
+    """R, S and L of a packed batch."""
+
+    rows: int
+    inputs: int
+    targets: int
+
+
+class PackedBatches(TrainBatches):
+    """Endless packed training batches of one source, epoch after epoch.
+
+    A batch is the next `batch_size` examples in the source's order, exactly those that
+    `TrainBatches` gives where it pads everything to the maximum, in about as few rows of
+    `row_length` as hold them: the number of rows and the length of the targets are those of a few
+    with the fewest positions. The state, the host's share and the counts are `TrainBatches`'s.
+
+    Args:
+      batch_size: examples in the global batch, however many rows they take.
+      lengths: the longest `{"inputs": T, "targets": L}` of one example, EOS included.
+      prompt_length: P, the positions of each example's prompt; 0 for none.
+      layout: where an example's prompt stands among its tokens.
+      row_length: S; by default the longest input and its prompt just fill a row.
+      row_multiple: the number of rows is a multiple of this, and of `process_count`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        vocabulary,
+        *,
+        batch_size: int,
+        lengths: Mapping[str, int],
+        seed: int | None,
+        prompt_length: int,
+        layout: str = "prefix",
+        row_length: int | None = None,
+        row_multiple: int = 1,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        super().__init__(
+            source,
+            vocabulary,
+            batch_size=batch_size,
+            lengths=lengths,
+            seed=seed,
+            buckets={"inputs": (), "targets": ()},
+            process_index=process_index,
+            process_count=process_count,
+        )
+        longest = lengths["inputs"] + prompt_length
+        self._row_length = longest if row_length is None else row_length
+        if self._row_length < longest:
+            raise ValueError(
+                f"rows of {row_length} cannot hold {lengths['inputs']} input tokens and a prompt "
+                f"of {prompt_length}: make them {longest} or more"
+            )
+        self._row_counts = row_counts(batch_size, math.lcm(row_multiple, process_count))
+        self._target_lengths = sorted({*TARGET_BUCKETS, lengths["targets"]})
+        self._prompt_length, self._layout = prompt_length, layout
+        self._eos_id = vocabulary.eos_id
+
+    def assemble(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
+        sizes = [(len(inputs) + self._prompt_length, len(targets)) for inputs, targets in pairs]
+        rows, shape = arrange(sizes, self._row_length, self._target_lengths, self._row_counts)
+        return pack(pairs, rows, shape, self._prompt_length, self._layout, self._eos_id)
+
+
+def row_counts(batch_size: int, multiple: int = 1) -> list[int]:
+    """How many rows a packed batch may have: evenly spaced, the last with a row for each example.
+
+    >>> row_counts(32, 4)
+    [4, 8, 12, 16, 20, 24, 28, 32]
+    """
+    step = multiple * math.ceil(batch_size / (multiple * ROW_COUNTS))
+    return [step * i for i in range(1, math.ceil(batch_size / step) + 1)]
+
+
+def arrange(
+    sizes: Sequence[tuple[int, int]],
+    row_length: int,
+    target_lengths: Sequence[int],
+    row_counts: Sequence[int],
+) -> tuple[Rows, Shape]:
+    """Which examples share a row, and the shape of the batch.
+
+    Both lengths limit a row. Longer targets allow fewer rows; of all `target_lengths` the one with
+    the fewest positions to compute, R * (S + L), is taken.
+
+    Args:
+      sizes: each example's positions in the encoder, its prompt among them, and in the decoder.
+      target_lengths, row_counts: what L and R may be, ascending.
+    """
+    found = []
+    for length in target_lengths[bisect.bisect_left(target_lengths, max(t for _, t in sizes)) :]:
+        rows = first_fit(sizes, (row_length, length))
+        count = row_counts[bisect.bisect_left(row_counts, len(rows))]
+        found.append((rows, Shape(count, row_length, length)))
+    return min(found, key=lambda choice: choice[1].rows * sum(choice[1][1:]))
+
+
+def first_fit(sizes: Sequence[tuple[int, int]], room: tuple[int, int]) -> Rows:
+    """Largest first, each example goes to the first row that has room for it.
+
+    An example is as large as its share of whichever room it fills more.
+    """
+    shares = [max(inputs / room[0], targets / room[1]) for inputs, targets in sizes]
+    rows: Rows = []
+    left: list[tuple[int, int]] = []
+    for example in sorted(range(len(sizes)), key=lambda i: -shares[i]):
+        inputs, targets = sizes[example]
+        fits = (row for row, (s, t) in enumerate(left) if inputs <= s and targets <= t)
+        if (row := next(fits, len(rows))) == len(rows):
+            rows.append([])
+            left.append(room)
+        rows[row].append(example)
+        left[row] = (left[row][0] - inputs, left[row][1] - targets)
+    return rows
+
+
+def pack(
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    rows: Rows,
+    shape: Shape,
+    prompt_length: int,
+    layout: str = "prefix",
+    eos_id: int = 1,
+    prompt_ids: Sequence[int] | None = None,
+) -> Batch:
+    """The batch in which row r holds the examples `rows[r]`; rows beyond those given stay empty.
+
+    Args:
+      pairs: (inputs, targets) of each example.
+      prompt_ids: the prompt of each example, where the model has a bank of them; the batch then
+        has `prompt_ids` [R, S] too.
+    """
+    joined = []
+    for members in rows:
+        parts = [
+            _segment(pairs[i], number, prompt_length, layout, eos_id)
+            for number, i in enumerate(members, 1)
+        ]
+        if prompt_ids is not None:
+            for i, part in zip(members, parts, strict=True):
+                part["prompt_ids"] = np.full_like(part["prompt_positions"], prompt_ids[i])
+        joined.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return {name: _pad(name, [row[name] for row in joined], shape) for name in joined[0]}
+
+
+def _segment(
+    pair: tuple[Tokens, Tokens], number: int, prompt_length: int, layout: str, eos_id: int
+) -> Batch:
+    """One example's part of its row."""
+    inputs, targets = (np.array([tokens], np.int32) for tokens in pair)
+    tokens_1xS, positions_1xS = place_prompt(inputs, prompt_length, layout, eos_id)
+    return {
+        "encoder_input_tokens": tokens_1xS[0],
+        "prompt_positions": positions_1xS[0],
+        "encoder_segment_ids": np.full_like(tokens_1xS[0], number),
+        "decoder_input_tokens": np.pad(targets[0, :-1], (1, 0)),
+        "decoder_target_tokens": targets[0],
+        "decoder_loss_weights": np.ones(targets.shape[1], np.float32),
+        "decoder_segment_ids": np.full_like(targets[0], number),
+    }
+
+
+def _pad(name: str, rows: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    length = shape.targets if name.startswith("decoder") else shape.inputs
+    padded = np.full((shape.rows, length), PADDING.get(name, 0), rows[0].dtype)
+    for row, values in zip(padded, rows, strict=False):
+        row[: len(values)] = values
+    return padded

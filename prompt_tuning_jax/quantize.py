@@ -1,0 +1,98 @@
+"""Frozen weights as int8, with a float32 scale for every output channel.
+
+    model = pt.load_model("checkpoints/t5-v1_1-xl", dtype="int8")
+
+    encoder/layers_0/mlp/wo/kernel  float32 [F, D]  ->  .../kernel        int8    [F, D]
+                                                        .../kernel_scale  float32 [1, D]
+    token_embedder/embedding        float32 [V, D]  ->  .../embedding        int8    [V, D]
+                                                        .../embedding_scale  float32 [V, 1]
+
+A weight is its int8 values times the scale; it is wrong by at most half a scale. Norms and
+relative-position biases, which are small, stay as they are. Only weights are int8: `t5.layers`
+multiplies in the activations' dtype, so gradients reach the prompt as they do otherwise.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Int8
+
+from prompt_tuning_jax.checkpoints import fingerprint
+from prompt_tuning_jax.t5.layers import SCALE
+
+_LARGEST = 127
+
+
+class Quantizer:
+    """Quantises weights one by one, as they are read, and remembers which model they make."""
+
+    def __init__(self):
+        self._lines: dict[str, str] = {}
+
+    def __call__(self, name: str, weight: Any) -> dict[str, Any]:
+        """What stands for a weight with a flat T5X name: two arrays, or itself if it is small."""
+        self._lines[name] = fingerprint.line(name, weight)
+        axes = _summed_axes(name, weight.ndim)
+        if axes is None:
+            return {name: weight}
+        values, scale = quantize(weight, axes)
+        return {name: values, name + SCALE: scale}
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the weights before they were int8: prompts fit a model in every dtype."""
+        return fingerprint.of_lines(self._lines)
+
+
+def _summed_axes(name: str, ndim: int) -> tuple[int, ...] | None:
+    """The axes that share a scale, which a product with the weight sums over; None: not quantised.
+
+    Scanned layers stand on axis 1 and have scales of their own, see `t5.scan`.
+    """
+    if name == "token_embedder/embedding":
+        return (1,)
+    if not name.endswith("/kernel"):
+        return None
+    return (0, 2) if ndim == 4 and name.endswith("attention/out/kernel") else (0,)
+
+
+@functools.partial(jax.jit, static_argnames="axes")
+def quantize(
+    weight: Float[Array, "..."], axes: tuple[int, ...]
+) -> tuple[Int8[Array, "..."], Float[Array, "..."]]:
+    """(values, scale), of which the product is `weight` to half a scale; `axes` share a scale.
+
+    The scale has the weight's rank, with size 1 at `axes`.
+    """
+    weight = weight.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(weight), axis=axes, keepdims=True)
+    scale = jnp.where(largest > 0, largest / _LARGEST, 1.0)
+    return jnp.round(weight / scale).astype(jnp.int8), scale
+
+
+def dequantize(values: Array, scale: Array | None) -> Array:
+    """The weight in float32; as it is where there is no scale."""
+    return values if scale is None else values.astype(jnp.float32) * scale
+
+
+def activation_dtype() -> Any:
+    """Of a model with int8 weights: bfloat16 where it is fast, float32 on a CPU."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def is_quantized(params: Mapping[str, Any]) -> bool:
+    """Whether some weight is int8; `params` are nested or flat."""
+    return any(x.dtype == jnp.int8 for x in flatten_dict(params).values())
+
+
+def check_float(params: Mapping[str, Any]) -> None:
+    """ValueError where weights are int8 and therefore cannot be saved as a model."""
+    if is_quantized(params):
+        raise ValueError(
+            "int8 weights are for use only and are not saved: load the model as float32 or "
+            "bfloat16 (load_model's dtype; MODEL_DTYPE on the command line) and save that."
+        )

@@ -1,0 +1,92 @@
+"""Parts of a batch in turn: the step of the whole batch."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax.train import TrainConfig, check_settings, make_train_step, place, train
+
+RULES = optim.prompt_rules()
+PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+ROWS = np.random.default_rng(1)
+BATCH = {
+    "encoder_input_tokens": ROWS.integers(2, 30, (8, 6)).astype(np.int32),
+    "decoder_input_tokens": ROWS.integers(2, 30, (8, 3)).astype(np.int32),
+    "decoder_target_tokens": ROWS.integers(2, 30, (8, 3)).astype(np.int32),
+    # Parts of the batch differ in how many tokens count.
+    "decoder_loss_weights": (np.arange(24).reshape(8, 3) % 5 < 3).astype(np.float32),
+}
+
+
+def step(model, mesh="data:1", **settings):
+    """The prompt and the metrics after one step."""
+    config = TrainConfig(**({"dropout_rate": 0.0} | settings))
+    mesh = sharding.make_mesh(mesh, jax.devices()[: 2 if ":2" in mesh else 1])
+    model = model.replace(mesh=mesh if mesh.size > 1 else None)
+    parts = optim.split_params(model.prompted(PROMPT).params, RULES)
+    trainable, frozen = place(mesh, model, *parts)
+    optimizer = optim.make_optimizer(trainable, RULES)
+    batch = sharding.put(BATCH, sharding.batch_sharding(mesh))
+    compiled = make_train_step(config, model, optimizer)
+    trainable, _, metrics = compiled(
+        trainable, optimizer.init(trainable), frozen, batch, jax.random.key(0)
+    )
+    return np.asarray(trainable[optim.PROMPT_NAME]), jax.device_get(metrics)
+
+
+def assert_same_step(ours, theirs):
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(ours[1][name], theirs[1][name], rtol=1e-5)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["sum", "mean"])
+@pytest.mark.parametrize("count", [2, 8])
+def test_parts_sum_to_the_whole(model, normalization, count):
+    whole = step(model, loss_normalization=normalization)
+    parts = step(model, loss_normalization=normalization, microbatches=count)
+    assert_same_step(parts, whole)
+
+
+def test_parts_are_spread_over_devices(model):
+    assert_same_step(step(model, "data:2", microbatches=2), step(model))
+
+
+def test_each_part_has_its_own_dropout(model):
+    config = dataclasses.replace(model.config, dropout_rate=0.5)
+    dropped = model.replace(config=config)
+    losses = [step(dropped, dropout_rate=0.5, microbatches=n)[1]["loss"] for n in (1, 2, 2)]
+    assert losses[1] == losses[2] != losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"microbatches": 0}, "MICROBATCHES must be at least 1"),
+        ({"microbatches": 3}, "BATCH_SIZE 8 does not divide into MICROBATCHES 3"),
+    ],
+)
+def test_a_wrong_number_is_named(tmp_path, one_device, changes, words):
+    with pytest.raises(ValueError, match=words):
+        check_settings(TrainConfig(model_dir=str(tmp_path), batch_size=8, **changes))
+
+
+def test_a_run_learns_the_same(model, tmp_path, one_device):
+    common = {"task": tiny.make_task(), "feature_lengths": tiny.LENGTHS, "quiet": True}
+    settings = {"prompt_length": 5, "batch_size": 8, "train_steps": 4, "eval_period": 4}
+    prompts = [
+        train(
+            model=model,
+            model_dir=str(tmp_path / str(n)),
+            microbatches=n,
+            dropout_rate=0.0,
+            **settings,
+            **common,
+        ).prompt.values
+        for n in (1, 4)
+    ]
+    np.testing.assert_allclose(*prompts, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,160 @@
+"""`prompt-tuning plan`: what it prints and writes, its errors, and real compilations for TPUs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from prompt_tuning_jax import cli, plan
+from prompt_tuning_jax.planning import targets
+from prompt_tuning_jax.planning.step import Lengths
+from prompt_tuning_jax.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
+
+GPU = ["--gpu_memory", "16", "--flops", "65e12", "--bandwidth", "300e9"]
+SIZES = ["--batch", "2", "--inputs", "8", "--targets", "2", "--prompt", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("small", t5_1_1("small", scan_layers=True, dtype="bfloat16")),
+        ("t5_1_1_xxl", t5_1_1("xxl", scan_layers=True, dtype="bfloat16")),
+        ("t5_1_0_base", t5_1_0("base", scan_layers=True, dtype="bfloat16")),
+        ("mt5_xl", mt5("xl", scan_layers=True, dtype="bfloat16")),
+    ],
+)
+def test_models_by_name(name, config):
+    assert plan.model_config(name) == config
+
+
+def test_a_model_by_its_directory(model_dir, model):
+    config = plan.model_config(str(model_dir))
+    assert config.scan_layers
+    assert (config.emb_dim, config.vocab_size) == (model.config.emb_dim, model.config.vocab_size)
+    assert config.logits_via_embedding == model.config.logits_via_embedding
+
+
+def test_a_gpu_is_planned_for_by_arithmetic(capsys, tmp_path, model_dir):
+    file = tmp_path / "plan.json"
+    plan.main(["--model", str(model_dir), *GPU, *SIZES, "--json", str(file)])
+    printed = capsys.readouterr().out
+    assert "All arithmetic" in printed
+    written = json.loads(file.read_text())
+    assert [one["remat"] for one in written["plans"]] == list(REMAT_POLICIES)
+    best = written["plans"][written["recommended"]]
+    assert best["seconds"] == min(one["seconds"] for one in written["plans"])
+    assert f"MESH 'data:1', remat '{best['remat']}'" in printed
+    for one in written["plans"]:
+        assert one["needed"] == one["weights"] + one["temporaries"]
+        assert one["seconds"] == max(one["flops"] / 65e12, one["traffic"] / 300e9)
+        assert one["useful_share"] == pytest.approx(one["useful_flops"] / 65e12 / one["seconds"])
+        assert (one["available"], one["compile_seconds"]) == (16e9, None)
+
+
+def test_what_does_not_fit_is_said_with_by_how_much(capsys, model_dir):
+    little = ["--gpu_memory", "1e-6", *GPU[2:]]
+    plan.main(["--model", str(model_dir), *little, *SIZES, "--remat", "full"])
+    printed = capsys.readouterr().out
+    assert "Nothing fits: the smallest, MESH 'data:1' with remat 'full', is 0.00 GiB" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "huge", *GPU], 1, "--model huge: give small, base"),
+        (["--model", "small"], 2, "--topology"),
+        (["--model", "small", "--topology", "v9:2x2"], 1, "v4, v5e, v5p, v6e, not 'v9'"),
+        (["--model", "small", "--topology", "v5e:2x2", "--flops", "1"], 2, "a GPU's"),
+        (["--model", "small", "--gpu_memory", "16"], 2, "--bandwidth"),
+        (["--model", "small", *GPU, "--mesh", "data:2"], 2, "needs a --topology"),
+        (["--model", "small", *GPU, "--batch", "0"], 2, "must be 1 or more"),
+        (["--model", "small", "--gpu_memory", "-1"], 2, "must be above 0"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(capsys, monkeypatch, arguments, code, words):
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", *arguments])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert stopped.value.code == code
+
+
+def test_without_libtpu_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning"])
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else found(name, *a)
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--model", "small", "--topology", "v5e:2x2"])
+    assert "pip install 'prompt-tuning-jax[plan]'" in capsys.readouterr().err
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: the extra [plan]"
+)
+
+
+@needs_libtpu
+def test_devices_of_slices_are_chips():
+    for name in ("v5e:1x1", "v5e:2x4", "v4:2x2x4", "v5p:2x2x1", "v6e:4x4"):
+        target = targets.parse_slice(name)
+        assert len(targets.devices(target)) == target.chips
+    assert "TPU_SKIP_MDS_QUERY" not in os.environ
+    with pytest.raises(ValueError, match="libtpu cannot compile for v5e:3x5"):
+        targets.devices(targets.parse_slice("v5e:3x5"))
+
+
+@pytest.fixture(scope="module")
+def narrow_model(tmp_path_factory):
+    """A model whose weights are large beside its activations."""
+    folder = tmp_path_factory.mktemp("narrow")
+    shape = {
+        "model_type": "t5", "vocab_size": 8192, "d_model": 512, "d_kv": 64, "d_ff": 2048,
+        "num_heads": 8, "num_layers": 2, "feed_forward_proj": "gated-gelu",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape))
+    return str(folder)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_compiled_for_tpus_has_no_gradients_of_frozen_weights(narrow_model):
+    config, target = plan.model_config(narrow_model), targets.parse_slice("v5e:2x2")
+    lengths = Lengths(batch=4, inputs=16, targets=2, prompt=4)
+    (made,) = plan.plan_slice(config, lengths, target, mesh="fsdp:4", remat="none")
+    assert made.fits
+    assert made.cycles > 0
+    assert made.collectives["all-gather"].count > 0
+    # In place: what comes back is only the metrics; nothing held is as large as the weights.
+    assert made.outputs < 10_000
+    assert made.arguments < made.weights / 10
+    assert made.temporaries < made.weights
+    # A gradient of the weights would add half as much again.
+    assert made.useful_flops < made.flops < 1.4 * made.useful_flops
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_does_not_fit_a_tpu_is_a_result(narrow_model, tmp_path):
+    file = tmp_path / "plan.json"
+    sizes = ["--batch", "256", "--inputs", "2048", "--mesh", "data:1", "--remat", "none"]
+    arguments = ["--topology", "v5e:1x1", *sizes, "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "prompt_tuning_jax.plan", "--model", narrow_model, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Nothing fits" in done.stdout
+    assert done.stderr == ""
+    (one,) = json.loads(file.read_text())["plans"]
+    assert one["needed"] > one["available"]
+    assert not one["fits"]
