@@ -73,9 +73,8 @@ class TrainConfig(TaskConfig):
       model_dir: where the run writes, and continues from.
       train_steps: steps in all.
       batch_size: examples per step, over all devices.
-      pack: several examples in a row of the longest input's length and its prompt's, which costs
-        less where lengths differ much and BATCH_SIZE examples of one length are long in coming.
-        The default puts examples of similar length together in a batch.
+      pack: whether a batch is the next BATCH_SIZE examples of the data, several in a row; by
+        default it is examples of similar length, one in a row, which is usually faster.
       microbatches: how many parts of a batch go through the model one after the other, with one
         update for all: the same step in less memory.
       prompt_length: P; 0 for no prompt (model tuning).

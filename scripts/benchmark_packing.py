@@ -40,6 +40,7 @@ from prompt_tuning_jax.train import TrainConfig
 HERE = Path(__file__).parent
 LENGTHS = HERE / "results" / "superglue_lengths.json"
 EXAMPLES, STEPS = 4096, 512  # of a stream: how many there are, and for how many batches it is read
+CONSOLE = Console(width=100)
 RARE = 0.02  # shapes that fewer of a stream's batches have are not timed, and left out
 MIX = "mix"
 Counts = Mapping[str, int]  # length -> how many examples have it
@@ -109,6 +110,7 @@ def time_steps(batches: Mapping[Shape, Batch], args: argparse.Namespace) -> dict
     state, frozen, step = start(train_config, random_model(settings), random_prompt(settings))
     seconds = {shape: [] for shape in batches}
     for turn in range(args.repeats + 1):
+        CONSOLE.print(f"turn {turn} of {args.repeats}: {len(batches)} shapes", highlight=False)
         for shape, batch in batches.items():
             started = time.perf_counter()
             *state, metrics = step(*state, frozen, jax.device_put(batch), np.int32(0))
@@ -148,7 +150,7 @@ def show(sources: Mapping[str, Mapping[str, Any]]) -> None:
         rates = [f"{figures['examples_per_second']:.2f}" for figures in found.values()]
         ratios = [f"{found[m]['against_padded']:.2f} x" for m in ("bucketed", "packed")]
         table.add_row(name, *rates, *ratios)
-    Console(width=100).print(table)
+    CONSOLE.print(table)
 
 
 def show_shapes(streams: Streams) -> None:
@@ -157,7 +159,7 @@ def show_shapes(streams: Streams) -> None:
         for method, counts in shapes.items():
             listed = (f"{'x'.join(map(str, s))}: {n}" for s, n in counts.most_common())
             table.add_row(name, method, ", ".join(listed))
-    Console(width=100).print(table)
+    CONSOLE.print(table)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

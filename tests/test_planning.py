@@ -18,12 +18,17 @@ from prompt_tuning_jax.t5.config import REMAT_POLICIES, t5_1_1
 
 LENGTHS = step.Lengths(batch=4, inputs=12, targets=2, prompt=4)
 CHIP = targets.CHIPS["v5e"]
-# As a TPU's compiler writes it; the loop's body runs 5 times, and starts what runs beside it.
+# As a TPU's compiler writes it: a loop of 5 rounds, and in each a collective beside other work.
 TPU_TEXT = """HloModule jit_step
 %fused (p.0: bf16[4,8,16], p.1: s32[]) -> bf16[1,8,16] {
   %p.0 = bf16[4,8,16]{2,1,0:T(8,128)(2,1)} parameter(0)
   %p.1 = s32[]{:T(128)} parameter(1)
   ROOT %slice = bf16[1,8,16]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p.0, %p.1), dynamic_slice_sizes={1}
+}
+
+%goes_on (p: bf16[1,8,16]) -> bf16[2,8,16] {
+  %p = bf16[1,8,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  ROOT %again = bf16[2,8,16]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=4, dimensions={0}
 }
 
 %condition (c: (s32[], bf16[4,8,16])) -> pred[] {
@@ -39,7 +44,8 @@ TPU_TEXT = """HloModule jit_step
   %w = bf16[4,8,16]{2,1,0:T(8,128)(2,1)} get-tuple-element(%b), index=1
   %layer = bf16[1,8,16]{2,1,0:T(8,128)(2,1)S(1)} fusion(%w, %i), kind=kLoop, calls=%fused, \
 backend_config={"window_config":{"estimated_cycles":"70"}}
-  %start = (bf16[1,8,16]{2,1,0}, bf16[2,8,16]{2,1,0}) all-gather-start(%layer), dimensions={0}
+  %start = (bf16[1,8,16]{2,1,0}, bf16[2,8,16]{2,1,0}) all-gather-start(%layer), channel_id=4
+  %beside = bf16[2,8,16]{2,1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%goes_on
   %done = bf16[2,8,16]{2,1,0:T(8,128)(2,1)} all-gather-done(%start)
   ROOT %t = (s32[]{:T(128)}, bf16[4,8,16]{2,1,0:T(8,128)(2,1)}) tuple(%i, %w)
 }

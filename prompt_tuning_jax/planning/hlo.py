@@ -145,14 +145,22 @@ class Program:
         return total
 
     def collectives(self) -> dict[str, Collective]:
-        """Kind -> how many and how large; those inside fusions too."""
-        counts, sizes = collections.Counter(), collections.Counter()
+        """Kind -> how many and how large; those inside fusions too.
+
+        One that runs beside other work stands in the text several times, where it starts, goes on
+        and ends, always with its channel's number.
+        """
+        counts, sizes, channels = collections.Counter(), collections.Counter(), set()
         for name, times in self.executions.items():
             here = self.computations[name]
             for instruction in here.values():
-                if kind := instruction.collective:
-                    counts[kind] += times
-                    sizes[kind] += times * _moved(instruction, here)
+                kind = instruction.collective
+                channel = re.search(r"channel_id=\d+", instruction.attributes)
+                if kind is None or (channel and channel[0] in channels):
+                    continue
+                channels.add(channel and channel[0])
+                counts[kind] += times
+                sizes[kind] += times * _moved(instruction, here)
         return {kind: Collective(counts[kind], sizes[kind]) for kind in COLLECTIVES if counts[kind]}
 
     def main_memory_traffic(self) -> int:

@@ -16,12 +16,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.t5 import layers, scan
+from prompt_tuning_jax.t5 import attention, layers, scan
 from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.t5.network import ToLogits
 
 
-class SelfAttention(layers.SelfAttention):
+class SelfAttention(attention.SelfAttention):
     """Self-attention whose cache may be filled to another place in every row."""
 
     def _remember(self, name: str, new_BxHxLxK: jax.Array, cache_index: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ class Decoder(ToLogits):
         super().setup()
         cfg = self.config
         self.token_embedder = layers.Embed(cfg)
-        self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
+        self.relpos_bias = attention.RelativePositionBias(cfg, bidirectional=False)
         if self.make_prompt is not None:
             self.prompt = self.make_prompt()
         self.layers = [Layer(cfg) for _ in range(cfg.num_decoder_layers)]
@@ -112,7 +112,7 @@ class Decoder(ToLogits):
         x = self.dropout(x, deterministic=deterministic)
         return scan.through(self.layers, step, x, self.config.num_decoder_layers)[0]
 
-    def _row_bias(self, S: int, inputs_BxS, segment_ids) -> layers.Bias:
+    def _row_bias(self, S: int, inputs_BxS, segment_ids) -> attention.Bias:
         """Mask and relative-position bias.
 
         Padding needs no mask: it stands at the end, where causality hides it.
@@ -122,17 +122,17 @@ class Decoder(ToLogits):
             is_input_BxS = inputs_BxS > 0
             mask_BxSxS |= is_input_BxS[:, :, None] & is_input_BxS[:, None, :]
         mask_BxSxS = layout.within_segments(mask_BxSxS, segment_ids, segment_ids)
-        return layers.Bias(layers.mask_bias(mask_BxSxS)[:, None], self.relpos_bias(S, S))
+        return attention.Bias(attention.mask_bias(mask_BxSxS)[:, None], self.relpos_bias(S, S))
 
-    def _step_bias(self, index_B, S: int) -> layers.Bias:
+    def _step_bias(self, index_B, S: int) -> attention.Bias:
         """The row of `_row_bias` at another position in every row."""
         # The last position looks back over every distance, and earlier ones over fewer.
         furthest_HxS = self.relpos_bias(1, S, S - 1)[0, :, 0]
         distance_BxS = index_B[:, None] - jnp.arange(S)[None, :]
         bias_HxBxS = furthest_HxS[:, jnp.clip(S - 1 - distance_BxS, 0, S - 1)]
-        mask_BxS = layers.mask_bias(distance_BxS >= 0)
+        mask_BxS = attention.mask_bias(distance_BxS >= 0)
         bias_BxHx1xS = jnp.swapaxes(bias_HxBxS, 0, 1)[:, :, None]
-        return layers.Bias(mask_BxS[:, None, None], bias_BxHx1xS)
+        return attention.Bias(mask_BxS[:, None, None], bias_BxHx1xS)
 
     def _refill(self, S: int, lengths_B) -> Int[Array, ""]:
         """Where S positions go that replace what the cache holds, of which `lengths` will count."""

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.t5 import layers, scan
+from prompt_tuning_jax.t5 import attention, layers, scan
 from prompt_tuning_jax.t5.config import T5Config
 
 # Cross-attention's keys and values: a pair for each layer or, scanned, a pair for all.
@@ -28,12 +28,12 @@ class EncoderLayer(nn.Module):
     def setup(self):
         cfg = self.config
         self.pre_attention_layer_norm = layers.LayerNorm(cfg)
-        self.attention = layers.SelfAttention(cfg)
+        self.attention = attention.SelfAttention(cfg)
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
         if cfg.scan_layers:
-            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
+            self.relpos_bias = attention.RelativePositionBias(cfg, bidirectional=True)
 
     def __call__(self, x_BxSxD, bias, deterministic, before=None):
         """`before` are keys and values of positions before x's; the bias has columns for them."""
@@ -57,14 +57,14 @@ class DecoderLayer(nn.Module):
     def setup(self):
         cfg = self.config
         self.pre_self_attention_layer_norm = layers.LayerNorm(cfg)
-        self.self_attention = layers.SelfAttention(cfg)
+        self.self_attention = attention.SelfAttention(cfg)
         self.pre_cross_attention_layer_norm = layers.LayerNorm(cfg)
-        self.encoder_decoder_attention = layers.CrossAttention(cfg)
+        self.encoder_decoder_attention = attention.CrossAttention(cfg)
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
         if cfg.scan_layers:
-            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
+            self.relpos_bias = attention.RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(self, y_BxLxD, encoded_BxSxD, biases, deterministic, kv, cache_index, make_cache):
         self_bias, cross_bias = biases
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
             self.layers = [EncoderLayer(cfg, name="encoder")]
         else:
             self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
-            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=True)
+            self.relpos_bias = attention.RelativePositionBias(cfg, bidirectional=True)
         self.encoder_norm = layers.LayerNorm(cfg)
         self.dropout = layers.dropout(cfg)
 
@@ -170,11 +170,11 @@ class Encoder(nn.Module):
 
         Layers that are scanned add the distances themselves, each with its own.
         """
-        mask_Bx1xQxS = layers.mask_bias(mask_BxQxS)[:, None]
+        mask_Bx1xQxS = attention.mask_bias(mask_BxQxS)[:, None]
         if self.config.scan_layers:
-            return layers.Bias(mask_Bx1xQxS)
+            return attention.Bias(mask_Bx1xQxS)
         keys = mask_BxQxS.shape[-1]
-        return layers.Bias(mask_Bx1xQxS, self.relpos_bias(queries, keys, keys - queries))
+        return attention.Bias(mask_Bx1xQxS, self.relpos_bias(queries, keys, keys - queries))
 
 
 class ToLogits(nn.Module):
@@ -212,14 +212,14 @@ class Decoder(ToLogits):
             self.layers = [DecoderLayer(cfg, name="decoder")]
         else:
             self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
-            self.relpos_bias = layers.RelativePositionBias(cfg, bidirectional=False)
+            self.relpos_bias = attention.RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(
         self, encoded, tokens, cross_mask_BxLxS, segment_ids, deterministic, decode, cross_kv
     ):
         cache_index, make_cache = self._cache_state(decode, tokens.shape[1])
         self_bias = self._self_bias(tokens, segment_ids, cache_index)
-        biases = self_bias, layers.Bias(layers.mask_bias(cross_mask_BxLxS)[:, None])
+        biases = self_bias, attention.Bias(attention.mask_bias(cross_mask_BxLxS)[:, None])
         y_BxLxD = self.dropout(self.token_embedder(tokens), deterministic=deterministic)
 
         def step(layer, y_BxLxD, kv):
@@ -247,7 +247,7 @@ class Decoder(ToLogits):
         self.put_variable("cache", "cache_index", cache_index + length)
         return cache_index, False
 
-    def _self_bias(self, tokens, segment_ids, cache_index) -> layers.Bias:
+    def _self_bias(self, tokens, segment_ids, cache_index) -> attention.Bias:
         """Causal mask and packing mask in one, and the relative-position bias.
 
         Padding of the targets needs no mask: it stands at the end, where causality hides it.
@@ -257,10 +257,10 @@ class Decoder(ToLogits):
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
         mask_BxLxS = layout.within_segments(causal_1xLxS, segment_ids, segment_ids)
-        mask_Bx1xLxS = layers.mask_bias(mask_BxLxS)[:, None]
+        mask_Bx1xLxS = attention.mask_bias(mask_BxLxS)[:, None]
         if self.config.scan_layers:
-            return layers.Bias(mask_Bx1xLxS)
-        return layers.Bias(mask_Bx1xLxS, self.relpos_bias(L, keys, first))
+            return attention.Bias(mask_Bx1xLxS)
+        return attention.Bias(mask_Bx1xLxS, self.relpos_bias(L, keys, first))
 
 
 class Transformer(nn.Module):
