@@ -260,7 +260,8 @@ def assert_logits_equal(packed, alone, pairs):
 
 
 @pytest.mark.parametrize(
-    ("layout", "visibility"), [*((name, "full") for name in LAYOUTS), ("after_bos", "isolated")]
+    ("layout", "visibility"),
+    [*((name, "full") for name in LAYOUTS), ("after_bos", "isolated"), ("suffix", "isolated")],
 )
 def test_logits_loss_and_gradient_are_those_of_padded_rows(deep, key, layout, visibility):
     config = dataclasses.replace(deep[0], prompt_visibility=visibility)

@@ -54,9 +54,12 @@ def measure(path, mesh: str, count: int) -> list[dict]:
         )
         for i in range(count)
     ]
-    return [
-        json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes
-    ]
+    try:
+        printed = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [json.loads(text.splitlines()[-1]) for text in printed]
 
 
 @pytest.mark.slow
