@@ -86,7 +86,7 @@ def activation_dtype() -> Any:
 
 def is_quantized(params: Mapping[str, Any]) -> bool:
     """Whether some weight is int8; `params` are nested or flat."""
-    return any(x.dtype == jnp.int8 for x in flatten_dict(params).values())
+    return any(getattr(x, "dtype", None) == jnp.int8 for x in flatten_dict(params).values())
 
 
 def check_float(params: Mapping[str, Any]) -> None:

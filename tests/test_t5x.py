@@ -263,9 +263,9 @@ class TestRefusals:
             t5x.load(t5x.save(tmp_path, weights))
 
     def test_whole_numbers(self, tmp_path):
-        quantized = {"encoder/encoder_norm/scale": np.ones(16, np.int8)}
-        path = self.save(tmp_path, lambda w: w.update(quantized))
-        with pytest.raises(ValueError, match="int8; only floating-point"):
+        counts = {"encoder/encoder_norm/scale": np.ones(16, np.int16)}
+        path = self.save(tmp_path, lambda w: w.update(counts))
+        with pytest.raises(ValueError, match="int16; only floating-point"):
             t5x.load(path)
 
 
