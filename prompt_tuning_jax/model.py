@@ -265,7 +265,7 @@ class FrozenModel:
           tokens [B, L] without the start token and 0 after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
         """
-        batch = self._laid_out({"encoder_input_tokens": jnp.asarray(encoder_input_tokens)}, prompt)
+        batch = self._laid_out({"encoder_input_tokens": np.asarray(encoder_input_tokens)}, prompt)
         keys = _row_keys(seed, np.arange(len(encoder_input_tokens)))
         return self._decode(batch, prompt, keys, options)
 
@@ -412,11 +412,21 @@ class FrozenModel:
     def _laid_out(
         self, batch: Mapping[str, Any], prompt: PromptLike, rows: np.ndarray | None = None
     ) -> Mapping[str, Any]:
-        """`batch` with the layout of prompts that differ between rows; rows None: all in order."""
-        if not isinstance(prompt, BankRows | Ensemble):
+        """`batch` with room for the prompts and their layout; rows None: all in order.
+
+        A single prompt gets it here if the tokens are numpy's: operation by operation, JAX would
+        compile every one. Else the compiled function makes it.
+        """
+        tokens, eos_id = batch["encoder_input_tokens"], self.config.eos_id
+        if isinstance(prompt, BankRows | Ensemble):
+            return prompt.place(batch, np.arange(len(tokens)) if rows is None else rows, eos_id)
+        if prompt is None or not isinstance(tokens, np.ndarray):
             return batch
-        rows = np.arange(len(batch["encoder_input_tokens"])) if rows is None else rows
-        return prompt.place(batch, rows, self.config.eos_id)
+        tuned = prompt if isinstance(prompt, TunedPrompt) else TunedPrompt(np.asarray(prompt))
+        if tuned.layout == "prefix" and tuned.visibility.startswith("isolated"):
+            return batch
+        tokens, positions = place_prompt(tokens, len(tuned.values), tuned.layout, eos_id)
+        return {**batch, "encoder_input_tokens": tokens, "prompt_positions": positions}
 
     def _label_tokens(self, verbalizers: Sequence[str]) -> Int[Array, "labels length"]:
         """[C, L] ids ending in EOS, 0-padded."""
