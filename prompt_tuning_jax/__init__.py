@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.optim import paper_adafactor
     from prompt_tuning_jax.scoring import Evaluation
     from prompt_tuning_jax.t5 import T5Config, Transformer
-    from prompt_tuning_jax.train import TrainConfig, TrainResult, train
+    from prompt_tuning_jax.train import TrainResult, train
+    from prompt_tuning_jax.train_config import TrainConfig
+    from prompt_tuning_jax.train_many import train_many
     from prompt_tuning_jax.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ __all__ = [
     "paper_adafactor",
     "save_prompt",
     "train",
+    "train_many",
 ]
 
 # Read at first use, so that `prompt-tuning --help` need not wait for JAX.
@@ -59,7 +62,9 @@ _MODULES = {
     "optim": ("paper_adafactor",),
     "scoring": ("Evaluation",),
     "t5": ("T5Config", "Transformer"),
-    "train": ("TrainConfig", "TrainResult", "train"),
+    "train": ("TrainResult", "train"),
+    "train_config": ("TrainConfig",),
+    "train_many": ("train_many",),
     "vocabulary": ("Vocabulary",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

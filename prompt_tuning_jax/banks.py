@@ -101,7 +101,7 @@ class TunedBank:
     ) -> dict[str, Any]:
         """`batch` with room for prompt `ids_B[b]` in row b, and its layout, as numpy arrays.
 
-        Isolated prompts of one length before their inputs need no room; see `model.bind`.
+        Isolated prompts of one length before their inputs need no room; see `prompted.bind`.
         """
         if self._stand_apart:
             return {**batch, "prompt_ids": ids_B}

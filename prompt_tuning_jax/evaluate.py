@@ -24,7 +24,7 @@ from rich.table import Table
 
 from prompt_tuning_jax import command, hosts, sharding
 from prompt_tuning_jax.banks import TunedBank, named
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible, load_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.scoring import (
@@ -132,14 +132,7 @@ def tasks_of_prompts(
 def load_checked_prompt(path: str, model: FrozenModel, allow_mismatch: bool) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
-    vocabulary = model.vocabulary.fingerprint if model.vocabulary else None
-    check_compatible(
-        prompt,
-        fingerprint=model.fingerprint,
-        vocabulary_hash=vocabulary,
-        emb_dim=model.config.emb_dim,
-        allow_mismatch=allow_mismatch,
-    )
+    model.check(prompt, allow_mismatch)
     return prompt
 
 

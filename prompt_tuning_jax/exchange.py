@@ -11,20 +11,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 
 from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.checkpoints.prompt_file import (
-    TunedPrompt,
-    check_compatible,
-    load_prompt,
-    save_prompt,
-)
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.layout import LAYOUTS
-from prompt_tuning_jax.model import BUNDLED, FrozenModel, load_model
+from prompt_tuning_jax.model import BUNDLED, load_model
 
 _EXPORT = """Write a prompt for another library, by default as a PEFT adapter.
 
@@ -79,7 +73,7 @@ def export_prompt(
         save_prompt(destination, tuned)
         return _written(destination, "an array", tuned, tuned.metadata.get("base_model"))
     frozen = load_model(model, jnp.bfloat16)
-    check_compatible(tuned, **_identity(frozen), allow_mismatch=allow_mismatch)
+    frozen.check(tuned, allow_mismatch)
     name = base_model or (str(BUNDLED) if model == "bundled" else model)
     peft.write_adapter(
         destination,
@@ -120,9 +114,9 @@ def import_prompt(
     _check_directory(destination, "a prompt file")
     tuned, facts = load_prompt(source), {"task": task, "verbalizers": verbalizers}
     if model is not None:
-        identity = _identity(load_model(model, jnp.bfloat16, vocabulary=vocabulary))
-        check_compatible(tuned, **identity, allow_mismatch=allow_mismatch)
-        facts |= identity | {"base_model": model}
+        frozen = load_model(model, jnp.bfloat16, vocabulary=vocabulary)
+        frozen.check(tuned, allow_mismatch)
+        facts |= frozen.identity | {"base_model": model}
     save_prompt(destination, tuned, layout=layout, **facts)
     saved = load_prompt(destination)
     line = _written(destination, "a prompt file", saved, saved.metadata.get("base_model"))
@@ -150,16 +144,6 @@ def _check_directory(destination: str, what: str) -> None:
             f"{destination} is a file's name, but {what} is a directory: choose another name. "
             "Plain arrays are written by `prompt-tuning export PROMPT NAME.npy`."
         )
-
-
-def _identity(model: FrozenModel) -> dict[str, Any]:
-    """What tells a model from others, as `check_compatible` and `save_prompt` take it."""
-    vocabulary = model.vocabulary.fingerprint if model.vocabulary else None
-    return {
-        "fingerprint": model.fingerprint,
-        "vocabulary_hash": vocabulary,
-        "emb_dim": model.config.emb_dim,
-    }
 
 
 def _written(place: str, what: str, prompt: TunedPrompt, model: str | None) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import rich.console
 
 from prompt_tuning_jax import command
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible, load_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.interpretation.analysis import Snapshot, analyse
 from prompt_tuning_jax.interpretation.findings import Interpretation
 from prompt_tuning_jax.interpretation.page import write_output
@@ -74,13 +74,7 @@ def interpret(
     if not isinstance(model, FrozenModel):
         model = load_model(model, vocabulary=vocabulary)
     words = _vocabulary(model)
-    check_compatible(
-        tuned,
-        fingerprint=model.fingerprint,
-        vocabulary_hash=words.fingerprint,
-        emb_dim=model.config.emb_dim,
-        allow_mismatch=allow_mismatch,
-    )
+    model.check(tuned, allow_mismatch)
     return analyse(
         tuned.values,
         np.asarray(model.embeddings),

@@ -26,13 +26,14 @@ from prompt_tuning_jax import decoding, quantize, sharding
 from prompt_tuning_jax.banks import BankRows, Ensemble, vote
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
 from prompt_tuning_jax.data import eval_batches
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5 import T5Config, Transformer
+from prompt_tuning_jax.prompted import apply, bind, with_prompt
+from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax.t5.scan import stack_layers
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 BUNDLED = Path(__file__).parent / "bundled" / "model"
@@ -84,89 +85,6 @@ class Prompted(NamedTuple):
     layout: str
 
 
-@functools.lru_cache
-def network_for(config: T5Config, prompt_shape: tuple[int, ...] | None) -> Transformer:
-    """The network, one object for equal arguments so that compiled programs are reused.
-
-    Args:
-      prompt_shape: [P, D], [N, P, D] for a bank, or None.
-    """
-    if prompt_shape is None:
-        return Transformer(config)
-    *bank, length, _ = prompt_shape
-    if not bank:
-        return Transformer(config, prompt=functools.partial(Prompt, length=length))
-    make_bank = functools.partial(PromptBank, num_prompts=bank[0], length=length)
-    return Transformer(config, prompt=make_bank)
-
-
-def with_prompt(params: Mapping[str, Any], values: Any) -> dict[str, Any]:
-    """`params` with the prompt at `encoder/prompt/prompt`; nothing is copied."""
-    return {**params, "encoder": {**params["encoder"], "prompt": {"prompt": values}}}
-
-
-def prompt_of(params: Mapping[str, Any]) -> Any | None:
-    """The prompt inside `params`, or None."""
-    return params["encoder"].get("prompt", {}).get("prompt")
-
-
-def join_shared(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`params` with a shared prompt and the task's own behind it as one prompt [P0 + P, D]."""
-    leaves = params["encoder"].get("prompt", {})
-    if "shared" not in leaves:
-        return params
-    return with_prompt(params, jnp.concatenate([leaves["shared"], leaves["prompt"]]))
-
-
-def bind(
-    config: T5Config, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
-) -> tuple[Transformer, Any, dict[str, Any]]:
-    """The network for `params`, its tokens [B, S], and where the prompt's rows sit in them.
-
-    A batch may bring its layout (`prompt_positions` and, for a bank, `prompt_ids`); one that does
-    not is laid out by `layout`. Isolated prompts before their inputs need no room among the tokens.
-    """
-    prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
-    if prompt is None:
-        return network_for(config, None), tokens, {}
-    network = network_for(config, prompt.shape)
-    if "prompt_positions" in batch:
-        places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
-        return network, tokens, places
-    if "encoder_segment_ids" in batch:
-        raise ValueError(
-            "Packed rows need prompt_positions, to say where each example's prompt is: make them "
-            "with `packing.pack`."
-        )
-    if config.isolated_prompt and layout == "prefix":
-        return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
-    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
-    return network, tokens, {"prompt_positions": positions}
-
-
-def apply(
-    config: T5Config,
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    layout: str = "prefix",
-    dropout_rng: Any | None = None,
-) -> Float[Array, "batch length vocab"]:
-    """Logits for a batch with T5X's keys, packed or not; the prompt, if any, is in `params`."""
-    params = join_shared(params)
-    network, tokens, places = bind(config, params, batch, layout)
-    return network.apply(
-        {"params": params},
-        tokens,
-        batch["decoder_input_tokens"],
-        batch["decoder_target_tokens"],
-        batch.get("encoder_segment_ids"),
-        batch.get("decoder_segment_ids"),
-        **places,
-        enable_dropout=dropout_rng is not None,
-        rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-    )
-
-
 _apply = jax.jit(apply, static_argnames=("config", "layout"))
 
 
@@ -187,7 +105,8 @@ class FrozenModel:
       vocabulary: needed only by the methods that take text.
       name: where it was loaded from, as prompt files record it.
       mesh: devices to spread batches over; None for one device.
-      float_fingerprint: that of the weights as they were before `quantize` made them int8.
+      known_fingerprint: that of the weights before `quantize` made them int8 or `scanned` stacked
+        them.
     """
 
     config: T5Config
@@ -195,18 +114,40 @@ class FrozenModel:
     vocabulary: Vocabulary | None = None
     name: str = "model"
     mesh: Mesh | None = None
-    float_fingerprint: str | None = None
+    known_fingerprint: str | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Identifies the weights, in whichever dtype; prompt files carry it."""
-        return self.float_fingerprint or fingerprint(self.params)
+        return self.known_fingerprint or fingerprint(self.params)
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What tells it from other models: what `save_prompt` records of it."""
+        vocabulary_hash = self.vocabulary.fingerprint if self.vocabulary else None
+        return {"fingerprint": self.fingerprint, "vocabulary_hash": vocabulary_hash}
+
+    def check(self, prompt: TunedPrompt, allow_mismatch: bool = False) -> None:
+        """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
+        width = self.config.emb_dim
+        check_compatible(prompt, **self.identity, emb_dim=width, allow_mismatch=allow_mismatch)
 
     @property
     def embeddings(self) -> Float[Array, "vocab embed"]:
         """The input embedding table, not as int8."""
         table = self.params["token_embedder"]
         return quantize.dequantize(table["embedding"], table.get("embedding_scale"))
+
+    def scanned(self) -> "FrozenModel":
+        """The same model with its layers' weights stacked, one layer compiled for all: `t5.scan`.
+
+        Both copies of the weights are in memory until this one is let go.
+        """
+        return self.replace(
+            config=dataclasses.replace(self.config, scan_layers=True),
+            params=stack_layers(self.params),
+            known_fingerprint=self.fingerprint,
+        )
 
     def replace(self, **changes: Any) -> "FrozenModel":
         """A copy with some attributes changed, sharing the weights."""
@@ -517,4 +458,4 @@ def load_model(
     if quantizer is None:
         return model
     config = dataclasses.replace(config, dtype=quantize.activation_dtype())
-    return model.replace(config=config, float_fingerprint=quantizer.fingerprint)
+    return model.replace(config=config, known_fingerprint=quantizer.fingerprint)

@@ -18,34 +18,33 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.monitor import Monitor, collapse_warning, prompt_signs
 from prompt_tuning_jax.optim import SHARED_NAME
 from prompt_tuning_jax.scoring import evaluate_task
+from prompt_tuning_jax.train_config import TrainConfig
 
 SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
 Scores = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Reporter:
-    """Evaluates what trains on `split`, and writes it under `model_dir`.
+    """Evaluates what trains on EVAL_SPLIT, and writes it under MODEL_DIR.
 
     All hosts call the same methods; the first one writes.
     """
 
-    model_dir: Path
+    config: TrainConfig
     model: FrozenModel
     task: Task
     frozen: optim.FlatParams
-    layout: str
-    visibility: str
-    split: str
-    predictions: str | None
     feature_lengths: Mapping[str, int]
-    batch_size: int
-    limit: int | None
+
+    @property
+    def model_dir(self) -> Path:
+        return Path(self.config.model_dir)
 
     @property
     def can_evaluate(self) -> bool:
         """Whether the task has the split."""
-        return self.split in self.task.splits
+        return self.config.eval_split in self.task.splits
 
     @property
     def metric(self) -> str:
@@ -64,18 +63,18 @@ class Reporter:
         result = evaluate_task(
             model,
             self.task,
-            self.split,
+            self.config.eval_split,
             prompt,
-            predictions=self.predictions,
+            predictions=self.config.predictions,
             feature_lengths=self.feature_lengths,
-            batch_size=self.batch_size,
-            limit=self.limit,
+            batch_size=self.config.batch_size,
+            limit=self.config.eval_limit,
         )
         scores = dict(result.scores)
         if prompt is not None:
             signs = prompt_signs(jnp.asarray(prompt.values), model.embeddings)
             scores |= {name: float(x) for name, x in signs.items()}
-        watch.scalars(step, self.split, scores)
+        watch.scalars(step, self.config.eval_split, scores)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         seconds = time.perf_counter() - started
         watch.say(f"step {step}  train loss {watch.loss:.4f}  {shown}  ({seconds:.1f} s)")
@@ -108,15 +107,14 @@ class Reporter:
     def _write_prompt(
         self, name: str, model: FrozenModel, prompt: TunedPrompt, scores: Scores
     ) -> None:
-        fingerprint = model.fingerprint  # all hosts take part
+        identity = model.identity  # all hosts take part
         if not hosts.is_first():
             return
         save_prompt(
             self.model_dir / name,
             prompt,
             base_model=model.name,
-            fingerprint=fingerprint,
-            vocabulary_hash=model.vocabulary.fingerprint if model.vocabulary else None,
+            **identity,
             task=self.task.name,
             verbalizers=self.task.verbalizers,
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
@@ -158,4 +156,5 @@ class Reporter:
         prompt = optim.whole_prompt({**self.frozen, **trainable})
         if prompt is None:
             return model, None
-        return model, TunedPrompt(prompt, self.layout, visibility=self.visibility)
+        layout, visibility = self.config.prompt_layout, self.config.prompt_visibility
+        return model, TunedPrompt(prompt, layout, visibility=visibility)

@@ -13,17 +13,16 @@ from prompt_tuning_jax import command, monitor, optim
 from prompt_tuning_jax.data import Batch, Task, TrainBatches
 from prompt_tuning_jax.packing import PADDING
 from prompt_tuning_jax.reporting import Reporter
-from prompt_tuning_jax.train import (
-    TrainConfig,
-    check_settings,
-    is_done,
-)
+from prompt_tuning_jax.train_config import TrainConfig, check_settings, is_done
 
 # What one step has in common; every other setting may differ from run to run.
 COMMON = (
     "model",
     "vocabulary",
     "model_dtype",
+    "scan_layers",
+    "remat_policy",
+    "attention_chunk",
     "model_dir",
     "mesh",
     "batch_size",

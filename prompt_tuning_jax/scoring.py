@@ -17,7 +17,8 @@ from prompt_tuning_jax.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.banks import Ensemble, TunedBank
 from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.losses import token_cross_entropy
-from prompt_tuning_jax.model import FrozenModel, PromptLike, apply
+from prompt_tuning_jax.model import FrozenModel, PromptLike
+from prompt_tuning_jax.prompted import apply
 
 PREDICTIONS = ("rank", "generate")
 LENGTHS = {"inputs": 512, "targets": 64}

@@ -29,23 +29,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from prompt_tuning_jax import hosts, monitor, optim, sharding
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.prefetch import Prefetcher
 from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.runs import ManyBatches, Run, RunMonitor, run_configs
 from prompt_tuning_jax.task_loading import load_task
-from prompt_tuning_jax.train import (
-    TrainConfig,
-    TrainResult,
-    check_settings,
-    check_task,
-    make_batches,
-    place,
-    read_result,
-    run_identity,
-    start_params,
-    step_function,
-)
+from prompt_tuning_jax.train import TrainResult, make_batches, open_model, read_result
+from prompt_tuning_jax.train_config import TrainConfig, check_settings, check_task, run_identity
+from prompt_tuning_jax.train_step import place, start_params, step_function
 
 DEFAULT_RATE = 0.3
 
@@ -63,11 +54,8 @@ def train_many(
     config = config or TrainConfig(**options)
     model_dir = check_settings(config)
     configs = run_configs(config, runs)
-    mesh, model = sharding.make_mesh(config.mesh), config.model
-    if not isinstance(model, FrozenModel):
-        verbose = hosts.is_first() and not config.quiet
-        model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
-    model = model.replace(mesh=mesh if mesh.size > 1 else None)
+    mesh = sharding.make_mesh(config.mesh)
+    model = open_model(config, mesh)
     everyone, frozen, identity = prepare(configs, model, mesh)
     model = model.replace(params=optim.unflatten(optim.without_prompt(frozen)))
     stacked = start_stack(everyone, config)
@@ -163,19 +151,8 @@ def make_run(
     frozen: optim.FlatParams,
     mesh: Mesh,
 ) -> Run:
-    reporter = Reporter(
-        model_dir=Path(config.model_dir),
-        model=model.replace(params=optim.unflatten(optim.without_prompt(frozen))),
-        task=task,
-        frozen=frozen,
-        layout=config.prompt_layout,
-        visibility=config.prompt_visibility,
-        split=config.eval_split,
-        predictions=config.predictions,
-        feature_lengths=lengths,
-        batch_size=config.batch_size,
-        limit=config.eval_limit,
-    )
+    model = model.replace(params=optim.unflatten(optim.without_prompt(frozen)))
+    reporter = Reporter(config, model, task, frozen, lengths)
     params = {**trainable, **frozen}
     batches = make_batches(config, task, model.vocabulary, lengths, params, mesh)
     return Run(

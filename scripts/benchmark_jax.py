@@ -11,10 +11,12 @@ from benchmark_worker import Repeat, Settings, serve
 from make_random_t5 import random_params
 
 from prompt_tuning_jax import optim, sharding
-from prompt_tuning_jax.model import FrozenModel, with_prompt
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.prompted import with_prompt
 from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.train import TrainConfig, make_train_step, place, trainable_rules
+from prompt_tuning_jax.train_config import TrainConfig, trainable_rules
 from prompt_tuning_jax.train_many import make_step
+from prompt_tuning_jax.train_step import make_train_step, place
 
 RUNS = 8  # prompts of `many`
 DECODED = 8  # tokens of `decode`

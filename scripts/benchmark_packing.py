@@ -35,7 +35,7 @@ from rich.table import Table
 from prompt_tuning_jax import command
 from prompt_tuning_jax.data import Batch, ExampleList, TrainBatches
 from prompt_tuning_jax.packing import PackedBatches
-from prompt_tuning_jax.train import TrainConfig
+from prompt_tuning_jax.train_config import TrainConfig
 
 HERE = Path(__file__).parent
 LENGTHS = HERE / "results" / "superglue_lengths.json"

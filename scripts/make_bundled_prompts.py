@@ -25,7 +25,7 @@ from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
 from prompt_tuning_jax.evaluate import evaluate_task
-from prompt_tuning_jax.train import TrainConfig
+from prompt_tuning_jax.train_config import TrainConfig
 
 OUTPUT = Path(bundled.__file__).parent / "prompts"
 ENSEMBLE = "bundled_woman"

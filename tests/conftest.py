@@ -6,7 +6,11 @@ import os
 import shutil
 import tempfile
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Compiling is most of the tests' time, and code for a few numbers need not be fast.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Programs compiled by one test serve the others, those in other processes too.

@@ -9,7 +9,7 @@ from prompt_tuning_jax import command
 from prompt_tuning_jax.evaluate import EvaluateConfig
 from prompt_tuning_jax.infer import InferConfig
 from prompt_tuning_jax.monitor import NotFiniteError
-from prompt_tuning_jax.train import TrainConfig
+from prompt_tuning_jax.train_config import TrainConfig
 
 SIZES = "TRAIN_STEPS = 40\nBATCH_SIZE = 8\n"
 PLACE = "MODEL_DIR = 'runs/a'\nTASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': 4}\n"

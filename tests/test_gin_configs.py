@@ -9,7 +9,7 @@ import pytest
 
 from prompt_tuning_jax import command, gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.train import TrainConfig
+from prompt_tuning_jax.train_config import TrainConfig
 
 ROOT = Path(gin_configs.__file__).parent
 EXPERIMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.gin"))

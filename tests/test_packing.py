@@ -16,7 +16,6 @@ from prompt_tuning_jax import train as run
 from prompt_tuning_jax.data import TrainBatches
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.model import apply, with_prompt
 from prompt_tuning_jax.packing import (
     PackedBatches,
     Shape,
@@ -26,6 +25,7 @@ from prompt_tuning_jax.packing import (
     row_counts,
 )
 from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.prompted import apply, with_prompt
 from prompt_tuning_jax.train_many import train_many
 
 P = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_tuning_jax import load_prompt
+from prompt_tuning_jax import TrainConfig, command, load_prompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.model import BUNDLED
 
@@ -125,6 +125,20 @@ def test_interpret_and_exchange(tmp_path):
     ours = load_prompt("bundled_topic").values
     for name in ("prompts/topic", "topic-adapter", "topic.npy"):
         np.testing.assert_array_equal(load_prompt(tmp_path / name).values, ours)
+
+
+@needs_model
+def test_more_devices_and_less_memory(tmp_path):
+    settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
+    run(f"{block('MODEL_DTYPE=int8').rstrip()} {settings}", tmp_path)
+    assert load_prompt(tmp_path / "runs/small_memory/best").values.shape == (20, 192)
+    assert "fits" in run(block("prompt-tuning plan"), tmp_path)
+
+
+def test_the_settings_of_its_tables_are_there():
+    settings = re.findall(r"^\| `([A-Z_]+)=", README, re.MULTILINE)
+    assert len(settings) == 8
+    assert set(settings) <= set(command.macros(TrainConfig))
 
 
 @needs_model

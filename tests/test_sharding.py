@@ -16,12 +16,8 @@ import tiny
 
 from prompt_tuning_jax import load_model, optim, sharding
 from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.train import (
-    TrainConfig,
-    make_train_step,
-    place,
-    start_optimizer,
-)
+from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.train_step import make_train_step, place, start_optimizer
 
 TIED = {"logits_via_embedding": True, "mlp_activations": ("relu",)}
 BATCH = {

@@ -119,9 +119,9 @@ def test_stacked_weights_are_sharded_as_those_of_single_layers():
     mesh = sharding.make_mesh("model:-1")
     shardings = sharding.param_shardings(mesh, SCAN, flat(STACKED))
     specs = {name: tuple(value.spec) for name, value in shardings.items()}
-    assert specs["encoder/encoder/attention/query/kernel"] == (None, None, "model", None)
-    assert specs["encoder/encoder/attention/out/kernel"] == ("model", None, None, None)
-    assert specs["decoder/decoder/mlp/wo/kernel"] == ("model", None, None)
+    assert specs["encoder/encoder/attention/query/kernel"] == ("fsdp", None, "model", None)
+    assert specs["encoder/encoder/attention/out/kernel"] == ("model", None, None, "fsdp")
+    assert specs["decoder/decoder/mlp/wo/kernel"] == ("model", None, "fsdp")
 
 
 # ---- the numbers -----------------------------------------------------------------------------

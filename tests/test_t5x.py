@@ -32,7 +32,7 @@ from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_storage import CONTEXT, Leaf
 from prompt_tuning_jax.infer import infer
-from prompt_tuning_jax.model import apply
+from prompt_tuning_jax.prompted import apply
 from prompt_tuning_jax.t5.config import mt5, t5_1_0, t5_1_1
 
 EVERY = (*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16)

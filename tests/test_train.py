@@ -17,7 +17,9 @@ from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.metrics import get_metric
 from prompt_tuning_jax.monitor import NotFiniteError
-from prompt_tuning_jax.train import TrainConfig, main, make_train_step, run_identity
+from prompt_tuning_jax.train import main
+from prompt_tuning_jax.train_config import TrainConfig, run_identity
+from prompt_tuning_jax.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
 pytestmark = pytest.mark.usefixtures("one_device")

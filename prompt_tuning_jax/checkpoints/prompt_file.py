@@ -191,7 +191,7 @@ def check_compatible(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
                 "model it was tuned for, or override with allow_mismatch=True "
-                "(ALLOW_PROMPT_MISMATCH=True on the command line)."
+                "(on the command line ALLOW_PROMPT_MISMATCH=True, or --allow_mismatch)."
             )
 
 

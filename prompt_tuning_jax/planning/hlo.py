@@ -147,18 +147,20 @@ class Program:
     def collectives(self) -> dict[str, Collective]:
         """Kind -> how many and how large; those inside fusions too.
 
-        One that runs beside other work stands in the text several times, where it starts, goes on
-        and ends, always with its channel's number.
+        One that runs beside other work may stand in the text again, inside the fusions where it
+        goes on and ends, each time with its channel's number.
         """
-        counts, sizes, channels = collections.Counter(), collections.Counter(), set()
-        for name, times in self.executions.items():
-            here = self.computations[name]
+        counts, sizes, seen = collections.Counter(), collections.Counter(), set()
+        for name in sorted(self.executions, key=lambda name: name in self._fused):
+            here, times = self.computations[name], self.executions[name]
             for instruction in here.values():
                 kind = instruction.collective
-                channel = re.search(r"channel_id=\d+", instruction.attributes)
-                if kind is None or (channel and channel[0] in channels):
+                if kind is None:
                     continue
-                channels.add(channel and channel[0])
+                channel = (kind, *re.findall(r"channel_id=\d+", instruction.attributes))
+                if name in self._fused and channel in seen:
+                    continue
+                seen.add(channel)
                 counts[kind] += times
                 sizes[kind] += times * _moved(instruction, here)
         return {kind: Collective(counts[kind], sizes[kind]) for kind in COLLECTIVES if counts[kind]}

@@ -11,7 +11,8 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import FrozenModel, optim
-from prompt_tuning_jax.train import TrainConfig, make_train_step
+from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.train_step import make_train_step
 
 pytestmark = pytest.mark.t5x
 NAME = optim.PROMPT_NAME

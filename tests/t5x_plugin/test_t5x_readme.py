@@ -8,8 +8,8 @@ from pathlib import Path
 import gin
 import pytest
 
-from prompt_tuning_jax import command, convert
-from prompt_tuning_jax.train import TrainConfig
+from prompt_tuning_jax import command, convert, exchange
+from prompt_tuning_jax.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "gin_configs" / "t5x"
@@ -97,6 +97,8 @@ def test_the_other_commands_parse(capsys):
         match words[:3]:
             case ["python", "-m", "prompt_tuning_jax.convert"]:
                 convert.parser().parse_args(words[3:])
+            case ["python", "-m", "prompt_tuning_jax.exchange"]:
+                exchange.parser().parse_args(words[3:])
             case ["python", "-m", "prompt_tuning_jax.train"]:
                 config = command.parse(TrainConfig, words[3:], "")
                 ((pattern, _),) = config.trainable
@@ -109,7 +111,7 @@ def test_the_other_commands_parse(capsys):
             case _:
                 assert words in T5X_COMMANDS
         seen.add(words[0] if words[0] != "python" else words[2])
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 @pytest.mark.t5x
