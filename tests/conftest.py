@@ -6,11 +6,9 @@ import os
 import shutil
 import tempfile
 
-# Compiling is most of the tests' time, and code for a few numbers need not be fast.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-)
+import xla_flags
+
+os.environ.setdefault("XLA_FLAGS", xla_flags.devices(2))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Programs compiled by one test serve the others, those in other processes too.

@@ -44,6 +44,7 @@ def test_train_step_records_time_memory_and_what_trains(tmp_path):
     assert result["ratios"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["isolated", "many", "decode", "long_step"])
 def test_other_comparisons_run(tmp_path, benchmark):
     output = tmp_path / "benchmark.json"
@@ -55,6 +56,7 @@ def test_other_comparisons_run(tmp_path, benchmark):
     assert len(others) == (benchmark in ("isolated", "many"))
 
 
+@pytest.mark.slow
 def test_real_size_trains_on_files_and_keeps_other_figures(tmp_path):
     output = tmp_path / "benchmark.json"
     output.write_text('{"earlier": {"kept": true}}')

@@ -22,6 +22,8 @@ GIN_COMMANDS = {name: one for name, one in cli.COMMANDS.items() if one.config}
 # What keeps an example short.
 SHORT = {
     "train": ["--gin.TRAIN_STEPS=2", "--gin.EVAL_LIMIT=8"],
+    "evaluate": ["--gin.LIMIT=20"],
+    "plan": ["--remat=none"],
     "show-task": ["--limit=20"],
 }
 

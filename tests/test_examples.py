@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xla_flags
 
 from prompt_tuning_jax import load_prompt
 
@@ -19,7 +20,7 @@ WOMAN = ["bundled_woman", *(f"bundled_woman_seed{seed}" for seed in range(1, 5))
 def run(name, folder, *arguments, **settings):
     """The lines that an example prints, run in `folder` with this environment's commands."""
     program = [str(EXAMPLES / name), *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+    environment = os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         program if name.endswith(".sh") else [sys.executable, *program],
@@ -64,16 +65,16 @@ def test_serve_many_prompts(tmp_path):
 
 
 def test_ensemble(tmp_path):
-    scores, answer = map(json.loads, run("ensemble.sh", tmp_path))
+    scores, answer = map(json.loads, run("ensemble.sh", tmp_path, LIMIT="20"))
     assert list(scores["members"]) == WOMAN
     accuracies = [member["accuracy"] for member in scores["members"].values()]
     assert scores["mean"]["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-3)
-    assert scores["ensemble"]["accuracy"] >= scores["mean"]["accuracy"]
+    assert scores["ensemble"]["accuracy"] > 80
     assert sum(answer["votes"].values()) == len(WOMAN)
 
 
 def test_average_and_interpolate(tmp_path):
-    printed = run("average_and_interpolate.py", tmp_path, "--limit=20")
+    printed = run("average_and_interpolate.py", tmp_path, "--limit=8")
     scores = [float(re.search(r"([\d.]+) %", line)[1]) for line in printed]
     assert len(scores) == 6
     assert scores[0] > 80  # the ends are prompts that were tuned

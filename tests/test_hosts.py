@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import xla_flags
 
 from prompt_tuning_jax import hosts, load_prompt
 
@@ -34,7 +35,7 @@ class Processes:
                 JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
                 JAX_NUM_PROCESSES=str(count),
                 JAX_PROCESS_ID=str(i),
-                XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+                XLA_FLAGS=xla_flags.devices(devices),
             )
             for i in range(count)
         ]
@@ -153,7 +154,7 @@ def alone(run, tmp_path_factory):
     """The same run in one process with one device."""
     directory = tmp_path_factory.mktemp("alone")
     line = training(run, directory)
-    done = start(line, directory / "log", XLA_FLAGS="").wait(DEADLINE)
+    done = start(line, directory / "log", XLA_FLAGS=xla_flags.ONE_DEVICE).wait(DEADLINE)
     assert done == 0, (directory / "log").read_text()
     return directory
 

@@ -41,7 +41,8 @@ def test_every_task_and_the_ensemble_have_a_recipe(program):
 
 
 @needs_model
-def test_a_prompt_with_its_card(program, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_prompt_with_its_card(program, tmp_path):
     work, output = tmp_path / "work", tmp_path / "prompts"
     arguments = ["bundled_woman_seed1", "--steps=1", f"--work={work}", f"--output={output}"]
     program.main(arguments)
@@ -55,11 +56,17 @@ def test_a_prompt_with_its_card(program, tmp_path, capsys):
     assert str(tmp_path) not in card + json.dumps(dict(prompt.metadata))
 
     (folder / "prompt.json").unlink()
-    program.main(arguments)
-    assert "already there" in capsys.readouterr().out
-    assert not (folder / "prompt.json").exists()
     program.main([*arguments, "--force"])
     assert (folder / "prompt.json").exists()
+
+
+@needs_model
+def test_a_prompt_that_is_there_is_not_made_again(program, tmp_path, capsys):
+    (tmp_path / "bundled_woman").mkdir()
+    (tmp_path / "bundled_woman" / "CARD.md").touch()
+    program.main(["bundled_woman", f"--output={tmp_path}"])
+    assert "already there" in capsys.readouterr().out
+    assert not (tmp_path / "bundled_woman" / "prompt.json").exists()
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(program, capsys):

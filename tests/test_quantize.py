@@ -219,11 +219,12 @@ def test_the_bundled_models_logits_and_gradients_hardly_move(bundled, bundled_in
 
 def test_a_prompt_tuned_on_floats_scores_the_same(bundled, bundled_int8):
     task, prompt = bundled_task("bundled_topic"), load_prompt("bundled_topic")
-    settings = {"prompt": prompt, "feature_lengths": {"inputs": 64, "targets": 8}, "limit": 200}
+    settings = {"prompt": prompt, "feature_lengths": {"inputs": 64, "targets": 8}, "limit": 60}
     exact, ours = (
         evaluate_task(m, task, **settings).scores["accuracy"] for m in (bundled, bundled_int8)
     )
-    assert abs(ours - exact) <= 1.0
+    assert exact > 95
+    assert abs(ours - exact) < 2  # one example of them
 
 
 # ---- training --------------------------------------------------------------------------------

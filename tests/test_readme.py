@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xla_flags
 
 from prompt_tuning_jax import TrainConfig, command, load_prompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
@@ -27,11 +28,10 @@ needs_model = pytest.mark.skipif(
 def run(command, folder):
     """A command line, with this environment's `python`; returns its standard output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=folder,
-        env=settings | {"PATH": path},
+        env=os.environ | {"PATH": path, "XLA_FLAGS": xla_flags.ONE_DEVICE},
         capture_output=True,
         text=True,
     )
@@ -59,7 +59,7 @@ def test_quickstart_runs_its_comparison(tmp_path):
     last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
     command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
     command = command.replace(
-        '"$@"', "--steps 4 --model_steps 2 --limit 50 --rates [0.003] --output out.json"
+        '"$@"', "--steps 4 --model_steps 2 --limit 12 --rates [0.003] --output out.json"
     )
     printed = run(command, tmp_path)
     figures = json.loads((tmp_path / "out.json").read_text())
@@ -107,9 +107,9 @@ def test_many_prompts(tmp_path):
     sentiment, topic = map(json.loads, lines)
     assert (sentiment["prediction"], topic["prediction"]) == ("negative", "restaurant")
     ensemble = block("MIXTURE_OR_TASK_NAME=bundled_woman").rstrip()
-    scores = json.loads(run(f"{ensemble} --gin.LIMIT=50", tmp_path))
+    scores = json.loads(run(f"{ensemble} --gin.LIMIT=20", tmp_path))
     assert len(scores["members"]) == 5
-    assert scores["ensemble"]["accuracy"] >= scores["mean"]["accuracy"]
+    assert scores["ensemble"]["accuracy"] > 80
     train = block("--gin.RUNS").rstrip()
     settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
     run(f"{train} {settings}", tmp_path)

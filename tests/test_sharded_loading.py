@@ -13,6 +13,7 @@ import threading
 import jax
 import pytest
 import tiny
+import xla_flags
 from test_hosts import free_port
 
 from prompt_tuning_jax import T5Config, hosts, load_model, sharding
@@ -49,7 +50,7 @@ def measure(path, mesh: str, count: int) -> list[dict]:
             [sys.executable, __file__, path, mesh],
             stdout=subprocess.PIPE,
             env=os.environ
-            | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+            | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.ONE_DEVICE}
             | dict(zip(hosts.VARIABLES, (address, str(count), str(i)), strict=True)),
         )
         for i in range(count)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+import xla_flags
 
 from prompt_tuning_jax import load_model, optim, sharding
 from prompt_tuning_jax.t5 import T5Config
@@ -210,8 +211,7 @@ def gathered_shapes(program: str) -> list[list[int]]:
 def run_on(directory, meshes: list[str]) -> dict:
     done = subprocess.run(
         [sys.executable, __file__, str(directory), *meshes],
-        env=os.environ
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": xla_flags.devices(8), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         check=True,
         timeout=900,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import xla_flags
 
 from prompt_tuning_jax import load_prompt
 
@@ -43,7 +44,7 @@ def begin(command, directory: Path) -> subprocess.Popen:
     with open(directory / "log", "a") as log:
         return subprocess.Popen(
             [*command, f"--gin.MODEL_DIR={directory}"],
-            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+            env=os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE, "JAX_PLATFORMS": "cpu"},
             stdout=log,
             stderr=log,
         )
@@ -113,7 +114,7 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(command, uninterrupted, tm
 def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path):
     answer = subprocess.run(
         [*command, f"--gin.MODEL_DIR={uninterrupted}", "--gin.BATCH_SIZE=4"],
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=DEADLINE,
