@@ -8,6 +8,10 @@ many         a step of 8 prompts at once, 4 examples each, against 8 steps of on
 decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
 real_size    `python -m prompt_tuning_jax.train` on text files, with a model directory of the real
              size (random weights) and a real vocabulary: steps per second, peak memory.
+first_step   how long a run with the bundled model takes from the command to its first step, and
+             where the time goes, with and without compiled programs of an earlier run.
+t5x_trainer  a step of the bundled experiment in whole runs of `prompt-tuning train` and, where T5X
+             is installed, `python -m t5x.train`, which pads to the task's lengths.
 
 Each contender is a process of its own; they take turns within one run, so that a machine whose
 speed drifts is unfair to none of them, and never work at the same time.
@@ -30,24 +34,28 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark_worker import peak_bytes
+from benchmark_commands import (
+    CONSOLE,
+    Result,
+    environment,
+    first_step,
+    real_size,
+    show_first_step,
+    show_real_size,
+    show_t5x_trainer,
+    t5x_trainer,
+)
 from make_random_t5 import SIZES, model_config
-from rich.console import Console
 from rich.table import Table
 
-from prompt_tuning_jax.bundled.tasks import bundled_task
-
 HERE = Path(__file__).parent
-CONSOLE = Console(width=110)
 OURS, PEFT, PEFT_COMPILED = "prompt_tuning_jax", "PEFT", "PEFT, torch.compile"
 REST_SECONDS = 0.3  # between turns: threads that wait for more work by spinning go to sleep
-Result = dict[str, Any]
 
 
 class Worker:
@@ -89,12 +97,6 @@ class Worker:
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
-
-
-def environment(threads: int) -> dict[str, str]:
-    """This process's, with a processor and a number of threads that every worker obeys."""
-    limits = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return os.environ | limits | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +147,10 @@ def contenders(
                 yield Worker(name, args.torch_python, "benchmark_torch.py", torch_settings)
 
 
-def compare(args: argparse.Namespace) -> Result:
+def compare(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
     """Times the contenders of a comparison, which take turns."""
     comparison = COMPARISONS[args.benchmark]
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
-    sizes = row_sizes(args)
     settings = {"benchmark": comparison.work, "config": config, "threads": args.threads, **sizes}
     with contextlib.ExitStack() as stack:
         workers = []
@@ -170,7 +171,7 @@ def compare(args: argparse.Namespace) -> Result:
 
 
 def row_sizes(args: argparse.Namespace) -> dict[str, int]:
-    """The sizes asked for, else the comparison's own."""
+    """The sizes asked for, else the benchmark's own."""
     comparison = COMPARISONS.get(args.benchmark)
     default = {**SIZES_OF_ROWS, **(comparison.sizes if comparison else {})}
     given = {name: getattr(args, name) for name in SIZES_OF_ROWS}
@@ -199,86 +200,12 @@ def show_comparison(result: Result) -> None:
     CONSOLE.print(table)
 
 
-def real_size(args: argparse.Namespace) -> Result:
-    """The training command on files, with a model and a vocabulary of the real size."""
-    if args.vocabulary is None:
-        sys.exit("real_size needs --vocabulary, the path of a SentencePiece model.")
-    sizes = row_sizes(args)
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
-        make = [sys.executable, str(HERE / "make_random_t5.py"), f"--size={args.size}"]
-        make += [f"--vocabulary={args.vocabulary}", f"--output={model}"]
-        if subprocess.run(make, env=environment(args.threads)).returncode:
-            sys.exit("make_random_t5.py has failed; its error is above.")
-        write_records(Path(folder) / "train.jsonl", count=8 * sizes["batch"])
-        settings = {
-            "INITIAL_CHECKPOINT_PATH": model,
-            "TRAIN_FILE": Path(folder) / "train.jsonl",
-            "INPUT_TEMPLATE": "'{text}'",
-            "TASK_FEATURE_LENGTHS": {name: sizes[name] for name in ("inputs", "targets")},
-            "MODEL_DIR": Path(folder) / "run",
-            "PROMPT_LENGTH": sizes["prompt"],
-            "BATCH_SIZE": sizes["batch"],
-            "TRAIN_STEPS": args.steps,
-            "LOG_PERIOD": 1,
-            "DROPOUT_RATE": 0.0,
-        }
-        command = [sys.executable, "-m", "prompt_tuning_jax.train"]
-        command += [f"--gin.{name}={value}" for name, value in settings.items()]
-        figures = time_training(command, environment(args.threads))
-        weights, prompt = model / "model.safetensors", Path(folder) / "run/best/prompt.safetensors"
-        return {
-            "settings": {"size": args.size, **sizes, "steps": args.steps},
-            **figures,
-            "model_megabytes": weights.stat().st_size / 1e6,
-            "prompt_file_megabytes": prompt.stat().st_size / 1e6,
-        }
-
-
-def write_records(path: Path, count: int) -> None:
-    """Texts long enough to fill any input length up to a few hundred tokens, and their labels."""
-    examples = bundled_task("bundled_topic").split("train").stream(seed=0, epoch=0)
-    with path.open("w") as file:
-        for _ in range(count):
-            several = [next(examples) for _ in range(20)]
-            text = " ".join(example["inputs"] for example in several)
-            file.write(json.dumps({"text": text, "label": several[0]["targets"]}) + "\n")
-
-
-def time_training(command: list[str], env: Mapping[str, str]) -> Result:
-    """Runs the command; the time between the first and the last step that it reports."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    reported = []
-    for line in process.stdout:
-        if line.startswith("step "):
-            reported.append(time.perf_counter() - started)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or len(reported) < 2:
-        sys.exit("The training command has failed; its error is above.")
-    return {
-        "steps_per_second": (len(reported) - 1) / (reported[-1] - reported[0]),
-        "seconds_to_first_step": reported[0],
-        "peak_gigabytes": peak_bytes(usage) / 1e9,
-    }
-
-
-def show_real_size(result: Result) -> None:
-    table = Table("steps/s", "first step after", "peak memory", "frozen weights", "prompt file")
-    table.add_row(
-        f"{result['steps_per_second']:.2f}",
-        f"{result['seconds_to_first_step']:.1f} s",
-        f"{result['peak_gigabytes']:.2f} GB",
-        f"{result['model_megabytes']:.0f} MB",
-        f"{result['prompt_file_megabytes']:.2f} MB",
-    )
-    CONSOLE.print(table)
-
-
 # What can be run: how to measure it, and how to show it.
-BENCHMARKS = {name: (compare, show_comparison) for name in COMPARISONS}
-BENCHMARKS["real_size"] = (real_size, show_real_size)
+BENCHMARKS = {name: (compare, show_comparison) for name in COMPARISONS} | {
+    "real_size": (real_size, show_real_size),
+    "first_step": (first_step, show_first_step),
+    "t5x_trainer": (t5x_trainer, show_t5x_trainer),
+}
 
 
 def machine() -> dict[str, Any]:
@@ -326,7 +253,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     measure, show = BENCHMARKS[args.benchmark]
-    result = measure(args)
+    result = measure(args, row_sizes(args))
     show(result)
     if args.output:
         facts = {"command": command_line(), "machine": machine(), "threads": args.threads}

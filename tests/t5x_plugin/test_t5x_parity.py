@@ -57,6 +57,19 @@ def ours(base, run):
     return train
 
 
+def own_flops(base, rules):
+    """What XLA counts in our own step, on the batches of these runs."""
+    model = FrozenModel(t5x_runs.CONFIG, optim.unflatten(t5x_runs.weights(base)))
+    params = model.prompted(np.zeros((5, t5x_runs.CONFIG.emb_dim), np.float32)).params
+    trainable, frozen = optim.split_params(params, rules)
+    optimizer = optim.make_optimizer(trainable, rules)
+    step = make_train_step(TrainConfig(dropout_rate=0.0), model, optimizer)
+    batch = next(batches(t5x_runs.TASK["BATCH_SIZE"]))
+    state = optimizer.init(trainable)
+    lowered = step.lower(trainable, state, frozen, batch, jax.random.key(0))
+    return lowered.compile().cost_analysis()["flops"]
+
+
 def assert_same_steps(model_dir, expected, steps):
     for step in steps:
         found = t5x_runs.prompt(model_dir / f"checkpoint_{step}")
@@ -99,3 +112,22 @@ def test_eight_devices_take_the_same_steps(base, ours, tmp_path):
     split = (tmp_path / "data4_model2_1" / "model-info.txt").read_text()
     kernel = next(line for line in split.splitlines() if "attention/key/kernel" in line)
     assert "(None, 'model')" in kernel
+
+
+def test_frozen_weights_get_no_gradient(base, tmp_path, monkeypatch):
+    """The program that T5X compiles has our own step's products, and not those of model tuning."""
+    from t5x import trainer
+
+    compiled = []
+    compile_train = trainer.BaseTrainer.compile_train
+
+    def remember(self, batch):
+        compile_train(self, batch)
+        compiled.append(self._compiled_train_step)
+
+    monkeypatch.setattr(trainer.BaseTrainer, "compile_train", remember)
+    t5x_runs.train(tmp_path, base, TRAIN_STEPS=t5x_runs.BASE_STEP + 1)
+    theirs = compiled[-1].cost_analysis()["flops"]
+    prompt, model = (own_flops(base, rules()) for rules in (optim.prompt_rules, optim.model_rules))
+    assert theirs < 1.05 * prompt
+    assert model > 1.3 * prompt
