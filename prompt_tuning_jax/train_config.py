@@ -78,9 +78,10 @@ class TrainConfig(TaskConfig):
       scan_layers: stack the layers' weights and compile one layer for all: a deep model compiles as
         fast as a shallow one, and with MESH's fsdp only one layer is whole at a time.
       remat_policy: what the backward pass computes again instead of keeping it in memory: "none",
-        "minimal" (all but products with weights) or "full".
-      attention_chunk: how many queries' attention scores are in memory at a time; 0 for all, None
-        for all of them in short rows only.
+        "minimal" (all but products with weights) or "full". None: as the model says, which is
+        "none".
+      attention_chunk: how many queries' attention scores are in memory at a time; 0 for all. None:
+        as the model says, which is all of them in rows of at most 512.
       quiet: no progress bar.
       runs: several prompts at once, each with settings of its own: {"name": {"RANDOM_SEED": 1}};
         see `train_many`.
@@ -112,7 +113,7 @@ class TrainConfig(TaskConfig):
     mesh: str = "data:-1"
     model_dtype: Any = np.float32
     scan_layers: bool = False
-    remat_policy: str = "none"
+    remat_policy: str | None = None
     attention_chunk: int | None = None
     quiet: bool = False
     runs: Mapping[str, Mapping[str, Any]] | None = None
@@ -135,7 +136,7 @@ def check_settings(config: TrainConfig) -> Path:
     if config.attention_chunk is not None and config.attention_chunk < 0:
         raise ValueError(f"ATTENTION_CHUNK must be 0 or more, got {config.attention_chunk}.")
     for name, legal in CHOICES.items():
-        if getattr(config, name) not in legal:
+        if getattr(config, name) not in (*legal, getattr(TrainConfig, name)):
             raise ValueError(
                 f"{name.upper()} must be one of {', '.join(legal)}, got {getattr(config, name)!r}."
             )

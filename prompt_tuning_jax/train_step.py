@@ -111,12 +111,12 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
 
     A step whose loss, gradient or update is not finite changes nothing.
     """
+    asked = {"remat_policy": config.remat_policy, "attention_chunk": config.attention_chunk}
     t5 = dataclasses.replace(
         model.config,
         dropout_rate=config.dropout_rate,
         prompt_visibility=config.prompt_visibility,
-        remat_policy=config.remat_policy,
-        attention_chunk=config.attention_chunk,
+        **{name: value for name, value in asked.items() if value is not None},
     )
     layout, z_loss = config.prompt_layout, config.z_loss
 

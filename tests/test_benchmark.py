@@ -91,3 +91,16 @@ def test_random_t5_loads(tmp_path, monkeypatch):
     assert model.vocabulary.fingerprint == vocabulary.fingerprint
     spread = float(model.params["decoder"]["logits_dense"]["kernel"].std())
     assert abs(spread * config.emb_dim**0.5 - 1) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", ["int8", "isolated"])
+def test_costs_are_measured(tmp_path, saving):
+    output = tmp_path / "costs.json"
+    arguments = (saving, "--tasks", "bundled_topic", "--limit=8", f"--output={output}")
+    run_script("measure_costs.py", *arguments, *(["--steps=2"] if saving == "isolated" else []))
+    costs = json.loads(output.read_text())[saving]["tasks"]["bundled_topic"]
+    before, after, *_ = costs.values()
+    assert before > 80
+    assert 0 <= after <= 100
+    assert costs.get("drift", 0) < 0.02

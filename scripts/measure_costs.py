@@ -1,0 +1,145 @@
+"""What a saving costs in accuracy: int8 weights, and isolated prompts, on the bundled tasks.
+
+    python scripts/measure_costs.py int8 --output scripts/results/costs.json          # 5 minutes
+    python scripts/measure_costs.py isolated --output scripts/results/costs.json      # 15 minutes
+
+int8       the pre-built prompts, which were tuned on float32 weights, on int8 weights: test scores,
+           and how far the logits move.
+isolated   prompts tuned to see only themselves (all tasks in one run), against the pre-built ones,
+           which see their input.
+
+Scores are accuracies on 1,000 test examples, in percent. --output keeps what the file holds.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax import command
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.scoring import evaluate_task
+from prompt_tuning_jax.train_config import TrainConfig
+
+BATCH_SIZE = 100
+LENGTHS = {"inputs": 128, "targets": 8}
+Costs = dict[str, dict[str, float]]
+
+
+def score(model: pt.FrozenModel, prompt: pt.TunedPrompt, task: str, limit: int | None) -> float:
+    settings = {"feature_lengths": LENGTHS, "batch_size": BATCH_SIZE, "limit": limit}
+    return evaluate_task(model, bundled_task(task), "test", prompt, **settings).scores["accuracy"]
+
+
+def int8(tasks: Sequence[str], limit: int | None) -> Costs:
+    """Every task's scores with both kinds of weights, and the drift of the logits."""
+    exact, ours = (pt.load_model("bundled", dtype=dtype) for dtype in ("float32", "int8"))
+    costs = {}
+    for task in tasks:
+        prompt = pt.load_prompt(task)
+        scores = {
+            name: score(model, prompt, task, limit)
+            for name, model in (("float32", exact), ("int8", ours))
+        }
+        costs[task] = scores | drift(exact, ours, prompt, task)
+    return costs
+
+
+def drift(
+    exact: pt.FrozenModel, ours: pt.FrozenModel, prompt: pt.TunedPrompt, task: str
+) -> dict[str, float]:
+    """Of the logits at 64 examples' target tokens: in their deviations, in nats, in percent."""
+    examples = list(bundled_task(task).split("test"))[:64]
+    _, batch = next(iter(exact.batches(examples, None, len(examples), LENGTHS)))
+    real = np.asarray(batch["decoder_loss_weights"]) > 0
+    tokens = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+    theirs, mine = (np.asarray(model.logits(*tokens, prompt))[real] for model in (exact, ours))
+    return {
+        "drift": float(np.sqrt(np.mean((mine - theirs) ** 2)) / theirs.std()),
+        "divergence": float(divergence(theirs, mine).mean()),
+        "same_top": float(100 * np.mean(mine.argmax(-1) == theirs.argmax(-1))),
+    }
+
+
+def divergence(
+    exact: Float[np.ndarray, "tokens vocab"], ours: Float[np.ndarray, "tokens vocab"]
+) -> Float[np.ndarray, " tokens"]:
+    """Kullback-Leibler, of the distributions that two arrays of logits stand for."""
+    p, q = jax.nn.log_softmax(exact), jax.nn.log_softmax(ours)
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
+
+
+def isolated(tasks: Sequence[str], limit: int | None, steps: int | None = None) -> Costs:
+    """Every task's score of the pre-built prompt, and of one tuned alike but in isolation."""
+    model = pt.load_model("bundled")
+    recipes = {task: recipe(task, steps) for task in tasks}
+    first, *_ = recipes.values()
+    own = ("task", "train_steps", "feature_lengths")
+    runs = {task: {name: getattr(one, name) for name in own} for task, one in recipes.items()}
+    common = ("batch_size", "prompt_length", "dropout_rate", "eval_period", "checkpoint_period")
+    with tempfile.TemporaryDirectory() as folder:
+        found = pt.train_many(
+            runs,
+            model=model,
+            model_dir=folder,
+            prompt_visibility="isolated",
+            eval_limit=limit,
+            **{name: getattr(first, name) for name in common},
+        )
+    return {
+        task: {
+            "full": score(model, pt.load_prompt(task), task, limit),
+            "isolated": score(model, found[task].prompt, task, limit),
+        }
+        for task in tasks
+    }
+
+
+def recipe(task: str, steps: int | None) -> TrainConfig:
+    """The installed experiment's, by which the pre-built prompt was made."""
+    settings = [] if steps is None else [f"--gin.TRAIN_STEPS={steps}", f"--gin.EVAL_PERIOD={steps}"]
+    return command.parse(TrainConfig, [f"--gin_file=experiments/{task}.gin", *settings], "")
+
+
+def show(costs: Mapping[str, Mapping[str, Any]]) -> None:
+    names = list(next(iter(costs.values())))
+    table = Table("task", *names)
+    for task, figures in costs.items():
+        table.add_row(task, *(f"{figures[name]:.3g}" for name in names))
+    Console(width=110).print(table)
+
+
+MEASUREMENTS = {"int8": int8, "isolated": isolated}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("saving", choices=MEASUREMENTS)
+    parser.add_argument("--tasks", nargs="+", choices=BUNDLED_TASKS, default=list(BUNDLED_TASKS))
+    parser.add_argument("--limit", type=int, help="evaluate on the first so many examples only")
+    parser.add_argument("--steps", type=int, help="of isolated, instead of the experiments' own")
+    parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
+    args = parser.parse_args()
+    command.use_compilation_cache()
+    options = {"steps": args.steps} if args.saving == "isolated" else {}
+    costs = MEASUREMENTS[args.saving](args.tasks, args.limit, **options)
+    show(costs)
+    if args.output:
+        earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
+        earlier[args.saving] = {"jax": jax.__version__, "tasks": costs}
+        args.output.write_text(json.dumps(earlier, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
