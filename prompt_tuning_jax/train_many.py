@@ -83,7 +83,8 @@ def train_many(
         # The runs that are not done go on together until the next of them is.
         while (active := [run for run in everyone if not run.is_done]) and not stopping:
             rows = jnp.array([everyone.index(run) for run in active])
-            part, keys, rates = take(stacked, rows), seeds(active), learning_rates(active)
+            part = take(stacked, rows, mesh)
+            keys, rates = seeds(active), learning_rates(active)
             with Prefetcher(ManyBatches(active)) as prefetched:
                 while not (stopping or any(run.is_done for run in active)):
                     batch, data = next(prefetched)
@@ -225,9 +226,9 @@ def row(stack: tuple[Any, Any, Any], i: int) -> optim.FlatParams:
     return {name: x[i] for name, x in stack[0].items()}
 
 
-def take(stack: Any, rows: jax.Array) -> Any:
-    """Copies of some runs' arrays."""
-    return jax.tree.map(lambda x: x[rows], stack)
+def take(stack: Any, rows: jax.Array, mesh: Mesh) -> Any:
+    """Copies of some runs' arrays, where a step leaves them: elsewhere it is compiled again."""
+    return sharding.put(jax.tree.map(lambda x: x[rows], stack), sharding.replicated(mesh))
 
 
 def put_back(stack: Any, rows: jax.Array, part: Any) -> Any:

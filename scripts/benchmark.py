@@ -119,7 +119,12 @@ class Comparison:
 SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
 COMPARISONS = {
     "train_step": Comparison("train_step", {OURS: {}}, peft=True),
-    "long_step": Comparison("train_step", {OURS: {}}, peft=True, sizes={"inputs": 512}),
+    "long_step": Comparison(
+        "train_step",
+        {f"{OURS}, MICROBATCHES=4": {"microbatches": 4}, OURS: {}},
+        peft=True,
+        sizes={"inputs": 512},
+    ),
     "isolated": Comparison(
         "train_step",
         {"isolated prompt": {"visibility": "isolated"}, "full visibility": {}},
@@ -127,7 +132,11 @@ COMPARISONS = {
     ),
     "many": Comparison(
         "many",
-        {"8 prompts at once": {"together": True}, "8 steps of one": {"together": False}},
+        {
+            "8 prompts at once, MICROBATCHES=2": {"together": True, "microbatches": 2},
+            "8 prompts at once": {"together": True},
+            "8 steps of one": {"together": False},
+        },
         sizes={"batch": 4, "inputs": 64},
     ),
     "decode": Comparison("decode", {OURS: {}}, peft=True, sizes={"batch": 16, "inputs": 64}),

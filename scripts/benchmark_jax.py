@@ -15,7 +15,7 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.prompted import with_prompt
 from prompt_tuning_jax.t5 import T5Config
 from prompt_tuning_jax.train_config import TrainConfig, trainable_rules
-from prompt_tuning_jax.train_many import make_step
+from prompt_tuning_jax.train_many import make_step, take
 from prompt_tuning_jax.train_step import make_train_step, place
 
 RUNS = 8  # prompts of `many`
@@ -57,8 +57,12 @@ def facts(trainable: Any) -> dict[str, Any]:
 def train_step(settings: Settings) -> tuple[Repeat, dict]:
     """The step of `prompt-tuning train`, prepared as `train` prepares it."""
     rules = [(optim.PROMPT_NAME, optax.adamw(1e-3))]
-    visibility = settings.get("visibility", "full")
-    config = TrainConfig(trainable=rules, dropout_rate=0.0, prompt_visibility=visibility)
+    config = TrainConfig(
+        trainable=rules,
+        dropout_rate=0.0,
+        prompt_visibility=settings.get("visibility", "full"),
+        microbatches=settings.get("microbatches", 1),
+    )
     model = random_model(settings)
     state, frozen, step = start(config, model, random_prompt(settings))
     mesh, batch = sharding.make_mesh("data:-1"), random_batch(settings)
@@ -76,7 +80,7 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
 
 def many(settings: Settings) -> tuple[Repeat, dict]:
     """A step of each of eight prompts, with the paper's optimizer: in one, or one after another."""
-    config = TrainConfig(dropout_rate=0.0)
+    config = TrainConfig(dropout_rate=0.0, microbatches=settings.get("microbatches", 1))
     model = random_model(settings)
     batches = [random_batch(settings, seed) for seed in range(RUNS)]
     starts = [start(config, model, random_prompt(settings, seed)) for seed in range(RUNS)]
@@ -88,7 +92,8 @@ def many(settings: Settings) -> tuple[Repeat, dict]:
 
 def together(config, model, states, frozen, batches) -> Repeat:
     trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
-    stack = trainable, opt_state, jnp.ones(RUNS, bool)
+    mesh = sharding.make_mesh("data:-1")
+    stack = take((trainable, opt_state, jnp.ones(RUNS, bool)), jnp.arange(RUNS), mesh)
     batch = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
     keys, rates = jax.random.split(jax.random.key(0), RUNS), jnp.full(RUNS, 0.3)
     step = make_step(config, model)
