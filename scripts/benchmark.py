@@ -139,7 +139,12 @@ COMPARISONS = {
         },
         sizes={"batch": 4, "inputs": 64},
     ),
-    "decode": Comparison("decode", {OURS: {}}, peft=True, sizes={"batch": 16, "inputs": 64}),
+    "decode": Comparison(
+        "decode",
+        {f"{OURS}, isolated prompt": {"visibility": "isolated"}, OURS: {}},
+        peft=True,
+        sizes={"batch": 16, "inputs": 64},
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import optax
 from benchmark_worker import Repeat, Settings, serve
 from make_random_t5 import random_params
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import TunedPrompt, optim, sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.prompted import with_prompt
 from prompt_tuning_jax.t5 import T5Config
@@ -123,7 +123,9 @@ def in_turn(config, model, states, frozen, batches) -> Repeat:
 
 def decode(settings: Settings) -> tuple[Repeat, dict]:
     """Greedy decoding with a prompt; end-of-text is never the likeliest, so no row ends early."""
-    model, prompt = random_model(settings), random_prompt(settings)
+    visibility = settings.get("visibility", "full")
+    model = random_model(settings)
+    prompt = TunedPrompt(random_prompt(settings), visibility=visibility)
     params = without_eos(model.params)
     model = model.replace(params=params)
     tokens = random_tokens(settings, "inputs")

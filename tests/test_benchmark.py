@@ -53,7 +53,7 @@ def test_other_comparisons_run(tmp_path, benchmark):
     first, *others = result["contenders"]
     assert result["contenders"][first]["median_seconds"] > 0
     assert list(result["ratios"]) == others
-    assert len(others) == {"isolated": 1, "many": 2, "long_step": 1}.get(benchmark, 0)
+    assert len(others) == {"isolated": 1, "many": 2, "long_step": 1, "decode": 1}.get(benchmark, 0)
 
 
 @pytest.mark.slow
