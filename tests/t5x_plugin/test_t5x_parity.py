@@ -18,7 +18,7 @@ pytestmark = pytest.mark.t5x
 NAME = optim.PROMPT_NAME
 TESTS = Path(__file__).parents[1]
 # Adafactor divides by the gradients' own size, so rounding grows with every step.
-TOLERANCE = {7: 5e-5, 11: 3e-4, 15: 1e-3, 23: 2e-3}
+TOLERANCE = {7: 5e-5, 11: 3e-4, 15: 1e-3, 23: 1e-2}
 
 
 def batches(size):
