@@ -21,6 +21,7 @@ from prompt_tuning_jax.planning.step import Lengths
 # Model, slice, mesh, remat policy.
 TABLE = (
     ("xxl", "v4:2x2x4", "fsdp:16", "minimal"),
+    ("xxl", "v4:2x2x4", "fsdp:16", "none"),
     ("xxl", "v5e:4x4", "fsdp:16", "minimal"),
     ("small", "v5e:1x1", "data:1", "none"),
     ("base", "v5e:2x2", "data:4", "none"),

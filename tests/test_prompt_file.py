@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -286,3 +288,14 @@ def test_others_may_read_what_the_umask_allows(tmp_path):
         os.umask(umask)
     modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "prompt").iterdir()}
     assert modes == {0o644}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = (f".prompt.safetensors.partial-{pid}" for pid in (done.pid, os.getppid()))
+    for name in (dead, alive):
+        (tmp_path / name).touch()
+    save_prompt(tmp_path, VALUES)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"prompt.safetensors", "prompt.json", alive}

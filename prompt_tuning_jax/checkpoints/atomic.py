@@ -1,6 +1,7 @@
 """Writing files so that they are never seen half-written, even after a kill."""
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path`; renamed to it, replacing what was there, at a clean exit."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
     partial = _partial(path)
     try:
         yield partial
@@ -49,6 +51,23 @@ def flush_to_disk(path: Path) -> None:
     """Waits until a file's bytes are on the disk; a rename alone does not promise it."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _clear(path: Path) -> None:
+    """Removes what processes that were killed have left of writing `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        if not _is_alive(int(left.name.rpartition("-")[2])):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _partial(path: Path) -> Path:
