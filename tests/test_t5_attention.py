@@ -138,13 +138,16 @@ def temporary_bytes(config, batch=8, length=612):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_of_long_rows_does_not_hold_all_scores():
+def test_memory_grows_with_the_length_of_rows_and_not_with_its_square():
     config = dataclasses.replace(DENSE, num_encoder_layers=3, num_decoder_layers=1)
-    scores = 8 * config.num_heads * 612 * 612 * 4
-    dense = temporary_bytes(config)
-    ours = temporary_bytes(chunked(DEFAULT_CHUNK, config))
-    assert dense - ours > 3 * scores  # one array of them for each layer's backward pass
-    assert dense > 3 * ours
+    lengths = (612, 4 * 612)
+    dense = [temporary_bytes(config, length=length) for length in lengths]
+    ours = [temporary_bytes(chunked(DEFAULT_CHUNK, config), length=length) for length in lengths]
+    scores = [8 * config.num_heads * length * length * 4 for length in lengths]
+    assert dense[0] - ours[0] > 3 * scores[0]  # one array of them for each layer's backward pass
+    assert dense[1] > 12 * dense[0]
+    assert ours[1] < 5 * ours[0]
+    assert ours[1] < scores[1]
 
 
 # ---- when ------------------------------------------------------------------------------------
