@@ -51,6 +51,8 @@ def measure(path, mesh: str, count: int) -> list[dict]:
             stdout=subprocess.PIPE,
             env=os.environ
             | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.ONE_DEVICE}
+            # glibc keeps freed blocks below 32 MB, as these weights are, and gives back larger ones
+            | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
             | dict(zip(hosts.VARIABLES, (address, str(count), str(i)), strict=True)),
         )
         for i in range(count)

@@ -43,6 +43,8 @@ _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
 OUR_PROMPT = "encoder/prompt/prompt"
 REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
+_MAX_READERS = 4
+_BYTES_IN_TRANSIT = 2**30  # a leaf is one chunk, or a few: to read a part is to decode all of it
 
 
 def load(
@@ -94,9 +96,7 @@ def load(
             values |= convert(name, value) if convert else {name: value}
         return values
 
-    # Reads wait for disks and networks; several hosts convert one weight after the other.
-    workers = 1 if convert and jax.process_count() > 1 else 4
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(_readers(weights.values(), convert is not None)) as pool:
         parts = list(pool.map(read, by_leaf.values()))
     return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
 
@@ -214,6 +214,14 @@ def _check_fits(
         frozen = find_weights({n: x for n, x in weights.items() if n not in prompts})
         ours = fingerprint(frozen)
     check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)
+
+
+def _readers(weights: Iterable[Weight], converts: bool) -> int:
+    """How many leaves to read at a time: reads wait for disks and networks, but take memory."""
+    if converts and jax.process_count() > 1:
+        return 1  # all hosts convert the same weight together
+    largest = max(weight.leaf.nbytes for weight in weights)
+    return max(1, min(_MAX_READERS, _BYTES_IN_TRANSIT // largest))
 
 
 def _read(weight: Weight, sharding: Sharding | None, cache: dict) -> Any:

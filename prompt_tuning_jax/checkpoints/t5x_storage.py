@@ -3,6 +3,7 @@
 Everything goes through tensorstore: local directories, `gs://bucket/...`, `s3://`, `http://`.
 """
 
+import math
 import os
 import posixpath
 from collections.abc import Mapping
@@ -85,6 +86,10 @@ class Leaf:
     def dtype(self) -> np.dtype:
         dtype = self.array.dtype
         return dtype.numpy_dtype if isinstance(dtype, ts.dtype) else dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, index: Any = ...) -> np.ndarray:
         """The values, or those at an index of slices: only the chunks they lie in are read.
