@@ -14,6 +14,7 @@ then continue from the last state.
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -134,11 +135,20 @@ def connected() -> Iterator[None]:
     except SystemExit:
         watch.say_goodbye()
         raise
-    except BaseException:
+    except BaseException as error:
+        if _may_be_anothers(error):
+            time.sleep(2 * _GRACE_SECONDS)  # if it is, the watch ends this process meanwhile
         watch.alone.set()
         atexit.register(watch.leave)  # when the error has been reported
         raise
     watch.say_goodbye()
+
+
+def _may_be_anothers(error: BaseException | None) -> bool:
+    """Whether it is, or comes of, an error of JAX's runtime: perhaps of a process that is gone."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class Watch:
@@ -148,6 +158,8 @@ class Watch:
         self.alone = threading.Event()  # whether what becomes of the others matters no more
         self._others: dict[int, socket.socket] = {}
         self._count, self._first = jax.process_count(), is_first()
+        _delay_aborts()
+        logging.getLogger("absl").addFilter(_in_one_line)
         target = self._accept if self._first else self._join
         threading.Thread(target=target, args=(global_state.client,), daemon=True).start()
 
@@ -217,3 +229,20 @@ class Watch:
         for connection in list(self._others.values()):
             with contextlib.suppress(OSError):
                 connection.sendall(f"{word}\n".encode())
+
+
+def _delay_aborts() -> None:
+    """JAX aborts as soon as process 0 is gone; with a delay, what `Watch` has to say comes first.
+
+    A handler is called with the signal's number. `sleep` may be called in one: it waits for those
+    6 seconds, and the abort then takes its course.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Keeps what Orbax logs of an error in its background thread, which is raised later anyway."""
+    record.exc_info = None
+    return True
