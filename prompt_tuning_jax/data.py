@@ -15,8 +15,8 @@ where T and L are the batch's bucket: the smallest of a few lengths that holds i
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,10 @@ Tokens = list[int]
 MetricFn = Callable[[list[str], list[str]], dict[str, float]]
 """(targets, predictions) -> scores, in percent where a score is a share."""
 
+Exchange = Callable[[np.ndarray], np.ndarray]
+"""An array of every host -> all of theirs, stacked; every host calls it."""
+
+FEATURES = ("inputs", "targets")
 INPUT_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 TARGET_BUCKETS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -45,12 +49,16 @@ class Source(Protocol):
         """
 
 
-class ExampleList(list):
-    """Examples held in memory: `ExampleList([{"inputs": "a film", "targets": "good"}, ...])`."""
+class IndexedSource:
+    """A source with `__getitem__`: any of its examples can be read alone."""
 
     def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
-        for index in epoch_order(len(self), seed, epoch)[start:]:
+        for index in epoch_order(len(self), seed, epoch)[start:].tolist():
             yield self[index]
+
+
+class ExampleList(IndexedSource, list):
+    """Examples held in memory: `ExampleList([{"inputs": "a film", "targets": "good"}, ...])`."""
 
 
 def epoch_order(size: int, seed: int | None, epoch: int) -> np.ndarray:
@@ -129,6 +137,12 @@ class Encoder:
         self.truncated = {"inputs": 0, "targets": 0}
 
     def __call__(self, example: Example, feature: str) -> Tokens:
+        tokens, is_cut = self.encode(example, feature)
+        self.truncated[feature] += is_cut
+        return tokens
+
+    def encode(self, example: Example, feature: str) -> tuple[Tokens, bool]:
+        """The ids, and whether they had to be cut, which is not counted here."""
         if feature not in example:
             raise ValueError(f"an example has no {feature!r} field; its fields are {list(example)}")
         value, eos, limit = example[feature], self.vocabulary.eos_id, self.lengths[feature]
@@ -138,10 +152,9 @@ class Encoder:
             tokens = np.asarray(value).tolist()
         if not tokens:
             raise ValueError(f"an example's {feature!r} holds no token ids: {dict(example)}")
-        if len(tokens) > limit:
-            self.truncated[feature] += 1
-            tokens = [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit]
-        return tokens
+        if len(tokens) <= limit:
+            return tokens, False
+        return [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit], True
 
     def bucket(self, length: int, feature: str) -> int:
         """The smallest bucket that holds `length` tokens."""
@@ -156,13 +169,11 @@ def _pad(rows: Sequence[Tokens], batch_size: int, length: int) -> np.ndarray:
     return padded
 
 
-def _encoder_features(inputs: Sequence[Tokens], batch_size: int, encoder: Encoder) -> Batch:
-    length = encoder.bucket(max(map(len, inputs)), "inputs")
+def _encoder_features(inputs: Sequence[Tokens], batch_size: int, length: int) -> Batch:
     return {"encoder_input_tokens": _pad(inputs, batch_size, length)}
 
 
-def _decoder_features(targets: Sequence[Tokens], batch_size: int, encoder: Encoder) -> Batch:
-    length = encoder.bucket(max(map(len, targets)), "targets")
+def _decoder_features(targets: Sequence[Tokens], batch_size: int, length: int) -> Batch:
     shifted = [[0, *tokens[:-1]] for tokens in targets]
     weights = [[1] * len(tokens) for tokens in targets]
     return {
@@ -170,6 +181,72 @@ def _decoder_features(targets: Sequence[Tokens], batch_size: int, encoder: Encod
         "decoder_target_tokens": _pad(targets, batch_size, length),
         "decoder_loss_weights": _pad(weights, batch_size, length).astype(np.float32),
     }
+
+
+class Pair(NamedTuple):
+    """An example on its way into a batch.
+
+    Attributes:
+      sizes: how many tokens its inputs and targets have.
+      tokens: gives them, (inputs, targets).
+      saved: what a run's state keeps of it, as JSON values.
+    """
+
+    sizes: tuple[int, int]
+    tokens: Callable[[], tuple[Tokens, Tokens]]
+    saved: Any
+
+
+class StreamReader:
+    """A source's examples, encoded as they come."""
+
+    def __init__(self, source: Source, encoder: Encoder):
+        self._source, self._encoder = source, encoder
+
+    def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
+        for example in self._source.stream(seed=seed, epoch=epoch, start=start):
+            yield self.restore([self._encoder(example, feature) for feature in FEATURES])
+
+    def restore(self, saved: Any) -> Pair:
+        inputs, targets = saved
+        return Pair((len(inputs), len(targets)), lambda: (inputs, targets), saved)
+
+
+class IndexReader:
+    """An indexed source's examples: once all sizes are known, each is read where it is needed."""
+
+    def __init__(self, source: IndexedSource, encoder: Encoder):
+        self._source, self._encoder, self._sizes = source, encoder, None
+
+    def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
+        for index in epoch_order(len(self._source), seed, epoch)[start:].tolist():
+            yield self.restore(index)
+
+    def restore(self, index: int) -> Pair:
+        if self._sizes is None:
+            inputs, targets = self._read(index, self._encoder)
+            return Pair((len(inputs), len(targets)), lambda: (inputs, targets), index)
+        inputs, targets, *cut = self._sizes[index].tolist()
+        for feature, is_cut in zip(FEATURES, cut, strict=True):
+            self._encoder.truncated[feature] += is_cut
+        return Pair((inputs, targets), lambda: self._read(index, self._encode), index)
+
+    def _read(self, index: int, encode: Callable[[Example, str], Any]) -> tuple[Tokens, Tokens]:
+        example = self._source[index]
+        return tuple(encode(example, feature) for feature in FEATURES)
+
+    def _encode(self, example: Example, feature: str) -> Tokens:
+        return self._encoder.encode(example, feature)[0]
+
+    def share(self, exchange: Exchange, host: int, hosts: int) -> None:
+        """Counts a share of all examples' tokens, and gets the others' counts."""
+        counted = np.zeros((-(-len(self._source) // hosts), 2 * len(FEATURES)), np.int32)
+        for row, index in enumerate(range(host, len(self._source), hosts)):
+            example = self._source[index]
+            found = [self._encoder.encode(example, feature) for feature in FEATURES]
+            counted[row] = [len(tokens) for tokens, _ in found] + [is_cut for _, is_cut in found]
+        by_host = exchange(counted)
+        self._sizes = by_host.swapaxes(0, 1).reshape(-1, counted.shape[1])
 
 
 class TrainBatches:
@@ -180,13 +257,11 @@ class TrainBatches:
     `get_state()` after a batch is JSON-serialisable and exact: after `set_state`, a new object goes
     on with bit-identical batches.
 
-    Every host forms the same global batches and yields its own rows, so shapes agree on all hosts.
-
     Args:
       lengths: the longest `{"inputs": T, "targets": L}`, EOS included.
       buckets: `{"inputs": (32, 64, ...), "targets": (...)}`; the maximum is always among them, so
         an empty tuple pads every batch to it.
-      batch_size: rows of the global batch; a multiple of `process_count`.
+      batch_size: rows of a batch.
     """
 
     def __init__(
@@ -198,20 +273,31 @@ class TrainBatches:
         lengths: Mapping[str, int],
         seed: int | None,
         buckets: Mapping[str, Sequence[int]] | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
-        if batch_size < 1 or batch_size % process_count:
-            raise ValueError(
-                f"batch_size {batch_size} must be a positive multiple of the {process_count} hosts"
-            )
-        if not 0 <= process_index < process_count:
-            raise ValueError(f"process_index {process_index} is not in 0..{process_count - 1}")
-        self._source, self._seed, self._batch_size = source, seed, batch_size
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._seed, self._batch_size = seed, batch_size
         self._encoder = Encoder(vocabulary, lengths, buckets)
-        self._host, self._hosts = process_index, process_count
+        reader = IndexReader if isinstance(source, IndexedSource) else StreamReader
+        self._reader, self._own_rows = reader(source, self._encoder), range
         self._epoch, self._position, self._stream = 0, 0, None
-        self._pending: dict[int, list[tuple[Tokens, Tokens]]] = {}
+        self._pending: dict[int, list[Pair]] = {}
+
+    def share(
+        self, exchange: Exchange, host: int, hosts: int, own_rows: Callable[[int], Collection[int]]
+    ) -> None:
+        """From now on, reads the examples of this host's own rows alone; the others stay empty.
+
+        All hosts call this, and form the same batches: each first counts its share of the tokens.
+        A source that is no `IndexedSource` goes on to be read by every host, for its order.
+
+        Args:
+          exchange: [...] of this host -> [hosts, ...] of all.
+          own_rows: those of a batch of so many rows that this host needs.
+        """
+        if isinstance(self._reader, IndexReader):
+            self._reader.share(exchange, host, hosts)
+            self._own_rows = own_rows
 
     @property
     def truncated_inputs(self) -> int:
@@ -228,37 +314,33 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         while True:
-            example = self._next_example()
-            inputs, targets = self._encoder(example, "inputs"), self._encoder(example, "targets")
-            bucket = self._encoder.bucket(len(inputs), "inputs")
+            pair = self._next_pair()
+            bucket = self._encoder.bucket(pair.sizes[0], "inputs")
             waiting = self._pending.setdefault(bucket, [])
-            waiting.append((inputs, targets))
+            waiting.append(pair)
             if len(waiting) == self._batch_size:
-                return self._own_rows(self.assemble(self._pending.pop(bucket)))
+                return self.assemble(self._pending.pop(bucket))
 
-    def _next_example(self) -> Example:
+    def _next_pair(self) -> Pair:
         if self._stream is None:
-            self._stream = self._open()
-        for example in self._stream:
+            self._stream = self._reader.pairs(self._seed, self._epoch, self._position)
+        for pair in self._stream:
             self._position += 1
-            return example
+            return pair
         if not self._position:
             raise ValueError("the training split holds no examples")
         self._epoch, self._position, self._stream = self._epoch + 1, 0, None
-        return self._next_example()
+        return self._next_pair()
 
-    def _open(self) -> Iterator[Example]:
-        return self._source.stream(seed=self._seed, epoch=self._epoch, start=self._position)
-
-    def assemble(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
-        """The global batch of some (inputs, targets)."""
-        inputs, targets = zip(*pairs, strict=True)
-        batch = _encoder_features(inputs, self._batch_size, self._encoder)
-        return batch | _decoder_features(targets, self._batch_size, self._encoder)
-
-    def _own_rows(self, batch: Batch) -> Batch:
-        rows = len(batch["encoder_input_tokens"]) // self._hosts
-        return {name: x[self._host * rows :][:rows] for name, x in batch.items()}
+    def assemble(self, pairs: Sequence[Pair]) -> Batch:
+        """The batch of some examples."""
+        longest = np.max([pair.sizes for pair in pairs], axis=0).tolist()
+        lengths = [self._encoder.bucket(n, f) for n, f in zip(longest, FEATURES, strict=True)]
+        own = set(self._own_rows(self._batch_size))
+        rows = [pair.tokens() if row in own else ([], []) for row, pair in enumerate(pairs)]
+        inputs, targets = zip(*rows, strict=True)
+        batch = _encoder_features(inputs, self._batch_size, lengths[0])
+        return batch | _decoder_features(targets, self._batch_size, lengths[1])
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands: counters, and the examples that wait for their bucket to fill."""
@@ -269,7 +351,7 @@ class TrainBatches:
             "epoch": self._epoch,
             "position": self._position,
             "truncated": dict(self._encoder.truncated),
-            "pending": [list(pair) for pairs in self._pending.values() for pair in pairs],
+            "pending": [pair.saved for pairs in self._pending.values() for pair in pairs],
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -282,11 +364,11 @@ class TrainBatches:
                     f"run has {mine[name]}: set it back, or start in a new directory"
                 )
         self._epoch, self._position, self._stream = state["epoch"], state["position"], None
-        self._encoder.truncated = dict(state["truncated"])
         self._pending = {}
-        for inputs, targets in state["pending"]:
-            bucket = self._encoder.bucket(len(inputs), "inputs")
-            self._pending.setdefault(bucket, []).append((inputs, targets))
+        for pair in map(self._reader.restore, state["pending"]):
+            bucket = self._encoder.bucket(pair.sizes[0], "inputs")
+            self._pending.setdefault(bucket, []).append(pair)
+        self._encoder.truncated = dict(state["truncated"])
 
 
 def eval_batches(
@@ -320,13 +402,15 @@ def _sorted_batches(
     has_targets = all("targets" in example for example in examples)
     targets = [encoder(example, "targets") for example in examples] if has_targets else []
     by_length = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-    for _, group in itertools.groupby(
+    for length, group in itertools.groupby(
         by_length, key=lambda i: encoder.bucket(len(inputs[i]), "inputs")
     ):
         group = list(group)
         for start in range(0, len(group), batch_size):
             rows = group[start : start + batch_size]
-            batch = _encoder_features([inputs[i] for i in rows], batch_size, encoder)
+            batch = _encoder_features([inputs[i] for i in rows], batch_size, length)
             if has_targets:
-                batch |= _decoder_features([targets[i] for i in rows], batch_size, encoder)
+                chosen = [targets[i] for i in rows]
+                longest = encoder.bucket(max(map(len, chosen)), "targets")
+                batch |= _decoder_features(chosen, batch_size, longest)
             yield np.array(rows), batch

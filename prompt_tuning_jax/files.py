@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prompt_tuning_jax.data import Example, Task, epoch_order
+from prompt_tuning_jax.data import Example, IndexedSource, Task
 from prompt_tuning_jax.metrics import get_metric
 from prompt_tuning_jax.records import FORMATS, Record, RecordFile
 from prompt_tuning_jax.templates import Labels, Template, Verbalizers, field_text
@@ -82,7 +82,7 @@ def _check_unicode(text: str, feature: str) -> None:
         raise ValueError(f"the {feature} hold half a character, {text[error.start]!a}") from error
 
 
-class FileSource:
+class FileSource(IndexedSource):
     """Examples of one file, checked and indexed when first used."""
 
     def __init__(self, path: str | Path, make: ExampleMaker, columns: Sequence[str] | None = None):
@@ -109,11 +109,9 @@ class FileSource:
         """The records as they stand in the file."""
         return (record for _, _, record in self._records.scan())
 
-    def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
-        order = epoch_order(len(self), seed, epoch)
+    def __getitem__(self, index: int) -> Example:
         with self._records.path.open("rb") as file:
-            for index in order[start:]:
-                yield self._make(self._records.read(file, int(self._offsets[index])))
+            return self._make(self._records.read(file, int(self._offsets[index])))
 
 
 def file_task(

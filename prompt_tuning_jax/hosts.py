@@ -6,10 +6,11 @@ three variables say how:
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 prompt-tuning train ...
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 prompt-tuning train ...
 
-Every process reads the examples, so that all form the same batches, and gives its devices their
-rows. Process 0 writes the prompts, the history and the log; MODEL_DIR must be a directory that all
-hosts see. Where one process ends before its time, all others end too, and say so; the same commands
-then continue from the last state.
+All form the same batches, of which each process reads and tokenises its own devices' rows; where
+examples cannot be read one by one (SeqIO's), it reads all of them. Process 0 writes the prompts,
+the history and the log; MODEL_DIR must be a directory that all hosts see. Where one process ends
+before its time, all others end too, and say so; the same commands then continue from the last
+state.
 """
 
 import atexit
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src.distributed import global_state  # the coordinator's address has no public name
 from jax.experimental import multihost_utils
 
@@ -44,6 +46,11 @@ def wait_for_all(what: str) -> None:
     """Returns once every process has come here, so that all see the files written before."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def gather(x: np.ndarray) -> np.ndarray:
+    """Every process's array, stacked in their order; they have one shape, and all call this."""
+    return np.asarray(multihost_utils.process_allgather(x))
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> None:

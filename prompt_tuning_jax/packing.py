@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prompt_tuning_jax.data import TARGET_BUCKETS, Batch, Source, Tokens, TrainBatches
+from prompt_tuning_jax.data import TARGET_BUCKETS, Batch, Pair, Source, Tokens, TrainBatches
 from prompt_tuning_jax.layout import place_prompt
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
@@ -45,15 +45,15 @@ class PackedBatches(TrainBatches):
     A batch is the next `batch_size` examples in the source's order, exactly those that
     `TrainBatches` gives where it pads everything to the maximum, in about as few rows of
     `row_length` as hold them: the number of rows and the length of the targets are those of a few
-    with the fewest positions. The state, the host's share and the counts are `TrainBatches`'s.
+    with the fewest positions. The state, what a host reads and the counts are `TrainBatches`'s.
 
     Args:
-      batch_size: examples in the global batch, however many rows they take.
+      batch_size: examples in a batch, however many rows they take.
       lengths: the longest `{"inputs": T, "targets": L}` of one example, EOS included.
       prompt_length: P, the positions of each example's prompt; 0 for none.
       layout: where an example's prompt stands among its tokens.
       row_length: S; by default the longest input and its prompt just fill a row.
-      row_multiple: the number of rows is a multiple of this, and of `process_count`.
+      row_multiple: the number of rows is a multiple of this.
     """
 
     def __init__(
@@ -68,8 +68,6 @@ class PackedBatches(TrainBatches):
         layout: str = "prefix",
         row_length: int | None = None,
         row_multiple: int = 1,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
         super().__init__(
             source,
@@ -78,8 +76,6 @@ class PackedBatches(TrainBatches):
             lengths=lengths,
             seed=seed,
             buckets={"inputs": (), "targets": ()},
-            process_index=process_index,
-            process_count=process_count,
         )
         longest = lengths["inputs"] + prompt_length
         self._row_length = longest if row_length is None else row_length
@@ -88,15 +84,21 @@ class PackedBatches(TrainBatches):
                 f"rows of {row_length} cannot hold {lengths['inputs']} input tokens and a prompt "
                 f"of {prompt_length}: make them {longest} or more"
             )
-        self._row_counts = row_counts(batch_size, math.lcm(row_multiple, process_count))
+        self._row_counts = row_counts(batch_size, row_multiple)
         self._target_lengths = sorted({*TARGET_BUCKETS, lengths["targets"]})
         self._prompt_length, self._layout = prompt_length, layout
         self._eos_id = vocabulary.eos_id
 
-    def assemble(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
-        sizes = [(len(inputs) + self._prompt_length, len(targets)) for inputs, targets in pairs]
+    def assemble(self, pairs: Sequence[Pair]) -> Batch:
+        sizes = [
+            (inputs + self._prompt_length, targets)
+            for inputs, targets in (pair.sizes for pair in pairs)
+        ]
         rows, shape = arrange(sizes, self._row_length, self._target_lengths, self._row_counts)
-        return pack(pairs, rows, shape, self._prompt_length, self._layout, self._eos_id)
+        own = set(self._own_rows(shape.rows))
+        rows = [members if number in own else [] for number, members in enumerate(rows)]
+        tokens = {i: pairs[i].tokens() for members in rows for i in members}
+        return pack(tokens, rows, shape, self._prompt_length, self._layout, self._eos_id)
 
 
 def row_counts(batch_size: int, multiple: int = 1) -> list[int]:
@@ -152,7 +154,7 @@ def first_fit(sizes: Sequence[tuple[int, int]], room: tuple[int, int]) -> Rows:
 
 
 def pack(
-    pairs: Sequence[tuple[Tokens, Tokens]],
+    pairs: Mapping[int, tuple[Tokens, Tokens]] | Sequence[tuple[Tokens, Tokens]],
     rows: Rows,
     shape: Shape,
     prompt_length: int,
@@ -167,17 +169,29 @@ def pack(
       prompt_ids: the prompt of each example, where the model has a bank of them; the batch then
         has `prompt_ids` [R, S] too.
     """
-    joined = []
-    for members in rows:
-        parts = [
-            _segment(pairs[i], number, prompt_length, layout, eos_id)
-            for number, i in enumerate(members, 1)
-        ]
-        if prompt_ids is not None:
-            for i, part in zip(members, parts, strict=True):
+    batch = _empty(shape, prompt_ids is not None)
+    for row, members in enumerate(rows):
+        inputs = targets = 0
+        for number, i in enumerate(members, 1):
+            part = _segment(pairs[i], number, prompt_length, layout, eos_id)
+            if prompt_ids is not None:
                 part["prompt_ids"] = np.full_like(part["prompt_positions"], prompt_ids[i])
-        joined.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    return {name: _pad(name, [row[name] for row in joined], shape) for name in joined[0]}
+            for name, values in part.items():
+                start = targets if name.startswith("decoder") else inputs
+                batch[name][row, start : start + len(values)] = values
+            inputs += len(part["encoder_input_tokens"])
+            targets += len(part["decoder_input_tokens"])
+    return batch
+
+
+def _empty(shape: Shape, has_prompt_ids: bool) -> Batch:
+    names = ("encoder_input_tokens", "prompt_positions", "encoder_segment_ids")
+    names += ("prompt_ids",) * has_prompt_ids
+    inputs = {n: np.full((shape.rows, shape.inputs), PADDING.get(n, 0), np.int32) for n in names}
+    names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids")
+    targets = {name: np.zeros((shape.rows, shape.targets), np.int32) for name in names}
+    weights = np.zeros((shape.rows, shape.targets), np.float32)
+    return inputs | targets | {"decoder_loss_weights": weights}
 
 
 def _segment(
@@ -195,11 +209,3 @@ def _segment(
         "decoder_loss_weights": np.ones(targets.shape[1], np.float32),
         "decoder_segment_ids": np.full_like(targets[0], number),
     }
-
-
-def _pad(name: str, rows: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    length = shape.targets if name.startswith("decoder") else shape.inputs
-    padded = np.full((shape.rows, length), PADDING.get(name, 0), rows[0].dtype)
-    for row, values in zip(padded, rows, strict=False):
-        row[: len(values)] = values
-    return padded

@@ -103,6 +103,12 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in AXIS_RULES["batch"])
 
 
+def own_rows(mesh: Mesh, rows: int) -> set[int]:
+    """Which of a batch's rows are on this host's devices."""
+    parts = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return {row for (part,) in parts for row in range(rows)[part]}
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

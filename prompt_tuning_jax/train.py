@@ -15,6 +15,7 @@ at step 0 and at each evaluation, which `interpret` reads), `history.json`, `ten
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -166,20 +167,24 @@ def make_batches(
     params: optim.FlatParams,
     mesh: Mesh,
 ) -> TrainBatches:
-    """The training split's batches, each of `batch_size` examples."""
-    source = task.split("train")
+    """The training split's batches, each of `batch_size` examples; hosts share the reading."""
+    given = task.split("train"), vocabulary
     common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
-    if not config.pack:
-        return TrainBatches(source, vocabulary, **common)
-    prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
-    return PackedBatches(
-        source,
-        vocabulary,
-        **common,
-        prompt_length=sum(len(params[name]) for name in prompts if name in params),
-        layout=config.prompt_layout,
-        row_multiple=sharding.batch_parts(mesh) * config.microbatches,
-    )
+    if config.pack:
+        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+        batches = PackedBatches(
+            *given,
+            **common,
+            prompt_length=sum(len(params[name]) for name in prompts if name in params),
+            layout=config.prompt_layout,
+            row_multiple=sharding.batch_parts(mesh) * config.microbatches,
+        )
+    else:
+        batches = TrainBatches(*given, **common)
+    if (count := jax.process_count()) > 1:
+        own_rows = functools.partial(sharding.own_rows, mesh)
+        batches.share(hosts.gather, jax.process_index(), count, own_rows)
+    return batches
 
 
 def read_result(

@@ -1,7 +1,8 @@
 """How fast is it, and how much memory does it take? On this machine's CPU, in float32.
 
-train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, and,
-             with --torch_python, by PEFT (and by PEFT under torch.compile).
+train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, with
+             one device and with two simulated ones, and, with --torch_python, by PEFT (and by PEFT
+             under torch.compile).
 long_step    the same at 512 input tokens.
 isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
 many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
@@ -55,6 +56,7 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 OURS, PEFT, PEFT_COMPILED = "prompt_tuning_jax", "PEFT", "PEFT, torch.compile"
+SPLIT = f"{OURS}, two devices"  # of this CPU, each with a half of the rows
 REST_SECONDS = 0.3  # between turns: threads that wait for more work by spinning go to sleep
 
 
@@ -70,7 +72,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=environment(settings["threads"]),
+            env=environment(settings["threads"], settings.get("devices", 1)),
         )
         self.facts = self._reply() | {"startup_seconds": time.perf_counter() - started}
         self.turns: list[dict[str, float]] = []
@@ -118,10 +120,14 @@ class Comparison:
 
 SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
 COMPARISONS = {
-    "train_step": Comparison("train_step", {OURS: {}}, peft=True),
+    "train_step": Comparison("train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True),
     "long_step": Comparison(
         "train_step",
-        {f"{OURS}, MICROBATCHES=4": {"microbatches": 4}, OURS: {}},
+        {
+            f"{OURS}, MICROBATCHES=4": {"microbatches": 4},
+            f"{SPLIT}, MICROBATCHES=2": {"microbatches": 2, "devices": 2},
+            OURS: {},
+        },
         peft=True,
         sizes={"inputs": 512},
     ),

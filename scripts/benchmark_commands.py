@@ -29,9 +29,11 @@ STAGES = {
 }
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, devices: int = 1) -> dict[str, str]:
     """This process's, with a processor and a number of threads that every worker obeys."""
     limits = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    if devices > 1:
+        limits["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | limits | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 
 

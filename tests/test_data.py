@@ -144,16 +144,93 @@ def test_a_state_of_another_run_is_refused():
         make_batches(batch_size=8).set_state(state)
 
 
-def test_hosts_share_the_global_batch():
-    whole = take(make_batches(), 15)
-    hosts = [take(make_batches(process_index=i, process_count=2), 15) for i in range(2)]
-    joined = [
-        {name: np.concatenate([first[name], second[name]]) for name in first}
-        for first, second in zip(*hosts, strict=True)
+class CountedReads(ExampleList):
+    """Remembers which examples are read."""
+
+    def __init__(self, examples):
+        super().__init__(examples)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_hosts_read_their_own_rows_of_the_same_batches():
+    whole = make_batches()
+    hosts = share([make_batches(CountedReads(make_source())) for _ in range(2)])
+    sources = [host._reader._source for host in hosts]
+    assert [len(source.read) for source in sources] == [75, 75]  # each counts a half
+    for source in sources:
+        source.read.clear()
+    for batch in take(whole, 50):
+        parts = [next(host) for host in hosts]
+        for part, own, others in zip(
+            parts, (slice(2), slice(2, 4)), (slice(2, 4), slice(2)), strict=True
+        ):
+            assert part.keys() == batch.keys()
+            for name, values in part.items():
+                np.testing.assert_array_equal(values[own], batch[name][own])
+                assert values.shape == batch[name].shape
+                assert not values[others].any()
+    assert [len(source.read) for source in sources] == [100, 100]
+    assert not any(host.truncated_inputs != whole.truncated_inputs for host in hosts)
+    assert all(host.get_state() == whole.get_state() for host in hosts)
+
+
+def test_a_run_of_several_hosts_goes_on_on_one():
+    state = json.loads(json.dumps(after(share([make_batches(), make_batches()]), 17).get_state()))
+    alone = make_batches()
+    alone.set_state(state)
+    whole = make_batches()
+    take(whole, 17)
+    assert_same(take(alone, 40), take(whole, 40))
+
+
+def test_a_source_without_an_index_is_read_by_all():
+    class Stream:
+        def __len__(self):
+            return 150
+
+        def stream(self, **options):
+            return make_source().stream(**options)
+
+    host, _ = share([make_batches(Stream()), make_batches(Stream())])
+    assert_same(take(host, 20), take(make_batches(), 20))
+
+
+def share(hosts):
+    """Batches of hosts, each of which needs as many rows, one host's after the other's."""
+    rows, arrived = 4 // len(hosts), []
+    barrier = threading.Barrier(len(hosts))
+
+    def exchange(host):
+        def of_all(counted):
+            arrived.append((host, counted))
+            barrier.wait()
+            return np.stack([counted for _, counted in sorted(arrived, key=lambda each: each[0])])
+
+        return of_all
+
+    threads = [
+        threading.Thread(
+            target=host.share,
+            args=(exchange(i), i, len(hosts), lambda _, i=i: range(i * rows, (i + 1) * rows)),
+        )
+        for i, host in enumerate(hosts)
     ]
-    assert_same(joined, whole)
-    with pytest.raises(ValueError, match="multiple of the 3 hosts"):
-        make_batches(process_count=3)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return hosts
+
+
+def after(hosts, count):
+    """The first host, after `count` batches of all."""
+    for host in hosts:
+        take(host, count)
+    return hosts[0]
 
 
 def test_seed_none_is_file_order():

@@ -17,6 +17,7 @@ from prompt_tuning_jax.data import TrainBatches
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.packing import (
+    PADDING,
     PackedBatches,
     Shape,
     arrange,
@@ -199,15 +200,15 @@ def test_prefetched_states_belong_to_their_batches():
             assert state == plain.get_state()
 
 
-def test_hosts_share_the_rows():
-    whole = take(make_packed(row_multiple=2), 15)
-    hosts = [take(make_packed(process_index=i, process_count=2), 15) for i in range(2)]
-    joined = [
-        {name: np.concatenate([first[name], second[name]]) for name in first}
-        for first, second in zip(*hosts, strict=True)
-    ]
-    assert_same(joined, whole)
-    assert not any(len(batch["prompt_positions"]) % 2 for batch in whole)
+def test_hosts_read_their_own_rows():
+    whole, host = make_packed(row_multiple=2), make_packed(row_multiple=2)
+    host.share(lambda counted: counted[None], 0, 1, lambda rows: range(rows // 2, rows))
+    for batch, part in zip(take(whole, 15), take(host, 15), strict=True):
+        half = len(batch["prompt_positions"]) // 2
+        for name, values in part.items():
+            assert values.dtype == batch[name].dtype
+            np.testing.assert_array_equal(values[half:], batch[name][half:])
+            assert (values[:half] == PADDING.get(name, 0)).all()
 
 
 # --- the model

@@ -12,7 +12,7 @@ import tiny
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.prompts import Prompt
 from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.config import DEFAULT_CHUNK, DENSE_LENGTH
+from prompt_tuning_jax.t5.config import DEFAULT_CHUNK, DENSE_BYTES, DENSE_LENGTH
 
 P, T, L = 5, 12, 9
 DENSE = T5Config(
@@ -154,17 +154,19 @@ def test_memory_grows_with_the_length_of_rows_and_not_with_its_square():
 
 
 @pytest.mark.parametrize(
-    ("setting", "queries", "expected"),
+    ("setting", "rows", "queries", "expected"),
     [
-        (0, 5000, 5000),
-        (100, 612, 100),
-        (100, 64, 64),
-        (None, DENSE_LENGTH, DENSE_LENGTH),
-        (None, DENSE_LENGTH + 1, DEFAULT_CHUNK),
+        (0, 100, 5000, 5000),
+        (100, 1, 612, 100),
+        (100, 1, 64, 64),
+        (None, 100, DENSE_LENGTH, DENSE_LENGTH),
+        (None, 16, DENSE_LENGTH + 1, DEFAULT_CHUNK),
+        (None, 15, DENSE_LENGTH + 1, DENSE_LENGTH + 1),
     ],
 )
-def test_how_many_queries_attend_at_a_time(setting, queries, expected):
-    assert chunked(setting).queries_at_once(queries) == expected
+def test_how_many_queries_attend_at_a_time(setting, rows, queries, expected):
+    assert 15 * DENSE.num_heads * 4 * 513**2 < DENSE_BYTES < 16 * DENSE.num_heads * 4 * 513**2
+    assert chunked(setting).queries_at_once(rows, queries, queries) == expected
 
 
 def test_a_negative_chunk_is_refused():

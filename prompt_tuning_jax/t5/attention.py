@@ -79,9 +79,9 @@ class _Attention(nn.Module):
 
     def _attend(self, q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias: Bias, deterministic: bool):
         """Weighted means of values: all queries at once, or `attention_chunk` of them at a time."""
-        B, H, L, _ = q_BxHxLxK.shape
-        kept = self._kept((B, H, 1, k_BxHxSxK.shape[2]), deterministic)
-        chunk = self.config.queries_at_once(L)
+        (B, H, L, _), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
+        kept = self._kept((B, H, 1, S), deterministic)
+        chunk = self.config.queries_at_once(B, L, S)
 
         def attend(q_BxHxCxK, bias):
             scores = jnp.einsum(

@@ -10,6 +10,7 @@ from prompt_tuning_jax.layout import VISIBILITIES
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
 DENSE_LENGTH = 512
+DENSE_BYTES = 2**25
 DEFAULT_CHUNK = 128
 
 
@@ -40,8 +41,8 @@ class T5Config:
             "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
             a prompt's states the same for every input.
         attention_chunk: how many queries' attention scores are in memory at a time, in the forward
-            and in the backward pass; 0 for all, None for all of short rows and DEFAULT_CHUNK of
-            rows longer than DENSE_LENGTH.
+            and in the backward pass; 0 for all. None: DEFAULT_CHUNK of rows that are longer than
+            DENSE_LENGTH and whose scores in one layer are more than DENSE_BYTES, else all.
     """
 
     vocab_size: int
@@ -97,11 +98,12 @@ class T5Config:
         """Whether prompt positions see nothing of the input."""
         return self.prompt_visibility.startswith("isolated")
 
-    def queries_at_once(self, queries: int) -> int:
-        """How many of so many queries attend at a time."""
+    def queries_at_once(self, rows: int, queries: int, keys: int) -> int:
+        """How many of a row's queries attend at a time, in a batch of `rows`."""
         chunk = self.attention_chunk
         if chunk is None:
-            chunk = DEFAULT_CHUNK if queries > DENSE_LENGTH else 0
+            is_large = 4 * rows * self.num_heads * queries * keys > DENSE_BYTES
+            chunk = DEFAULT_CHUNK if queries > DENSE_LENGTH and is_large else 0
         return min(chunk or queries, queries)
 
     @property
