@@ -74,7 +74,9 @@ def methods(source: ExampleList, args: argparse.Namespace) -> dict[str, TrainBat
     return {
         "padded": TrainBatches(*given, **common, buckets={"inputs": (), "targets": ()}),
         "bucketed": TrainBatches(*given, **common),
-        "packed": PackedBatches(*given, **common, prompt_length=args.prompt),
+        "packed": PackedBatches(
+            *given, **common, prompt_length=args.prompt, row_multiple=args.microbatches
+        ),
     }
 
 
@@ -106,7 +108,7 @@ def time_steps(batches: Mapping[Shape, Batch], args: argparse.Namespace) -> dict
     """Seconds of the training step on each batch: the median of turns."""
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
     settings = {"config": config, "prompt": args.prompt}
-    train_config = TrainConfig(dropout_rate=0.0)
+    train_config = TrainConfig(dropout_rate=0.0, microbatches=args.microbatches)
     state, frozen, step = start(train_config, random_model(settings), random_prompt(settings))
     seconds = {shape: [] for shape in batches}
     for turn in range(args.repeats + 1):
@@ -173,6 +175,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=512, help="the longest input")
     parser.add_argument("--targets", type=int, default=16, help="the longest target")
     parser.add_argument("--prompt", type=int, default=100, help="prompt positions")
+    parser.add_argument("--microbatches", type=int, default=1, help="of every step")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each shape")
     parser.add_argument("--shapes", action="store_true", help="list the shapes, time nothing")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -190,7 +193,7 @@ def main() -> None:
     sources = {name: summarise(shapes, seconds, args.batch) for name, shapes in streams.items()}
     show(sources)
     if args.output:
-        names = ("size", "batch", "inputs", "targets", "prompt", "repeats")
+        names = ("size", "batch", "inputs", "targets", "prompt", "microbatches", "repeats")
         result = {
             "machine": machine(),
             "settings": {name: getattr(args, name) for name in names},

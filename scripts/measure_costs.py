@@ -1,17 +1,21 @@
-"""What a saving costs in accuracy: int8 weights, and isolated prompts, on the bundled tasks.
+"""What a saving costs in accuracy: int8 weights, and isolated prompts.
 
     python scripts/measure_costs.py int8 --output scripts/results/costs.json          # 5 minutes
     python scripts/measure_costs.py isolated --output scripts/results/costs.json      # 15 minutes
+    python scripts/measure_costs.py isolated --seeds 3 --steps 600 --data_dir SST-2 \\
+        --input_template '{sentence}' --verbalizers '{"0": "negative", "1": "positive"}'
 
 int8       the pre-built prompts, which were tuned on float32 weights, on int8 weights: test scores,
            and how far the logits move.
 isolated   prompts tuned to see only themselves (all tasks in one run), against the pre-built ones,
-           which see their input.
+           which see their input; on files, both kinds are tuned, from every seed.
 
-Scores are accuracies on 1,000 test examples, in percent. --output keeps what the file holds.
+Scores are accuracies in percent, of bundled tasks on 1,000 test examples. --output keeps what the
+file holds.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from compare_methods import with_test_split
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +33,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.scoring import evaluate_task
+from prompt_tuning_jax.task_loading import TaskConfig, load_task
 from prompt_tuning_jax.train_config import TrainConfig
 
 BATCH_SIZE = 100
@@ -35,9 +41,12 @@ LENGTHS = {"inputs": 128, "targets": 8}
 Costs = dict[str, dict[str, float]]
 
 
-def score(model: pt.FrozenModel, prompt: pt.TunedPrompt, task: str, limit: int | None) -> float:
+def score(
+    model: pt.FrozenModel, prompt: pt.TunedPrompt, task: str | pt.Task, limit: int | None
+) -> float:
+    task = bundled_task(task) if isinstance(task, str) else task
     settings = {"feature_lengths": LENGTHS, "batch_size": BATCH_SIZE, "limit": limit}
-    return evaluate_task(model, bundled_task(task), "test", prompt, **settings).scores["accuracy"]
+    return evaluate_task(model, task, "test", prompt, **settings).scores["accuracy"]
 
 
 def int8(tasks: Sequence[str], limit: int | None) -> Costs:
@@ -104,6 +113,39 @@ def isolated(tasks: Sequence[str], limit: int | None, steps: int | None = None) 
     }
 
 
+def isolated_on_files(task: pt.Task, limit: int | None, steps: int | None, seeds: int) -> Costs:
+    """Scores of both kinds of prompts by seed, tuned as `compare_methods` tunes them."""
+    model, steps = pt.load_model("bundled"), steps or 360
+    settings = {
+        "task": task,
+        "feature_lengths": LENGTHS,
+        "train_steps": steps,
+        "batch_size": 16,
+        "prompt_length": 20,
+        "dropout_rate": 0.0,
+        "eval_period": max(steps // 6, 1),
+        "checkpoint_period": steps,
+        "eval_limit": limit,
+    }
+    runs = {f"seed{seed}": {"seed": seed} for seed in range(seeds)}
+    costs: dict[str, float] = {}
+    for visibility in ("full", "isolated"):
+        with tempfile.TemporaryDirectory() as folder:
+            found = pt.train_many(
+                runs, model=model, model_dir=folder, prompt_visibility=visibility, **settings
+            )
+            scores = {name: score(model, one.prompt, task, limit) for name, one in found.items()}
+        costs |= {f"{visibility}, {name}": value for name, value in scores.items()}
+    return {task.name: costs}
+
+
+def files_task(args: argparse.Namespace) -> pt.Task:
+    names = ("data_dir", "input_template", "verbalizers")
+    config = TaskConfig(**{name: getattr(args, name) for name in names})
+    task = with_test_split(load_task(config, pt.load_model("bundled")))
+    return dataclasses.replace(task, name=args.data_dir.name)
+
+
 def recipe(task: str, steps: int | None) -> TrainConfig:
     """The installed experiment's, by which the pre-built prompt was made."""
     settings = [] if steps is None else [f"--gin.TRAIN_STEPS={steps}", f"--gin.EVAL_PERIOD={steps}"]
@@ -118,26 +160,32 @@ def show(costs: Mapping[str, Mapping[str, Any]]) -> None:
     Console(width=110).print(table)
 
 
-MEASUREMENTS = {"int8": int8, "isolated": isolated}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("saving", choices=MEASUREMENTS)
+    parser.add_argument("saving", choices=("int8", "isolated"))
     parser.add_argument("--tasks", nargs="+", choices=BUNDLED_TASKS, default=list(BUNDLED_TASKS))
     parser.add_argument("--limit", type=int, help="evaluate on the first so many examples only")
     parser.add_argument("--steps", type=int, help="of isolated, instead of the experiments' own")
+    parser.add_argument("--data_dir", type=Path, help="of isolated: files instead of bundled tasks")
+    parser.add_argument("--input_template", help="with --data_dir")
+    parser.add_argument("--verbalizers", type=json.loads, help="with --data_dir, JSON")
+    parser.add_argument("--seeds", type=int, default=3, help="with --data_dir")
     parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
     args = parser.parse_args()
     command.use_compilation_cache()
-    options = {"steps": args.steps} if args.saving == "isolated" else {}
-    costs = MEASUREMENTS[args.saving](args.tasks, args.limit, **options)
+    if args.saving == "int8":
+        costs = int8(args.tasks, args.limit)
+    elif args.data_dir:
+        costs = isolated_on_files(files_task(args), args.limit, args.steps, args.seeds)
+    else:
+        costs = isolated(args.tasks, args.limit, args.steps)
     show(costs)
     if args.output:
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
-        earlier[args.saving] = {"jax": jax.__version__, "tasks": costs}
+        tasks = earlier.get(args.saving, {}).get("tasks", {}) | costs
+        earlier[args.saving] = {"jax": jax.__version__, "tasks": tasks}
         args.output.write_text(json.dumps(earlier, indent=1) + "\n")
 
 

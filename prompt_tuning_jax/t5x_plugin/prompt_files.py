@@ -21,6 +21,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
+from prompt_tuning_jax.t5.config import T5Config
 
 DIRECTORY = "prompts"
 
@@ -31,7 +32,13 @@ def is_prompt(name: str) -> bool:
 
 
 def write_prompt(
-    state: Mapping[str, Any], infos: Any, *, model_dir: str, base_model: str, task: str
+    state: Mapping[str, Any],
+    infos: Any,
+    *,
+    model_dir: str,
+    base_model: str,
+    task: str,
+    config: T5Config,
 ) -> tuple[Mapping[str, Any], Any]:
     """Writes the prompt of a state that T5X is about to save; the state stays as it is.
 
@@ -47,7 +54,7 @@ def write_prompt(
             with local_directory(os.path.join(model_dir, DIRECTORY, str(step))) as directory:
                 save_prompt(
                     directory,
-                    TunedPrompt(values),
+                    TunedPrompt(values, visibility=config.prompt_visibility),
                     base_model=base_model,
                     fingerprint=identity,
                     task=task,

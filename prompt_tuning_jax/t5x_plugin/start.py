@@ -15,6 +15,7 @@ from prompt_tuning_jax import initializers
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint, prompt_names
 from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
+from prompt_tuning_jax.t5.config import T5Config
 from prompt_tuning_jax.t5x_plugin.prompt_files import read_prompt
 from prompt_tuning_jax.t5x_plugin.restore import Start
 from prompt_tuning_jax.vocabulary import Vocabulary
@@ -54,14 +55,22 @@ def prompt_start(
     return values
 
 
-def tuned_prompt(prompt_file: str | None, checkpoint: str) -> Start:
+def tuned_prompt(
+    prompt_file: str | None, checkpoint: str, config: T5Config | None = None
+) -> Start:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
+    Args:
+      config: the model's, whose prompt must see what a prompt in a file was tuned to see.
+
     Raises:
-      ValueError: (when asked for values) there is none, or one of another shape than the model's.
+      ValueError: (when asked for values) there is none, or one of another shape than the model's,
+        or of another visibility.
     """
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
+        if prompt_file is not None and config is not None:
+            _check_visibility(prompt_file, config)
         found = _tuned(prompt_file, checkpoint)
         if found.shape != shape:
             raise ValueError(
@@ -88,6 +97,15 @@ def _tuned(prompt_file: str | None, checkpoint: str) -> Float[np.ndarray, "P D"]
             f"{checkpoint} holds no prompt: give PROMPT_FILE, a prompt tuned for this model."
         )
     return opened.leaf(names[0]).read().astype(np.float32)
+
+
+def _check_visibility(prompt_file: str, config: T5Config) -> None:
+    theirs, ours = read_prompt(prompt_file).visibility, config.prompt_visibility
+    if theirs != ours:
+        raise ValueError(
+            f"The prompt in {prompt_file} was tuned with the visibility {theirs!r}, this model's is "
+            f"{ours!r}: bind prompt_visibility of the model's T5Config to {theirs!r}."
+        )
 
 
 def verbalizers(task: str, module: str | None = None) -> Sequence[str] | None:

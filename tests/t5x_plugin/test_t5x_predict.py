@@ -66,6 +66,17 @@ def test_a_prompt_named_as_the_reference_names_it_is_found(run, infer, tmp_path)
     )
 
 
+def test_a_prompts_visibility_goes_with_it(base, infer, model, tmp_path):
+    isolated = {"config.T5Config.prompt_visibility": "isolated"}
+    t5x_runs.train(tmp_path / "run", base, TRAIN_STEPS=7, **isolated)
+    saved = tmp_path / "run" / "prompts" / "7"
+    prompt = load_prompt(saved)
+    assert prompt.visibility == "isolated"
+    assert infer("isolated", PROMPT_FILE=str(saved), **isolated) == generated(model, prompt)
+    with pytest.raises(ValueError, match="visibility 'isolated', this model's is 'full': bind"):
+        infer("full", PROMPT_FILE=str(saved))
+
+
 def test_greedy_predictions_are_our_own_decoders(infer, model, loud):
     theirs = infer(PROMPT_FILE=str(loud))
     assert theirs == generated(model, load_prompt(loud))
