@@ -30,10 +30,14 @@ STAGES = {
 
 
 def environment(threads: int, devices: int = 1) -> dict[str, str]:
-    """This process's, with a processor and a number of threads that every worker obeys."""
+    """This process's, with a processor and a number of threads that every worker obeys.
+
+    Several devices of one processor work with a thread each: they need not wait for others.
+    """
     limits = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     if devices > 1:
-        limits["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        count = f"--xla_force_host_platform_device_count={devices}"
+        limits["XLA_FLAGS"] = f"{count} --xla_cpu_multi_thread_eigen=false"
     return os.environ | limits | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 
 

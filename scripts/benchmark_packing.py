@@ -178,7 +178,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--microbatches", type=int, default=1, help="of every step")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each shape")
     parser.add_argument("--shapes", action="store_true", help="list the shapes, time nothing")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; adds to it")
     return parser.parse_args(argv)
 
 
@@ -200,7 +200,9 @@ def main() -> None:
             "sources": sources,
             "step_seconds": {"x".join(map(str, shape)): s for shape, s in seconds.items()},
         }
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+        earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
+        earlier[f"MICROBATCHES={args.microbatches}"] = result
+        args.output.write_text(json.dumps(earlier, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -184,8 +184,10 @@ def main() -> None:
     show(costs)
     if args.output:
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
-        tasks = earlier.get(args.saving, {}).get("tasks", {}) | costs
-        earlier[args.saving] = {"jax": jax.__version__, "tasks": tasks}
+        longer = args.steps and not args.data_dir
+        section = f"{args.saving}, {args.steps} steps" if longer else args.saving
+        tasks = earlier.get(section, {}).get("tasks", {}) | costs
+        earlier[section] = {"jax": jax.__version__, "tasks": tasks}
         args.output.write_text(json.dumps(earlier, indent=1) + "\n")
 
 

@@ -109,7 +109,7 @@ def test_many_prompts(tmp_path):
     ensemble = block("MIXTURE_OR_TASK_NAME=bundled_woman").rstrip()
     scores = json.loads(run(f"{ensemble} --gin.LIMIT=20", tmp_path))
     assert len(scores["members"]) == 5
-    assert scores["ensemble"]["accuracy"] > 80
+    assert scores["ensemble"]["accuracy"] >= scores["mean"]["accuracy"]
     train = block("--gin.RUNS").rstrip()
     settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
     run(f"{train} {settings}", tmp_path)

@@ -55,9 +55,7 @@ def prompt_start(
     return values
 
 
-def tuned_prompt(
-    prompt_file: str | None, checkpoint: str, config: T5Config | None = None
-) -> Start:
+def tuned_prompt(prompt_file: str | None, checkpoint: str, config: T5Config | None = None) -> Start:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
     Args:
@@ -103,8 +101,8 @@ def _check_visibility(prompt_file: str, config: T5Config) -> None:
     theirs, ours = read_prompt(prompt_file).visibility, config.prompt_visibility
     if theirs != ours:
         raise ValueError(
-            f"The prompt in {prompt_file} was tuned with the visibility {theirs!r}, this model's is "
-            f"{ours!r}: bind prompt_visibility of the model's T5Config to {theirs!r}."
+            f"The prompt in {prompt_file} was tuned with the visibility {theirs!r}, this model's "
+            f"is {ours!r}: bind prompt_visibility of the model's T5Config to {theirs!r}."
         )
 
 
