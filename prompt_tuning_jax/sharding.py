@@ -79,7 +79,10 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
             f"{len(devices)}; give one axis the size -1 to take the rest."
         )
     # The last axis, which communicates most, gets the devices that are nearest to each other.
-    return Mesh(mesh_utils.create_device_mesh(tuple(sizes.values()), devices), MESH_AXES)
+    grid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, MESH_AXES)
 
 
 @contextlib.contextmanager

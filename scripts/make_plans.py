@@ -32,6 +32,7 @@ TABLE = (
     ("xl", "v4:2x2x2", "data:8", "none"),
     ("xxl", "v5p:2x2x2", "data:8", "none"),
     ("xxl", "v6e:4x4", "data:16", "minimal"),
+    ("xxl", "v6e:4x4", "data:8,model:2", "minimal"),
 )
 HEADER = ("model", "slice", *report.COLUMNS)
 

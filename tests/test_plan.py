@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from prompt_tuning_jax import cli, plan
+from prompt_tuning_jax import cli, plan, sharding
 from prompt_tuning_jax.planning import targets
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
@@ -110,6 +110,14 @@ def test_devices_of_slices_are_chips():
     assert "ALLOW_MULTIPLE_LIBTPU_LOAD" not in os.environ
     with pytest.raises(ValueError, match="libtpu cannot compile for v5e:3x5"):
         targets.devices(targets.parse_slice("v5e:3x5"))
+
+
+@needs_libtpu
+def test_a_mesh_may_split_an_axis_of_the_slice():
+    target = targets.parse_slice("v5e:4x4")
+    mesh = sharding.make_mesh("data:8,model:2", targets.devices(target))
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "model": 2}
+    assert len({device.id for device in mesh.devices.flat}) == 16
 
 
 @pytest.fixture(scope="module")
