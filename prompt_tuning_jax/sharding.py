@@ -6,8 +6,7 @@ and one may be -1 for the rest of the devices.
     data    splits the batch; every device of it holds all weights
     fsdp    splits the batch too, and the weights: each is gathered where a layer uses it, and not
             kept for the backward pass if layers are scanned and rematerialised (`T5Config`)
-    model   splits the computation within a layer, and its weights with it (tensor parallelism), and
-            between layers the positions (sequence parallelism)
+    model   splits the computation within a layer, and its weights with it (tensor parallelism)
 
 Prompts and their optimizer state are on every device. With several hosts the mesh spans all their
 devices, and arrays are global: `put` makes one from values that every host knows, of which it keeps
@@ -41,7 +40,6 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "model",
     "layers": None,
     "embed": "fsdp",
-    "residual": "model",  # positions, between layers
     "relpos_buckets": None,
     "prompt_bank": None,
     "prompt": None,

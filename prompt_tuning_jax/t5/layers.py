@@ -102,7 +102,6 @@ class Embed(nn.Module):
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         # Rows first, cast second: a cast of the whole table would copy it.
         rows = self.embedding[tokens].astype(self.config.dtype)
-        rows = with_sharding_constraint(rows, ("batch", "length", "embed"))
         return scaled(rows, None if self.scale_Vx1 is None else self.scale_Vx1[tokens])
 
     def logits(self, y_BxLxD: Float[Array, "batch length embed"]) -> Float[Array, "B L V"]:

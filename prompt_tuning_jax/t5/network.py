@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
@@ -21,14 +20,6 @@ KeyValue = tuple[
     Float[Array, "*layers batch heads length kv"], Float[Array, "*layers batch heads length kv"]
 ]
 KeyValues = tuple[KeyValue, ...] | KeyValue
-
-
-def _between_layers(x_BxSxD: Float[Array, "batch length embed"]) -> Float[Array, "..."]:
-    """Devices that split a layer's computation split the positions between layers.
-
-    Else each would add, drop, normalise and remember all of them.
-    """
-    return with_sharding_constraint(x_BxSxD, ("batch", "residual", None))
 
 
 class EncoderLayer(nn.Module):
@@ -49,12 +40,11 @@ class EncoderLayer(nn.Module):
         if self.config.scan_layers:
             queries, keys = x_BxSxD.shape[1], bias.mask.shape[-1]
             bias = bias._replace(distances=self.relpos_bias(queries, keys, keys - queries))
-        x_BxSxD = _between_layers(x_BxSxD)
         y = self.pre_attention_layer_norm(x_BxSxD)
         y = self.attention(y, bias, deterministic, before=before)
         x_BxSxD = x_BxSxD + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic)
-        return _between_layers(x_BxSxD + self.dropout(y, deterministic=deterministic))
+        return x_BxSxD + self.dropout(y, deterministic=deterministic)
 
     def project(self, x_BxLxD):
         """Keys and values that other positions attend to, [B, H, L, K] each."""
