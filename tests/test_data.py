@@ -157,9 +157,8 @@ class CountedReads(ExampleList):
 
 
 def test_hosts_read_their_own_rows_of_the_same_batches():
-    whole = make_batches()
-    hosts = share([make_batches(CountedReads(make_source())) for _ in range(2)])
-    sources = [host._reader._source for host in hosts]
+    whole, sources = make_batches(), [CountedReads(make_source()) for _ in range(2)]
+    hosts = share([make_batches(source) for source in sources])
     assert [len(source.read) for source in sources] == [75, 75]  # each counts a half
     for source in sources:
         source.read.clear()
