@@ -6,11 +6,11 @@ three variables say how:
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 prompt-tuning train ...
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 prompt-tuning train ...
 
-All form the same batches, of which each process reads and tokenises its own devices' rows; where
-examples cannot be read one by one (SeqIO's), it reads all of them. Process 0 writes the prompts,
-the history and the log; MODEL_DIR must be a directory that all hosts see. Where one process ends
-before its time, all others end too, and say so; the same commands then continue from the last
-state.
+All form the same batches. In training, each process reads and tokenises its own devices' rows of
+them; in evaluation, and where examples cannot be read one by one (SeqIO's), it reads all. Process 0
+writes the prompts, the history and the log; MODEL_DIR must be a directory that all hosts see. Where
+one process ends before its time, all others end too, and say so; the same commands then continue
+from the last state.
 """
 
 import atexit

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.data import Example, Task
+from prompt_tuning_jax.data import FEATURES, Example, Task
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 try:
@@ -28,8 +28,6 @@ except ImportError as error:
     ) from error
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
-
-FEATURES = ("inputs", "targets")
 
 
 class SeqioTarget(str):
