@@ -12,12 +12,21 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, evaluate, load_model, load_prompt, optim
+from prompt_tuning_jax import (
+    ExampleList,
+    Task,
+    evaluate,
+    hosts,
+    load_model,
+    load_prompt,
+    optim,
+    sharding,
+)
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.metrics import get_metric
 from prompt_tuning_jax.monitor import NotFiniteError
-from prompt_tuning_jax.train import main
+from prompt_tuning_jax.train import main, make_batches
 from prompt_tuning_jax.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.train_step import make_train_step
 
@@ -486,3 +495,20 @@ def test_progress_is_said(start, capsys):
     assert "step 2" in said
     assert "accuracy" in said
     assert "best: step" in said
+
+
+def test_of_several_hosts_each_reads_its_own_rows(vocabulary, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "gather", lambda counted: np.stack([counted, counted]))
+    monkeypatch.setattr(sharding, "own_rows", lambda mesh, rows: range(rows // 2))
+    same = ExampleList([{"inputs": "the soup was good", "targets": "yes"}] * 16)
+    config = TrainConfig(batch_size=8)
+    task = Task("same", {"train": same})
+    for pack in (False, True):
+        chosen = dataclasses.replace(config, pack=pack)
+        mesh = sharding.make_mesh("data:1")
+        batch = next(make_batches(chosen, task, vocabulary, tiny.LENGTHS, {}, mesh))
+        has_tokens = (batch["encoder_input_tokens"] > 0).any(axis=1)
+        half = len(has_tokens) // 2
+        assert has_tokens[:half].any()
+        assert not has_tokens[half:].any()
