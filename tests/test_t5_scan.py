@@ -28,7 +28,7 @@ from test_t5_network import (
 from prompt_tuning_jax import decoding, sharding
 from prompt_tuning_jax.prompts import Prompt
 from prompt_tuning_jax.t5 import Transformer
-from prompt_tuning_jax.t5.scan import stack_layers, unstack_layers
+from prompt_tuning_jax.t5.scan import stack_layers
 
 SCAN = dataclasses.replace(CONFIG, scan_layers=True)
 PROMPT = functools.partial(Prompt, P)
@@ -53,16 +53,9 @@ def with_own_biases() -> dict:
 # ---- the weights -----------------------------------------------------------------------------
 
 
-def test_unstacking_undoes_stacking():
-    expected, found = flat(PROMPTED_PARAMS), flat(unstack_layers(STACKED))
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
-
-
 def test_stacking_keeps_dtypes_and_jax_arrays():
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), PROMPTED_PARAMS)
-    leaves = jax.tree.leaves((stack_layers(params), unstack_layers(stack_layers(params))))
+    leaves = jax.tree.leaves(stack_layers(params))
     assert all(isinstance(x, jax.Array) and x.dtype == jnp.bfloat16 for x in leaves)
 
 
@@ -92,12 +85,6 @@ def test_initial_weights_have_the_scales_of_layers_of_their_own(key):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: unstack_layers(with_own_biases()),
-            r"encoder's layers have relative-position biases of their own \(layer 1 differs from "
-            r"layer 0 by up to 0.5\).*keep T5Config\(scan_layers=True\)",
-        ),
-        (lambda: unstack_layers(PROMPTED_PARAMS), "encoder cannot be unstacked: there is no"),
         (lambda: stack_layers(STACKED), "encoder cannot be stacked: that takes encoder/layers_0"),
         (
             lambda: stack_layers(
@@ -110,7 +97,7 @@ def test_initial_weights_have_the_scales_of_layers_of_their_own(key):
         ),
     ],
 )
-def test_what_cannot_be_converted_is_refused(call, message):
+def test_what_cannot_be_stacked_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -91,29 +91,6 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `stack_layers`: parameters for `scan_layers=False`.
-
-    Raises:
-        ValueError: nothing is stacked, or the layers' relative-position biases differ.
-    """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    for stack in STACKS:
-        prefix = f"{stack}/{stack}/"
-        stacked = {
-            name.removeprefix(prefix): flat.pop(name)
-            for name in list(flat)
-            if name.startswith(prefix)
-        }
-        if _BIAS not in stacked:
-            raise ValueError(f"The {stack} cannot be unstacked: there is no {prefix}{_BIAS}.")
-        flat[f"{stack}/{_BIAS}"] = _shared_bias(stack, stacked.pop(_BIAS))
-        for rest, value in stacked.items():
-            for i in range(value.shape[AXIS]):
-                flat[f"{stack}/layers_{i}/{rest}"] = _merge_heads(rest, value[:, i])
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
 def _take_layers(flat: dict[str, Any], stack: str) -> list[dict[str, Any]]:
     """Takes a stack's layers out of `flat`, first layer first."""
     layers: dict[int, dict[str, Any]] = {}
@@ -121,19 +98,6 @@ def _take_layers(flat: dict[str, Any], stack: str) -> list[dict[str, Any]]:
         if match := re.fullmatch(rf"{stack}/layers_(\d+)/(.+)", name):
             layers.setdefault(int(match[1]), {})[match[2]] = flat.pop(name)
     return [layers.get(i, {}) for i in range(max(layers, default=-1) + 1)]
-
-
-def _shared_bias(stack: str, bias_HxNxR: Any) -> Any:
-    first_HxR = bias_HxNxR[:, 0]
-    difference_N = np.max(np.abs(np.asarray(bias_HxNxR - first_HxR[:, None])), axis=(0, 2))
-    if np.any(difference_N):
-        layer = int(np.argmax(difference_N))
-        raise ValueError(
-            f"The {stack}'s layers have relative-position biases of their own (layer {layer} "
-            f"differs from layer 0 by up to {difference_N[layer]:.2g}), and without scan_layers "
-            "there is only one for all: keep T5Config(scan_layers=True) for these weights."
-        )
-    return first_HxR
 
 
 def _split_heads(name: str, kernel: Any, heads: int) -> Any:
@@ -148,12 +112,6 @@ def _split_heads(name: str, kernel: Any, heads: int) -> Any:
     if "attention/" in name:
         return kernel.reshape(kernel.shape[0], heads, -1)
     return kernel
-
-
-def _merge_heads(name: str, kernel: Any) -> Any:
-    if name.endswith("attention/out/kernel"):
-        return kernel.reshape(-1, kernel.shape[-1])
-    return kernel.reshape(kernel.shape[0], -1) if "attention/" in name else kernel
 
 
 def _stack(values: list[Any]) -> Any:
