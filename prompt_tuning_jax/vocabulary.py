@@ -6,7 +6,7 @@ stand at the end of the table in reverse, so that `<extra_id_0>` is the highest 
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
@@ -65,16 +65,8 @@ class Vocabulary:
         return self._processor.get_piece_size()
 
     @property
-    def pad_id(self) -> int:
-        return PAD_ID
-
-    @property
     def eos_id(self) -> int:
         return EOS_ID
-
-    @property
-    def unk_id(self) -> int:
-        return UNK_ID
 
     @property
     def fingerprint(self) -> str:
@@ -84,10 +76,6 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without EOS."""
         return self._processor.encode(text, out_type=int)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, each without EOS."""
-        return self._processor.encode(list(texts), out_type=int)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids: stops at EOS, drops padding, reads ids past the table as unknown."""
@@ -99,10 +87,6 @@ class Vocabulary:
             if token != PAD_ID:
                 kept.append(token if 0 <= token < size else UNK_ID)
         return self._processor.decode(kept)
-
-    def decode_batch(self, batch_of_ids: Iterable[Iterable[int]]) -> list[str]:
-        """Text of each row of ids."""
-        return [self.decode(ids) for ids in batch_of_ids]
 
     def sentinel(self, index: int) -> int:
         """Id of `<extra_id_{index}>`: 0 is the highest id.

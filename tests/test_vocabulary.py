@@ -6,7 +6,7 @@ import pytest
 import sentencepiece
 from common import shared_dir
 
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabulary import UNK_ID, Vocabulary
 
 WORDS = "the river runs down to a small town where people sell bread fish and apples every day"
 TEXTS = [
@@ -60,7 +60,7 @@ def test_text_survives_the_round_trip(vocabulary):
 
 
 def test_special_ids(vocabulary):
-    assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+    assert vocabulary.eos_id == 1
     assert vocabulary.eos_id not in vocabulary.encode(WORDS)
 
 
@@ -97,13 +97,7 @@ def test_decode_stops_at_eos_and_drops_padding(vocabulary):
 
 def test_decode_reads_ids_past_the_table_as_unknown(vocabulary):
     # Embedding tables are padded to a multiple of 128, so a model can emit such an id.
-    assert vocabulary.decode([vocabulary.size + 5]) == vocabulary.decode([vocabulary.unk_id])
-
-
-def test_batches_equal_single_calls(vocabulary):
-    batch = vocabulary.encode_batch(TEXTS)
-    assert batch == [vocabulary.encode(text) for text in TEXTS]
-    assert vocabulary.decode_batch(batch) == [vocabulary.decode(ids) for ids in batch]
+    assert vocabulary.decode([vocabulary.size + 5]) == vocabulary.decode([UNK_ID])
 
 
 def test_fingerprint_is_of_the_model(vocabulary, model_path):
