@@ -43,16 +43,16 @@ class PackedBatches(TrainBatches):
     """Endless packed training batches of one source, epoch after epoch.
 
     A batch is the next `batch_size` examples in the source's order, exactly those that
-    `TrainBatches` gives where it pads everything to the maximum, in about as few rows of
-    `row_length` as hold them: the number of rows and the length of the targets are those of a few
-    with the fewest positions. The state, what a host reads and the counts are `TrainBatches`'s.
+    `TrainBatches` gives where it pads everything to the maximum, in about as few rows as hold them.
+    The longest input and its prompt just fill a row; the number of rows and the length of the
+    targets are those of a few with the fewest positions. The state, what a host reads and the
+    counts are `TrainBatches`'s.
 
     Args:
       batch_size: examples in a batch, however many rows they take.
       lengths: the longest `{"inputs": T, "targets": L}` of one example, EOS included.
       prompt_length: P, the positions of each example's prompt; 0 for none.
       layout: where an example's prompt stands among its tokens.
-      row_length: S; by default the longest input and its prompt just fill a row.
       row_multiple: the number of rows is a multiple of this.
     """
 
@@ -66,7 +66,6 @@ class PackedBatches(TrainBatches):
         seed: int | None,
         prompt_length: int,
         layout: str = "prefix",
-        row_length: int | None = None,
         row_multiple: int = 1,
     ):
         super().__init__(
@@ -77,13 +76,7 @@ class PackedBatches(TrainBatches):
             seed=seed,
             buckets={"inputs": (), "targets": ()},
         )
-        longest = lengths["inputs"] + prompt_length
-        self._row_length = longest if row_length is None else row_length
-        if self._row_length < longest:
-            raise ValueError(
-                f"rows of {row_length} cannot hold {lengths['inputs']} input tokens and a prompt "
-                f"of {prompt_length}: make them {longest} or more"
-            )
+        self._row_length = lengths["inputs"] + prompt_length
         self._row_counts = row_counts(batch_size, row_multiple)
         self._target_lengths = sorted({*TARGET_BUCKETS, lengths["targets"]})
         self._prompt_length, self._layout = prompt_length, layout

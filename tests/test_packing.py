@@ -174,14 +174,6 @@ def test_shapes_are_few():
     assert len(shapes) <= 10
 
 
-def test_longer_rows_are_fewer():
-    rows = [len(batch["prompt_positions"]) for batch in take(make_packed(), 30)]
-    longer = [len(batch["prompt_positions"]) for batch in take(make_packed(row_length=90), 30)]
-    assert 0 < sum(longer) <= 0.6 * sum(rows)
-    with pytest.raises(ValueError, match=r"rows of 44 cannot hold 40 .* 5: make them 45 or more"):
-        make_packed(row_length=44)
-
-
 def test_interrupted_anywhere_the_batches_go_on_bit_identically():
     whole = take(make_packed(), 60)  # over three epochs
     for stop in (1, 7, 19, 40):

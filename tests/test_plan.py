@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -106,7 +107,7 @@ needs_libtpu = pytest.mark.skipif(
 def test_devices_of_slices_are_chips():
     for name in ("v5e:1x1", "v5e:2x4", "v4:2x2x4", "v5p:2x2x1", "v6e:4x4"):
         target = targets.parse_slice(name)
-        assert len(targets.devices(target)) == target.chips
+        assert len(targets.devices(target)) == math.prod(target.sides)
     assert "ALLOW_MULTIPLE_LIBTPU_LOAD" not in os.environ
     with pytest.raises(ValueError, match="libtpu cannot compile for v5e:3x5"):
         targets.devices(targets.parse_slice("v5e:3x5"))

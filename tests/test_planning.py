@@ -331,7 +331,7 @@ def test_an_unknown_topology_is_refused(topology, words):
 
 def test_slices():
     one = targets.parse_slice("v4:2x2x4")
-    assert (one.name, one.chips, one.chip) == ("v4:2x2x4", 16, targets.CHIPS["v4"])
+    assert (one.name, one.sides, one.chip) == ("v4:2x2x4", (2, 2, 4), targets.CHIPS["v4"])
 
 
 def test_without_libtpu_it_says_how_to_get_it(monkeypatch):

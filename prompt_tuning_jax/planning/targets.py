@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -59,10 +58,6 @@ class Slice:
     @property
     def name(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
-
-    @property
-    def chips(self) -> int:
-        return math.prod(self.sides)
 
 
 def parse_slice(topology: str) -> Slice:
