@@ -112,8 +112,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     combined = args.combine(args, [load_prompt(path) for path in args.prompts])
+    options = {key: getattr(args, key, None) for key in ("weights", "at")}
     made_by = {"way": args.way, "of": args.prompts}
-    made_by |= {key: getattr(args, key) for key in ("weights", "at") if getattr(args, key, None)}
+    made_by |= {key: value for key, value in options.items() if value is not None}
     path = save_prompt(args.output, combined, combined_from=made_by)
     length, width = combined.shape
     print(f"{path}: [{length}, {width}], {combined.layout}")

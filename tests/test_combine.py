@@ -79,19 +79,26 @@ def test_what_cannot_be_combined(call, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "expected", "options"),
     [
-        (["average", "a", "b", "--weights", "3", "1"], average([A, B], [3, 1])),
-        (["interpolate", "a", "b", "--at", "0.25"], interpolate(A, B, 0.25)),
-        (["compose", "a", "b"], compose([A, B])),
+        (["average", "a", "b"], average([A, B]), {}),
+        (
+            ["average", "a", "b", "--weights", "3", "1"],
+            average([A, B], [3, 1]),
+            {"weights": [3, 1]},
+        ),
+        (["interpolate", "a", "b", "--at", "0.25"], interpolate(A, B, 0.25), {"at": 0.25}),
+        (["interpolate", "a", "b", "--at", "0"], A, {"at": 0}),
+        (["compose", "a", "b"], compose([A, B]), {}),
     ],
 )
-def test_the_command(tmp_path, monkeypatch, capsys, arguments, expected):
+def test_the_command(tmp_path, monkeypatch, capsys, arguments, expected, options):
     monkeypatch.chdir(tmp_path)
     save_prompt("a", A)
     save_prompt("b", B)
     main([*arguments, "--output", "out"])
     written = load_prompt("out")
     np.testing.assert_array_equal(written.values, expected.values)
-    assert written.metadata["combined_from"]["of"] == ["a", "b"]
+    made_by = {"way": arguments[0], "of": ["a", "b"], **options}
+    assert written.metadata["combined_from"] == made_by
     assert capsys.readouterr().out == f"out: {list(expected.shape)}, prefix\n"
