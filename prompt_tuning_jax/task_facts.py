@@ -20,6 +20,7 @@ from prompt_tuning_jax.data import (
     bucket_lengths,
     target_text,
 )
+from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.vocabulary import Vocabulary
 
@@ -117,7 +118,7 @@ def _first(stream: Iterator[Example], count: int) -> tuple[list[Example], Iterat
 def _records(source: Source, count: int) -> list[Any]:
     """Records before any preprocessing, of sources that have them."""
     records: Iterable[Any] = source.records() if hasattr(source, "records") else ()
-    return [_plain(record) for record in itertools.islice(records, count)]
+    return [plain(record) for record in itertools.islice(records, count)]
 
 
 def _example(example: Example, cut: Encoder, prompt_length: int, layout: str) -> Facts:
@@ -179,16 +180,3 @@ def _lengths(counts: Mapping[int, int], buckets: tuple[int, ...], limit: int) ->
         "limit": limit,
         "truncated": sum(counts[length] for length in lengths if length > limit) / total,
     }
-
-
-def _plain(value: Any) -> Any:
-    """A raw value as JSON has it."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

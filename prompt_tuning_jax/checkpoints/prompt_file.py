@@ -5,7 +5,6 @@ A prompt is of use only with the model it was tuned for, so the file says which 
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
     open_checkpoint,
     read_prompt,
 )
+from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
@@ -261,22 +261,9 @@ def _checksum(values: np.ndarray) -> str:
 
 def _as_json(facts: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(_plain(facts), indent=2, allow_nan=False) + "\n"
+        return json.dumps(plain(facts), indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"A prompt's metadata must be JSON values: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Numpy and JAX numbers as Python's; NaN and infinity, which JSON lacks, as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from prompt_tuning_jax.json_values import plain
+
 _MARKED = re.compile(r"<.+>")
 
 
@@ -181,15 +183,6 @@ class Interpretation:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        return _plain(dataclasses.asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples and arrays as lists; the cosines of pairs to four digits, as a picture shows them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return np.round(value.astype(np.float64), 4).tolist()
-    return value
+        # Four digits are what a picture shows of the cosines of all pairs.
+        rounded = np.round(self.similarity.astype(np.float64), 4)
+        return plain(dataclasses.asdict(self) | {"similarity": rounded})
