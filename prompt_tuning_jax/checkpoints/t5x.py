@@ -35,13 +35,13 @@ from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infe
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.checkpoints.t5x_weights import Weight, find_weights
 from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.optim import PROMPT_NAME
 from prompt_tuning_jax.quantize import check_float
 from prompt_tuning_jax.sharding import Conversion, Shardings
 from prompt_tuning_jax.t5.config import T5Config
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
-OUR_PROMPT = "encoder/prompt/prompt"
 REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
 _MAX_READERS = 4
 _BYTES_IN_TRANSIT = 2**30  # a leaf is one chunk, or a few: to read a part is to decode all of it
@@ -180,7 +180,7 @@ def add_prompt(
     there = prompt_names(checkpoint)
     if name is None and len(there) > 1:
         raise ValueError(f"{checkpoint.path} holds several prompts: name one of {there}.")
-    name = name or (there or [OUR_PROMPT])[0]
+    name = name or (there or [PROMPT_NAME])[0]
     _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}

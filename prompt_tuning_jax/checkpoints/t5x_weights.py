@@ -19,11 +19,10 @@ import numpy as np
 
 from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
 from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.t5.scan import AXIS, BIAS, STACKS
 
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
-BIAS = "relpos_bias/rel_embedding"
-_LAYER_AXIS = 1
 Bounds = tuple[tuple[int, int], ...]
 
 
@@ -50,7 +49,7 @@ class Weight:
         shape = self.leaf.shape
         if self.layer is None:
             return shape
-        return shape[:_LAYER_AXIS] + shape[_LAYER_AXIS + 1 :]
+        return shape[:AXIS] + shape[AXIS + 1 :]
 
     @property
     def shape(self) -> Shape:
@@ -81,12 +80,12 @@ class Weight:
         stored, trim = self._stored_bounds(bounds)
         index = [slice(*each) for each in stored]
         if self.layer is not None:
-            index.insert(_LAYER_AXIS, slice(None))
+            index.insert(AXIS, slice(None))
         if stored not in cache:
             cache[stored] = _checked(self.leaf, self.leaf.read(tuple(index)))
         values = cache[stored]
         if self.layer is not None:
-            values = values.take(self.layer, axis=_LAYER_AXIS)
+            values = values.take(self.layer, axis=AXIS)
         return values.reshape(_join(values.shape, self.joined))[trim].astype(self.dtype, copy=False)
 
     def _stored_bounds(self, bounds: Bounds) -> tuple[Bounds, tuple[slice, ...]]:
@@ -133,12 +132,12 @@ def find_weights(leaves: Mapping[str, Leaf], dtype: Any = None) -> dict[str, Wei
     for name, leaf in leaves.items():
         if match := _SCANNED.fullmatch(name):
             stack, rest = match.groups()
-            for layer in range(leaf.shape[_LAYER_AXIS]):
+            for layer in range(leaf.shape[AXIS]):
                 weights[f"{stack}/layers_{layer}/{rest}"] = _weight(rest, leaf, layer)
         else:
             match = LAYER.fullmatch(name)
             weights[name] = _weight(match[3], leaf, None) if match else Weight(leaf)
-    for stack in ("encoder", "decoder"):
+    for stack in STACKS:
         _share_bias(stack, weights)
     return {name: replace(weight, cast=dtype) for name, weight in weights.items()}
 

@@ -22,8 +22,8 @@ from flax import traverse_util
 from flax.linen.partitioning import scan_with_axes
 
 STACKS = ("encoder", "decoder")
-AXIS = 1
-_BIAS = "relpos_bias/rel_embedding"
+AXIS = 1  # of stacked weights: the layer
+BIAS = "relpos_bias/rel_embedding"
 
 
 def through(
@@ -78,16 +78,16 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     flat = traverse_util.flatten_dict(params, sep="/")
     for stack in STACKS:
         layers = _take_layers(flat, stack)
-        bias_HxR = flat.pop(f"{stack}/{_BIAS}", None)
+        bias_HxR = flat.pop(f"{stack}/{BIAS}", None)
         if not layers or bias_HxR is None or any(x.keys() != layers[0].keys() for x in layers):
             raise ValueError(
                 f"The {stack} cannot be stacked: that takes {stack}/layers_0, layers_1, ... with "
-                f"the same parameters each, and {stack}/{_BIAS}."
+                f"the same parameters each, and {stack}/{BIAS}."
             )
         for rest in layers[0]:
             values = [_split_heads(rest, layer[rest], len(bias_HxR)) for layer in layers]
             flat[f"{stack}/{stack}/{rest}"] = _stack(values)
-        flat[f"{stack}/{stack}/{_BIAS}"] = _stack([bias_HxR] * len(layers))
+        flat[f"{stack}/{stack}/{BIAS}"] = _stack([bias_HxR] * len(layers))
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
