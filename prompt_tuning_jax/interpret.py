@@ -34,7 +34,6 @@ from prompt_tuning_jax.interpretation.page import write_output
 from prompt_tuning_jax.interpretation.table import print_findings
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.reporting import SNAPSHOTS
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 NEEDS_RUN = (
     "Drift from the initialisation and changes over training need the run that made the prompt: "
@@ -73,7 +72,7 @@ def interpret(
     snapshots = [] if run is None else read_snapshots(run, tuned)
     if not isinstance(model, FrozenModel):
         model = load_model(model, vocabulary=vocabulary)
-    words = _vocabulary(model)
+    words = model.text_vocabulary("turn a prompt into")
     model.check(tuned, allow_mismatch)
     return analyse(
         tuned.values,
@@ -121,15 +120,6 @@ def read_snapshots(run: str | os.PathLike, prompt: TunedPrompt) -> list[Snapshot
             )
         snapshots.append(Snapshot(step, kept.values, kept.metadata.get("scores", {})))
     return snapshots
-
-
-def _vocabulary(model: FrozenModel) -> Vocabulary:
-    if model.vocabulary is None:
-        raise ValueError(
-            f"{model.name} has no vocabulary to name its pieces from: give its spiece.model "
-            "(--vocabulary; load_model's `vocabulary`)."
-        )
-    return model.vocabulary
 
 
 def _labels(prompt: TunedPrompt) -> list[str]:
