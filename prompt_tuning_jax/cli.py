@@ -1,4 +1,4 @@
-"""`prompt-tuning COMMAND ...`, which is `python -m prompt_tuning_jax.COMMAND ...` in fewer letters.
+"""`prompt-tuning COMMAND ...`, which is `python -m prompt_tuning_jax.MODULE ...` in fewer letters.
 
 A command's module is imported when the command is called, so that the rest answers at once.
 """
@@ -37,7 +37,7 @@ COMMANDS = {
     "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
     "show-task": Command("show_task", "see what a task is, before any training"),
     "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
-    "convert": Command("convert", "models between T5X and Hugging Face; list, extract, compare"),
+    "checkpoint": Command("convert", "models between T5X and Hugging Face; list, extract, compare"),
     "export": Command("exchange", "a prompt for PEFT, or as a bare array", "export_main"),
     "import": Command("exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
     "combine": Command("combine", "average, interpolate or compose prompts"),
@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     elif name in COMMANDS:
         _run(name, arguments)
     else:
-        nearest = difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
+        nearest = [each for each, one in COMMANDS.items() if one.module == name]
+        nearest += difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}."
         print(f"error: there is no command {name}; {hint}", file=sys.stderr)
         sys.exit(2)

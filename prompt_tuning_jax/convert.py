@@ -1,15 +1,16 @@
 """Checkpoints: convert between T5X and Hugging Face, list, extract, compare, add a prompt.
 
-    prompt-tuning convert convert bundled bundled-t5x --to t5x
-    prompt-tuning convert convert gs://bucket/t5/checkpoint_1100000 t5-hf \\
+    prompt-tuning checkpoint convert bundled bundled-t5x --to t5x
+    prompt-tuning checkpoint convert gs://bucket/t5/checkpoint_1100000 t5-hf \\
         --to huggingface --vocabulary spiece.model
-    prompt-tuning convert list bundled-t5x/checkpoint_0
-    prompt-tuning convert extract bundled-t5x/checkpoint_0 decoder/decoder_norm/scale scale.npy
-    prompt-tuning convert diff run/checkpoint_1100000 run/checkpoint_1130000
-    prompt-tuning convert add-prompt t5/checkpoint_1100000 prompts/sentiment t5-tuned
+    prompt-tuning checkpoint list bundled-t5x/checkpoint_0
+    prompt-tuning checkpoint extract bundled-t5x/checkpoint_0 decoder/decoder_norm/scale scale.npy
+    prompt-tuning checkpoint diff run/checkpoint_1100000 run/checkpoint_1130000
+    prompt-tuning checkpoint add-prompt t5/checkpoint_1100000 prompts/sentiment t5-tuned
 
 T5X is not needed. `prompt-tuning import` takes a prompt out of a checkpoint.
-`diff` exits with 0 where all leaves are equal, 1 where some differ; a mistake of use exits with 2.
+`diff` exits with 0 where all leaves are equal and with 1 where some differ; after a mistake it ends
+as every command does, with a line on standard error and nothing on standard output.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_weights import is_scanned
@@ -39,20 +41,27 @@ def to_huggingface(
     dtype: Any = None,
     activations: tuple[str, ...] | None = None,
 ) -> Path:
-    """Writes a T5X checkpoint as a Hugging Face directory, one weight in memory at a time.
+    """Writes a T5X, Hugging Face or the bundled model as a Hugging Face directory.
+
+    Of a T5X checkpoint, one weight is in memory at a time.
 
     Args:
-        vocabulary: the model's `spiece.model`, to be copied in.
-        dtype: of the weights written; None keeps what is stored.
+        vocabulary: the model's `spiece.model`, to be copied in; None: the source's, if it has one.
+        dtype: of the weights written; None keeps a T5X checkpoint's, and is float32 for others.
         activations: of the MLP, where they are not those that its shapes suggest.
 
     Raises:
-        FileNotFoundError, ValueError: as `t5x.load` and `huggingface.save`.
+        FileNotFoundError, ValueError: as `t5x.load`, `huggingface.load` and `huggingface.save`.
     """
-    config, weights = t5x.load_lazily(source, dtype, report=print)
+    if is_checkpoint(source):
+        config, weights = t5x.load_lazily(source, dtype, report=print)
+        params, words = unflatten_dict(weights, sep="/"), None
+    else:
+        config, params, words = huggingface.load(_model(source), dtype or jnp.float32, print)
     config = _with_activations(config, activations)
-    words = None if vocabulary is None else huggingface.read_vocabulary(vocabulary, config)
-    huggingface.save(destination, config, unflatten_dict(weights, sep="/"), words)
+    if vocabulary is not None:
+        words = huggingface.read_vocabulary(vocabulary, config)
+    huggingface.save(destination, config, params, words)
     return Path(destination)
 
 
@@ -99,11 +108,12 @@ def extract(path: str, name: str, destination: str) -> Path:
     """
     if not destination.endswith(".npy"):
         raise ValueError(f"{destination}: a leaf is written as a .npy file; name it so.")
-    values = open_checkpoint(path).leaf(name).read()
-    if not isinstance(values.dtype.type(0), (np.floating, np.integer)):
-        values = values.astype(np.float32)  # .npy has no bfloat16
-    Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    np.save(destination, values, allow_pickle=False)
+    leaf = open_checkpoint(path).leaf(name)
+    with new_file(destination) as partial, open(partial, "wb") as file:
+        values = leaf.read()
+        if not isinstance(values.dtype.type(0), (np.floating, np.integer)):
+            values = values.astype(np.float32)  # .npy has no bfloat16
+        np.save(file, values, allow_pickle=False)
     return Path(destination)
 
 
@@ -186,15 +196,11 @@ def _convert(args: argparse.Namespace) -> None:
     for option in foreign[args.to]:
         if getattr(args, option) is not None:
             other = next(to for to in foreign if to != args.to)
-            raise ValueError(f"--{option} is for --to {other}.")
+            raise command.UsageError(f"--{option} is for --to {other}: leave it out.")
     if args.to == "t5x":
         step, form = args.step or 0, args.form or "orbax"
         print(to_t5x(args.source, args.destination, step, form, args.dtype))
         return
-    if not is_checkpoint(args.source):
-        if not Path(args.source).exists():
-            raise FileNotFoundError(f"There is nothing at {args.source}: check the path.")
-        raise ValueError(f"{args.source} is no T5X checkpoint, and only those are converted to it.")
     activations = None if args.activations is None else tuple(args.activations.split(","))
     options = {"dtype": args.dtype, "activations": activations}
     print(to_huggingface(args.source, args.destination, args.vocabulary, **options))
@@ -227,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("convert", help="between T5X and Hugging Face")
-    one.add_argument("source", help="T5X checkpoint (gs:// too) or Hugging Face directory")
+    one.add_argument("source", help="T5X checkpoint (gs:// too), Hugging Face directory, bundled")
     one.add_argument("destination", help="directory to write")
     one.add_argument("--to", required=True, choices=("huggingface", "t5x"))
     one.add_argument("--vocabulary", help="spiece.model to copy into a Hugging Face directory")
@@ -249,7 +255,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=lambda args: print(extract(args.checkpoint, args.leaf, args.destination)))
 
     one = commands.add_parser("diff", help="which leaves of two models differ, and by how much")
-    one.add_argument("a", help="T5X checkpoint or Hugging Face directory")
+    one.add_argument("a", help="T5X checkpoint, Hugging Face directory, or bundled")
     one.add_argument("b")
     one.add_argument("--all", action="store_true", help="the optimizer's state too")
     one.add_argument("--tolerance", type=float, default=0.0, help="absolute; 0 by default")
@@ -268,13 +274,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command; a mistake of use ends in one line on standard error, and exit status 2."""
+    """Runs one of the commands."""
     args = parser().parse_args(argv)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    args.run(args)
 
 
 if __name__ == "__main__":

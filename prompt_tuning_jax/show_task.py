@@ -15,7 +15,6 @@ need TensorFlow. `--json` prints the same facts as JSON.
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def parse_lengths(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         name, _, number = part.partition("=")
         if name not in LENGTHS or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"--lengths {text}: write it as inputs=512,targets=64")
+            raise command.UsageError(f"--lengths {text}: write it as inputs=512,targets=64")
         lengths[name] = int(number)
     return lengths
 
@@ -91,7 +90,7 @@ def parse_verbalizers(text: str | None) -> Mapping[str, str] | Sequence[str] | N
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--verbalizers {text} is not valid JSON ({error.msg})") from error
+        raise command.UsageError(f"--verbalizers {text} is not valid JSON ({error.msg})") from error
 
 
 def task_config(args: argparse.Namespace) -> TaskConfig:
@@ -168,13 +167,8 @@ def _count(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; a mistake of use ends in one line on standard error, and status 2."""
     args = parser().parse_args(argv)
-    try:
-        facts = show_task(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    facts = show_task(args)
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
     else:

@@ -165,7 +165,7 @@ def t5x_trainer(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         env = environment(args.threads) | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
         base = f"{folder}/base"
-        convert = ["prompt_tuning_jax", "convert", "convert", "bundled", base, "--to", "t5x"]
+        convert = ["prompt_tuning_jax", "checkpoint", "convert", "bundled", base, "--to", "t5x"]
         seconds_of([sys.executable, "-m", *convert], env)
         for turn in range(args.repeats + 1):
             for name, times in seconds.items():

@@ -91,7 +91,12 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     ("word", "answer"),
-    [("trian", "mean train?"), ("show_task", "mean show-task?"), ("xyzzy", "there are train, ")],
+    [
+        ("trian", "mean train?"),
+        ("show_task", "mean show-task?"),
+        ("convert", "mean checkpoint?"),  # the module's name
+        ("xyzzy", "there are train, "),
+    ],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(capsys, word, answer):
     code, line = refusal(capsys, word)
@@ -197,8 +202,11 @@ def test_descriptions_come_from_the_docstrings():
         (["export", "nowhere", "out.npy"], 1, "nowhere"),
         (["import", "nowhere", "out"], 1, "nowhere"),
         (["interpret", "nowhere"], 1, "nowhere"),
-        (["show-task", "nowhere"], 2, "nowhere"),
-        (["convert", "list", "nowhere"], 2, "nowhere"),
+        (["show-task", "nowhere"], 1, "nowhere"),
+        (["show-task", "bundled_topic", "--lengths=3"], 2, "inputs=512,targets=64"),
+        (["checkpoint", "list", "nowhere"], 1, "nowhere"),
+        (["checkpoint", "diff", "nowhere", "bundled"], 1, "nowhere"),
+        (["checkpoint", "convert", "a", "b", "--to=t5x", "--vocabulary=c"], 2, "leave it out"),
         (["completion", "dos"], 2, "invalid choice"),
     ],
 )
@@ -265,9 +273,9 @@ COMPLETED = [
     ("show-task bundled_w", {"bundled_woman"}),
     ("show-task bundled_woman --lay", {"--layout"}),
     ("show-task bundled_woman --layout aft", {"after_bos"}),
-    ("convert ad", {"add-prompt"}),
-    ("convert diff --tol", {"--tolerance"}),
-    ("convert convert a b --to h", {"huggingface"}),
+    ("checkpoint ad", {"add-prompt"}),
+    ("checkpoint diff --tol", {"--tolerance"}),
+    ("checkpoint convert a b --to h", {"huggingface"}),
     ("completion z", {"zsh"}),
     ("combine average bundled_verd", {"bundled_verdict"}),
     ("infer --gin.PROMPT=bundled_verd", {"bundled_verdict"}),

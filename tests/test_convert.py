@@ -12,7 +12,7 @@ import tiny
 from common import GOLDENS
 from flax.traverse_util import flatten_dict
 
-from prompt_tuning_jax import convert, load_model, load_prompt, save_prompt
+from prompt_tuning_jax import command, convert, load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
 
@@ -22,7 +22,7 @@ PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
 def run(*arguments) -> int:
     """The exit status."""
     try:
-        convert.main([str(argument) for argument in arguments])
+        command.run(lambda: convert.main([str(argument) for argument in arguments]))
     except SystemExit as exit_:
         return exit_.code
     return 0
@@ -68,6 +68,19 @@ class TestConvert:
         assert run("diff", "bundled", tmp_path) == 0
         assert "70 leaves compared, 0 differ" in capsys.readouterr().out
 
+    def test_a_hugging_face_model_in_another_dtype(self, tmp_path, model_dir, vocabulary):
+        arguments = ("--to", "huggingface", "--dtype", "bfloat16")
+        assert run("convert", model_dir, tmp_path / "hf", *arguments) == 0
+        assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+        source, made = load_model(model_dir, ml_dtypes.bfloat16), load_model(tmp_path / "hf")
+        assert made.vocabulary.fingerprint == vocabulary.fingerprint
+        assert made.fingerprint == source.fingerprint
+
+    def test_the_bundled_model_as_a_directory(self, tmp_path, capsys):
+        assert run("convert", "bundled", tmp_path / "hf", "--to", "huggingface") == 0
+        assert run("diff", "bundled", tmp_path / "hf") == 0
+        assert "70 leaves compared, 0 differ" in capsys.readouterr().out
+
     def test_the_other_form_of_t5x(self, tmp_path, checkpoint):
         assert run("convert", checkpoint, tmp_path, "--to", "t5x", "--form", "legacy") == 0
         assert open_checkpoint(tmp_path).kind == "legacy"
@@ -90,7 +103,7 @@ class TestConvert:
         arguments = ("--to", "huggingface", "--activations")
         assert run("convert", checkpoint, tmp_path / "hf", *arguments, "silu,linear") == 0
         assert load_model(tmp_path / "hf").config.mlp_activations == ("silu", "linear")
-        assert run("convert", checkpoint, tmp_path / "relu", *arguments, "relu") == 2
+        assert run("convert", checkpoint, tmp_path / "relu", *arguments, "relu") == 1
         assert "MLP has 2 activation(s), not relu" in capsys.readouterr().err
 
     def test_a_model_that_t5x_does_not_have(self, tmp_path, model_dir, capsys):
@@ -98,7 +111,7 @@ class TestConvert:
         huggingface.save(tmp_path / "hf", config, params)
         path = tmp_path / "hf" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"scale_decoder_outputs": True}))
-        assert run("convert", tmp_path / "hf", tmp_path / "t5x", "--to", "t5x") == 2
+        assert run("convert", tmp_path / "hf", tmp_path / "t5x", "--to", "t5x") == 1
         assert "T5X has no such T5" in capsys.readouterr().err
         assert not (tmp_path / "t5x").exists()
 
@@ -113,9 +126,11 @@ class TestConvert:
         assert run("convert", checkpoint, tmp_path / "out", *arguments) == 2
         assert message in capsys.readouterr().err
 
-    def test_nothing_to_convert(self, tmp_path, model_dir, capsys):
-        assert run("convert", model_dir, tmp_path / "out", "--to", "huggingface") == 2
-        assert "is no T5X checkpoint" in capsys.readouterr().err
+    def test_nothing_to_convert(self, tmp_path, capsys):
+        for form in ("t5x", "huggingface"):
+            assert run("convert", tmp_path / "none", tmp_path / "out", "--to", form) == 1
+            assert f"There is no directory {tmp_path / 'none'}" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 class TestList:
@@ -147,10 +162,23 @@ class TestExtract:
         np.testing.assert_array_equal(values, t5x_goldens.weights("legacy_bfloat16")[name])
 
     def test_mistakes(self, checkpoint, tmp_path, capsys):
-        assert run("extract", checkpoint, "encoder/none", tmp_path / "x.npy") == 2
+        assert run("extract", checkpoint, "encoder/none", tmp_path / "x.npy") == 1
         assert "no leaf target/encoder/none" in capsys.readouterr().err
-        assert run("extract", checkpoint, "encoder/norm", tmp_path / "x") == 2
+        assert run("extract", checkpoint, "encoder/norm", tmp_path / "x") == 1
         assert "name it so" in capsys.readouterr().err
+        assert not any(tmp_path.iterdir())
+
+    def test_all_of_it_or_nothing(self, checkpoint, tmp_path, monkeypatch):
+        def fail(file, values, allow_pickle):
+            file.write(b"half")
+            raise OSError("disk full")
+
+        (tmp_path / "x.npy").write_bytes(b"before")
+        monkeypatch.setattr(np, "save", fail)
+        assert run("extract", checkpoint, "decoder/decoder_norm/scale", tmp_path / "x.npy") == 1
+        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
+            ("x.npy", b"before")
+        ]
 
 
 class TestDiff:
@@ -213,9 +241,11 @@ class TestDiff:
         assert "state/param_states/encoder/encoder_norm/scale/v" in capsys.readouterr().out
 
     def test_mistakes_are_no_difference(self, tmp_path, checkpoint, model_dir, capsys):
-        assert run("diff", checkpoint, tmp_path / "nowhere") == 2
-        assert run("diff", checkpoint, model_dir, "--all") == 2
-        assert "Only T5X checkpoints hold" in capsys.readouterr().err
+        for arguments in ((tmp_path / "nowhere",), (model_dir, "--all")):
+            assert run("diff", checkpoint, *arguments) == 1
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert captured.err.startswith("error: ")
 
 
 def test_recreates_the_checkpoint_of_a_prompt(tmp_path, checkpoint):
@@ -234,7 +264,7 @@ def test_the_command():
     for name in ("convert", "list", "extract", "diff", "add-prompt"):
         assert name in helped.stdout
     failed = subprocess.run([*command, "list", "nowhere"], capture_output=True, text=True)
-    assert failed.returncode == 2
+    assert failed.returncode == 1
     assert failed.stderr.startswith("error: There is nothing at ")
     assert failed.stderr.count("\n") == 1
 

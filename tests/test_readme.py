@@ -88,7 +88,7 @@ def test_your_own_data(tmp_path):
     best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
     assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
     assert answer["prediction"] in ("negative", "positive")
-    printed = run(block("convert diff"), tmp_path)
+    printed = run(block("checkpoint diff"), tmp_path)
     assert "70 leaves compared, 0 differ" in printed
     tuned, extracted = (load_prompt(tmp_path / path) for path in ("runs/mine/best", "prompts/mine"))
     np.testing.assert_array_equal(extracted.values, tuned.values)
@@ -145,7 +145,7 @@ def test_the_settings_of_its_tables_are_there():
 @pytest.mark.t5x
 @pytest.mark.data
 def test_under_t5x(tmp_path):
-    run(block("convert diff").splitlines()[0], tmp_path)
+    run(block("checkpoint diff").splitlines()[0], tmp_path)
     settings = "--gin.TRAIN_STEPS=2 --gin.CHECKPOINT_PERIOD=2 --gin.EVAL_PERIOD=100"
     run(f"{block('t5x.train').rstrip()} {settings}", tmp_path)
     assert load_prompt(tmp_path / "runs/t5x_topic/prompts/2").values.shape == (20, 192)

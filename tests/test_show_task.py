@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from prompt_tuning_jax import show_task
+from prompt_tuning_jax import command, show_task
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
-from prompt_tuning_jax.data import Encoder, ExampleList, Task
+from prompt_tuning_jax.data import ExampleList, Task
+from prompt_tuning_jax.encoding import Encoder
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.task_facts import DIFFERENT_TARGETS, task_facts
 
@@ -39,11 +40,11 @@ def facts_of(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def refusal(capsys, *arguments):
+def refusal(capsys, *arguments, code=1):
     with pytest.raises(SystemExit) as stopped:
-        show_task.main([*map(str, arguments)])
+        command.run(lambda: show_task.main([*map(str, arguments)]))
     captured = capsys.readouterr()
-    assert stopped.value.code == 2
+    assert stopped.value.code == code
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
@@ -132,8 +133,10 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
     assert "did you mean 'sentence'" in refusal(
         capsys, "--data_dir", files, "--input_template", "{sentense}"
     )
-    assert "inputs=512,targets=64" in refusal(capsys, "bundled_topic", "--lengths", "input=3")
-    assert "not valid JSON" in refusal(capsys, "bundled_topic", "--verbalizers", "{0: 1}")
+    assert "inputs=512,targets=64" in refusal(
+        capsys, "bundled_topic", "--lengths", "input=3", code=2
+    )
+    assert "not valid JSON" in refusal(capsys, "bundled_topic", "--verbalizers", "{0: 1}", code=2)
     assert "--vocabulary" in refusal(capsys, "bundled_topic", "--model", tmp_path)
     assert "No SentencePiece model" in refusal(capsys, "bundled_topic", "--vocabulary", tmp_path)
     assert refusal(capsys, "bundled_topic", "--prompt", tmp_path / "absent")

@@ -65,7 +65,11 @@ class T5XCheckpoint:
         name = name if name in self.sources else TARGET + name
         if self.sources.get(name) is None:
             nearest = [n for n in self.sources if n.rsplit("/", 2)[-2:] == name.rsplit("/", 2)[-2:]]
-            hint = f" Perhaps {nearest[0]}?" if nearest else " List its leaves with `convert list`."
+            hint = (
+                f" Perhaps {nearest[0]}?"
+                if nearest
+                else " `prompt-tuning checkpoint list` shows its leaves."
+            )
             raise ValueError(f"{self.path} has no leaf {name}.{hint}")
         return open_leaves(self.path, {name: self.sources[name]})[name]
 

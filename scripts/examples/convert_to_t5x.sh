@@ -6,8 +6,8 @@ case "${1:-}" in -h | --help) sed -n '2,3s/^# *//p' "$0"; exit ;; esac
 out=runs/examples/t5x
 rm -rf "$out"
 
-prompt-tuning convert convert bundled "$out/base" --to t5x
-prompt-tuning convert diff bundled "$out/base"
-prompt-tuning convert add-prompt "$out/base" bundled_topic "$out/tuned"
-prompt-tuning convert list "$out/tuned" | grep prompt
+prompt-tuning checkpoint convert bundled "$out/base" --to t5x
+prompt-tuning checkpoint diff bundled "$out/base"
+prompt-tuning checkpoint add-prompt "$out/base" bundled_topic "$out/tuned"
+prompt-tuning checkpoint list "$out/tuned" | grep prompt
 prompt-tuning import "$out/tuned" "$out/prompt" --model bundled
