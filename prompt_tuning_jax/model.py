@@ -24,11 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import decoding, quantize, sharding
 from prompt_tuning_jax.banks import BankRows, Ensemble, vote
+from prompt_tuning_jax.batches import eval_batches
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
-from prompt_tuning_jax.data import eval_batches
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.prompted import apply, bind, with_prompt

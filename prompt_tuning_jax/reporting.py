@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning_jax import hosts, optim, sharding
+from prompt_tuning_jax.batches import TrainBatches
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
-from prompt_tuning_jax.data import Task, TrainBatches
+from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.monitor import Monitor, collapse_warning, prompt_signs
 from prompt_tuning_jax.optim import SHARED_NAME

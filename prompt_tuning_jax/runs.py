@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax import command, monitor, optim
-from prompt_tuning_jax.data import Batch, Task, TrainBatches
+from prompt_tuning_jax.batches import TrainBatches
+from prompt_tuning_jax.data import Task
+from prompt_tuning_jax.encoding import Batch
 from prompt_tuning_jax.packing import PADDING
 from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.train_config import TrainConfig, check_settings, is_done

@@ -1,7 +1,7 @@
 """A registered SeqIO task or mixture as this library's `Task`.
 
 The one module that imports seqio and TensorFlow (`pip install 'prompt-tuning-jax[data]'`). SeqIO
-reads, preprocesses and tokenises; examples arrive as arrays of ids, which `data.Encoder` trims.
+reads, preprocesses and tokenises; examples arrive as arrays of ids, which `encoding.Encoder` trims.
 Evaluation applies the task's own postprocessor and metric functions to predicted texts.
 """
 

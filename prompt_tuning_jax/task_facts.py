@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.data import (
+from prompt_tuning_jax.data import Example, Source, Task, target_text
+from prompt_tuning_jax.encoding import (
     INPUT_BUCKETS,
     TARGET_BUCKETS,
     Encoder,
-    Example,
-    Source,
-    Task,
     Tokens,
     bucket_lengths,
-    target_text,
 )
 from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt

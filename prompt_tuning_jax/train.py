@@ -26,9 +26,10 @@ import jax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax import command, hosts, monitor, optim, sharding
+from prompt_tuning_jax.batches import TrainBatches
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.data import Task, TrainBatches
+from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.packing import PackedBatches
 from prompt_tuning_jax.prefetch import Prefetcher

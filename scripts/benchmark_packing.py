@@ -33,7 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_tuning_jax import command
-from prompt_tuning_jax.data import Batch, ExampleList, TrainBatches
+from prompt_tuning_jax.batches import TrainBatches
+from prompt_tuning_jax.data import ExampleList
+from prompt_tuning_jax.encoding import Batch
 from prompt_tuning_jax.packing import PackedBatches
 from prompt_tuning_jax.train_config import TrainConfig
 

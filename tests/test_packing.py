@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_encoding import Letters
 
 from prompt_tuning_jax import ExampleList, TunedPrompt, optim, save_prompt
 from prompt_tuning_jax import train as run
-from prompt_tuning_jax.data import TrainBatches
+from prompt_tuning_jax.batches import TrainBatches
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.packing import (
@@ -31,15 +32,6 @@ from prompt_tuning_jax.train_many import train_many
 
 P = 5
 LENGTHS = {"inputs": 40, "targets": 12}
-
-
-class Letters:
-    """A vocabulary whose tokens are characters."""
-
-    eos_id = 1
-
-    def encode(self, text):
-        return [ord(letter) for letter in text]
 
 
 def make_source(size=150, seed=0):

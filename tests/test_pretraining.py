@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.data import ExampleList, TrainBatches
+from prompt_tuning_jax.batches import TrainBatches
+from prompt_tuning_jax.data import ExampleList
 from prompt_tuning_jax.pretraining import (
     MixtureSource,
     TextDirectory,

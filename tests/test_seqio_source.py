@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.data import TrainBatches, target_text
+from prompt_tuning_jax.batches import TrainBatches
+from prompt_tuning_jax.data import target_text
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data

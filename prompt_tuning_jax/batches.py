@@ -1,0 +1,250 @@
+"""From sources to numpy batches: bucketed by length, restartable to the exact row.
+
+`TrainBatches` turns a source into endless training batches, and `eval_batches` examples into finite
+ones whose order the caller can restore. `encoding` says what is in a batch.
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_tuning_jax.data import FEATURES, Example, IndexedSource, Source, epoch_order
+from prompt_tuning_jax.encoding import Batch, Encoder, Tokens, decoder_features, encoder_features
+
+Exchange = Callable[[np.ndarray], np.ndarray]
+"""An array of every host -> all of theirs, stacked; every host calls it."""
+
+
+class Pair(NamedTuple):
+    """An example on its way into a batch.
+
+    Attributes:
+      sizes: how many tokens its inputs and targets have.
+      tokens: gives them, (inputs, targets).
+      saved: what a run's state keeps of it, as JSON values.
+    """
+
+    sizes: tuple[int, int]
+    tokens: Callable[[], tuple[Tokens, Tokens]]
+    saved: Any
+
+
+class StreamReader:
+    """A source's examples, encoded as they come."""
+
+    def __init__(self, source: Source, encoder: Encoder):
+        self._source, self._encoder = source, encoder
+
+    def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
+        for example in self._source.stream(seed=seed, epoch=epoch, start=start):
+            yield self.restore([self._encoder(example, feature) for feature in FEATURES])
+
+    def restore(self, saved: Any) -> Pair:
+        inputs, targets = saved
+        return Pair((len(inputs), len(targets)), lambda: (inputs, targets), saved)
+
+
+class IndexReader:
+    """An indexed source's examples: once all sizes are known, each is read where it is needed."""
+
+    def __init__(self, source: IndexedSource, encoder: Encoder):
+        self._source, self._encoder, self._sizes = source, encoder, None
+
+    def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
+        for index in epoch_order(len(self._source), seed, epoch)[start:].tolist():
+            yield self.restore(index)
+
+    def restore(self, index: int) -> Pair:
+        if self._sizes is None:
+            inputs, targets = self._read(index, self._encoder)
+            return Pair((len(inputs), len(targets)), lambda: (inputs, targets), index)
+        inputs, targets, *cut = self._sizes[index].tolist()
+        for feature, is_cut in zip(FEATURES, cut, strict=True):
+            self._encoder.truncated[feature] += is_cut
+        return Pair((inputs, targets), lambda: self._read(index, self._encode), index)
+
+    def _read(self, index: int, encode: Callable[[Example, str], Any]) -> tuple[Tokens, Tokens]:
+        example = self._source[index]
+        return tuple(encode(example, feature) for feature in FEATURES)
+
+    def _encode(self, example: Example, feature: str) -> Tokens:
+        return self._encoder.encode(example, feature)[0]
+
+    def share(self, exchange: Exchange, host: int, hosts: int) -> None:
+        """Counts a share of all examples' tokens, and gets the others' counts."""
+        counted = np.zeros((-(-len(self._source) // hosts), 2 * len(FEATURES)), np.int32)
+        for row, index in enumerate(range(host, len(self._source), hosts)):
+            example = self._source[index]
+            found = [self._encoder.encode(example, feature) for feature in FEATURES]
+            counted[row] = [len(tokens) for tokens, _ in found] + [is_cut for _, is_cut in found]
+        by_host = exchange(counted)
+        self._sizes = by_host.swapaxes(0, 1).reshape(-1, counted.shape[1])
+
+
+class TrainBatches:
+    """Endless training batches of one source, epoch after epoch.
+
+    An example waits in the queue of its input bucket until `batch_size` of them are together, so
+    every batch is full and padded no further than its bucket; nothing is dropped between epochs.
+    `get_state()` after a batch is JSON-serialisable and exact: after `set_state`, a new object goes
+    on with bit-identical batches.
+
+    Args:
+      lengths: the longest `{"inputs": T, "targets": L}`, EOS included.
+      buckets: `{"inputs": (32, 64, ...), "targets": (...)}`; the maximum is always among them, so
+        an empty tuple pads every batch to it.
+      batch_size: rows of a batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        vocabulary,
+        *,
+        batch_size: int,
+        lengths: Mapping[str, int],
+        seed: int | None,
+        buckets: Mapping[str, Sequence[int]] | None = None,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._seed, self._batch_size = seed, batch_size
+        self._encoder = Encoder(vocabulary, lengths, buckets)
+        reader = IndexReader if isinstance(source, IndexedSource) else StreamReader
+        self._reader, self._own_rows = reader(source, self._encoder), range
+        self._epoch, self._position, self._stream = 0, 0, None
+        self._pending: dict[int, list[Pair]] = {}
+
+    def share(
+        self, exchange: Exchange, host: int, hosts: int, own_rows: Callable[[int], Collection[int]]
+    ) -> None:
+        """From now on, reads the examples of this host's own rows alone; the others stay empty.
+
+        All hosts call this, and form the same batches: each first counts its share of the tokens.
+        A source that is no `IndexedSource` goes on to be read by every host, for its order.
+
+        Args:
+          exchange: [...] of this host -> [hosts, ...] of all.
+          own_rows: those of a batch of so many rows that this host needs.
+        """
+        if isinstance(self._reader, IndexReader):
+            self._reader.share(exchange, host, hosts)
+            self._own_rows = own_rows
+
+    @property
+    def truncated_inputs(self) -> int:
+        """Examples so far whose inputs were cut to fit."""
+        return self._encoder.truncated["inputs"]
+
+    @property
+    def truncated_targets(self) -> int:
+        """Examples so far whose targets were cut to fit."""
+        return self._encoder.truncated["targets"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        while True:
+            pair = self._next_pair()
+            bucket = self._encoder.bucket(pair.sizes[0], "inputs")
+            waiting = self._pending.setdefault(bucket, [])
+            waiting.append(pair)
+            if len(waiting) == self._batch_size:
+                return self.assemble(self._pending.pop(bucket))
+
+    def _next_pair(self) -> Pair:
+        if self._stream is None:
+            self._stream = self._reader.pairs(self._seed, self._epoch, self._position)
+        for pair in self._stream:
+            self._position += 1
+            return pair
+        if not self._position:
+            raise ValueError("the training split holds no examples")
+        self._epoch, self._position, self._stream = self._epoch + 1, 0, None
+        return self._next_pair()
+
+    def assemble(self, pairs: Sequence[Pair]) -> Batch:
+        """The batch of some examples."""
+        longest = np.max([pair.sizes for pair in pairs], axis=0).tolist()
+        lengths = [self._encoder.bucket(n, f) for n, f in zip(longest, FEATURES, strict=True)]
+        own = set(self._own_rows(self._batch_size))
+        rows = [pair.tokens() if row in own else ([], []) for row, pair in enumerate(pairs)]
+        inputs, targets = zip(*rows, strict=True)
+        batch = encoder_features(inputs, self._batch_size, lengths[0])
+        return batch | decoder_features(targets, self._batch_size, lengths[1])
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the data stands: counters, and the examples that wait for their bucket to fill."""
+        return {
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "buckets": {name: list(lengths) for name, lengths in self._encoder.buckets.items()},
+            "epoch": self._epoch,
+            "position": self._position,
+            "truncated": dict(self._encoder.truncated),
+            "pending": [pair.saved for pairs in self._pending.values() for pair in pairs],
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `get_state()` of a run with the same seed, batch size and buckets."""
+        mine = self.get_state()
+        for name in ("seed", "batch_size", "buckets"):
+            if state[name] != mine[name]:
+                raise ValueError(
+                    f"the saved data position belongs to a run with {name} {state[name]}, but this "
+                    f"run has {mine[name]}: set it back, or start in a new directory"
+                )
+        self._epoch, self._position, self._stream = state["epoch"], state["position"], None
+        self._pending = {}
+        for pair in map(self._reader.restore, state["pending"]):
+            bucket = self._encoder.bucket(pair.sizes[0], "inputs")
+            self._pending.setdefault(bucket, []).append(pair)
+        self._encoder.truncated = dict(state["truncated"])
+
+
+def eval_batches(
+    examples: Iterable[Example],
+    vocabulary,
+    *,
+    batch_size: int,
+    lengths: Mapping[str, int],
+    buckets: Mapping[str, Sequence[int]] | None = None,
+    window: int = 8192,
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every example once, in batches of similar length.
+
+    Yields `(indices [n], batch)`: row i of the batch is example `indices[i]`, and rows n and above
+    are empty (all 0), which only the last batch of a bucket has. Examples without targets give
+    batches with `encoder_input_tokens` only. Lengths are sorted within `window` examples, the most
+    held in memory at a time.
+    """
+    encoder = Encoder(vocabulary, lengths, buckets)
+    examples, first = iter(examples), 0
+    while some := list(itertools.islice(examples, window)):
+        for positions, batch in _sorted_batches(some, encoder, batch_size):
+            yield positions + first, batch
+        first += len(some)
+
+
+def _sorted_batches(
+    examples: Sequence[Example], encoder: Encoder, batch_size: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    inputs = [encoder(example, "inputs") for example in examples]
+    has_targets = all("targets" in example for example in examples)
+    targets = [encoder(example, "targets") for example in examples] if has_targets else []
+    by_length = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+    for length, group in itertools.groupby(
+        by_length, key=lambda i: encoder.bucket(len(inputs[i]), "inputs")
+    ):
+        group = list(group)
+        for start in range(0, len(group), batch_size):
+            rows = group[start : start + batch_size]
+            batch = encoder_features([inputs[i] for i in rows], batch_size, length)
+            if has_targets:
+                chosen = [targets[i] for i in rows]
+                longest = encoder.bucket(max(map(len, chosen)), "targets")
+                batch |= decoder_features(chosen, batch_size, longest)
+            yield np.array(rows), batch

@@ -1,0 +1,31 @@
+"""Batches made in a background thread: their states, their errors, and its end."""
+
+import threading
+
+import pytest
+from test_batches import assert_same, make_batches
+
+from prompt_tuning_jax.data import ExampleList
+from prompt_tuning_jax.prefetch import Prefetcher
+
+
+def test_prefetched_states_belong_to_their_batches():
+    plain = make_batches()
+    with Prefetcher(make_batches()) as prefetched:
+        for batch, state in (next(prefetched) for _ in range(30)):
+            assert_same([batch], [next(plain)])
+            assert state == plain.get_state()
+
+
+def test_prefetcher_passes_errors_on_and_stops_its_thread():
+    source = ExampleList([{"inputs": "a", "targets": "b"}] * 3 + [{"inputs": "a"}])
+    prefetched = Prefetcher(make_batches(source, batch_size=1, seed=None))
+    for _ in range(3):
+        next(prefetched)
+    with pytest.raises(ValueError, match="no 'targets' field"):
+        next(prefetched)
+    with pytest.raises(StopIteration):
+        next(prefetched)
+    with Prefetcher(make_batches()):
+        assert "prefetch" in {thread.name for thread in threading.enumerate()}
+    assert "prefetch" not in {thread.name for thread in threading.enumerate()}
