@@ -417,6 +417,33 @@ class TestDirectories:
         )
         assert not any("bin" in pattern for pattern in asked["someone/t5-tiny"])
 
+    @pytest.mark.parametrize(
+        ("there", "words"),
+        [
+            (["config.json", "pytorch_model.bin"], r"^someone/t5-old has .* a pickle.*'someone/t5"),
+            (["pytorch_model-00001-of-00002.bin"], r"^someone/t5-old has .* a pickle"),
+            (["config.json", "tf_model.h5"], r"^someone/t5-old has no model\.safetensors"),
+            (ConnectionError("no network"), r"^someone/t5-old has no model\.safetensors"),
+        ],
+    )
+    def test_hub_name_without_safetensors(self, monkeypatch, tmp_path, directory, there, words):
+        import huggingface_hub
+
+        downloaded = tmp_path / "models--someone--t5-old" / "snapshots" / "1a2b"
+        downloaded.mkdir(parents=True)
+        shutil.copy(directory / "config.json", downloaded)
+
+        def files(name, revision):
+            assert (name, revision) == ("someone/t5-old", "1a2b")
+            if isinstance(there, Exception):
+                raise there
+            return there
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(downloaded))
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", files)
+        with pytest.raises(FileNotFoundError, match=words):
+            huggingface.load("someone/t5-old")
+
     def test_vocabulary_is_optional_and_must_fit(self, directory):
         assert huggingface.load(directory)[2] is None
         (directory / "spiece.model").write_bytes(train_model())
