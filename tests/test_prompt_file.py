@@ -108,9 +108,14 @@ class TestPrebuilt:
         save_prompt("bundled_topic", VALUES, task="mine")
         assert load_prompt("bundled_topic").metadata["task"] == "mine"
 
+    @pytest.mark.parametrize("name", ["bundled_topi", "topic"])
+    def test_a_name_that_is_near(self, prebuilt, name):
+        with pytest.raises(FileNotFoundError, match=rf"at {name}; did you mean bundled_topic\?"):
+            load_prompt(name)
+
     def test_an_unknown_name(self, prebuilt):
-        with pytest.raises(FileNotFoundError, match="bundled_place, bundled_topic"):
-            load_prompt("bundled_topi")
+        with pytest.raises(FileNotFoundError, match=r"mine\. .*bundled_place, bundled_topic\."):
+            load_prompt("mine")
 
     @pytest.mark.parametrize("path", ["runs/bundled_topic", "./bundled_topic/best", "topic.npy"])
     def test_a_path_is_no_name(self, prebuilt, path):
@@ -209,8 +214,13 @@ class TestBrokenFiles:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             load_prompt(tmp_path / "nowhere")
-        with pytest.raises(FileNotFoundError, match=r"prompt\.safetensors"):
+        with pytest.raises(FileNotFoundError, match=r"prompt\.safetensors: pass a prompt's"):
             load_prompt(tmp_path)
+
+    def test_the_directory_of_a_run(self, tmp_path):
+        save_prompt(tmp_path / "run" / "best", VALUES)
+        with pytest.raises(FileNotFoundError, match=r"run has no .*did you mean .*/run/best\?$"):
+            load_prompt(tmp_path / "run")
 
     @pytest.mark.parametrize("keep", [0, 4, 100, -1])
     @pytest.mark.parametrize("name", ["prompt.safetensors", "prompt.npy"])

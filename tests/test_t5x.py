@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import shutil
+import sys
 
 import fake_storage
 import jax
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prompt_tuning_jax import (
     T5Config,
     TunedPrompt,
+    cli,
     initializers,
     load_model,
     load_prompt,
@@ -402,10 +404,16 @@ class TestPrompts:
         with pytest.raises(ValueError, match="holds no prompt"):
             load_prompt(base)
 
-    def test_several_prompts(self, tmp_path):
+    def test_several_prompts_and_how_to_name_one(self, tmp_path, monkeypatch):
         leaves = {f"encoder/{name}/prompt": PROMPT for name in "ab"}
-        with pytest.raises(ValueError, match=r"several prompts .*name one"):
-            load_prompt(t5x.save(tmp_path, leaves))
+        checkpoint = t5x.save(tmp_path / "two", leaves)
+        with pytest.raises(ValueError, match=r"encoder/a/prompt, encoder/b/prompt\)") as refused:
+            load_prompt(checkpoint)
+        command = re.search("`prompt-tuning (.*)`", str(refused.value))[1]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["prompt-tuning"])
+        cli.main(command.split())
+        np.testing.assert_array_equal(load_prompt("prompt.npy").values, PROMPT)
 
 
 class TestLoadModel:

@@ -64,7 +64,7 @@ class TestLeaves:
         np.testing.assert_array_equal(checkpoint.leaf("encoder/encoder_norm/scale"), with_prefix)
 
     def test_an_unknown_leaf_suggests_another(self, written):
-        with pytest.raises(ValueError, match=r"no leaf .*mlp/wi/kernel\. List its leaves"):
+        with pytest.raises(ValueError, match=r"no leaf .*mlp/wi/kernel\. .*shows its leaves"):
             open_checkpoint(written).leaf("encoder/layers_0/mlp/wi/kernel")
         with pytest.raises(ValueError, match="Perhaps target/encoder/encoder_norm/scale"):
             open_checkpoint(written).leaf("encoder_norm/scale")

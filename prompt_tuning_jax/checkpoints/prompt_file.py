@@ -3,6 +3,7 @@
 A prompt is of use only with the model it was tuned for, so the file says which that is.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -213,8 +214,10 @@ def _place(path: Path) -> Path:
     names = prebuilt_names() if bare_name else []
     if path.name in names:
         return PREBUILT / path
-    hint = f" The pre-built ones are {', '.join(names)}." if names else ""
-    raise FileNotFoundError(f"There is no prompt at {path}.{hint}")
+    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else "."
+    known = f" The pre-built ones are {', '.join(names)}." if names else ""
+    raise FileNotFoundError(f"There is no prompt at {path}{hint}{known}")
 
 
 def _file_in(directory: Path) -> Path:
@@ -222,9 +225,12 @@ def _file_in(directory: Path) -> Path:
     if (directory / _VALUES).is_file():
         return directory / _VALUES
     arrays = [*directory.glob("*.prompt"), *directory.glob("*.prompt.npy")]
-    if len(arrays) != 1:
-        raise FileNotFoundError(f"{directory} has no {_VALUES}: pass a prompt's directory or file.")
-    return arrays[0]
+    if len(arrays) == 1:
+        return arrays[0]
+    best = directory / "best"
+    is_run = (best / _VALUES).is_file()
+    hint = f"; did you mean {best}?" if is_run else ": pass a prompt's directory or file."
+    raise FileNotFoundError(f"{directory} has no {_VALUES}{hint}")
 
 
 def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:

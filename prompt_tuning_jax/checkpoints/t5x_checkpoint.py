@@ -125,20 +125,24 @@ def open_checkpoint(path: str | os.PathLike) -> T5XCheckpoint:
     raise _nothing_here(storage, children)
 
 
-def read_prompt(path: str | os.PathLike, name: str | None = None) -> np.ndarray:
+def read_prompt(path: str | os.PathLike) -> np.ndarray:
     """The prompt in a checkpoint, [P, D], as it is stored.
-
-    Args:
-        name: which leaf, where there are several.
 
     Raises:
         FileNotFoundError, ValueError: as `open_checkpoint`; or it holds no prompt, or several.
     """
     checkpoint = open_checkpoint(path)
-    names = [name] if name else prompt_names(checkpoint)
-    if len(names) != 1:
-        what = f"several prompts ({', '.join(names)}): name one" if names else "no prompt"
-        raise ValueError(f"{checkpoint.path} holds {what}.")
+    names = prompt_names(checkpoint)
+    if not names:
+        raise ValueError(
+            f"{checkpoint.path} holds no prompt; `prompt-tuning checkpoint list` shows its leaves."
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"{checkpoint.path} holds several prompts ({', '.join(names)}). Take one out, with "
+            f"`prompt-tuning checkpoint extract {checkpoint.path} {names[0]} prompt.npy`, and pass "
+            "prompt.npy."
+        )
     return checkpoint.leaf(names[0]).read()
 
 
