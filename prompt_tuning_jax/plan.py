@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import rich.console
 
 from prompt_tuning_jax import command, sharding
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.huggingface_config import read_config
 from prompt_tuning_jax.planning import options, plans, report, targets
 from prompt_tuning_jax.planning.step import Lengths
@@ -147,8 +148,15 @@ def _plans(args: argparse.Namespace) -> Iterator[plans.Plan]:
     return plan_gpu(config, lengths, chip, args.remat)
 
 
+def _check_writable(file: Path | None) -> None:
+    """Refuses a file that cannot be written before the compiler has worked for minutes."""
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise FileNotFoundError(f"--json {file}: name a file, in a directory that is there.")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    _check_writable(args.json)
     jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is not needed
     console, found = rich.console.Console(), []
     with console.status("tracing the step") as status:
@@ -158,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     report.print_plans(found, console)
     if args.json:
         asked = {k: v for k, v in vars(args).items() if k != "json" and v is not None}
-        args.json.write_text(json.dumps(as_json(asked, found), indent=1) + "\n")
+        with new_file(args.json) as partial:
+            partial.write_text(json.dumps(as_json(asked, found), indent=1) + "\n")
 
 
 if __name__ == "__main__":

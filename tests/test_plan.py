@@ -73,6 +73,8 @@ def test_what_does_not_fit_is_said_with_by_how_much(capsys, model_dir):
         (["--model", "small", *GPU, "--mesh", "data:2"], 2, "needs a --topology"),
         (["--model", "small", *GPU, "--batch", "0"], 2, "must be 1 or more"),
         (["--model", "small", "--gpu_memory", "-1"], 2, "must be above 0"),
+        (["--model", "small", *GPU, "--json", "nowhere/plan.json"], 1, "a directory that is there"),
+        (["--model", "small", *GPU, "--json", "."], 1, "name a file"),
     ],
 )
 def test_a_mistake_ends_in_one_line(capsys, monkeypatch, arguments, code, words):

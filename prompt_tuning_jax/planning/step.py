@@ -1,6 +1,6 @@
 """The training step that `train` runs, traced or compiled without a weight or a device.
 
-It is `train.make_train_step` itself: a frozen model in bfloat16, a float32 prompt, the paper's
+It is `train_step.make_train_step` itself: a frozen model in bfloat16, a float32 prompt, the paper's
 optimizer and dropout. Layers are scanned, so that a deep model compiles like a shallow one.
 """
 
