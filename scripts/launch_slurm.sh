@@ -50,7 +50,8 @@ check() {
   [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes must be a number above 0, not $nodes"
   [[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus must be a number, not $gpus"
   ((${#arguments[@]})) || fail "$module needs arguments, after --; see --help"
-  [[ -x $python ]] || fail "--python $python: there is no such program; see README.md, Install"
+  [[ -x $python ]] ||
+    fail "--python $python: there is no such program; name one, or make .venv with scripts/quickstart.sh"
   [[ $dry_run ]] || command -v sbatch >/dev/null || fail "sbatch is not here: run this where SLURM is"
 }
 

@@ -15,8 +15,11 @@ import jax
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) < 2 or argv[1] in ("-h", "--help"):
+    if len(argv) < 2:
         sys.exit(__doc__)
+    if argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return
     jax.distributed.initialize()
     # As with -m, modules in the working directory can be imported.
     sys.path[0] = os.getcwd()

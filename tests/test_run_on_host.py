@@ -52,3 +52,9 @@ def test_without_a_module_it_says_how_to_use_it():
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert done.returncode == 1
     assert "run_on_host.py t5x.train" in done.stderr
+
+
+def test_its_help_is_no_error():
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run_on_host.py t5x.train" in done.stdout
