@@ -81,24 +81,26 @@ class _Attention(nn.Module):
         """Weighted means of values: all queries at once, or `attention_chunk` of them at a time."""
         (B, H, L, _), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
         kept = self._kept((B, H, 1, S), deterministic)
+        if kept is not None:
+            # What is dropped is the same for all queries, so it may as well be dropped from the
+            # values: S x K numbers instead of L x S.
+            v_BxHxSxK = v_BxHxSxK * jnp.swapaxes(kept, 2, 3)
         chunk = self.config.queries_at_once(B, L, S)
 
         def attend(q_BxHxCxK, bias):
             scores = jnp.einsum(
                 "bhlk,bhsk->bhls", q_BxHxCxK, k_BxHxSxK, preferred_element_type=jnp.float32
             )
-            weights = self._weights(scores, bias, kept)
-            return jnp.einsum("bhls,bhsk->bhlk", weights, v_BxHxSxK)
+            return jnp.einsum("bhls,bhsk->bhlk", self._weights(scores, bias), v_BxHxSxK)
 
         return attend(q_BxHxLxK, bias) if chunk == L else in_chunks(attend, q_BxHxLxK, bias, chunk)
 
-    def _weights(self, scores_BxHxLxS: jax.Array, bias: Bias, kept) -> Float[Array, "B H L S"]:
+    def _weights(self, scores_BxHxLxS: jax.Array, bias: Bias) -> Float[Array, "B H L S"]:
         """Softmax in float32, cast to the activations' dtype."""
         scores_BxHxLxS = scores_BxHxLxS.astype(jnp.float32) + bias.mask
         if bias.distances is not None:
             scores_BxHxLxS += bias.distances
-        weights = _softmax(scores_BxHxLxS).astype(self.config.dtype)
-        return weights if kept is None else weights * kept
+        return _softmax(scores_BxHxLxS).astype(self.config.dtype)
 
     def _kept(self, shape: tuple[int, ...], deterministic: bool) -> Float[Array, "B H 1 S"] | None:
         """Dropout, one draw for all queries: 0 or 1 / (1 - rate); None where nothing is dropped."""
@@ -193,8 +195,10 @@ class CrossAttention(_Attention):
         scores = jnp.einsum(
             "bhld,bsd->bhls", q_BxHxLxD, encoded_BxSxD, preferred_element_type=jnp.float32
         )
+        weights = self._weights(scores, bias)
         kept = self._kept((B, H, 1, encoded_BxSxD.shape[1]), deterministic)
-        weights = self._weights(scores, bias, kept)
+        if kept is not None:
+            weights *= kept
         mixed_BxHxLxD = jnp.einsum("bhls,bsd->bhld", weights, encoded_BxSxD)
         return scaled(product("bhld,dhk->bhlk", mixed_BxHxLxD, value.values), value.scale)
 
