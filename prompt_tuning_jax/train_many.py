@@ -34,7 +34,7 @@ from prompt_tuning_jax.prefetch import Prefetcher
 from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.runs import ManyBatches, Run, RunMonitor, run_configs
 from prompt_tuning_jax.task_loading import load_task
-from prompt_tuning_jax.train import TrainResult, make_batches, open_model, read_result
+from prompt_tuning_jax.train import TrainResult, make_batches, on_mesh, open_model, read_result
 from prompt_tuning_jax.train_config import TrainConfig, check_settings, check_task, run_identity
 from prompt_tuning_jax.train_step import place, start_params, step_function
 
@@ -57,7 +57,7 @@ def train_many(
     mesh = sharding.make_mesh(config.mesh)
     model = open_model(config, mesh)
     everyone, frozen, identity = prepare(configs, model, mesh)
-    model = model.replace(params=optim.unflatten(optim.without_prompt(frozen)))
+    model = on_mesh(model, frozen)
     stacked = start_stack(everyone, config)
     step_many = make_step(config, model)
 
@@ -123,8 +123,9 @@ def prepare(
     configs: Mapping[str, TrainConfig], model: FrozenModel, mesh: Mesh
 ) -> tuple[list[Run], optim.FlatParams, dict[str, Any]]:
     """The runs, the weights that they share, and what tells them from other runs."""
-    everyone, frozen, identity = [], None, {}
-    for name, config in configs.items():
+    everyone, frozen, identity = [], None, {"RUNS": sorted(configs)}
+    # A state's rows are in order of the names, so RUNS may be given in any.
+    for name, config in sorted(configs.items()):
         task = load_task(config, model)
         lengths = check_task(config, task)
         params = start_params(config, model, task)
@@ -152,7 +153,7 @@ def make_run(
     frozen: optim.FlatParams,
     mesh: Mesh,
 ) -> Run:
-    model = model.replace(params=optim.unflatten(optim.without_prompt(frozen)))
+    model = on_mesh(model, frozen)
     reporter = Reporter(config, model, task, frozen, lengths)
     params = {**trainable, **frozen}
     batches = make_batches(config, task, model.vocabulary, lengths, params, mesh)

@@ -10,7 +10,7 @@ import pytest
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
 
-IDENTITY = {"batch_size": 8, "seed": 0, "feature_lengths": {"inputs": 16, "targets": 4}}
+IDENTITY = {"BATCH_SIZE": 8, "RANDOM_SEED": 0, "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4}}
 META = {"data": {"epoch": 1, "pending": [[[5, 1], [6, 1]]]}, "history": [], "best": None}
 
 
@@ -61,9 +61,9 @@ def test_only_the_last_two_states_are_kept(saved):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 16}, "BATCH_SIZE was 8, now 16"),
-        ({"feature_lengths": {"inputs": 32, "targets": 4}}, "FEATURE_LENGTHS"),
-        ({"prompt_length": 5}, "PROMPT_LENGTH"),
+        ({"BATCH_SIZE": 16}, "BATCH_SIZE was 8, now 16"),
+        ({"TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 4}}, "TASK_FEATURE_LENGTHS"),
+        ({"PROMPT_LENGTH": 5}, "PROMPT_LENGTH was None, now 5"),
     ],
 )
 def test_another_runs_state_is_refused_with_the_difference(saved, arrays, changes, words):

@@ -186,6 +186,11 @@ def test_from_the_command_line(model_dir, tmp_path):
         ({"a": {"train_steps": 0}}, {}, "TRAIN_STEPS must be at least 1"),
         ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
         ({"a": {"patience": 0}}, {}, "PATIENCE must be"),
+        (
+            {"a": {"learning_rate": 0.1}},
+            {"trainable": optim.prompt_rules()},
+            "LEARNING_RATE is the default optimizer's",
+        ),
     ],
 )
 def test_mistakes_are_named(together, runs, changes, words):
@@ -195,5 +200,21 @@ def test_mistakes_are_named(together, runs, changes, words):
 
 def test_other_runs_do_not_continue_it(together):
     together({"a": {"seed": 0}}, train_steps=3)
-    with pytest.raises(ValueError, match=r"A: SEED was 0, now 1"):
+    with pytest.raises(ValueError, match=r"a: RANDOM_SEED was 0, now 1"):
         together({"a": {"seed": 1}})
+
+
+def test_a_run_that_was_left_out_is_named(together):
+    together({"a": {"seed": 0}, "b": {"seed": 1}}, train_steps=3)
+    with pytest.raises(ValueError, match=r"RUNS was \['a', 'b'\], now \['a'\]"):
+        together({"a": {"seed": 0}})
+
+
+def test_the_order_of_runs_does_not_matter(together):
+    runs = {"b": {"seed": 0}, "a": {"seed": 1}}
+    first = together(runs, train_steps=3)
+    again = together(dict(sorted(runs.items())), train_steps=6)
+    whole = together(runs, name="whole", train_steps=6)
+    assert not np.array_equal(first["a"].prompt.values, first["b"].prompt.values)
+    for name in runs:
+        np.testing.assert_array_equal(again[name].prompt.values, whole[name].prompt.values)

@@ -96,3 +96,9 @@ def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
 def test_mistakes_are_named(start, changes, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         start(**changes)
+
+
+def test_a_run_goes_on_with_its_shared_prompt_alone(start):
+    start()
+    with pytest.raises(ValueError, match=r"SHARED_PROMPT was '\w+', now None"):
+        start(shared_prompt=None, train_steps=6)

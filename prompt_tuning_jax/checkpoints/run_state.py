@@ -13,18 +13,20 @@ import jax
 import orbax.checkpoint as ocp
 
 DIRECTORY = "state"
+SHOWN = 4  # differences that an error names
 
 
 class RunState:
     """Saves and restores the state of one run under `model_dir/state`.
 
     Args:
-      identity: what makes two runs the same run, as JSON values; another run's state is refused.
+      identity: what makes two runs the same run, setting -> value; another run's state is
+        refused, with the settings that differ.
     """
 
     def __init__(self, model_dir: str | Path, identity: Mapping[str, Any], keep: int = 2):
         self._directory = Path(model_dir).absolute() / DIRECTORY
-        self._identity = dict(identity)
+        self._identity = json.loads(json.dumps(dict(identity), default=_as_json))
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -75,16 +77,23 @@ class RunState:
         self._manager.close()
 
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
-        mine = json.loads(json.dumps(self._identity))
-        differing = [name for name in mine if saved.get(name) != mine[name]]
-        if differing:
-            changes = "; ".join(
-                f"{name.upper()} was {saved.get(name)!r}, now {mine[name]!r}" for name in differing
-            )
+        mine = self._identity
+        changes = [
+            f"{name} was {saved.get(name)!r}, now {mine.get(name)!r}"
+            for name in dict.fromkeys([*mine, *saved])
+            if saved.get(name) != mine.get(name)
+        ]
+        if changes:
+            others = f"; {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             raise ValueError(
-                f"{self._directory.parent} holds another run ({changes}): set it back to continue "
-                "that run, or choose another MODEL_DIR."
+                f"{self._directory.parent} holds another run ({'; '.join(changes[:SHOWN])}"
+                f"{others}): set it back to continue that run, or choose another MODEL_DIR."
             )
+
+
+def _as_json(value: Any) -> Any:
+    """Of what JSON does not know: mappings as objects, the rest (paths) as text."""
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _by_name(arrays: Any) -> dict[str, Any]:
