@@ -15,9 +15,12 @@ from safetensors.numpy import save_file
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path`; renamed to it, replacing what was there, at a clean exit."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
     partial = _partial(path)
+    partial.touch()  # a directory that cannot be written to shows now
     try:
         yield partial
         flush_to_disk(partial)
@@ -29,7 +32,9 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary directory beside `path`, on the same disk; gone at the end, unless renamed."""
-    partial = _partial(Path(path))
+    path = Path(path)
+    _clear(path)
+    partial = _partial(path)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -56,7 +61,13 @@ def flush_to_disk(path: Path) -> None:
 def _clear(path: Path) -> None:
     """Removes what processes that were killed have left of writing `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        if not _is_alive(int(left.name.rpartition("-")[2])):
+        process = int(left.name.rpartition("-")[2])
+        # In a container that starts again, the killed process had this one's own number.
+        if process != os.getpid() and _is_alive(process):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
 
 
