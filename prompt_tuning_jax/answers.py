@@ -36,6 +36,7 @@ def answer(
     batch_size: int = 32,
     max_input_length: int = 512,
     seed: int = 0,
+    first: int = 0,
     **decoding: Unpack[DecodingOptions],
 ) -> list[Answer]:
     """The answers to `texts`, in order.
@@ -45,6 +46,8 @@ def answer(
       choices: the legal answers of each input.
       prompt: as the methods of `FrozenModel` take it.
       seed: of what is sampled.
+      first: the number of the first text, where these are not all; text i is number `first` + i, on
+        which depends what it samples.
     """
     sizes = {"batch_size": batch_size, "max_input_length": max_input_length}
     ranked = [i for i, legal in enumerate(choices) if legal]
@@ -56,7 +59,8 @@ def answer(
         answers |= zip(ranked, some, strict=True)
     if free:
         inputs = [texts[i] for i in free]
-        generated = model.generate(inputs, _subset(prompt, free), seed, **sizes, **decoding)
+        options = {"seed": seed, "numbers": [first + i for i in free], **sizes, **decoding}
+        generated = model.generate(inputs, _subset(prompt, free), **options)
         some = (Answer(text, float(score)) for text, score in zip(*generated, strict=True))
         answers |= zip(free, some, strict=True)
     return [answers[i] for i in range(len(texts))]

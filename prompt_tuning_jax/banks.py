@@ -192,11 +192,11 @@ def named(
     """The paths by the names that `load_bank` gives them."""
     if isinstance(paths, Mapping):
         return dict(paths)
-    if isinstance(paths, str | os.PathLike):
+    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Sequence):
         raise ValueError(f"Expected several prompts, by name or in a list, got {str(paths)!r}.")
     result: dict[str, str | os.PathLike] = {}
     for path in paths:
-        parts = Path(path).parts
+        parts = Path(path).absolute().parts
         name = parts[-2] if len(parts) > 1 and parts[-1] in ("best", "last") else parts[-1]
         if name in result:
             raise ValueError(

@@ -12,10 +12,10 @@ without a task each is scored on the task that it is named for, and with PROMPT_
 of a file names its own. Scores go to standard output as JSON.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_tuning_jax import command, hosts, sharding
-from prompt_tuning_jax.banks import TunedBank, named
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.banks import TunedBank
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.prompt_loading import PromptConfig, check_prompts, load_prompts
 from prompt_tuning_jax.scoring import (
     EnsembleEvaluation,
     Evaluation,
+    Measuring,
     by_prompt,
     evaluate_ensemble,
     evaluate_task,
@@ -41,18 +43,13 @@ Result = Evaluation | EnsembleEvaluation | dict[str, Evaluation]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(TaskConfig):
+class EvaluateConfig(PromptConfig, TaskConfig):
     """What `prompt-tuning evaluate` takes; each field is a gin macro in capitals.
 
     Attributes:
       split: which split to score.
-      prompt: a prompt file or directory; None for the model alone.
-      prompts: several, as a list of paths or as {name: path}.
-      prompt_field: the field of a file's records that names the prompt of each.
-      text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
       predictions: "rank" scores the verbalizers and takes the best; "generate" decodes text. None:
         rank where the task declares verbalizers.
-      allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
       limit: how many examples of each task to score; None for all.
       output: a JSON file for scores, targets and predictions.
       batch_size: rows at once; the copies for an ensemble count.
@@ -61,12 +58,7 @@ class EvaluateConfig(TaskConfig):
     """
 
     split: str = "validation"
-    prompt: str | None = None
-    prompts: Any = None
-    prompt_field: str | None = None
-    text_prompt: str | None = None
     predictions: str | None = None
-    allow_prompt_mismatch: bool = False
     limit: int | None = None
     output: str | None = None
     batch_size: int = 32
@@ -78,43 +70,34 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
     config = config or EvaluateConfig(**options)
     check_prompts(config)
-    mesh = sharding.make_mesh(config.mesh)
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     measuring = {
-        "split": config.split,
         "text_prompt": config.text_prompt,
         "predictions": config.predictions,
         "feature_lengths": config.feature_lengths,
         "batch_size": config.batch_size,
         "limit": config.limit,
     }
-    if config.prompts is None:
-        prompt = None
-        if config.prompt is not None:
-            prompt = load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
-        result = evaluate_task(model, load_task(config, model), prompt=prompt, **measuring)
-    else:
-        bank = load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
-        if config.prompt_field is None and names_a_task(config):
-            result = evaluate_ensemble(model, load_task(config, model), bank, **measuring)
-        else:
-            tasks = tasks_of_prompts(config, model, bank)
-            result = evaluate_tasks(model, tasks, bank, **measuring)
-    if config.output is not None and hosts.is_first():
-        Path(config.output).write_text(json.dumps(_as_data(result), indent=1))
+    Measuring(**measuring)  # refuses what is wrong before anything is loaded
+    with contextlib.ExitStack() as finished:
+        if config.output is not None and hosts.is_first():
+            output = finished.enter_context(new_file(config.output))
+        result = _evaluate(config, measuring)
+        if config.output is not None and hosts.is_first():
+            output.write_text(json.dumps(_as_data(result), indent=1))
     return result
 
 
-def check_prompts(config: Any) -> None:
-    """Refuses settings of prompts that contradict each other, before anything is loaded."""
-    if config.prompt is not None and config.prompts is not None:
-        raise ValueError("Give either PROMPT, or PROMPTS for several.")
-    if config.prompt_field is not None and config.prompts is None:
-        raise ValueError(
-            "PROMPT_FIELD needs PROMPTS, such as {'sentiment': 'runs/sentiment/best'}."
-        )
-    if config.prompts is not None and not named(config.prompts):
-        raise ValueError("PROMPTS is empty.")
+def _evaluate(config: EvaluateConfig, measuring: dict[str, Any]) -> Result:
+    """With one prompt or none, with an ensemble, or each prompt on the task of its own."""
+    measuring = measuring | {"split": config.split}
+    mesh = sharding.make_mesh(config.mesh)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    prompts = load_prompts(config, model)
+    if not isinstance(prompts, TunedBank):
+        return evaluate_task(model, load_task(config, model), prompt=prompts, **measuring)
+    if config.prompt_field is None and names_a_task(config):
+        return evaluate_ensemble(model, load_task(config, model), prompts, **measuring)
+    return evaluate_tasks(model, tasks_of_prompts(config, model, prompts), prompts, **measuring)
 
 
 def tasks_of_prompts(
@@ -129,24 +112,6 @@ def tasks_of_prompts(
     return by_prompt(task, config.split, config.prompt_field, bank)
 
 
-def load_checked_prompt(path: str, model: FrozenModel, allow_mismatch: bool) -> TunedPrompt:
-    """A prompt file that belongs to `model`, or a clear refusal."""
-    prompt = load_prompt(path)
-    model.check(prompt, allow_mismatch)
-    return prompt
-
-
-def load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
-    """Prompt files that belong to `model`, or a refusal that names the one that does not."""
-    prompts = {}
-    for name, path in named(paths).items():
-        try:
-            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
-        except ValueError as error:
-            raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
-    return TunedBank(prompts)
-
-
 def scores_by_row(result: Result) -> dict[str, dict[str, float]]:
     """The rows of the table that the command shows."""
     if isinstance(result, Evaluation):
@@ -158,10 +123,13 @@ def scores_by_row(result: Result) -> dict[str, dict[str, float]]:
     return members | together | {"ensemble": result.ensemble.scores}
 
 
-def _as_data(result: Result) -> dict[str, Any]:
+def _as_data(result: Any) -> Any:
+    """Dataclasses as JSON objects, sharing what is in them."""
+    if dataclasses.is_dataclass(result):
+        result = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     if isinstance(result, dict):
-        return {name: dataclasses.asdict(evaluation) for name, evaluation in result.items()}
-    return dataclasses.asdict(result)
+        return {name: _as_data(value) for name, value in result.items()}
+    return result
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, float]:

@@ -21,7 +21,13 @@ import numpy as np
 from prompt_tuning_jax.data import Example, IndexedSource, Task
 from prompt_tuning_jax.metrics import get_metric
 from prompt_tuning_jax.records import FORMATS, Record, RecordFile
-from prompt_tuning_jax.templates import Labels, Template, Verbalizers, field_text
+from prompt_tuning_jax.templates import (
+    Labels,
+    Template,
+    Verbalizers,
+    check_unicode,
+    field_text,
+)
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
 
@@ -61,8 +67,7 @@ class ExampleMaker:
         for feature, text in example.items():
             if not text.strip():
                 raise ValueError(f"the {feature} are empty; fill in the fields or drop the record")
-            if not text.isascii():
-                _check_unicode(text, feature)
+            check_unicode(text, feature)
         return {**{field: field_text(record, field) for field in self._fields}, **example}
 
     def _target(self, record: Record) -> str:
@@ -72,14 +77,6 @@ class ExampleMaker:
 
     def _target_of(self, word: str) -> str:
         return self._targets.render({self._targets.fields[0]: word})
-
-
-def _check_unicode(text: str, feature: str) -> None:
-    """JSON can spell half of a surrogate pair, which no tokenizer accepts."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the {feature} hold half a character, {text[error.start]!a}") from error
 
 
 class FileSource(IndexedSource):

@@ -19,22 +19,31 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import jax
 import numpy as np
 
-from prompt_tuning_jax import command
+from prompt_tuning_jax import command, hosts, sharding
 from prompt_tuning_jax.answers import Answer, Choices, answer
 from prompt_tuning_jax.banks import BankRows, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
-from prompt_tuning_jax.evaluate import check_prompts, load_checked_bank, load_checked_prompt
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.prompt_loading import PromptConfig, check_prompts, load_prompts
+from prompt_tuning_jax.records import parse_json
 from prompt_tuning_jax.scoring import apply_text_prompt
-from prompt_tuning_jax.templates import Template, field_text
+from prompt_tuning_jax.templates import (
+    Template,
+    Verbalizers,
+    check_unicode,
+    field_text,
+    words_of,
+)
 
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
 # Settings that are handed on as they are.
@@ -52,39 +61,31 @@ ANSWERING = (
 
 
 @dataclasses.dataclass(frozen=True)
-class InferConfig:
+class InferConfig(PromptConfig):
     """What `prompt-tuning infer` takes; each field is a gin macro in capitals.
 
     Attributes:
       model: (INITIAL_CHECKPOINT_PATH) the frozen model.
       vocabulary: its spiece.model, where the model's directory does not hold one.
-      prompt: a prompt file or directory; None for the model alone.
-      prompts: several, as a list of paths or as {name: path}.
-      prompt_field: the field of a JSON record that names its prompt; None for an ensemble.
-      text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
       input_file, output_file: None for standard input and output.
       input_template: makes the input from a JSON record's fields, such as "sentence: {sentence}".
-      verbalizers: the legal answers, to rank; None: those of the prompt file.
+      verbalizers: the legal answers, to rank, as a list, or as the words of a mapping; None: those
+        of the prompt file.
       predictions: "rank" or "generate"; None: rank where there are verbalizers.
-      allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
       batch_size: rows at once; the copies for an ensemble count.
       beams, length_penalty, temperature, top_k, top_p, seed: of generation.
       max_length, max_input_length: in tokens.
+      mesh: the devices to run on, such as "data:4,model:2"; -1 takes the remaining ones.
       model_dtype: of the frozen weights and the activations.
     """
 
     model: str = "bundled"
     vocabulary: str | None = None
-    prompt: str | None = None
-    prompts: Any = None
-    prompt_field: str | None = None
-    text_prompt: str | None = None
     input_file: str | None = None
     output_file: str | None = None
     input_template: str | None = None
-    verbalizers: Sequence[str] | None = None
+    verbalizers: Verbalizers | None = None
     predictions: str | None = None
-    allow_prompt_mismatch: bool = False
     batch_size: int = 32
     beams: int = 1
     length_penalty: float = 0.0
@@ -94,6 +95,7 @@ class InferConfig:
     seed: int = 0
     max_length: int = 64
     max_input_length: int = 512
+    mesh: str = "data:-1"
     model_dtype: Any = np.float32
 
 
@@ -107,20 +109,26 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     config = config or InferConfig(**options)
     check_settings(config)
     template = Template(config.input_template) if config.input_template else None
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary)
+    mesh = sharding.make_mesh(config.mesh)
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompt = load_prompts(config, model)
+    legal = legal_answers(config, prompt)
     with _source(config.input_file) as source, _target(config.output_file) as output:
-        inputs = read_inputs(source, template, config.prompt_field)
+        inputs, first = read_inputs(source, template, config.prompt_field), 0
         while chunk := list(itertools.islice(inputs, CHUNK)):
-            for line in predict(config, model, chunk, prompt):
+            for line in predict(config, model, chunk, prompt, legal, first):
                 output.write(json.dumps(line, ensure_ascii=False) + "\n")
             output.flush()
+            first += len(chunk)
 
 
 def check_settings(config: InferConfig) -> None:
     """What can be checked before anything is loaded."""
     if config.predictions not in (None, "rank", "generate"):
         raise ValueError(f"PREDICTIONS must be 'rank' or 'generate', got {config.predictions!r}.")
+    for name in ("batch_size", "max_length", "max_input_length", "beams"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
     check_prompts(config)
     if config.prompt_field is not None and config.input_template is None:
         raise ValueError(
@@ -129,13 +137,32 @@ def check_settings(config: InferConfig) -> None:
         )
 
 
-def load_prompts(config: InferConfig, model: FrozenModel) -> TunedPrompt | TunedBank | None:
-    """The prompt, or the bank, that `config` names."""
-    if config.prompts is not None:
-        return load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
-    if config.prompt is not None:
-        return load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
-    return None
+def legal_answers(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None
+) -> dict[str | None, Choices]:
+    """The answers to rank, by the name of a record's prompt, or None's; a None generates.
+
+    Raises:
+      ValueError: answers are asked to be ranked, but unknown; or the members of an ensemble know
+        different ones.
+    """
+    given = None if config.verbalizers is None else words_of(config.verbalizers)
+    bank = prompt.prompts if isinstance(prompt, TunedBank) else {None: prompt}
+    legal: dict[str | None, Choices] = {}
+    for name, one in bank.items():
+        own = given or (one.metadata.get("verbalizers") if one else None)
+        if config.predictions == "rank" and not own:
+            raise ValueError("PREDICTIONS='rank' needs VERBALIZERS, the legal answers.")
+        legal[name] = None if config.predictions == "generate" else own
+    if isinstance(prompt, TunedBank) and config.prompt_field is None:
+        if len({own and frozenset(own) for own in legal.values()}) > 1:
+            answers = "; ".join(f"{name}: {own and list(own)}" for name, own in legal.items())
+            raise ValueError(
+                f"The members of an ensemble need the same answers, these have others ({answers}). "
+                "Set VERBALIZERS, or name each record's prompt with PROMPT_FIELD."
+            )
+        legal[None] = next(iter(legal.values()))
+    return legal
 
 
 def predict(
@@ -143,32 +170,21 @@ def predict(
     model: FrozenModel,
     inputs: Sequence["Input"],
     prompt: TunedPrompt | TunedBank | None,
+    legal: Mapping[str | None, Choices],
+    first: int,
 ) -> Iterator[dict[str, Any]]:
-    """The answers to some inputs as JSON objects."""
-    texts, used, choices = [one.text for one in inputs], prompt, None
+    """The answers to some inputs, of which the first is number `first`, as JSON objects."""
+    texts = [one.text for one in inputs]
     if config.text_prompt is not None:
         texts = [apply_text_prompt(config.text_prompt, text) for text in texts]
-    if isinstance(prompt, TunedBank) and config.prompt_field is None:
-        used = prompt.ensemble()
-        choices = [legal_answers(config, next(iter(prompt.prompts.values())))] * len(texts)
-    elif isinstance(prompt, TunedBank):
-        used = rows_of(prompt, inputs)
-        choices = [legal_answers(config, prompt.prompts[one.prompt]) for one in inputs]
-    else:
-        choices = [legal_answers(config, prompt)] * len(texts)
+    used = prompt
+    if isinstance(prompt, TunedBank):
+        used = prompt.ensemble() if config.prompt_field is None else rows_of(prompt, inputs)
+    choices = [legal[one.prompt] for one in inputs]
     options = {name: getattr(config, name) for name in ANSWERING}
-    for one, found in zip(inputs, answer(model, texts, choices, used, **options), strict=True):
+    answers = answer(model, texts, choices, used, first=first, **options)
+    for one, found in zip(inputs, answers, strict=True):
         yield as_line(one, found)
-
-
-def legal_answers(config: InferConfig, prompt: TunedPrompt | None) -> Choices:
-    """The answers to rank: those given, else the prompt's own; None to generate."""
-    if config.predictions == "generate":
-        return None
-    legal = config.verbalizers or (prompt.metadata.get("verbalizers") if prompt else None)
-    if config.predictions == "rank" and not legal:
-        raise ValueError("PREDICTIONS='rank' needs VERBALIZERS, the legal answers.")
-    return legal
 
 
 def rows_of(bank: TunedBank, inputs: Sequence["Input"]) -> BankRows:
@@ -204,28 +220,28 @@ class Input(NamedTuple):
 def read_inputs(
     lines: Iterable[str], template: Template | None, prompt_field: str | None = None
 ) -> Iterator[Input]:
-    """Each line as an input; with a template, each line is a JSON object that fills it."""
+    """Each line as an input; with a template, it is a JSON object that fills it, or empty."""
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r\n")
+        line = line.removeprefix("\ufeff").rstrip("\r\n")
         if template is None:
             yield Input(line, None, number)
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Line {number} of the input is no JSON object: {error}.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"Line {number} of the input is no JSON object.")
-        try:
-            prompt = field_text(record, prompt_field) if prompt_field else None
-            yield Input(template.render(record), prompt, number)
-        except ValueError as error:
-            raise ValueError(f"Line {number} of the input: {error}.") from error
+        elif line.strip():
+            where = f"Line {number} of the input"
+            record = parse_json(line, where)
+            try:
+                prompt = field_text(record, prompt_field) if prompt_field else None
+                text = template.render(record)
+                check_unicode(text, "input")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}.") from error
+            yield Input(text, prompt, number)
 
 
 @contextlib.contextmanager
 def _source(path: str | None) -> Iterator[TextIO]:
     if path is None:
+        if jax.process_count() > 1:
+            raise ValueError("Several hosts cannot read one standard input: give INPUT_FILE.")
         yield sys.stdin
         return
     if not Path(path).is_file():
@@ -239,7 +255,11 @@ def _source(path: str | None) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _target(path: str | None) -> Iterator[TextIO]:
-    """A file appears once all answers are in it."""
+    """A file appears once all answers are in it. Of several hosts the first one writes."""
+    if not hosts.is_first():
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            yield nowhere
+        return
     if path is None:
         yield sys.stdout
         return
@@ -248,7 +268,9 @@ def _target(path: str | None) -> Iterator[TextIO]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    infer(command.parse(InferConfig, argv, __doc__))
+    config = command.parse(InferConfig, argv, __doc__)
+    with hosts.connected():
+        infer(config)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from prompt_tuning_jax.t5 import T5Config
 from prompt_tuning_jax.t5.scan import stack_layers
 from prompt_tuning_jax.vocabulary import Vocabulary
 
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 BUNDLED = Path(__file__).parent / "bundled" / "model"
 PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None
 # One list of legal answers for all inputs, or one for each input.
@@ -105,8 +106,8 @@ class FrozenModel:
       vocabulary: needed only by the methods that take text.
       name: where it was loaded from, as prompt files record it.
       mesh: devices to spread batches over; None for one device.
-      known_fingerprint: that of the weights before `quantize` made them int8 or `scanned` stacked
-        them.
+      known_fingerprint: that of the weights, where it is known: before `quantize` made them int8,
+        `scanned` stacked them, or a mesh split them.
     """
 
     config: T5Config
@@ -151,6 +152,8 @@ class FrozenModel:
 
     def replace(self, **changes: Any) -> "FrozenModel":
         """A copy with some attributes changed, sharing the weights."""
+        if "params" in changes:  # other weights have another fingerprint, unless the caller knows
+            changes = {"known_fingerprint": None} | changes
         return dataclasses.replace(self, **changes)
 
     def logits(
@@ -217,19 +220,25 @@ class FrozenModel:
         seed: int = 0,
         batch_size: int = 32,
         max_input_length: int = 512,
+        numbers: Sequence[int] | None = None,
         **options: Unpack[DecodingOptions],
     ) -> Generated:
-        """Texts for texts, in order. What text i samples depends on `seed` and i alone.
+        """Texts for texts, in order.
 
-        model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
+            model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
+
+        Args:
+          numbers: those of the texts, 0, 1, ... if not given. What a text samples depends on `seed`
+            and its number alone.
         """
         vocabulary = self.text_vocabulary("generate")
         outputs, scores = [""] * len(texts), np.zeros(len(texts), np.float32)
         examples = _as_inputs(texts)
+        numbered = np.arange(len(texts)) if numbers is None else np.asarray(numbers, int)
         lengths = {"inputs": max_input_length, "targets": 1}
         for rows, batch in self.batches(examples, prompt, batch_size, lengths):
             padded = np.pad(rows, (0, self._inputs_at_once(prompt, batch_size) - len(rows)))
-            ids, sums = self._decode(batch, prompt, _row_keys(seed, padded), options)
+            ids, sums = self._decode(batch, prompt, _row_keys(seed, numbered[padded]), options)
             ids, sums = sharding.to_host((ids, sums))
             scores[rows] = sums[: len(rows)]
             for row, row_ids in zip(rows, ids, strict=False):
@@ -411,6 +420,17 @@ def _choices(
     return labels, np.array([[label in own for label in labels] for own in verbalizers])
 
 
+def _dtype(name: Any) -> np.dtype:
+    """The dtype of a model's weights that a setting names."""
+    try:
+        dtype = jnp.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype not in map(jnp.dtype, DTYPES):
+        raise ValueError(f"A model's dtype (MODEL_DTYPE) is {' or '.join(DTYPES)}, not {name!r}.")
+    return dtype
+
+
 def load_model(
     path_or_name: str | Path = "bundled",
     dtype: Any = jnp.float32,
@@ -445,7 +465,7 @@ def load_model(
     source = BUNDLED if bundled else path_or_name
     report, found = print if verbose else None, None
     places = functools.partial(sharding.param_shardings, mesh) if mesh else None
-    quantizer = quantize.Quantizer() if jnp.dtype(dtype) == jnp.int8 else None
+    quantizer = quantize.Quantizer() if _dtype(dtype) == jnp.int8 else None
     dtype = jnp.float32 if quantizer else dtype
     if is_checkpoint(source):
         config, params = t5x.load(source, dtype, places, report=report, convert=quantizer)

@@ -81,7 +81,7 @@ class RecordFile:
     def _parse(self, raw: bytes, where: str) -> Record:
         text = _decode(raw, where)
         if self._format == ".jsonl":
-            return _parse_json(text, where)
+            return parse_json(text, where)
         values = self._split(text, where)
         if len(values) != len(self._columns):
             raise ValueError(
@@ -111,7 +111,8 @@ def _decode(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _parse_json(text: str, where: str) -> Record:
+def parse_json(text: str, where: str) -> Record:
+    """One line of a .jsonl file, which `where` names in errors."""
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.data import FEATURES, Example, Task
+from prompt_tuning_jax.templates import words_of
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 try:
@@ -197,7 +198,7 @@ def seqio_task(
     return Task(
         name=name,
         splits={str(s): SeqioSource(provider, str(s), feature_lengths) for s in provider.splits},
-        verbalizers=None if verbalizers is None else tuple(verbalizers),
+        verbalizers=None if verbalizers is None else words_of(verbalizers),
         metrics=(seqio_metrics,) if has_metrics else (),
         best_metric="mean",
     )

@@ -79,32 +79,49 @@ def label_text(value: Any) -> str:
     return str(value)
 
 
+def check_unicode(text: str, what: str) -> None:
+    """JSON can spell half of a surrogate pair, which no tokenizer accepts."""
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what}: half a character, {text[error.start]!a}") from error
+
+
+def words_of(verbalizers: Verbalizers) -> tuple[str, ...]:
+    """The legal answers: the different words of a list, or of a mapping, in order.
+
+    Raises:
+      ValueError: no words, or something that is no word; one string is no list of words.
+    """
+    if isinstance(verbalizers, str) or not verbalizers:
+        raise ValueError(
+            "verbalizers must be a list of words or a mapping from raw label to word, not "
+            f"{verbalizers!r}"
+        )
+    words = verbalizers.values() if isinstance(verbalizers, Mapping) else verbalizers
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise ValueError(f"a verbalizer must be a word, not {word!r}")
+    return tuple(dict.fromkeys(words))
+
+
 class Labels:
     """What a raw label is called in the target: the verbalizers.
 
     A mapping gives a word for each raw label: `{"0": "negative", "1": "positive"}` (the keys may
     also be numbers or booleans). A list gives the words in order of the labels 0, 1, ..., and a raw
     label that is already one of its words stays as it is.
+
+    Attributes:
+      words: as `words_of` gives them.
     """
 
     def __init__(self, verbalizers: Verbalizers):
-        if isinstance(verbalizers, str) or not verbalizers:
-            raise ValueError(
-                "verbalizers must be a list of words or a mapping from raw label to word, not "
-                f"{verbalizers!r}"
-            )
+        self.words = words_of(verbalizers)
         if isinstance(verbalizers, Mapping):
             self._words = {label_text(raw): word for raw, word in verbalizers.items()}
         else:
             self._words = _indexed(verbalizers)
-        for word in self._words.values():
-            if not isinstance(word, str) or not word.strip():
-                raise ValueError(f"a verbalizer must be a word, not {word!r}")
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The different words, in order."""
-        return tuple(dict.fromkeys(self._words.values()))
 
     def word(self, raw: str) -> str:
         """The word for a raw label; ValueError if there is none."""

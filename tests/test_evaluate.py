@@ -126,6 +126,34 @@ def test_mistakes_are_refused(model, options, changes, words):
         score(model, tiny.make_task(**changes), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"limit": 0}, "LIMIT must be at least 1"),
+        ({"batch_size": 0}, "BATCH_SIZE must be at least 1"),
+        ({"feature_lengths": {"inputs": 8}}, "TASK_FEATURE_LENGTHS"),
+        ({"model_dtype": "bfloat"}, "MODEL_DTYPE.*float32 or bfloat16.*'bfloat'"),
+    ],
+)
+def test_wrong_settings_are_named(model_dir, files, options, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(model=str(model_dir), data_dir=str(files), **FILES, **options)
+
+
+class Remembering(str):
+    """A target that knows where it comes from, as SeqIO's do; no copy can be made of it."""
+
+    def __new__(cls, text, task, example):
+        return super().__new__(cls, text)
+
+
+def test_targets_of_any_kind_are_written(model_dir, tmp_path):
+    rows = [{**row, "target_text": Remembering(row["targets"], "food", row)} for row in ROWS]
+    place = tmp_path / "new" / "out.json"
+    evaluate(model=str(model_dir), task=task_of(rows), output=str(place))
+    assert json.loads(place.read_text())["targets"] == [row["targets"] for row in ROWS]
+
+
 def test_a_split_that_is_not_there_is_named(model):
     with pytest.raises(ValueError, match="no split 'test'"):
         evaluate_task(model, tiny.make_task(), "test")

@@ -97,6 +97,35 @@ def test_text_may_be_generated_in_spite_of_labels(infer, prompt_dir):
     assert all(set(answer) == {"prediction", "score"} for answer in answers)
 
 
+def test_the_words_of_a_mapping_are_the_labels(infer, prompt_dir):
+    mapping = infer(TEXTS, prompt=str(prompt_dir), verbalizers={"0": "good", "1": "bad"})
+    assert mapping == infer(TEXTS, prompt=str(prompt_dir), verbalizers=["good", "bad"])
+    with pytest.raises(ValueError, match="must be a list"):
+        infer(TEXTS, prompt=str(prompt_dir), verbalizers="good")
+
+
+def test_what_a_line_samples_depends_on_its_number_alone(infer, monkeypatch):
+    options = {"max_length": 6, "temperature": 1.0}
+    plain = infer(TEXTS[:1] * 6, **options)
+    assert len({answer["prediction"] for answer in plain}) > 3
+    monkeypatch.setattr(command, "CHUNK", 4)
+    assert infer(TEXTS[:1] * 6, **options) == plain
+
+
+def test_empty_lines_between_records_and_a_byte_order_mark_are_passed_over(infer):
+    options = {"verbalizers": ["yes", "no"], "input_template": "{text}"}
+    lines = ["\ufeff" + json.dumps({"text": TEXTS[0]}), "", json.dumps({"text": TEXTS[1]})]
+    assert infer(lines, **options) == infer(TEXTS[:2], verbalizers=["yes", "no"])
+
+
+def test_two_devices_answer_as_one(infer, prompt_dir):
+    one = infer(TEXTS, prompt=str(prompt_dir), mesh="data:1,model:2")
+    two = infer(TEXTS, prompt=str(prompt_dir), mesh="data:2")
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["prediction"] == theirs["prediction"]
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=2e-4)
+
+
 def test_a_text_prompt_stands_around_every_line(infer):
     options = {"verbalizers": ["yes", "no"]}
     wrapped = infer([f"we had {text} and" for text in TEXTS], **options)
@@ -118,7 +147,7 @@ def test_letters_stay_letters(infer):
     [
         (['{"text": "a"}', "{text: a}"], "Line 2.*JSON"),
         (['{"text": "a"}', "[1]"], "Line 2.*JSON object"),
-        (['{"text": "a"}', ""], "Line 2.*JSON"),
+        (['{"text": "a"}', '{"text": "\\ud83d"}'], "Line 2.*half a character"),
         (['{"txt": "a"}'], "Line 1.*text"),
     ],
 )

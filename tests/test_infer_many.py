@@ -122,6 +122,8 @@ def test_the_command_line(model_dir, prompts, infer, monkeypatch, capsys):
         (MIXED | {"input_template": None}, "INPUT_TEMPLATE"),
         (MIXED | {"prompt_field": "text"}, "Line 1 .*'the soup was good'; there are judge"),
         (MIXED | {"prompt_field": "task"}, "Line 1.*task"),
+        ({"input_template": "{text}"}, r"same answers.*judge: \['yes', 'no'\].*VERBALIZERS"),
+        (MIXED | {"prompts": 5}, "several prompts.*'5'"),
     ],
 )
 def test_mistakes_are_named(infer, options, words):

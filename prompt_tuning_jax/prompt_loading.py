@@ -1,0 +1,70 @@
+"""The prompts that a command names, read and checked against the model."""
+
+import dataclasses
+import os
+from typing import Any
+
+from prompt_tuning_jax.banks import TunedBank, named
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.model import FrozenModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Which prompts are used. Each field is a gin macro in capitals.
+
+    Attributes:
+      prompt: a prompt file or directory; None for the model alone.
+      prompts: several, as a list of paths or as {name: path}.
+      prompt_field: the field of JSON records, or of a file task's, that names the prompt of each;
+        None for an ensemble.
+      text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
+      allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
+    """
+
+    prompt: str | None = None
+    prompts: Any = None
+    prompt_field: str | None = None
+    text_prompt: str | None = None
+    allow_prompt_mismatch: bool = False
+
+
+def check_prompts(config: PromptConfig) -> None:
+    """Refuses settings of prompts that contradict each other, before anything is loaded."""
+    if config.prompt is not None and config.prompts is not None:
+        raise ValueError("Give either PROMPT, or PROMPTS for several.")
+    if config.prompt_field is not None and config.prompts is None:
+        raise ValueError(
+            "PROMPT_FIELD needs PROMPTS, such as {'sentiment': 'runs/sentiment/best'}."
+        )
+    if config.prompts is not None and not named(config.prompts):
+        raise ValueError("PROMPTS is empty.")
+
+
+def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | TunedBank | None:
+    """The prompt, or the bank of PROMPTS, that `config` names."""
+    if config.prompts is not None:
+        return _load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
+    if config.prompt is not None:
+        return load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
+    return None
+
+
+def load_checked_prompt(
+    path: str | os.PathLike, model: FrozenModel, allow_mismatch: bool
+) -> TunedPrompt:
+    """A prompt file that belongs to `model`, or a clear refusal."""
+    prompt = load_prompt(path)
+    model.check(prompt, allow_mismatch)
+    return prompt
+
+
+def _load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
+    """Prompt files that belong to `model`, or a refusal that names the one that does not."""
+    prompts = {}
+    for name, path in named(paths).items():
+        try:
+            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
+        except ValueError as error:
+            raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
+    return TunedBank(prompts)
