@@ -16,6 +16,8 @@ import re
 import signal
 import sys
 import tokenize
+import traceback
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,7 +107,7 @@ def parse(config_class: Callable[..., Any], argv: list[str] | None, description:
     gin.clear_config()
     files = [_find(name, folders) for name in args.gin_file]
     _read(files, bindings)
-    given = {fields[macro].name: _resolve(macro) for macro in _defined(fields)}
+    given = {fields[macro].name: _expand_home(_resolve(macro)) for macro in _defined(fields)}
     for field in fields.values():
         if field.name in given:
             _check_type(macro_name(field.name), given[field.name], field.type)
@@ -162,13 +164,33 @@ def _resolve(macro: str) -> Any:
 
 
 def _check_type(macro: str, value: Any, annotation: Any) -> None:
-    """Refuses a number that is text, and the like; only plain types are checked."""
-    kinds = typing.get_args(annotation) or (annotation,)
-    plain = all(isinstance(kind, type) and kind is not Any for kind in kinds)
+    """Refuses a number that is text, and the like; what a list or mapping holds is not checked."""
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    kinds = typing.get_args(annotation) if union else (annotation,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if Any in kinds:
+        return
     legal = (*kinds, int) if float in kinds else kinds
-    if plain and not isinstance(value, legal):
-        names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-        raise UsageError(f"{macro} must be {names}, not {value!r}.")
+    text_as_list = isinstance(value, str) and str not in kinds
+    if not isinstance(value, legal) or text_as_list:
+        raise UsageError(f"{macro} must be {' or '.join(map(_kind_name, kinds))}, not {value!r}.")
+
+
+def _kind_name(kind: type) -> str:
+    """What a setting's kind of value is called where it is written."""
+    names = {"NoneType": "None", "Mapping": "a mapping", "Sequence": "a list"}
+    return names.get(kind.__name__, kind.__name__)
+
+
+def _expand_home(value: Any) -> Any:
+    """`~/runs` is below the user's home; no shell expands it after `--gin.NAME=`."""
+    if isinstance(value, str) and value.startswith("~/"):
+        return os.path.expanduser(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_expand_home, value))
+    if isinstance(value, dict):
+        return {name: _expand_home(each) for name, each in value.items()}
+    return value
 
 
 def _defined(macros: Mapping[str, str]) -> list[str]:
@@ -213,7 +235,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a command; mistakes of use end in one line on standard error, not a traceback.
 
     The exit status is 2 where the command line or a gin file cannot be understood, 1 for what goes
-    wrong later, and that of the signal for an interruption.
+    wrong later, and that of the signal for an interruption. PROMPT_TUNING_TRACEBACK=1 in the
+    environment shows where a mistake was found.
     """
     use_compilation_cache()
     try:
@@ -225,6 +248,8 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if os.environ.get("PROMPT_TUNING_TRACEBACK"):
+            traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
 Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
 
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
+NAMED = ("uniform", "sampled_vocabulary", "class_labels")
 PAPER_POPULATION = 5000
 
 
@@ -105,13 +106,21 @@ def text(
     return _starting_with(embeddings, rows, "tokens", fallback)
 
 
-def from_file(path: str | os.PathLike) -> Initializer:
+def from_file(
+    path: str | os.PathLike, check: Callable[[TunedPrompt], None] | None = None
+) -> Initializer:
     """The values of a prompt file, ours or the reference's `.npy`.
+
+    Args:
+        check: refuses a prompt with a ValueError, such as `FrozenModel.check` one of another model.
 
     Raises:
         FileNotFoundError, ValueError: as `load_prompt`; or it has another shape than the prompt.
     """
-    values = load_prompt(path).values
+    prompt = load_prompt(path)
+    if check is not None:
+        check(prompt)
+    values = prompt.values
 
     def initialize(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
         del key
@@ -131,6 +140,7 @@ def resolve(
     embeddings: Embeddings,
     vocabulary: Vocabulary | None,
     verbalizers: Sequence[str] | None,
+    check: Callable[[TunedPrompt], None] | None = None,
 ) -> Initializer:
     """The initializer that a setting names.
 
@@ -138,6 +148,7 @@ def resolve(
         spec: an initializer; "uniform", "sampled_vocabulary", "class_labels", "text: ...", or the
             path of a prompt file; None for class labels where the task has verbalizers, else
             sampled vocabulary.
+        check: of a prompt file's prompt; see `from_file`.
 
     Raises:
         ValueError: class labels without verbalizers, or words without a vocabulary.
@@ -159,7 +170,15 @@ def resolve(
         if spec == "class_labels":
             return class_labels(embeddings, vocabulary, verbalizers)
         return text(embeddings, vocabulary, str(spec).removeprefix("text:").strip())
-    return from_file(spec)
+    try:
+        return from_file(spec, check)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"PROMPT_INIT {str(spec)!r} is none of {', '.join(NAMED)}, 'text: ...', and no prompt: "
+            f"{error}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"PROMPT_INIT {str(spec)!r}: {error}") from error
 
 
 def _starting_with(

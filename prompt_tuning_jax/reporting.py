@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,10 @@ class Reporter:
     def is_better(self, scores: Scores, best: Scores) -> bool:
         """Whether `scores` beat `best`; on a tie the earlier step stays."""
         sign = -1 if self.metric == "loss" else 1
-        return sign * scores[self.metric] > sign * best[self.metric]
+        new, old = scores[self.metric], best[self.metric]
+        if math.isnan(old):  # such as a correlation with predictions that are all alike
+            return not math.isnan(new)
+        return sign * new > sign * old
 
     def evaluate(self, step: int, trainable: optim.FlatParams, watch: Monitor) -> dict[str, Any]:
         """Scores the split, shows and logs the scores, and warns of a collapse."""

@@ -19,9 +19,9 @@ from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
 from prompt_tuning_jax.prompted import apply
+from prompt_tuning_jax.task_loading import lengths_of
 
 PREDICTIONS = ("rank", "generate")
-LENGTHS = {"inputs": 512, "targets": 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,16 @@ class Measuring:
     batch_size: int = 32
     limit: int | None = None
 
+    def __post_init__(self):
+        lengths_of(self.feature_lengths)
+        for name in ("batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name.upper()} must be at least 1, got {value}.")
+
     @property
-    def lengths(self) -> Mapping[str, int]:
-        return self.feature_lengths or LENGTHS
+    def lengths(self) -> dict[str, int]:
+        return lengths_of(self.feature_lengths)
 
     def examples(self, task: Task, split: str, model: FrozenModel) -> list[Example]:
         """The examples of a split in order, inside the hand-written prompt."""

@@ -9,6 +9,9 @@ from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.files import file_task
 from prompt_tuning_jax.model import FrozenModel
 
+LENGTHS = {"inputs": 512, "targets": 64}
+FILES_ONLY = ("input_template", "target_template", "metric", "positive", "columns")
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
@@ -28,7 +31,9 @@ class TaskConfig:
       input_template, target_template: such as "sentence: {sentence}" and "{label}".
       verbalizers: raw label -> its word, such as {"0": "negative", "1": "positive"}, or the list of
         legal answers.
-      metric: the metric by which a files task is scored.
+      metric: the metric by which a files task is scored, "accuracy" if not given, or several, of
+        which the first chooses the best step.
+      positive: the verbalizer that the metric "f1" looks for; None: the last one.
       columns: names of the columns of files without a header.
     """
 
@@ -44,8 +49,22 @@ class TaskConfig:
     input_template: str | None = None
     target_template: str = "{label}"
     verbalizers: Mapping[str, str] | Sequence[str] | None = None
-    metric: str = "accuracy"
+    metric: str | Sequence[str] | None = None
+    positive: str | None = None
     columns: Sequence[str] | None = None
+
+
+def lengths_of(given: Mapping[str, int] | None) -> dict[str, int]:
+    """The longest `inputs` and `targets` in tokens: those given, or the default."""
+    lengths = dict(LENGTHS if given is None else given)
+    if set(lengths) != set(LENGTHS) or not all(
+        isinstance(n, int) and n > 0 for n in lengths.values()
+    ):
+        raise ValueError(
+            "TASK_FEATURE_LENGTHS must give 'inputs' and 'targets', such as "
+            f"{{'inputs': 512, 'targets': 16}}, got {lengths}."
+        )
+    return lengths
 
 
 def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()) -> Task:
@@ -70,15 +89,15 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
             f"The field {fields[0]!r} is read from files' records: give DATA_DIR (or "
             "VALIDATION_FILE) with INPUT_TEMPLATE instead of MIXTURE_OR_TASK_NAME."
         )
-    if isinstance(config.task, Task):
-        return config.task
-    if config.task in BUNDLED_TASKS:
-        return bundled_task(config.task)
+    if isinstance(config.task, Task) or config.task in BUNDLED_TASKS:
+        _refuse(config, (*FILES_ONLY, "verbalizers"))
+        return config.task if isinstance(config.task, Task) else bundled_task(config.task)
     if config.task_module is None:
         raise ValueError(
             f"{config.task!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
             "name the module that registers it: MIXTURE_OR_TASK_MODULE."
         )
+    _refuse(config, FILES_ONLY)
     from prompt_tuning_jax.seqio_source import seqio_task
 
     return seqio_task(
@@ -89,6 +108,16 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
         verbalizers=config.verbalizers,
         data_dir=config.data_dir,
     )
+
+
+def _refuse(config: TaskConfig, names: Sequence[str]) -> None:
+    """Refuses settings that the task itself decides, where they are not left at their defaults."""
+    task = config.task.name if isinstance(config.task, Task) else config.task
+    for name in names:
+        if getattr(config, name) != getattr(TaskConfig, name):
+            raise ValueError(
+                f"{name.upper()} is for a task of files; {task!r} has its own: leave it out."
+            )
 
 
 def names_a_task(config: TaskConfig) -> bool:
@@ -119,7 +148,8 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         input_template=config.input_template,
         target_template=config.target_template,
         verbalizers=config.verbalizers,
-        metric=config.metric,
+        metric=config.metric or "accuracy",
+        positive=config.positive,
         columns=config.columns,
         fields=fields,
     )

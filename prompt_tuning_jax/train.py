@@ -88,11 +88,11 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     rules = trainable_rules(config)
     parts = optim.split_params(start_params(config, model, task), rules)
     check_prompt_trains(config, parts[1])
-    check_weights_train(config, *parts)
+    check_weights_train(model, *parts)
     identity = run_identity(config, model, task, *parts)
     trainable, frozen = place(mesh, model, *parts)
     # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
-    model, parts = model.replace(params=optim.unflatten(optim.without_prompt(frozen))), None
+    model, parts = on_mesh(model, frozen), None
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = start_optimizer(mesh, model, optimizer, trainable)
     train_step = make_train_step(config, model, optimizer)
@@ -158,6 +158,12 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
     if config.scan_layers and not model.config.scan_layers:
         model = model.scanned()
     return model.replace(mesh=mesh if mesh.size > 1 else None)
+
+
+def on_mesh(model: FrozenModel, frozen: optim.FlatParams) -> FrozenModel:
+    """The model with the frozen weights as the mesh holds them; they are hashed but once."""
+    params = optim.unflatten(optim.without_prompt(frozen))
+    return model.replace(params=params, known_fingerprint=model.fingerprint)
 
 
 def make_batches(

@@ -9,18 +9,20 @@ import numpy as np
 
 from prompt_tuning_jax import optim, sharding
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.command import macro_name
 from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.scoring import choose_predictions
+from prompt_tuning_jax.scoring import PREDICTIONS, choose_predictions
 from prompt_tuning_jax.t5.config import REMAT_POLICIES
-from prompt_tuning_jax.task_loading import TaskConfig
+from prompt_tuning_jax.task_loading import TaskConfig, lengths_of
 
 CHOICES = {
     "prompt_layout": LAYOUTS,
     "prompt_visibility": VISIBILITIES,
     "loss_normalization": ("sum", "mean"),
     "remat_policy": REMAT_POLICIES,
+    "predictions": PREDICTIONS,
 }
 # Settings that must be the same for a run to continue from its state.
 IDENTITY = (
@@ -35,9 +37,13 @@ IDENTITY = (
     "scan_layers",
     "z_loss",
     "loss_normalization",
+    "feature_lengths",
     "data_dir",
     "train_file",
     "input_template",
+    "target_template",
+    "verbalizers",
+    "columns",
 )
 
 
@@ -62,6 +68,7 @@ class TrainConfig(TaskConfig):
         vocabulary.
       shared_prompt: a prompt that stands, frozen, before the one that is tuned; the prompt that the
         run writes is both. None: no such prompt.
+      allow_prompt_mismatch: let `prompt_init` and `shared_prompt` be of another model.
       trainable: rules (regex, optax optimizer); what none matches is frozen. None: the prompt, or
         everything where prompt_length is 0.
       learning_rate: of the default optimizer. None: 0.3 for a prompt, 0.001 for a model.
@@ -98,6 +105,7 @@ class TrainConfig(TaskConfig):
     prompt_visibility: str = "full"
     prompt_init: Any = None
     shared_prompt: str | None = None
+    allow_prompt_mismatch: bool = False
     trainable: Sequence[optim.Rule] | None = None
     learning_rate: float | None = None
     loss_normalization: str = "sum"
@@ -130,12 +138,18 @@ def check_settings(config: TrainConfig) -> Path:
             raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
     if config.patience is not None and config.patience < 1:
         raise ValueError(f"PATIENCE must be at least 1 evaluation, got {config.patience}.")
-    if config.prompt_length < 0:
-        raise ValueError(f"PROMPT_LENGTH must be 0 or more, got {config.prompt_length}.")
+    for name in ("prompt_length", "seed", "attention_chunk"):
+        if (getattr(config, name) or 0) < 0:
+            raise ValueError(f"{macro_name(name)} must be 0 or more, got {getattr(config, name)}.")
+    if config.eval_limit is not None and config.eval_limit < 1:
+        raise ValueError(f"EVAL_LIMIT must be at least 1 example, got {config.eval_limit}.")
     if config.shared_prompt is not None and not config.prompt_length:
         raise ValueError("SHARED_PROMPT stands before a prompt: set PROMPT_LENGTH above 0.")
-    if config.attention_chunk is not None and config.attention_chunk < 0:
-        raise ValueError(f"ATTENTION_CHUNK must be 0 or more, got {config.attention_chunk}.")
+    if config.learning_rate is not None and config.trainable is not None:
+        raise ValueError(
+            "LEARNING_RATE is the default optimizer's: with TRAINABLE, give it to the optimizers "
+            "that are named there."
+        )
     for name, legal in CHOICES.items():
         if getattr(config, name) not in (*legal, getattr(TrainConfig, name)):
             raise ValueError(
@@ -170,13 +184,7 @@ def check_task(config: TrainConfig, task: Task) -> dict[str, int]:
         task.split(config.eval_split)
         if task.metrics:
             choose_predictions(task, config.predictions)
-    lengths = dict(config.feature_lengths or {"inputs": 512, "targets": 64})
-    if set(lengths) != {"inputs", "targets"}:
-        raise ValueError(
-            "TASK_FEATURE_LENGTHS must give 'inputs' and 'targets', such as "
-            f"{{'inputs': 512, 'targets': 16}}, got {lengths}."
-        )
-    return lengths
+    return lengths_of(config.feature_lengths)
 
 
 def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
@@ -208,15 +216,15 @@ def run_identity(
     frozen: optim.FlatParams,
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
-    lengths = config.feature_lengths and dict(config.feature_lengths)
     settings = {name: getattr(config, name) for name in IDENTITY}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    settings |= {
+        "shared_prompt": None,
+        "model": model.fingerprint,
+        "model_dtype": str(model.params["token_embedder"]["embedding"].dtype),
+        "task": task.name,
+        "trainable": sorted(trainable),
+    }
     if config.shared_prompt is not None:
         shared = {**frozen, **trainable}[optim.SHARED_NAME]
         settings["shared_prompt"] = fingerprint({"shared": shared})
-    return settings | {
-        "feature_lengths": lengths,
-        "initial_checkpoint_path": model.fingerprint,
-        "mixture_or_task_name": task.name,
-        "trainable": sorted(trainable),
-    }
+    return {macro_name(name): value for name, value in settings.items()}

@@ -11,10 +11,10 @@ import optax
 
 from prompt_tuning_jax import initializers, optim, sharding
 from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.evaluate import load_checked_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.microbatches import in_microbatches
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.prompt_loading import load_checked_prompt
 from prompt_tuning_jax.prompted import apply
 from prompt_tuning_jax.quantize import is_quantized
 from prompt_tuning_jax.train_config import TrainConfig
@@ -24,9 +24,9 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     """The model's weights, and the initialised prompt among them."""
     if not config.prompt_length:
         return model.params
-    initializer = initializers.resolve(
-        config.prompt_init, model.embeddings, model.vocabulary, task.verbalizers
-    )
+    known = model.embeddings, model.vocabulary, task.verbalizers
+    check = functools.partial(model.check, allow_mismatch=config.allow_prompt_mismatch)
+    initializer = initializers.resolve(config.prompt_init, *known, check)
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
     params = model.prompted(sharding.to_host(prompt)).params
@@ -37,7 +37,7 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
 
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
     """The rows [P0, D] of the shared prompt, which must fit the model and the layout."""
-    shared = load_checked_prompt(config.shared_prompt, model, allow_mismatch=False)
+    shared = load_checked_prompt(config.shared_prompt, model, config.allow_prompt_mismatch)
     for name in ("layout", "visibility"):
         theirs, ours = getattr(shared, name), getattr(config, f"prompt_{name}")
         if theirs != ours:
@@ -58,14 +58,14 @@ def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
 
 
 def check_weights_train(
-    config: TrainConfig, trainable: optim.FlatParams, frozen: optim.FlatParams
+    model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
 ) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
     if set(trainable) == {optim.PROMPT_NAME}:
         return
     for name, in_the_way in (
         ("MODEL_DTYPE=int8", is_quantized(frozen | trainable)),
-        ("SCAN_LAYERS", config.scan_layers),
+        ("SCAN_LAYERS", model.config.scan_layers),
     ):
         if in_the_way:
             raise ValueError(

@@ -83,7 +83,15 @@ def test_a_macro_of_ones_own_may_serve_a_setting():
     [("8", 8), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("{'a': 'b'}", {"a": "b"})],
 )
 def test_other_values_are_python_literals(value, expected):
-    assert parse(f"--gin.VERBALIZERS={value}").verbalizers == expected
+    assert parse(f"--gin.PROMPT_INIT={value}").prompt_init == expected
+
+
+def test_a_tilde_is_the_home_wherever_a_path_stands(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert parse("--gin.MODEL_DIR=~/runs/a").model_dir == "/home/ada/runs/a"
+    assert parse("--gin.INPUT_TEMPLATE=~{text}").input_template == "~{text}"
+    runs = parse("--gin.RUNS={'a': {'train_file': '~/a.tsv', 'seed': 1}}").runs
+    assert runs == {"a": {"train_file": "/home/ada/a.tsv", "seed": 1}}
 
 
 def test_a_whole_number_may_stand_for_a_float():

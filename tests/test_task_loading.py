@@ -50,6 +50,8 @@ def test_single_files(files):
         ({}, "MIXTURE_OR_TASK_NAME"),
         ({"task": "food", "data_dir": "data"}, "Give either"),
         ({"data_dir": "data"}, "INPUT_TEMPLATE"),
+        ({"task": "bundled_season", "metric": "f1"}, "METRIC is for a task of files"),
+        ({"task": "bundled_season", "verbalizers": ["a"]}, "VERBALIZERS is for a task of files"),
         ({"task": "no_such_task"}, "no_such_task.*MIXTURE_OR_TASK_MODULE"),
         ({"data_dir": "no/such/place", **FILES}, "no/such/place"),
         ({"train_file": "no/such/file.jsonl", **FILES}, "no/such/file"),
@@ -58,6 +60,15 @@ def test_single_files(files):
 def test_what_cannot_be_is_refused(fields, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         load(**fields)
+
+
+def test_the_label_that_f1_looks_for_may_be_named(files):
+    found = [
+        load(train_file=str(files / "train.jsonl"), metric="f1", positive=label, **FILES)
+        for label in (None, "no", "yes")
+    ]
+    scores = [task.score(["yes", "yes", "no"], ["yes", "yes", "yes"])["f1"] for task in found]
+    assert scores == [pytest.approx(0), pytest.approx(0), pytest.approx(80)]
 
 
 def test_a_bundled_task_with_a_typo_lists_those_there_are():

@@ -20,8 +20,10 @@ from prompt_tuning_jax import (
     load_model,
     load_prompt,
     optim,
+    save_prompt,
     sharding,
 )
+from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.metrics import get_metric
@@ -172,7 +174,8 @@ def test_the_state_holds_only_the_prompt_and_its_optimizer(learnt, model):
     directory, _ = learnt
     parts = optim.split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
     arrays = (parts[0], optim.make_optimizer(parts[0], RULES).init(parts[0]))
-    state = RunState(directory, {})
+    saved = json.loads((directory / "state" / "150" / "meta" / "metadata").read_text())
+    state = RunState(directory, saved["identity"])
     restored, meta = state.restore(150, arrays)  # which fails on any array more or less
     state.close()
     np.testing.assert_array_equal(
@@ -373,6 +376,53 @@ def test_another_runs_directory_is_refused(learnt, model, changes, words):
         run(**settings(model, learnt[0], dropout_rate=0.0, **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verbalizers": {"0": "no", "1": "yes"}}, "VERBALIZERS was .*'0': 'yes'.*, now .*'no'"),
+        ({"target_template": "a {label}"}, "TARGET_TEMPLATE was '{label}', now 'a {label}'"),
+        ({"model_dtype": "bfloat16"}, "MODEL_DTYPE was 'float32', now 'bfloat16'"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_labels_or_weights(model_dir, tmp_path, changes, words):
+    files = {"task": None, "data_dir": str(tiny.save_files(tmp_path / "files"))}
+    files |= {"input_template": "{text}", "verbalizers": {"0": "yes", "1": "no"}}
+    options = settings(str(model_dir), tmp_path / "run", **files)
+    run(**options)
+    with pytest.raises(ValueError, match=words):
+        run(**options | {"train_steps": 6} | changes)
+
+
+def test_a_prompt_of_another_model_is_no_start_unless_asked_for(start, model, tmp_path):
+    values = np.ones((5, model.config.emb_dim), np.float32)
+    path = str(save_prompt(tmp_path / "other", values, fingerprint="f" * 64))
+    with pytest.raises(ValueError, match=r"PROMPT_INIT .*tuned for another model"):
+        start(prompt_init=path)
+    start(prompt_init=path, allow_prompt_mismatch=True)
+    np.testing.assert_array_equal(load_prompt(tmp_path / "run" / "prompts" / "0").values, values)
+
+
+def test_any_number_beats_a_score_that_is_none(start):
+    scores = iter([np.nan, 40.0, np.nan, 30.0])
+    task = tiny.make_task(metrics=(lambda targets, predictions: {"accuracy": next(scores)},))
+    result = start(task=task, train_steps=8)
+    assert [scores["step"] for scores in result.history] == [2, 4, 6, 8]
+    assert result.prompt.metadata["step"] == 4
+
+
+def test_the_frozen_model_is_hashed_once(start, model_dir, monkeypatch):
+    model, hashed = load_model(model_dir), []
+    real = model_module.fingerprint
+    monkeypatch.setattr(model_module, "fingerprint", lambda p: hashed.append(1) or real(p))
+    start(model=model)
+    assert len(hashed) == 1
+
+
+def test_the_weights_of_a_stacked_model_are_not_trained(start, model):
+    with pytest.raises(ValueError, match="SCAN_LAYERS"):
+        start(model=model.scanned(), prompt_length=0)
+
+
 # --- NaN
 
 
@@ -427,6 +477,13 @@ def no_step(monkeypatch):
         ({"task": tiny.make_task(splits={"train": ExampleList()})}, "holds no examples"),
         ({"eval_split": "dev"}, "no split 'dev'"),
         ({"predictions": "guess"}, "PREDICTIONS"),
+        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "PREDICTIONS"),
+        ({"eval_limit": 0}, "EVAL_LIMIT"),
+        ({"seed": -1}, "RANDOM_SEED"),
+        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "TASK_FEATURE_LENGTHS"),
+        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "LEARNING_RATE.*TRAINABLE"),
+        ({"metric": "f1"}, "METRIC is for a task of files; 'food' has its own"),
+        ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
         ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "PROMPT_LENGTH=0"),
