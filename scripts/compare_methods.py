@@ -228,7 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", default="bundled_narrator", help="a bundled task")
+    parser.add_argument("--task", nargs="+", default=["bundled_narrator"], help="bundled tasks")
     parser.add_argument("--all", action="store_true", help="every bundled task")
     parser.add_argument(
         "--model", default="bundled", help="bundled, or a Hugging Face T5 directory"
@@ -262,7 +262,7 @@ def main() -> None:
         task = with_test_split(load_task(config, model))
         tasks = [dataclasses.replace(task, name=Path(args.data_dir).name)]
     else:
-        names = list(BUNDLED_TASKS) if args.all else [args.task]
+        names = list(BUNDLED_TASKS) if args.all else args.task
         tasks = [load_task(TaskConfig(task=name), model) for name in names]
     rows = []
     for task in tasks:

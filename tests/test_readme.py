@@ -1,8 +1,10 @@
 """The README's commands, exactly as written, at a small step count."""
 
+import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +33,7 @@ def run(command, folder):
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "XLA_FLAGS": xla_flags.ONE_DEVICE},
+        env=os.environ | {"PATH": path, "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
     )
@@ -69,6 +71,38 @@ def test_quickstart_runs_its_comparison(tmp_path):
     for method in ("majority", "no prompt", "hand-written", "prompt tuning", "model tuning"):
         assert method in printed
         assert 0 <= (row[method][0] if isinstance(row[method], list) else row[method]) <= 100
+
+
+def test_the_full_table_is_measured_as_the_record_says(tmp_path):
+    """With as many seeds and steps for each task, and the picture that is shown."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "full_table.sh", tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv))\n")
+    python.chmod(0o755)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--task", nargs="+")
+    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--plot")
+    for name in ("--seeds", "--steps", "--model_steps"):
+        parser.add_argument(name, type=int)
+    made, plots = {}, []
+    for line in run("scripts/full_table.sh SST-2 superglue", tmp_path).splitlines():
+        args, _ = parser.parse_known_args(json.loads(line)[2:])
+        for name in args.task or [args.data_dir.name]:
+            made[name] = [args.seeds, args.steps, args.model_steps]
+        plots.append(args.plot)
+    record = json.loads((ROOT / "scripts/results/comparison.json").read_text())
+    for name, row in record.items():
+        assert made.pop(name) == [
+            len(row["prompt tuning"]),
+            row["steps"],
+            row["model tuning steps"],
+        ]
+    assert not made
+    (picture,) = filter(None, plots)
+    assert f"]({picture})" in README
 
 
 @needs_model
