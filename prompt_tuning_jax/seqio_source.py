@@ -1,8 +1,9 @@
 """A registered SeqIO task or mixture as this library's `Task`.
 
-The one module that imports seqio and TensorFlow (`pip install 'prompt-tuning-jax[data]'`). SeqIO
-reads, preprocesses and tokenises; examples arrive as arrays of ids, which `encoding.Encoder` trims.
-Evaluation applies the task's own postprocessor and metric functions to predicted texts.
+Beside `tasks` and `t5x_plugin`, the one module that imports seqio and TensorFlow (`pip install
+'prompt-tuning-jax[data]'`). SeqIO reads, preprocesses and tokenises; examples arrive as arrays of
+ids, which `encoding.Encoder` trims. Evaluation applies the task's own postprocessor and metric
+functions to predicted texts.
 """
 
 import collections
