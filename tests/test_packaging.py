@@ -1,6 +1,9 @@
 """What pyproject.toml installs is all there is: a wheel lacks nothing that a checkout has."""
 
-import importlib
+import ast
+import importlib.metadata
+import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -28,6 +31,36 @@ def test_every_other_file_is_package_data():
     files = {file for top in folders.values() for file in top.rglob("*") if file.is_file()}
     others = {file for file in files if file.suffix not in (".py", ".pyc")}
     assert {file for file in others if file.name != "README.md"} <= listed
+
+
+def test_what_the_library_imports_is_what_it_depends_on():
+    distributions = importlib.metadata.packages_distributions()
+    ours = {PROJECT["project"]["name"]}
+    extras = {"seqio_source.py", "t5x_plugin"}  # what they import is of the extras
+    imported = set()
+    for file in (ROOT / "prompt_tuning_jax").rglob("*.py"):
+        if not extras & set(file.parts):
+            imported |= imports_of(file)
+    names = imported - set(sys.stdlib_module_names)
+    needed = set().union(*(distributions.get(name, [name]) for name in names)) - ours
+    declared = {re.split("[<>=]", each)[0] for each in PROJECT["project"]["dependencies"]}
+    assert set(map(normal, needed)) == set(map(normal, declared))
+
+
+def normal(name):
+    """A distribution's name as registries compare it."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def imports_of(file):
+    """The top-level modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {each.name.split(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def test_there_is_a_console_script():
