@@ -33,7 +33,7 @@ def run(command, folder):
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "XLA_FLAGS": ""},
+        env=os.environ | {"PATH": path, "XLA_FLAGS": xla_flags.ONE_DEVICE},
         capture_output=True,
         text=True,
     )
