@@ -25,7 +25,7 @@ from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.settings_help import descriptions
 
 SHELLS = ("bash", "zsh", "fish")
-# Command ("" before one is given; "convert diff" where a command has commands) -> word -> summary.
+# Command ("" before one is given; "checkpoint diff" where it has commands) -> word -> summary.
 # A word that ends in "=" waits for its value.
 Words = Mapping[str, Mapping[str, str]]
 # "command", of its argument, or "command --option" -> what it may be, if it is not to be a file.

@@ -35,7 +35,7 @@ A .npy file is the bare array, float32 [P, D], for any other server. It is fed b
   3. widening the attention mask by P ones.
 The decoder gets nothing.
 
-For T5X, `prompt-tuning convert add-prompt` puts a prompt into a checkpoint.
+For T5X, `prompt-tuning checkpoint add-prompt` puts a prompt into a checkpoint.
 """
 _IMPORT = """Write another library's prompt as a prompt file, which every command here takes.
 

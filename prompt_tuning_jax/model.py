@@ -390,8 +390,8 @@ class FrozenModel:
         if self.vocabulary is None:
             raise ValueError(
                 f"{self.name} has no vocabulary, so it cannot {action} text: name its spiece.model "
-                "(load_model's `vocabulary`; VOCABULARY on the command line), or pass token ids to "
-                "`logits` or `generate_tokens`."
+                "(load_model's `vocabulary`; VOCABULARY, or --vocabulary, on the command line), or "
+                "pass token ids to `logits` or `generate_tokens`."
             )
         return self.vocabulary
 

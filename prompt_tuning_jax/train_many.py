@@ -29,10 +29,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from prompt_tuning_jax import hosts, monitor, optim, sharding
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data import Task
+from prompt_tuning_jax.many_runs import ManyBatches, Run, RunMonitor, run_configs
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.prefetch import Prefetcher
 from prompt_tuning_jax.reporting import Reporter
-from prompt_tuning_jax.runs import ManyBatches, Run, RunMonitor, run_configs
 from prompt_tuning_jax.task_loading import load_task
 from prompt_tuning_jax.train import TrainResult, make_batches, on_mesh, open_model, read_result
 from prompt_tuning_jax.train_config import TrainConfig, check_settings, check_task, run_identity
@@ -49,7 +49,7 @@ def train_many(
     A run whose loss becomes NaN ends with its last good prompt; the others go on.
 
     Raises:
-      ValueError: as `train`; or a run changes what one step has in common (`runs.COMMON`).
+      ValueError: as `train`; or a run changes what one step has in common (`many_runs.COMMON`).
     """
     config = config or TrainConfig(**options)
     model_dir = check_settings(config)

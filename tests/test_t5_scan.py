@@ -146,22 +146,25 @@ def test_each_layer_uses_its_own_bias():
     assert np.abs(other - expected).max() > 1e-2
 
 
+@functools.cache
+def prompt_gradient(network):
+    params = STACKED if network.scan_layers else PROMPTED_PARAMS
+
+    def loss_of(prompt):
+        encoder = {**params["encoder"], "prompt": {"prompt": prompt}}
+        return loss(network, {**params, "encoder": encoder}, PROMPTED_IO)
+
+    return jit(jax.grad(loss_of))(params["encoder"]["prompt"]["prompt"])
+
+
 @pytest.mark.parametrize("policy", ["minimal", "full"])
 @pytest.mark.parametrize("network", [OWN, SCANNED])
 def test_rematerialisation_changes_no_number(network, policy):
     params = STACKED if network.scan_layers else PROMPTED_PARAMS
     config = dataclasses.replace(network.config, remat_policy=policy)
     again = Transformer(config, PROMPT)
-
-    def gradient(network):
-        def loss_of(prompt):
-            encoder = {**params["encoder"], "prompt": {"prompt": prompt}}
-            return loss(network, {**params, "encoder": encoder}, PROMPTED_IO)
-
-        return jit(jax.grad(loss_of))(params["encoder"]["prompt"]["prompt"])
-
-    expected = gradient(network)
-    close(gradient(again), expected, 1e-6 * np.abs(expected).max())
+    expected = prompt_gradient(network)
+    close(prompt_gradient(again), expected, 1e-6 * np.abs(expected).max())
     shapes = jax.eval_shape(again.init, jax.random.key(0), *BATCH)["params"]
     assert flat(shapes).keys() == flat(params).keys()
 

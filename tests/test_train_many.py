@@ -128,7 +128,7 @@ def test_a_run_ends_when_its_patience_does(together, alone):
 def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
-    from prompt_tuning_jax.runs import run_configs
+    from prompt_tuning_jax.many_runs import run_configs
     from prompt_tuning_jax.sharding import make_mesh
 
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
