@@ -72,17 +72,38 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
         sizes[name] = int(size)
     devices = jax.devices() if devices is None else devices
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {k: len(devices) // fixed if v == -1 else v for k, v in sizes.items()}
+    rest = max(1, len(devices) // fixed)
+    sizes = {k: rest if v == -1 else v for k, v in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
             f"MESH {spec!r} asks for {math.prod(sizes.values())} devices, but there are "
             f"{len(devices)}; give one axis the size -1 to take the rest."
         )
-    # The last axis, which communicates most, gets the devices that are nearest to each other.
-    grid = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    return Mesh(_grid(tuple(sizes.values()), devices), MESH_AXES)
+
+
+def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as a mesh's grid.
+
+    The last axis, which communicates most, gets the devices that are nearest to each other; between
+    slices, which only the data-centre network joins, the first axes are split, as far as they go.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    between = []
+    for size in shape:
+        between.append(math.gcd(size, slices))
+        slices //= between[-1]
+    if slices > 1:
+        raise ValueError(
+            f"A MESH of {' x '.join(map(str, shape))} does not divide over the slices of these "
+            "devices: give an axis, best data, a size that the number of slices divides."
+        )
+    within = tuple(size // count for size, count in zip(shape, between, strict=True))
+    if math.prod(between) == 1:
+        return mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
     )
-    return Mesh(grid, MESH_AXES)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The mesh and the partition table, on two simulated devices, and a run's step on up to eight."""
 
+import dataclasses
 import json
 import math
 import os
@@ -57,12 +58,53 @@ def test_mesh_sizes(spec, sizes):
         ("data:0,model:-1", "AXIS:SIZE"),
         ("data:-2", "AXIS:SIZE"),
         ("data:4", "4 devices.*2"),
-        ("data:-1,model:3", "devices"),
+        ("data:-1,model:3", "3 devices.*2"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(spec, words):
     with pytest.raises(ValueError, match=words):
         sharding.make_mesh(spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "chip"
+
+    @property
+    def process_index(self):
+        return self.id // 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "between"),
+    [
+        ("data:2,model:4", (2, 1, 1)),
+        ("data:-1", (2, 1, 1)),
+        ("data:4,fsdp:2", (2, 1, 1)),
+        ("fsdp:4,model:2", (1, 2, 1)),
+        ("model:8", (1, 1, 2)),
+    ],
+)
+def test_slices_are_joined_by_the_first_axes(spec, between):
+    """All neighbours on the other axes are in one slice."""
+    mesh = sharding.make_mesh(spec, [Chip(i, i // 4) for i in range(8)])
+    slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    for axis, parts in enumerate(between):
+        changes = np.diff(slices, axis=axis)
+        assert (np.count_nonzero(changes) > 0) == (parts > 1)
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
+
+
+def test_slices_that_no_axis_can_join_are_named():
+    chips = [Chip(i, i // 2) for i in range(12)]  # six slices
+    assert sharding.make_mesh("data:6,model:2", chips).shape["data"] == 6
+    with pytest.raises(ValueError, match="1 x 1 x 12"):
+        sharding.make_mesh("model:12", [Chip(i, i % 5) for i in range(12)])
 
 
 @pytest.mark.parametrize("changes", [{}, TIED], ids=["t5_1_1", "t5_1_0"])
