@@ -3,7 +3,8 @@
 train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, with
              one device and with two simulated ones, and, with --torch_python, by PEFT (and by PEFT
              under torch.compile).
-long_step    the same at 512 input tokens.
+dropout_step the same with dropout at 0.1, this library's default and PEFT's; the others have none.
+long_step    train_step at 512 input tokens.
 isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
 many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
 decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
@@ -110,17 +111,22 @@ class Comparison:
       ours: contender -> what it adds to the settings; the first is measured against the others.
       peft: whether PEFT can do it too.
       sizes: where they differ from `SIZES_OF_ROWS`.
+      dropout: its rate.
     """
 
     work: str
     ours: Mapping[str, Mapping[str, Any]]
     peft: bool = False
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dropout: float = 0.0
 
 
 SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
 COMPARISONS = {
     "train_step": Comparison("train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True),
+    "dropout_step": Comparison(
+        "train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True, dropout=0.1
+    ),
     "long_step": Comparison(
         "train_step",
         {
@@ -171,7 +177,8 @@ def compare(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
     """Times the contenders of a comparison, which take turns."""
     comparison = COMPARISONS[args.benchmark]
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
-    settings = {"benchmark": comparison.work, "config": config, "threads": args.threads, **sizes}
+    common = {"threads": args.threads, "dropout": comparison.dropout, **sizes}
+    settings = {"benchmark": comparison.work, "config": config, **common}
     with contextlib.ExitStack() as stack:
         workers = []
         for worker in contenders(comparison, args, settings):

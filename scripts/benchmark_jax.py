@@ -59,19 +59,20 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
     rules = [(optim.PROMPT_NAME, optax.adamw(1e-3))]
     config = TrainConfig(
         trainable=rules,
-        dropout_rate=0.0,
+        dropout_rate=settings["dropout"],
         prompt_visibility=settings.get("visibility", "full"),
         microbatches=settings.get("microbatches", 1),
     )
     model = random_model(settings)
     state, frozen, step = start(config, model, random_prompt(settings))
     mesh, batch = sharding.make_mesh("data:-1"), random_batch(settings)
+    key = jax.random.key(0)
 
     def repeat(times: int) -> None:
         nonlocal state
-        for _ in range(times):
+        for number in range(times):
             on_device = jax.device_put(batch, sharding.batch_sharding(mesh))
-            *state, metrics = step(*state, frozen, on_device, np.int32(0))
+            *state, metrics = step(*state, frozen, on_device, jax.random.fold_in(key, number))
         check(metrics, state)
 
     repeat(1)

@@ -23,7 +23,7 @@ EMBEDDING = "prompt_encoder.default.embedding.weight"
 
 
 def peft_model(settings: Settings) -> peft.PeftModel:
-    """T5 1.1 with random weights under PEFT's prompt tuning, which freezes it; no dropout."""
+    """T5 1.1 with random weights under PEFT's prompt tuning, which freezes it."""
     shape = settings["config"]
     config = transformers.T5Config(
         vocab_size=shape["vocab_size"],
@@ -33,7 +33,7 @@ def peft_model(settings: Settings) -> peft.PeftModel:
         num_layers=shape["num_encoder_layers"],
         num_decoder_layers=shape["num_decoder_layers"],
         num_heads=shape["num_heads"],
-        dropout_rate=0.0,
+        dropout_rate=settings["dropout"],
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
         decoder_start_token_id=0,

@@ -256,6 +256,25 @@ def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alo
 
 
 @pytest.mark.slow
+def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
+    (tmp_path / "in").write_text("the soup was good\nthe tea was cold\nbread\n")
+    line = [sys.executable, "-m", "prompt_tuning_jax.infer"]
+    line += [f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}", f"--gin.PROMPT={alone / 'best'}"]
+    with Processes(line, tmp_path / "stdin") as processes:
+        assert processes.wait() == [1, 1]
+        assert "give INPUT_FILE" in processes.text(0)
+    line += [f"--gin.INPUT_FILE={tmp_path / 'in'}", "--gin.BATCH_SIZE=4"]
+    once = start([*line, f"--gin.OUTPUT_FILE={tmp_path / 'one'}"], tmp_path / "log")
+    assert once.wait(DEADLINE) == 0, (tmp_path / "log").read_text()
+    with Processes([*line, f"--gin.OUTPUT_FILE={tmp_path / 'two'}"], tmp_path / "logs") as both:
+        assert both.wait() == [0, 0], both.text(0) + both.text(1)
+    one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))
+    for ours, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        assert ours["prediction"] == theirs["prediction"]
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=2e-4)
+
+
+@pytest.mark.slow
 def test_a_mistake_is_named_by_every_process(run, tmp_path):
     with Processes(training([*run, "--gin.BATCH_SIZE=3"], tmp_path), tmp_path) as processes:
         assert processes.wait(60) == [1, 1]

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -352,6 +353,17 @@ class TestWeights:
             huggingface.load(tied_directory)
 
 
+NAME = "someone/t5-old"
+
+
+class Offer(NamedTuple):
+    """A pull request on the hub."""
+
+    author: str
+    title: str
+    git_reference: str
+
+
 class TestDirectories:
     def test_only_a_pickle(self, directory):
         (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
@@ -407,7 +419,8 @@ class TestDirectories:
 
         asked = {}
 
-        def download(name, allow_patterns):
+        def download(name, revision, allow_patterns):
+            assert revision is None
             asked[name] = allow_patterns
             return str(directory)
 
@@ -417,32 +430,40 @@ class TestDirectories:
         )
         assert not any("bin" in pattern for pattern in asked["someone/t5-tiny"])
 
-    @pytest.mark.parametrize(
-        ("there", "words"),
-        [
-            (["config.json", "pytorch_model.bin"], r"^someone/t5-old has .* a pickle.*'someone/t5"),
-            (["pytorch_model-00001-of-00002.bin"], r"^someone/t5-old has .* a pickle"),
-            (["config.json", "tf_model.h5"], r"^someone/t5-old has no model\.safetensors"),
-            (ConnectionError("no network"), r"^someone/t5-old has no model\.safetensors"),
-        ],
-    )
-    def test_hub_name_without_safetensors(self, monkeypatch, tmp_path, directory, there, words):
+    @pytest.fixture
+    def pickled_on_hub(self, monkeypatch, tmp_path, directory):
+        """A hub whose model is a pickle; offers of weights by somebody can be added."""
         import huggingface_hub
 
-        downloaded = tmp_path / "models--someone--t5-old" / "snapshots" / "1a2b"
-        downloaded.mkdir(parents=True)
-        shutil.copy(directory / "config.json", downloaded)
+        offers = []
+        (tmp_path / "main").mkdir()
+        shutil.copy(directory / "config.json", tmp_path / "main")
+        places = {None: tmp_path / "main", "refs/pr/3": directory}
 
-        def files(name, revision):
-            assert (name, revision) == ("someone/t5-old", "1a2b")
-            if isinstance(there, Exception):
-                raise there
-            return there
+        def discussions(name, author, discussion_type, discussion_status):
+            assert (name, discussion_type, discussion_status) == (NAME, "pull_request", "open")
+            return (offer for offer in offers if offer.author == author)
 
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(downloaded))
-        monkeypatch.setattr(huggingface_hub, "list_repo_files", files)
+        monkeypatch.setattr(
+            huggingface_hub, "snapshot_download", lambda name, revision, **_: str(places[revision])
+        )
+        monkeypatch.setattr(huggingface_hub, "get_repo_discussions", discussions)
+        return offers
+
+    def test_the_hubs_own_conversion_of_a_pickle_is_taken(self, pickled_on_hub):
+        title = "Adding `safetensors` variant of this model"
+        pickled_on_hub += [
+            Offer("mallory", title, "refs/pr/1"),
+            Offer("SFconvertbot", "Adding something else", "refs/pr/2"),
+            Offer("SFconvertbot", title, "refs/pr/3"),
+        ]
+        assert_same(huggingface.load(NAME)[1], huggingface.load(GOLDENS / "t5_v1_1")[1])
+
+    def test_a_pickle_that_nobody_converted_is_refused(self, pickled_on_hub):
+        pickled_on_hub.append(Offer("mallory", "Adding `safetensors` variant", "refs/pr/1"))
+        words = rf"^{NAME} has no safetensors.*from_pretrained\('{NAME}'\)"
         with pytest.raises(FileNotFoundError, match=words):
-            huggingface.load("someone/t5-old")
+            huggingface.load(NAME)
 
     def test_vocabulary_is_optional_and_must_fit(self, directory):
         assert huggingface.load(directory)[2] is None

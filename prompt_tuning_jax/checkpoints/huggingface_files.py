@@ -1,11 +1,9 @@
 """A model's weights in safetensors files: one `model.safetensors`, or shards and their index."""
 
 import dataclasses
-import fnmatch
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,41 +43,27 @@ def _weight_files(directory: Path) -> list[Path]:
         if not isinstance(shards, dict) or not all(_is_plain(v) for v in shards.values()):
             raise ValueError(f"{directory / _INDEX} has no valid weight_map. Fetch it again.")
         return [directory / shard for shard in sorted(set(shards.values()))]
-    raise _nothing_to_read(directory)
-
-
-def _nothing_to_read(directory: Path) -> FileNotFoundError:
-    """The error that says what a model has instead of safetensors."""
-    hub_name = _hub_name(directory)
-    source = hub_name or str(directory)
-    names = _on_hub(hub_name, directory.name) if hub_name else os.listdir(directory)
-    if fnmatch.filter(names, "pytorch_model*.bin"):
-        return FileNotFoundError(
-            f"{source} has its weights only as pytorch_model.bin, a pickle, which can run code "
-            "and is never read. Convert it where transformers is installed: "
-            f"T5ForConditionalGeneration.from_pretrained({source!r})"
-            ".save_pretrained(NEW_DIRECTORY), and pass NEW_DIRECTORY."
+    if any(directory.glob("pytorch_model*.bin")):
+        raise FileNotFoundError(
+            f"{directory} has its weights only as a pickle: {how_to_convert(directory)}"
         )
-    return FileNotFoundError(
-        f"{source} has no {_WEIGHTS} and no {_INDEX}: fetch them, or pass a model that has them."
+    raise FileNotFoundError(
+        f"{directory} has no {_WEIGHTS} and no {_INDEX}: fetch them, or pass a model that has them."
     )
 
 
-def _hub_name(directory: Path) -> str | None:
-    """The model whose download this is: the hub's client makes models--X--Y/snapshots/REVISION."""
-    model = re.fullmatch(r"models--(.+)", directory.parent.parent.name)
-    is_download = model is not None and directory.parent.name == "snapshots"
-    return model[1].replace("--", "/") if is_download else None
+def has_weights(directory: Path) -> bool:
+    """Whether there are weights in the form that is read."""
+    return any((directory / name).is_file() for name in (_WEIGHTS, _INDEX))
 
 
-def _on_hub(name: str, revision: str) -> list[str]:
-    """The files of a model on the hub; only safetensors are downloaded, so others are not here."""
-    try:
-        from huggingface_hub import list_repo_files
-
-        return list_repo_files(name, revision=revision)
-    except Exception:  # the client raises many kinds; without a network, less can be said
-        return []
+def how_to_convert(source: str | os.PathLike) -> str:
+    """What to do about a model whose weights are a pickle."""
+    return (
+        "pytorch_model.bin can run code and is never read. Convert it where transformers is "
+        f"installed: T5ForConditionalGeneration.from_pretrained({os.fspath(source)!r})"
+        ".save_pretrained(NEW_DIRECTORY), and pass NEW_DIRECTORY."
+    )
 
 
 def _is_plain(name: Any) -> bool:
