@@ -3,8 +3,7 @@
 train_step   one step of prompt tuning by this library, at T5 1.1's sizes with random weights, with
              one device and with two simulated ones, and, with --torch_python, by PEFT (and by PEFT
              under torch.compile).
-dropout_step the same with dropout at 0.1, this library's default and PEFT's; the others have none.
-long_step    train_step at 512 input tokens.
+long_step    the same at 512 input tokens.
 isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
 many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
 decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
@@ -111,22 +110,17 @@ class Comparison:
       ours: contender -> what it adds to the settings; the first is measured against the others.
       peft: whether PEFT can do it too.
       sizes: where they differ from `SIZES_OF_ROWS`.
-      dropout: its rate.
     """
 
     work: str
     ours: Mapping[str, Mapping[str, Any]]
     peft: bool = False
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dropout: float = 0.0
 
 
 SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
 COMPARISONS = {
     "train_step": Comparison("train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True),
-    "dropout_step": Comparison(
-        "train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True, dropout=0.1
-    ),
     "long_step": Comparison(
         "train_step",
         {
@@ -177,7 +171,7 @@ def compare(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
     """Times the contenders of a comparison, which take turns."""
     comparison = COMPARISONS[args.benchmark]
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
-    common = {"threads": args.threads, "dropout": comparison.dropout, **sizes}
+    common = {"threads": args.threads, "dropout": args.dropout, **sizes}
     settings = {"benchmark": comparison.work, "config": config, **common}
     with contextlib.ExitStack() as stack:
         workers = []
@@ -270,6 +264,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="in a turn, or of real_size's run")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, help="of training steps; it is 0.1 by default in both"
+    )
     parser.add_argument("--torch_python", help="a python with torch, transformers and peft")
     parser.add_argument("--torch_compile", action="store_true", help="also PEFT compiled")
     parser.add_argument("--vocabulary", type=Path, help="a SentencePiece model, for real_size")
@@ -285,7 +282,8 @@ def main() -> None:
     if args.output:
         facts = {"command": command_line(), "machine": machine(), "threads": args.threads}
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
-        earlier[args.benchmark] = facts | result
+        name = args.benchmark + (f", dropout {args.dropout}" if args.dropout else "")
+        earlier[name] = facts | result
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(earlier, indent=1) + "\n")
 
