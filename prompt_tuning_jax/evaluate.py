@@ -78,11 +78,10 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
         "limit": config.limit,
     }
     Measuring(**measuring)  # refuses what is wrong before anything is loaded
-    with contextlib.ExitStack() as finished:
-        if config.output is not None and hosts.is_first():
-            output = finished.enter_context(new_file(config.output))
+    writes = config.output is not None and hosts.is_first()
+    with new_file(config.output) if writes else contextlib.nullcontext() as output:
         result = _evaluate(config, measuring)
-        if config.output is not None and hosts.is_first():
+        if writes:
             output.write_text(json.dumps(_as_data(result), indent=1))
     return result
 

@@ -30,11 +30,9 @@ from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.model import BUNDLED, FrozenModel
 from prompt_tuning_jax.task_facts import task_facts
-from prompt_tuning_jax.task_loading import TaskConfig, load_task
+from prompt_tuning_jax.task_loading import LENGTHS, TaskConfig, load_task
 from prompt_tuning_jax.task_report import print_report
 from prompt_tuning_jax.vocabulary import Vocabulary
-
-LENGTHS = {"inputs": 512, "targets": 64}
 
 
 def read_vocabulary(model: str = "bundled", vocabulary: str | None = None) -> Vocabulary:
