@@ -61,7 +61,7 @@ def test_quickstart_runs_its_comparison(tmp_path):
     last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
     command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
     (tmp_path / "wordings.txt").write_text("Who is it? {input}\n{input}\n")
-    few = "--steps 4 --model_steps 2 --limit 12 --rates [0.003] --text_prompts wordings.txt"
+    few = "--steps 2 --model_steps 1 --limit 12 --rates [0.003] --text_prompts wordings.txt"
     command = command.replace('"$@"', f"{few} --output out.json")
     printed = run(command, tmp_path)
     figures = json.loads((tmp_path / "out.json").read_text())
@@ -188,6 +188,8 @@ def test_under_t5x(tmp_path):
 @needs_model
 def test_python(tmp_path):
     (snippet,) = [text for language, text in BLOCKS if language == "python"]
+    assert "eval_period=30," in snippet
+    snippet = snippet.replace("eval_period=30,", "eval_period=30, eval_limit=40,")
     (tmp_path / "snippet.py").write_text(snippet + "print(labels, len(history))\n")
     assert run("python snippet.py", tmp_path).endswith("['film'] 2\n")
 
