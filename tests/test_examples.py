@@ -65,6 +65,7 @@ def test_serve_many_prompts(tmp_path):
     ]
 
 
+@pytest.mark.slow  # the README's commands do the same
 def test_ensemble(tmp_path):
     scores, answer = map(json.loads, run("ensemble.sh", tmp_path, LIMIT="20"))
     assert list(scores["members"]) == WOMAN
@@ -107,6 +108,7 @@ def test_show_a_task(tmp_path):
     assert printed[-1].startswith("facts: ")
 
 
+@pytest.mark.slow  # the README's commands do the same
 def test_convert_to_t5x(tmp_path):
     printed = run("convert_to_t5x.sh", tmp_path)
     assert any("0 differ" in line for line in printed)
