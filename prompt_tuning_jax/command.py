@@ -51,6 +51,18 @@ def macros(config_class: Callable[..., Any]) -> dict[str, dataclasses.Field]:
     return {macro_name(field.name): field for field in dataclasses.fields(config_class)}
 
 
+def check_least(config: Any, least: Mapping[str, int]) -> None:
+    """Refuses settings below the least number that they may be; None is no number.
+
+    Args:
+      least: field -> that number.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{macro_name(name)} must be at least {bound}, got {value}.")
+
+
 class UsageError(ValueError):
     """What the command line or a gin file says cannot be understood."""
 

@@ -126,9 +126,8 @@ def check_settings(config: InferConfig) -> None:
     """What can be checked before anything is loaded."""
     if config.predictions not in (None, "rank", "generate"):
         raise ValueError(f"PREDICTIONS must be 'rank' or 'generate', got {config.predictions!r}.")
-    for name in ("batch_size", "max_length", "max_input_length", "beams"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
+    counts = ("batch_size", "max_length", "max_input_length", "beams")
+    command.check_least(config, dict.fromkeys(counts, 1))
     check_prompts(config)
     if config.prompt_field is not None and config.input_template is None:
         raise ValueError(

@@ -20,8 +20,8 @@ from prompt_tuning_jax.vocabulary import Vocabulary
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
 Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
 
+NAMED = ("uniform", "sampled_vocabulary", "class_labels")  # settings that `resolve` knows by name
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
-NAMED = ("uniform", "sampled_vocabulary", "class_labels")
 PAPER_POPULATION = 5000
 
 

@@ -36,7 +36,7 @@ from prompt_tuning_jax.t5 import T5Config
 from prompt_tuning_jax.t5.scan import stack_layers
 from prompt_tuning_jax.vocabulary import Vocabulary
 
-DTYPES = ("float32", "bfloat16", "float16", "int8")
+DTYPES = ("float32", "bfloat16", "int8")
 BUNDLED = Path(__file__).parent / "bundled" / "model"
 PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None
 # One list of legal answers for all inputs, or one for each input.

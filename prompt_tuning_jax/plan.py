@@ -10,6 +10,7 @@ only traced, and all numbers are arithmetic. The weights are bfloat16, the promp
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -148,26 +149,19 @@ def _plans(args: argparse.Namespace) -> Iterator[plans.Plan]:
     return plan_gpu(config, lengths, chip, args.remat)
 
 
-def _check_writable(file: Path | None) -> None:
-    """Refuses a file that cannot be written before the compiler has worked for minutes."""
-    if file is not None and (file.is_dir() or not file.parent.is_dir()):
-        raise FileNotFoundError(f"--json {file}: name a file, in a directory that is there.")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    _check_writable(args.json)
     jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is not needed
     console, found = rich.console.Console(), []
-    with console.status("tracing the step") as status:
-        for plan in _plans(args):
-            found.append(plan)
-            status.update(report.one_line(plan))
-    report.print_plans(found, console)
-    if args.json:
-        asked = {k: v for k, v in vars(args).items() if k != "json" and v is not None}
-        with new_file(args.json) as partial:
-            partial.write_text(json.dumps(as_json(asked, found), indent=1) + "\n")
+    with new_file(args.json) if args.json else contextlib.nullcontext() as file:
+        with console.status("tracing the step") as status:
+            for plan in _plans(args):
+                found.append(plan)
+                status.update(report.one_line(plan))
+        report.print_plans(found, console)
+        if args.json:
+            asked = {k: v for k, v in vars(args).items() if k != "json" and v is not None}
+            file.write_text(json.dumps(as_json(asked, found), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from prompt_tuning_jax import sharding
 from prompt_tuning_jax.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.banks import Ensemble, TunedBank
+from prompt_tuning_jax.command import check_least
 from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
@@ -73,10 +74,7 @@ class Measuring:
 
     def __post_init__(self):
         lengths_of(self.feature_lengths)
-        for name in ("batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name.upper()} must be at least 1, got {value}.")
+        check_least(self, {"batch_size": 1, "limit": 1})
 
     @property
     def lengths(self) -> dict[str, int]:

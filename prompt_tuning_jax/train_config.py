@@ -9,7 +9,7 @@ import numpy as np
 
 from prompt_tuning_jax import optim, sharding
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.command import macro_name
+from prompt_tuning_jax.command import check_least, macro_name
 from prompt_tuning_jax.data import Task
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
@@ -24,6 +24,11 @@ CHOICES = {
     "remat_policy": REMAT_POLICIES,
     "predictions": PREDICTIONS,
 }
+COUNTS = ("train_steps", "batch_size", "microbatches", "patience", "eval_limit")
+PERIODS = ("eval_period", "checkpoint_period", "log_period")
+LEAST = dict.fromkeys(COUNTS + PERIODS, 1) | dict.fromkeys(
+    ("prompt_length", "seed", "attention_chunk"), 0
+)
 # Settings that must be the same for a run to continue from its state.
 IDENTITY = (
     "prompt_length",
@@ -132,17 +137,7 @@ def check_settings(config: TrainConfig) -> Path:
     """Everything that can be checked without loading anything; returns the run's directory."""
     if config.model_dir is None:
         raise ValueError("Set MODEL_DIR, the directory this run writes to.")
-    counts = ("train_steps", "batch_size", "microbatches")
-    for name in (*counts, "eval_period", "checkpoint_period", "log_period"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name.upper()} must be at least 1, got {getattr(config, name)}.")
-    if config.patience is not None and config.patience < 1:
-        raise ValueError(f"PATIENCE must be at least 1 evaluation, got {config.patience}.")
-    for name in ("prompt_length", "seed", "attention_chunk"):
-        if (getattr(config, name) or 0) < 0:
-            raise ValueError(f"{macro_name(name)} must be 0 or more, got {getattr(config, name)}.")
-    if config.eval_limit is not None and config.eval_limit < 1:
-        raise ValueError(f"EVAL_LIMIT must be at least 1 example, got {config.eval_limit}.")
+    check_least(config, LEAST)
     if config.shared_prompt is not None and not config.prompt_length:
         raise ValueError("SHARED_PROMPT stands before a prompt: set PROMPT_LENGTH above 0.")
     if config.learning_rate is not None and config.trainable is not None:
