@@ -81,7 +81,7 @@ def test_stacked_weights_do_not_train(run, changes):
     ("changes", "words"),
     [
         ({"remat_policy": "most"}, "REMAT_POLICY must be one of none, minimal, full, got 'most'"),
-        ({"attention_chunk": -1}, "ATTENTION_CHUNK must be 0 or more, got -1"),
+        ({"attention_chunk": -1}, "ATTENTION_CHUNK must be at least 0, got -1"),
     ],
 )
 def test_a_wrong_setting_is_named(run, changes, words):
