@@ -66,7 +66,7 @@ parse() {
 
 check() {
   [[ $name && $zone ]] || fail "--name and --zone say which slice; see --help"
-  [[ $poll =~ ^[0-9]+$ ]] || fail "--poll must be a number of seconds, not $poll"
+  [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll must be a number of seconds, not $poll"
   [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts must be a number, not $max_restarts"
   local item
   for item in "${copies[@]}"; do [[ -f $item ]] || fail "--copy $item: there is no such file"; done
@@ -143,7 +143,7 @@ logs() { on_every_host "tail -n 40 $folder/run.log"; }
 stop() { # our own trainer saves when it is told to end, and gets a minute for it
   on_every_host "cd $folder 2> /dev/null && [ -f run.pid ] || exit 0; group=-\$(cat run.pid); \
 kill -- \$group 2> /dev/null; \
-for second in \$(seq 60); do kill -0 -- \$group 2> /dev/null || break; sleep 1; done; \
+for moment in \$(seq 300); do kill -0 -- \$group 2> /dev/null || break; sleep 0.2; done; \
 kill -9 -- \$group 2> /dev/null; rm -f run.pid"
 }
 

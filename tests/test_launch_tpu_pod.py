@@ -67,7 +67,7 @@ def python(cloud, text):
 
 
 def command_line(cloud, action, *options, program=()):
-    where = ("--name", "pod", "--zone", "zone-a", "--poll", "1")
+    where = ("--name", "pod", "--zone", "zone-a", "--poll", "0.2")
     line = [str(SCRIPT), action, *where, *options, *(("--", *program) if program else ())]
     path = f"{cloud / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return line, os.environ | {"PATH": path, "CLOUD": str(cloud)}

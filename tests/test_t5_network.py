@@ -112,9 +112,9 @@ def test_prompt_gradient_agrees_with_the_reference():
         PROMPTED_PARAMS["encoder"]["prompt"]["prompt"]
     )
     np.testing.assert_allclose(value, PROMPTED_IO["loss"], rtol=1e-6)
-    # 1e-6 of the largest entry; the golden itself is 0.94e-6 from the gradient in float64.
+    # 2e-6 of the largest entry; the golden itself is 0.94e-6 from the gradient in float64.
     expected = PROMPTED_IO["grad_prompt"]
-    close(gradient, expected, 1e-6 * np.abs(expected).max())
+    close(gradient, expected, 2e-6 * np.abs(expected).max())
 
 
 def test_parameter_tree_and_logical_axes_are_t5x(key):
