@@ -47,7 +47,6 @@ def test_help_says_what_it_shows_and_how_long_it_takes(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow  # the README's commands do the same
 def test_tune_on_your_files(tmp_path):
     *_, scores, answer = run("tune_on_your_files.sh", tmp_path, STEPS="4")
     assert 0 <= json.loads(scores)["accuracy"] <= 100
@@ -65,7 +64,6 @@ def test_serve_many_prompts(tmp_path):
     ]
 
 
-@pytest.mark.slow  # the README's commands do the same
 def test_ensemble(tmp_path):
     scores, answer = map(json.loads, run("ensemble.sh", tmp_path, LIMIT="20"))
     assert list(scores["members"]) == WOMAN
@@ -83,7 +81,6 @@ def test_average_and_interpolate(tmp_path):
     assert scores[4] > 80
 
 
-@pytest.mark.slow  # the README's commands do the same
 def test_interpret_a_prompt(tmp_path):
     printed = run("interpret_a_prompt.sh", tmp_path)
     assert any("nearest" in line for line in printed)
@@ -92,7 +89,6 @@ def test_interpret_a_prompt(tmp_path):
     assert "bundled_topic" in page.read_text()
 
 
-@pytest.mark.slow  # the README's commands do the same
 def test_exchange_with_peft(tmp_path):
     *_, ours, theirs = run("exchange_with_peft.sh", tmp_path)
     assert json.loads(ours) == json.loads(theirs)
@@ -108,7 +104,6 @@ def test_show_a_task(tmp_path):
     assert printed[-1].startswith("facts: ")
 
 
-@pytest.mark.slow  # the README's commands do the same
 def test_convert_to_t5x(tmp_path):
     printed = run("convert_to_t5x.sh", tmp_path)
     assert any("0 differ" in line for line in printed)
