@@ -150,10 +150,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
 
 
 def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
-    """The model that is given or named, to run on the mesh."""
+    """The model that is given or named, to run on the mesh; what a file's weights are is shown."""
     model = config.model
     if not isinstance(model, FrozenModel):
-        verbose = hosts.is_first() and not config.quiet
+        verbose = hosts.is_first() and not config.quiet and model != "bundled"
         model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
     if config.scan_layers and not model.config.scan_layers:
         model = model.scanned()

@@ -95,7 +95,7 @@ class TrainConfig(TaskConfig):
       attention_chunk: how many queries' attention scores are in memory at a time; 0 for all. None:
         as the model says: all in rows of at most 512, or in batches so small that a layer's scores
         take 32 MB or less, else 128.
-      quiet: no progress bar.
+      quiet: no progress bar, and no table of the model's weights.
       runs: several prompts at once, each with settings of its own: {"name": {"RANDOM_SEED": 1}};
         see `train_many`.
     """

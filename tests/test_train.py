@@ -28,7 +28,7 @@ from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.metrics import get_metric
 from prompt_tuning_jax.monitor import NotFiniteError
-from prompt_tuning_jax.train import main, make_batches
+from prompt_tuning_jax.train import main, make_batches, open_model
 from prompt_tuning_jax.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.train_step import make_train_step
 
@@ -552,6 +552,17 @@ def test_progress_is_said(start, capsys):
     assert "step 2" in said
     assert "accuracy" in said
     assert "best: step" in said
+
+
+def test_it_is_said_what_the_weights_of_a_model_are_that_does_not_come_with_the_package(
+    model_dir, capsys
+):
+    mesh = sharding.make_mesh("data:1")
+    open_model(TrainConfig(model=str(model_dir)), mesh)
+    assert "matched, 0 missing" in capsys.readouterr().out
+    for config in (TrainConfig(model=str(model_dir), quiet=True), TrainConfig()):
+        open_model(config, mesh)
+        assert not capsys.readouterr().out
 
 
 def test_of_several_hosts_each_reads_its_own_rows(vocabulary, monkeypatch):
