@@ -554,9 +554,7 @@ def test_progress_is_said(start, capsys):
     assert "best: step" in said
 
 
-def test_it_is_said_what_the_weights_of_a_model_are_that_does_not_come_with_the_package(
-    model_dir, capsys
-):
+def test_the_weights_of_a_model_from_elsewhere_are_shown(model_dir, capsys):
     mesh = sharding.make_mesh("data:1")
     open_model(TrainConfig(model=str(model_dir)), mesh)
     assert "matched, 0 missing" in capsys.readouterr().out
