@@ -122,7 +122,7 @@ def parse(config_class: Callable[..., Any], argv: list[str] | None, description:
     given = {fields[macro].name: _expand_home(_resolve(macro)) for macro in _defined(fields)}
     for field in fields.values():
         if field.name in given:
-            _check_type(macro_name(field.name), given[field.name], field.type)
+            check_type(macro_name(field.name), given[field.name], field.type)
     return config_class(**given)
 
 
@@ -175,7 +175,7 @@ def _resolve(macro: str) -> Any:
         raise UsageError(f"{macro}: {' '.join(str(error).split())}") from error
 
 
-def _check_type(macro: str, value: Any, annotation: Any) -> None:
+def check_type(macro: str, value: Any, annotation: Any) -> None:
     """Refuses a number that is text, and the like; what a list or mapping holds is not checked."""
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     kinds = typing.get_args(annotation) if union else (annotation,)

@@ -11,7 +11,7 @@ where T and L are the batch's bucket: the smallest of a few lengths that holds i
 """
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,28 @@ def bucket_lengths(maximum: int, lengths: Sequence[int]) -> tuple[int, ...]:
     if maximum < 1:
         raise ValueError(f"a sequence length must be at least 1, not {maximum}")
     return (*sorted(length for length in set(lengths) if length < maximum), maximum)
+
+
+def check_distinct(labels: Iterable[str], vocabulary, limit: int | None = None) -> None:
+    """Refuses labels that a model cannot tell apart: characters it does not know look all alike.
+
+    Args:
+      limit: the longest target in tokens, EOS included.
+
+    Raises:
+      ValueError: two labels have the same tokens, or have when they are cut to `limit`.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for label in labels:
+        ids = vocabulary.encode(label)
+        cut = ids if limit is None else ids[: limit - 1]
+        other = seen.setdefault(tuple(cut), label)
+        if other != label:
+            when = f" when cut to {limit}" if len(cut) < len(ids) else ""
+            raise ValueError(
+                f"The labels {other!r} and {label!r} are the same tokens to this model{when}: "
+                "choose words that its vocabulary tells apart."
+            )
 
 
 class Encoder:

@@ -153,14 +153,20 @@ def run_configs(
     """Every run's own settings, checked; names of fields and of macros both count."""
     if not runs:
         raise ValueError("RUNS is empty: give a name and settings for each, {'a': {...}}.")
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    fields = {command.macro_name(name): name for name in fields} | {name: name for name in fields}
+    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    fields = {command.macro_name(name): name for name in types} | {name: name for name in types}
     configs = {}
     for name, changes in runs.items():
-        if not NAME.fullmatch(name) or name in ("state", "tensorboard"):
+        if (
+            not isinstance(name, str)
+            or not NAME.fullmatch(name)
+            or name in ("state", "tensorboard")
+        ):
             raise ValueError(f"RUNS: {name!r} cannot be the name of a run's directory.")
-        for given in changes:
-            nearest = difflib.get_close_matches(given, fields, n=1)
+        if not isinstance(changes, Mapping):
+            raise ValueError(f"RUNS: {name!r} needs settings, {{'LEARNING_RATE': 0.1}} or {{}}.")
+        for given, value in changes.items():
+            nearest = difflib.get_close_matches(str(given), fields, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "."
             if given not in fields:
                 raise ValueError(f"RUNS: {name!r} sets {given}, which is no setting{hint}")
@@ -169,7 +175,10 @@ def run_configs(
                     f"RUNS: {name!r} sets {given}, which all runs have in common: set it for all, "
                     "or start another command."
                 )
+            command.check_type(f"RUNS: {name!r}: {given}", value, types[fields[given]])
         own = {fields[given]: value for given, value in changes.items()}
+        if len(own) < len(changes):
+            raise ValueError(f"RUNS: {name!r} sets a setting twice, as {', '.join(changes)}.")
         directory = str(Path(config.model_dir) / name)
         configs[name] = dataclasses.replace(config, model_dir=directory, runs=None, **own)
         check_settings(configs[name])

@@ -85,6 +85,11 @@ class Reporter:
         watch.say(f"step {step}  train loss {watch.loss:.4f}  {shown}  ({seconds:.1f} s)")
         if warning := collapse_warning(result):
             watch.say(f"warning: {warning}")
+        if self.metric not in scores:
+            raise ValueError(
+                f"The best step of {self.task.name!r} is chosen by {self.metric!r}, which is none "
+                f"of its scores: {', '.join(scores)}. Name another as the task's best_metric."
+            )
         return {"step": step, "train_loss": watch.loss, **scores}
 
     def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
@@ -137,7 +142,8 @@ class Reporter:
         watch: Monitor,
     ) -> None:
         """Writes what a finished run leaves behind, and says where."""
-        last = history[-1] if history else {"step": step}
+        evaluated = bool(history) and history[-1]["step"] == step
+        last = history[-1] if evaluated else {"step": step}
         self.save("last", trainable, last)
         if best is None:
             self.save("best", trainable, last)
@@ -147,7 +153,7 @@ class Reporter:
         for feature, count in cut.items():
             if count:
                 limit = self.feature_lengths[feature]
-                watch.say(f"{count} training {feature} were cut to {limit} tokens.")
+                watch.say(f"Training {feature} were cut to {limit} tokens {count} times.")
         best = best or last
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
         watch.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")

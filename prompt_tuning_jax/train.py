@@ -71,19 +71,21 @@ class TrainResult:
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
-    """Runs, or continues, the training that `config` (or its fields as keywords) describes.
+    """Runs, or continues, the training that `config` and its fields as keywords describe.
 
     Raises:
       ValueError: a setting is wrong; all are checked before anything slow starts.
       NotFiniteError: NaN; `last/` then holds the last good prompt.
     """
-    config = config or TrainConfig(**options)
+    config = dataclasses.replace(config or TrainConfig(), **options)
+    if config.runs is not None:
+        raise ValueError("RUNS are several runs: from Python, call train_many(runs, ...).")
     model_dir = check_settings(config)
     mesh = sharding.make_mesh(config.mesh)
     model = open_model(config, mesh)
     task = load_task(config, model)
-    lengths = check_task(config, task)
     vocabulary = model.text_vocabulary("train on")
+    lengths = check_task(config, task, vocabulary)
 
     rules = trainable_rules(config)
     parts = optim.split_params(start_params(config, model, task), rules)

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 
 from prompt_tuning_jax import optim, sharding
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.command import check_least, macro_name
 from prompt_tuning_jax.data import Task
+from prompt_tuning_jax.encoding import check_distinct
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.scoring import PREDICTIONS, choose_predictions
 from prompt_tuning_jax.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.task_loading import TaskConfig, lengths_of
+from prompt_tuning_jax.vocabulary import Vocabulary
 
 CHOICES = {
     "prompt_layout": LAYOUTS,
@@ -49,6 +52,11 @@ IDENTITY = (
     "target_template",
     "verbalizers",
     "columns",
+    "metric",
+    "positive",
+    "eval_split",
+    "eval_limit",
+    "predictions",
 )
 
 
@@ -137,7 +145,18 @@ def check_settings(config: TrainConfig) -> Path:
     """Everything that can be checked without loading anything; returns the run's directory."""
     if config.model_dir is None:
         raise ValueError("Set MODEL_DIR, the directory this run writes to.")
+    if "://" in str(config.model_dir):
+        raise ValueError(
+            f"MODEL_DIR {config.model_dir} is no directory: mount the bucket, and name it by its "
+            "path. (Under T5X, MODEL_DIR may be gs://...)"
+        )
     check_least(config, LEAST)
+    for rule in config.trainable or ():
+        if not _is_rule(rule):
+            raise ValueError(
+                "TRAINABLE: a rule is (regular expression, optimizer), such as "
+                f"('encoder/prompt/prompt', @adam()) with its parentheses, not {rule!r}."
+            )
     if config.shared_prompt is not None and not config.prompt_length:
         raise ValueError("SHARED_PROMPT stands before a prompt: set PROMPT_LENGTH above 0.")
     if config.learning_rate is not None and config.trainable is not None:
@@ -171,15 +190,26 @@ def check_settings(config: TrainConfig) -> Path:
     return path
 
 
-def check_task(config: TrainConfig, task: Task) -> dict[str, int]:
-    """Checks the splits and how to evaluate; returns the feature lengths."""
+def _is_rule(rule: Any) -> bool:
+    return (
+        isinstance(rule, tuple | list)
+        and len(rule) == 2
+        and isinstance(rule[0], str)
+        and isinstance(rule[1], optax.GradientTransformation)
+    )
+
+
+def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[str, int]:
+    """Checks the splits, the labels and how to evaluate; returns the feature lengths."""
     task.split("train")
     # A task may have no validation split, but a split that was asked for must be there.
     if config.eval_split in task.splits or config.eval_split != TrainConfig.eval_split:
         task.split(config.eval_split)
         if task.metrics:
             choose_predictions(task, config.predictions)
-    return lengths_of(config.feature_lengths)
+    lengths = lengths_of(config.feature_lengths)
+    check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
+    return lengths
 
 
 def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
@@ -212,11 +242,13 @@ def run_identity(
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
     settings = {name: getattr(config, name) for name in IDENTITY}
+    examples = task.split("train")
     settings |= {
         "shared_prompt": None,
         "model": model.fingerprint,
         "model_dtype": str(model.params["token_embedder"]["embedding"].dtype),
         "task": task.name,
+        "train_examples": len(examples) if hasattr(examples, "__len__") else None,
         "trainable": sorted(trainable),
     }
     if config.shared_prompt is not None:

@@ -15,6 +15,7 @@ leaves behind, MODEL_DIR/state where all of them stand.
 """
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning_jax import hosts, monitor, optim, sharding
@@ -51,14 +53,14 @@ def train_many(
     Raises:
       ValueError: as `train`; or a run changes what one step has in common (`many_runs.COMMON`).
     """
-    config = config or TrainConfig(**options)
+    config = dataclasses.replace(config or TrainConfig(), **options)
     model_dir = check_settings(config)
     configs = run_configs(config, runs)
     mesh = sharding.make_mesh(config.mesh)
     model = open_model(config, mesh)
     everyone, frozen, identity = prepare(configs, model, mesh)
     model = on_mesh(model, frozen)
-    stacked = start_stack(everyone, config)
+    stacked = sharding.put(start_stack(everyone, config), sharding.replicated(mesh))
     step_many = make_step(config, model)
 
     step = 0
@@ -68,6 +70,7 @@ def train_many(
         step = latest
         for run in everyone:
             run.resume(saved["runs"][run.name])
+        check_level(everyone, step)
     steps = max(run.config.train_steps for run in everyone)
     watch = monitor.Monitor(model_dir, step, steps, config.log_period, config.quiet)
 
@@ -82,7 +85,7 @@ def train_many(
         stop, stopping = closing.enter_context(hosts.stop_signal()), False
         # The runs that are not done go on together until the next of them is.
         while (active := [run for run in everyone if not run.is_done]) and not stopping:
-            rows = jnp.array([everyone.index(run) for run in active])
+            rows = np.array([everyone.index(run) for run in active])
             part = take(stacked, rows, mesh)
             keys, rates = seeds(active), learning_rates(active)
             with Prefetcher(ManyBatches(active)) as prefetched:
@@ -94,14 +97,16 @@ def train_many(
                     watch.dispatched(step, overall, config.batch_size * len(active))
                     for run, position in zip(active, data, strict=True):
                         run.step, run.data = step, position
-                    if step % config.log_period == 0 or any(run.is_due for run in active):
+                    saves = step % config.checkpoint_period == 0
+                    looks = saves or step % config.log_period == 0
+                    if looks or any(run.is_due or run.is_done for run in active):
                         watch.finish_step()
                         losses, healthy = jax.device_get((metrics["loss"], part[2]))
                         for i, run in enumerate(active):
                             run.look(row(part, i), float(losses[i]), bool(healthy[i]))
                     ended = any(run.is_done for run in active)
                     stopping = stop(step) and not all(run.is_done for run in everyone)
-                    if ended or stopping or step % config.checkpoint_period == 0:
+                    if ended or stopping or saves:
                         watch.finish_step()
                         stacked = put_back(stacked, rows, part)
                         state.save(step, stacked, runs={r.name: r.standing() for r in everyone})
@@ -119,15 +124,27 @@ def train_many(
     }
 
 
+def check_level(everyone: Sequence[Run], step: int) -> None:
+    """Refuses a run that had ended before the others and would now go on."""
+    for run in everyone:
+        if run.step != step and not run.is_done:
+            raise ValueError(
+                f"RUNS: {run.name!r} had ended at step {run.step}, and the others stand at {step}: "
+                "its TRAIN_STEPS or PATIENCE cannot be raised now. Train it in a MODEL_DIR of its "
+                f"own; PROMPT_INIT may be {run.config.model_dir}/last."
+            )
+
+
 def prepare(
     configs: Mapping[str, TrainConfig], model: FrozenModel, mesh: Mesh
 ) -> tuple[list[Run], optim.FlatParams, dict[str, Any]]:
     """The runs, the weights that they share, and what tells them from other runs."""
     everyone, frozen, identity = [], None, {"RUNS": sorted(configs)}
+    vocabulary = model.text_vocabulary("train on")
     # A state's rows are in order of the names, so RUNS may be given in any.
     for name, config in sorted(configs.items()):
         task = load_task(config, model)
-        lengths = check_task(config, task)
+        lengths = check_task(config, task, vocabulary)
         params = start_params(config, model, task)
         parts = optim.split_params(params, rules_at(config, DEFAULT_RATE))
         if set(parts[0]) != {optim.PROMPT_NAME}:
@@ -227,11 +244,11 @@ def row(stack: tuple[Any, Any, Any], i: int) -> optim.FlatParams:
     return {name: x[i] for name, x in stack[0].items()}
 
 
-def take(stack: Any, rows: jax.Array, mesh: Mesh) -> Any:
+def take(stack: Any, rows: np.ndarray, mesh: Mesh) -> Any:
     """Copies of some runs' arrays, where a step leaves them: elsewhere it is compiled again."""
     return sharding.put(jax.tree.map(lambda x: x[rows], stack), sharding.replicated(mesh))
 
 
-def put_back(stack: Any, rows: jax.Array, part: Any) -> Any:
+def put_back(stack: Any, rows: np.ndarray, part: Any) -> Any:
     """The stack with some runs' arrays replaced."""
     return jax.tree.map(lambda x, new: x.at[rows].set(new), stack, part)

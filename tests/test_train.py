@@ -9,6 +9,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -367,6 +368,11 @@ def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
         ({"batch_size": 4}, "BATCH_SIZE was 8, now 4"),
         ({"prompt_length": 6}, "PROMPT_LENGTH was 5, now 6"),
         ({"seed": 1}, "SEED was 0, now 1"),
+        ({"eval_limit": 4}, "EVAL_LIMIT was None, now 4"),
+        (
+            {"task": tiny.make_task(splits={"train": ExampleList(tiny.examples()[:4])})},
+            "TRAIN_EXAMPLES was .*, now 4",
+        ),
         ({"feature_lengths": {"inputs": 8, "targets": 4}}, "FEATURE_LENGTHS"),
         ({"task": tiny.make_task(name="other")}, "MIXTURE_OR_TASK_NAME was 'food', now 'other'"),
     ],
@@ -495,6 +501,27 @@ def test_a_wrong_setting_is_named(model, tmp_path, changes, words):
     options = settings(model, tmp_path / "run") | changes
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         run(**options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainable": [("encoder/prompt/prompt", optax.adam)]}, "with its parentheses"),
+        ({"trainable": ["encoder/prompt/prompt"]}, "a rule is .regular expression, optimizer"),
+        ({"model_dir": "gs://bucket/run"}, "mount the bucket"),
+        ({"runs": {"a": {}}}, "call train_many"),
+        ({"task": tiny.make_task(verbalizers=("\u597d", "\u574f"))}, "are the same tokens"),
+        ({"task": tiny.make_task(best_metric="f1")}, "none of its scores"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_lost(model, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run(**(settings(model, tmp_path) | changes))
+
+
+def test_keywords_change_a_config(model, tmp_path):
+    config = TrainConfig(**settings(model, tmp_path / "a"))
+    assert [s["step"] for s in run(config, train_steps=2).history] == [2]
 
 
 @pytest.mark.usefixtures("no_step")

@@ -108,12 +108,34 @@ def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
         assert result.history == whole[name].history
 
 
+def test_resumed_on_two_devices_too(together, monkeypatch):
+    monkeypatch.undo()  # the fixture that hides the second device
+    runs = {"a": {"seed": 0}, "b": {"seed": 1}}
+    whole = together(runs, "whole", mesh="data:2")
+    together(runs, train_steps=3, mesh="data:2")
+    for name, result in together(runs, mesh="data:2").items():
+        np.testing.assert_array_equal(result.prompt.values, whole[name].prompt.values)
+
+
 def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
     runs = {"good": {"seed": 0}, "bad": {"seed": 0, "learning_rate": 1e38}}
     results = together(runs)
     assert_same_run(results["good"], alone("good_alone", {"seed": 0}))
     assert np.isfinite(results["bad"].prompt.values).all()
     assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
+
+
+def test_that_a_run_broke_is_seen_without_a_validation_split(together, tmp_path, capsys):
+    task = tiny.make_task(splits={"train": tiny.make_task().splits["train"]})
+    together({"bad": {"learning_rate": 1e38}}, task=task, log_period=50)
+    assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_before_the_others_does_not_skip_their_steps(together):
+    runs = {"a": {"train_steps": 2}, "b": {"train_steps": 4}}
+    together(runs)
+    with pytest.raises(ValueError, match="'a' had ended at step 2, and the others stand at 4"):
+        together({"a": {"train_steps": 6}, "b": {"train_steps": 6}})
 
 
 def test_a_run_ends_when_its_patience_does(together, alone):
@@ -186,6 +208,10 @@ def test_from_the_command_line(model_dir, tmp_path):
         ({"a": {"train_steps": 0}}, {}, "TRAIN_STEPS must be at least 1"),
         ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
         ({"a": {"patience": 0}}, {}, "PATIENCE must be"),
+        ({1: {}}, {}, "RUNS: 1 cannot be the name"),
+        ({"a": ["seed"]}, {}, "'a' needs settings"),
+        ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be int, not '1'"),
+        ({"a": {"seed": 1, "RANDOM_SEED": 2}}, {}, "sets a setting twice"),
         (
             {"a": {"learning_rate": 0.1}},
             {"trainable": optim.prompt_rules()},
