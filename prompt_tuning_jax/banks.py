@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.layout import place_prompts
+from prompt_tuning_jax.templates import label_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,6 +124,9 @@ class BankRows:
     bank: TunedBank
     ids: Int[np.ndarray, " inputs"]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def take(self, inputs: Sequence[int]) -> "BankRows":
         """The same for some of the inputs."""
         return BankRows(self.bank, self.ids[np.asarray(inputs, int)])
@@ -191,12 +195,12 @@ def named(
 ) -> dict[str, str | os.PathLike]:
     """The paths by the names that `load_bank` gives them."""
     if isinstance(paths, Mapping):
-        return dict(paths)
+        return {label_text(name): _path(path) for name, path in paths.items()}
     if isinstance(paths, str | os.PathLike) or not isinstance(paths, Sequence):
         raise ValueError(f"Expected several prompts, by name or in a list, got {str(paths)!r}.")
     result: dict[str, str | os.PathLike] = {}
     for path in paths:
-        parts = Path(path).absolute().parts
+        parts = Path(_path(path)).absolute().parts
         name = parts[-2] if len(parts) > 1 and parts[-1] in ("best", "last") else parts[-1]
         if name in result:
             raise ValueError(
@@ -205,3 +209,9 @@ def named(
             )
         result[name] = path
     return result
+
+
+def _path(path: Any) -> str | os.PathLike:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"A prompt is named by its path or a pre-built one's name, not {path!r}.")
+    return path

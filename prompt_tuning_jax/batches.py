@@ -5,6 +5,7 @@ ones whose order the caller can restore. `encoding` says what is in a batch.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -227,6 +228,12 @@ def eval_batches(
         for positions, batch in _sorted_batches(some, encoder, batch_size):
             yield positions + first, batch
         first += len(some)
+    for feature, count in encoder.truncated.items():
+        if count:  # shown once, by default, however many batches there are
+            warnings.warn(
+                f"{feature} longer than {lengths[feature]} tokens are cut to that length",
+                stacklevel=2,
+            )
 
 
 def _sorted_batches(

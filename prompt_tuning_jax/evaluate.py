@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prompt_tuning_jax import command, hosts, sharding
 from prompt_tuning_jax.banks import TunedBank
@@ -156,7 +157,7 @@ def show(result: Result) -> None:
     table = Table("prompt", *columns)
     for name, scores in rows.items():
         cells = (f"{scores[column]:.4g}" if column in scores else "" for column in columns)
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     Console(stderr=True).print(table)
 
 
@@ -166,9 +167,9 @@ def main(argv: list[str] | None = None) -> None:
         result = evaluate(config)
         if not hosts.is_first():
             return
+        print(json.dumps(_printed(result)), flush=True)
         if not isinstance(result, Evaluation):
             show(result)
-        print(json.dumps(_printed(result)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
-from prompt_tuning_jax.layout import LAYOUTS
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import BUNDLED, load_model
 
 _EXPORT = """Write a prompt for another library, by default as a PEFT adapter.
@@ -32,7 +32,8 @@ A .npy file is the bare array, float32 [P, D], for any other server. It is fed b
   1. looking the input's token ids up in the model's table of input embeddings, [T, D];
   2. putting the array's rows before them, [P + T, D] (for another layout than "prefix", where the
      prompt was tuned to stand), and giving that to the encoder instead of ids (`inputs_embeds`);
-  3. widening the attention mask by P ones.
+  3. widening the attention mask by P ones (of a prompt whose visibility is not "full", its rows
+     attend to less than all).
 The decoder gets nothing.
 
 For T5X, `prompt-tuning checkpoint add-prompt` puts a prompt into a checkpoint.
@@ -51,7 +52,7 @@ def export_prompt(
     prompt: str,
     destination: str,
     to: str | None = None,
-    model: str = "bundled",
+    model: str | None = None,
     base_model: str | None = None,
     allow_mismatch: bool = False,
 ) -> str:
@@ -60,7 +61,7 @@ def export_prompt(
     Args:
         prompt: whatever `load_prompt` takes.
         to: "peft" or "npy"; None: as the destination's name says.
-        model: the frozen model that the prompt was tuned for; only an adapter needs it.
+        model: the frozen model that the prompt was tuned for, by default "bundled"; for an adapter.
         base_model: the model's name in the adapter; by default `model`.
         allow_mismatch: take a prompt that was tuned for other weights.
 
@@ -70,8 +71,13 @@ def export_prompt(
     """
     form, tuned = _form(destination, to), load_prompt(prompt)
     if form == "npy":
+        if model or base_model or allow_mismatch:
+            raise command.UsageError(
+                "--model, --base_model and --allow_mismatch are for a PEFT adapter, not an array."
+            )
         save_prompt(destination, tuned)
         return _written(destination, "an array", tuned, tuned.metadata.get("base_model"))
+    model = model or "bundled"
     frozen = load_model(model, jnp.bfloat16)
     frozen.check(tuned, allow_mismatch)
     name = base_model or (str(BUNDLED) if model == "bundled" else model)
@@ -93,6 +99,7 @@ def import_prompt(
     model: str | None = None,
     vocabulary: str | None = None,
     layout: str | None = None,
+    visibility: str | None = None,
     task: str | None = None,
     verbalizers: Sequence[str] | None = None,
     allow_mismatch: bool = False,
@@ -103,7 +110,8 @@ def import_prompt(
         source: whatever `load_prompt` takes.
         model: the frozen model that the prompt was tuned for; recorded, and checked at loading.
         vocabulary: its spiece.model, where the model's directory does not hold one.
-        layout: where the rows stood in tuning, if the source does not say.
+        layout, visibility: where the rows stood in tuning and what they attended to, if the source
+            does not say.
         task, verbalizers: recorded.
         allow_mismatch: take a prompt that was tuned for other weights.
 
@@ -113,11 +121,17 @@ def import_prompt(
     """
     _check_directory(destination, "a prompt file")
     tuned, facts = load_prompt(source), {"task": task, "verbalizers": verbalizers}
+    for name, asked in (("layout", layout), ("visibility", visibility)):
+        says = getattr(tuned, name)
+        if _is_prompt_file(source) and asked not in (None, says):
+            raise ValueError(f"{source} was tuned as {says!r}: leave out --{name} {asked}.")
+    if model is None and (vocabulary is not None or allow_mismatch):
+        raise command.UsageError("--vocabulary and --allow_mismatch go with a --model.")
     if model is not None:
         frozen = load_model(model, jnp.bfloat16, vocabulary=vocabulary)
         frozen.check(tuned, allow_mismatch)
         facts |= frozen.identity | {"base_model": model}
-    save_prompt(destination, tuned, layout=layout, **facts)
+    save_prompt(destination, tuned, layout=layout, visibility=visibility, **facts)
     saved = load_prompt(destination)
     line = _written(destination, "a prompt file", saved, saved.metadata.get("base_model"))
     if unused := saved.metadata.get("peft_unused_rows"):
@@ -146,10 +160,16 @@ def _check_directory(destination: str, what: str) -> None:
         )
 
 
+def _is_prompt_file(source: str) -> bool:
+    """Whether it is this library's file, which says how the prompt was tuned."""
+    return "prompt_length" in load_prompt(source).metadata
+
+
 def _written(place: str, what: str, prompt: TunedPrompt, model: str | None) -> str:
     """The line that a command prints."""
     whose = f"for {model}" if model else "for a model it does not name"
-    return f"{place}: {what}, {list(prompt.shape)}, {prompt.layout}, {whose}"
+    use = prompt.layout if prompt.visibility == "full" else f"{prompt.layout}, {prompt.visibility}"
+    return f"{place}: {what}, {list(prompt.shape)}, {use}, {whose}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("prompt", help="prompt directory or file, or a pre-built prompt's name")
     one.add_argument("destination", help="directory of the adapter, or a .npy file")
     one.add_argument("--to", choices=("peft", "npy"), help="by default as DESTINATION is named")
-    one.add_argument("--model", default="bundled", help="the prompt's; bundled by default")
+    one.add_argument("--model", help="the prompt's; bundled by default")
     one.add_argument("--base_model", help="its name for PEFT, such as a hub's; by default --model")
     one.add_argument("--allow_mismatch", action="store_true", help="a prompt of another model")
     one.set_defaults(run=export_prompt)
@@ -171,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--model", help="the frozen model that it was tuned for, to be recorded")
     one.add_argument("--vocabulary", help="the model's spiece.model, if it lies elsewhere")
     one.add_argument("--layout", choices=LAYOUTS, help="if the source does not say; else prefix")
+    one.add_argument("--visibility", choices=VISIBILITIES, help="likewise; else full")
     one.add_argument("--task", help="its name, to be recorded")
     one.add_argument("--verbalizers", nargs="+", metavar="ANSWER", help="to be recorded")
     one.add_argument("--allow_mismatch", action="store_true", help="a prompt of another model")

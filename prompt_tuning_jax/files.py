@@ -150,6 +150,8 @@ def file_task(
     if not found:
         raise ValueError("a file task needs a data directory, or at least one of its files")
     names = [metric] if isinstance(metric, str) else list(metric)
+    if positive is not None and "f1" not in names:
+        raise ValueError(f"POSITIVE is for the metric 'f1', not for {', '.join(names)}")
     return Task(
         name=name,
         splits={split: FileSource(path, make, columns) for split, path in found.items()},

@@ -34,7 +34,12 @@ from prompt_tuning_jax.banks import BankRows, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.prompt_loading import PromptConfig, check_prompts, load_prompts
+from prompt_tuning_jax.prompt_loading import (
+    PromptConfig,
+    check_prompts,
+    load_prompts,
+    own_words,
+)
 from prompt_tuning_jax.records import parse_json
 from prompt_tuning_jax.scoring import apply_text_prompt
 from prompt_tuning_jax.templates import (
@@ -108,7 +113,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     """
     config = config or InferConfig(**options)
     check_settings(config)
-    template = Template(config.input_template) if config.input_template else None
+    template = None if config.input_template is None else Template(config.input_template)
     mesh = sharding.make_mesh(config.mesh)
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompt = load_prompts(config, model)
@@ -129,6 +134,13 @@ def check_settings(config: InferConfig) -> None:
     counts = ("batch_size", "max_length", "max_input_length", "beams")
     command.check_least(config, dict.fromkeys(counts, 1))
     check_prompts(config)
+    if config.input_template is not None and not Template(config.input_template).fields:
+        raise ValueError(
+            f"INPUT_TEMPLATE {config.input_template!r} names no field, so every input would be the "
+            "same: write a record's fields in braces, such as '{text}'."
+        )
+    if config.text_prompt is not None:
+        check_unicode(config.text_prompt, "TEXT_PROMPT")
     if config.prompt_field is not None and config.input_template is None:
         raise ValueError(
             "PROMPT_FIELD is a field of JSON records: say with INPUT_TEMPLATE which other fields "
@@ -149,7 +161,7 @@ def legal_answers(
     bank = prompt.prompts if isinstance(prompt, TunedBank) else {None: prompt}
     legal: dict[str | None, Choices] = {}
     for name, one in bank.items():
-        own = given or (one.metadata.get("verbalizers") if one else None)
+        own = given or (own_words(one) if one else None)
         if config.predictions == "rank" and not own:
             raise ValueError("PREDICTIONS='rank' needs VERBALIZERS, the legal answers.")
         legal[name] = None if config.predictions == "generate" else own
@@ -222,18 +234,17 @@ def read_inputs(
     """Each line as an input; with a template, it is a JSON object that fills it, or empty."""
     for number, line in enumerate(lines, start=1):
         line = line.removeprefix("\ufeff").rstrip("\r\n")
-        if template is None:
-            yield Input(line, None, number)
-        elif line.strip():
-            where = f"Line {number} of the input"
-            record = parse_json(line, where)
-            try:
-                prompt = field_text(record, prompt_field) if prompt_field else None
-                text = template.render(record)
-                check_unicode(text, "input")
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}.") from error
-            yield Input(text, prompt, number)
+        if template is not None and not line.strip():
+            continue
+        where = f"Line {number} of the input"
+        record = None if template is None else parse_json(line, where)
+        try:
+            prompt = None if prompt_field is None else field_text(record, prompt_field)
+            text = line if template is None else template.render(record)
+            check_unicode(text, "input")
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}.") from error
+        yield Input(text, prompt, number)
 
 
 @contextlib.contextmanager
@@ -243,7 +254,7 @@ def _source(path: str | None) -> Iterator[TextIO]:
             raise ValueError("Several hosts cannot read one standard input: give INPUT_FILE.")
         yield sys.stdin
         return
-    if not Path(path).is_file():
+    if not Path(path).exists() or Path(path).is_dir():
         raise FileNotFoundError(f"There is no INPUT_FILE {path}.")
     try:
         with open(path, encoding="utf-8") as file:

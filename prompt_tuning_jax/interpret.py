@@ -19,7 +19,7 @@ the pictures; without, the terminal gets tables.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from prompt_tuning_jax.interpretation.findings import Interpretation
 from prompt_tuning_jax.interpretation.page import write_output
 from prompt_tuning_jax.interpretation.table import print_findings
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.prompt_loading import own_words
 from prompt_tuning_jax.reporting import SNAPSHOTS
 
 NEEDS_RUN = (
@@ -79,7 +80,7 @@ def interpret(
         np.asarray(model.embeddings),
         words,
         k=neighbours,
-        labels=_labels(tuned) if labels is None else labels,
+        labels=list(own_words(tuned) or ()) if labels is None else labels,
         snapshots=snapshots,
         facts=_facts(prompt, tuned, model, run),
         notes=_notes(tuned, snapshots),
@@ -91,8 +92,11 @@ def find_run(prompt: str | os.PathLike) -> Path | None:
     place = Path(prompt)
     if not place.exists():  # the name of a bundled prompt
         return None
-    for folder in place.resolve().parents[:3]:
-        if (folder / SNAPSHOTS / "0").is_dir():
+    place = place.resolve()
+    for folder in place.parents[:3]:
+        within = place.relative_to(folder).parts[0] in ("best", "last", SNAPSHOTS)
+        is_run = (folder / "state").is_dir() or (folder / "history.json").is_file()
+        if within and is_run and (folder / SNAPSHOTS / "0").is_dir():
             return folder
     return None
 
@@ -111,7 +115,8 @@ def read_snapshots(run: str | os.PathLike, prompt: TunedPrompt) -> list[Snapshot
             "keep its prompts."
         )
     snapshots = []
-    for step in sorted(int(each.name) for each in folder.iterdir() if each.name.isdecimal()):
+    kept_steps = [file.parent.name for file in folder.glob("*/prompt.safetensors")]
+    for step in sorted(int(name) for name in kept_steps if name.isdecimal()):
         kept = load_prompt(folder / str(step))
         if kept.shape != prompt.shape:
             raise ValueError(
@@ -120,12 +125,6 @@ def read_snapshots(run: str | os.PathLike, prompt: TunedPrompt) -> list[Snapshot
             )
         snapshots.append(Snapshot(step, kept.values, kept.metadata.get("scores", {})))
     return snapshots
-
-
-def _labels(prompt: TunedPrompt) -> list[str]:
-    """The verbalizers that a prompt file records, as a list or by class."""
-    words = prompt.metadata.get("verbalizers") or ()
-    return list(words.values() if isinstance(words, Mapping) else words)
 
 
 def _facts(

@@ -29,6 +29,7 @@ from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
+from prompt_tuning_jax.encoding import check_distinct
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.prompted import apply, bind, with_prompt
@@ -343,6 +344,8 @@ class FrozenModel:
     ) -> Iterator[tuple[np.ndarray, dict[str, Array]]]:
         """(rows of `examples`, their batch on the devices) in buckets of similar length."""
         vocabulary = self.text_vocabulary("tokenise")
+        if isinstance(prompt, BankRows) and len(prompt) != len(examples):
+            raise ValueError(f"{len(examples)} inputs, but rows of {len(prompt)} prompts.")
         batch_size = self._inputs_at_once(prompt, batch_size)
         for rows, batch in eval_batches(
             examples, vocabulary, batch_size=batch_size, lengths=lengths
@@ -381,6 +384,7 @@ class FrozenModel:
     def _label_tokens(self, verbalizers: Sequence[str]) -> Int[Array, "labels length"]:
         """[C, L] ids ending in EOS, 0-padded."""
         vocabulary = self.text_vocabulary("classify")
+        check_distinct(verbalizers, vocabulary)
         ids = [[*vocabulary.encode(label), vocabulary.eos_id] for label in verbalizers]
         length = max(map(len, ids))
         return jnp.array([row + [0] * (length - len(row)) for row in ids], jnp.int32)
@@ -410,7 +414,7 @@ def _choices(
     verbalizers: LabelChoice, count: int
 ) -> tuple[list[str], Bool[np.ndarray, "texts labels"]]:
     """Every label that some text may have, and which ones each text may have."""
-    if not verbalizers or isinstance(verbalizers, str):
+    if not verbalizers or isinstance(verbalizers, str | Mapping):
         raise ValueError(f"Expected a list of verbalizers to choose from, got {verbalizers!r}.")
     if isinstance(verbalizers[0], str):
         return list(verbalizers), np.ones((count, len(verbalizers)), bool)

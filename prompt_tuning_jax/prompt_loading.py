@@ -7,6 +7,7 @@ from typing import Any
 from prompt_tuning_jax.banks import TunedBank, named
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.templates import words_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,12 @@ def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | Tune
     if config.prompt is not None:
         return load_checked_prompt(config.prompt, model, config.allow_prompt_mismatch)
     return None
+
+
+def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
+    """The legal answers that a prompt's file records, as a list or by class; None for none."""
+    recorded = prompt.metadata.get("verbalizers")
+    return words_of(recorded) if recorded else None
 
 
 def load_checked_prompt(

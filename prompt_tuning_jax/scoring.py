@@ -19,6 +19,7 @@ from prompt_tuning_jax.command import check_least
 from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
+from prompt_tuning_jax.prompt_loading import own_words
 from prompt_tuning_jax.prompted import apply
 from prompt_tuning_jax.task_loading import lengths_of
 
@@ -305,7 +306,7 @@ def by_prompt(task: Task, split: str, field: str, bank: TunedBank) -> dict[str, 
             task,
             name=name,
             splits={split: ExampleList(found)},
-            verbalizers=bank.prompts[name].metadata.get("verbalizers") or task.verbalizers,
+            verbalizers=own_words(bank.prompts[name]) or task.verbalizers,
         )
         for name, found in examples.items()
     }

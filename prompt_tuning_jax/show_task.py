@@ -111,7 +111,10 @@ def task_config(args: argparse.Namespace) -> TaskConfig:
         task=args.task,
         task_module=args.module,
         data_dir=args.data_dir,
+        input_template=args.input_template,
+        target_template=args.target_template,
         verbalizers=verbalizers,
+        columns=None if args.columns is None else args.columns.split(","),
     )
 
 

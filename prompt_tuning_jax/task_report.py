@@ -20,7 +20,8 @@ BAR = 40
 def print_report(facts: Facts, console: rich.console.Console) -> None:
     """Prints everything; colours and width are the console's."""
     splits = ", ".join(facts["splits"])
-    console.rule(f"[bold]{facts['task']}[/bold], split {facts['split']} (of {splits})")
+    title = rich.text.Text(facts["task"], style="bold")
+    console.rule(title.append(f", split {facts['split']} (of {splits})", style="not bold"))
     if facts["rates"]:
         console.print(_two_columns("mixture of", "rate", list(facts["rates"].items())))
     for index, record in enumerate(facts["records"]):

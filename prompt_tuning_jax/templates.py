@@ -84,7 +84,8 @@ def check_unicode(text: str, what: str) -> None:
     try:
         text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what}: half a character, {text[error.start]!a}") from error
+        bad = text[error.start]
+        raise ValueError(f"{what}: half a character, or not UTF-8: {bad!a}") from error
 
 
 def words_of(verbalizers: Verbalizers) -> tuple[str, ...]:

@@ -34,6 +34,32 @@ def test_what_fails_leaves_what_was_there(tmp_path):
     assert path.read_text() == "before"
 
 
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    with atomic.new_file(tmp_path / "link") as partial:
+        partial.write_text("after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "after"
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with atomic.new_file(tmp_path / "pipe") as path:
+        path.write_text("answers")
+    assert os.read(reader, 100) == b"answers"
+    assert (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_a_file_of_a_similar_name_is_left_alone(tmp_path):
+    (tmp_path / ".out.partial-old").write_text("mine")
+    with atomic.new_file(tmp_path / "out") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / ".out.partial-old").read_text() == "mine"
+
+
 def test_a_directory_is_no_file_to_write(tmp_path):
     with pytest.raises(IsADirectoryError, match="name a file in it"), atomic.new_file(tmp_path):
         raise AssertionError("the work has begun")

@@ -151,6 +151,23 @@ class TestImport:
         for fact in ("base_model_fingerprint", "vocabulary_hash", "values_sha256"):
             assert back.metadata[fact] == ours.metadata[fact]
 
+    def test_visibility_is_told_and_not_lost(self, prompt, tmp_path, printed):
+        save_prompt(tmp_path / "own", load_prompt(prompt), visibility="isolated")
+        line = printed(exchange.export_main, tmp_path / "own", tmp_path / "p.npy")
+        assert "prefix, isolated" in line
+        options = ("--visibility", "isolated")
+        printed(exchange.import_main, tmp_path / "p.npy", tmp_path / "back", *options)
+        assert load_prompt(tmp_path / "back").visibility == "isolated"
+
+    @pytest.mark.parametrize("options", [("--vocabulary", "x"), ("--allow_mismatch",)])
+    def test_options_for_a_model_need_one(self, prompt, tmp_path, options):
+        with pytest.raises(ValueError, match="go with a --model"):
+            exchange.import_main([str(prompt), str(tmp_path / "new"), *options])
+
+    def test_what_the_source_says_of_its_use_counts(self, prompt, tmp_path):
+        with pytest.raises(ValueError, match="tuned as 'prefix': leave out --layout suffix"):
+            exchange.import_main([str(prompt), str(tmp_path / "new"), "--layout", "suffix"])
+
     def test_mistakes(self, prompt, tmp_path):
         with pytest.raises(FileNotFoundError, match="no prompt at"):
             exchange.import_main([str(tmp_path / "nowhere"), str(tmp_path / "new")])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import infer as command
-from prompt_tuning_jax import save_prompt
+from prompt_tuning_jax import load_prompt, save_prompt
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
 SIZES = {"batch_size": 4, "max_input_length": 12}
@@ -138,8 +138,45 @@ def test_an_empty_line_has_an_answer_and_an_empty_file_none(infer):
 
 
 def test_letters_stay_letters(infer):
-    answers = infer(["süß"], verbalizers=["gut ☺", "schlecht"])
-    assert set(answers[0]["scores"]) == {"gut ☺", "schlecht"}
+    answers = infer(["süß"], verbalizers=["good ☺", "bad"])
+    assert set(answers[0]["scores"]) == {"good ☺", "bad"}
+
+
+def test_labels_that_are_the_same_tokens_are_refused(infer):
+    with pytest.raises(ValueError, match="'☺' and '☹' are the same tokens"):
+        infer(["soup"], verbalizers=["☺", "☹"])
+
+
+def test_answers_that_a_prompt_file_has_by_class_are_ranked(infer, prompt_dir, tmp_path):
+    prompt = load_prompt(prompt_dir)
+    save_prompt(tmp_path / "by_class", prompt, verbalizers={"0": "no", "1": "yes"})
+    listed, by_class = (infer(["soup"], prompt=str(p)) for p in (prompt_dir, tmp_path / "by_class"))
+    assert listed[0]["prediction"] == by_class[0]["prediction"]
+    assert set(by_class[0]["scores"]) == {"no", "yes"}
+
+
+def test_long_inputs_are_not_cut_unseen(infer, prompt_dir):
+    with pytest.warns(UserWarning, match="inputs longer than 8 tokens are cut"):
+        infer(["soup " * 20], prompt=str(prompt_dir), max_input_length=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_template": "text: text"}, "names no field"),
+        ({"text_prompt": "caf\udce9 {input}"}, "TEXT_PROMPT: half a character, or not UTF-8"),
+        ({"prompts": [1]}, "named by its path"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(infer, options, words):
+    with pytest.raises(ValueError, match=words):
+        infer(["soup"], **options)
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line():
+    lines = ["soup\n", "caf\udce9\n"]  # as standard input has them in a C locale
+    with pytest.raises(ValueError, match="Line 2 of the input: input: half a character, or not"):
+        list(command.read_inputs(lines, None))
 
 
 @pytest.mark.parametrize(

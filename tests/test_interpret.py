@@ -78,6 +78,14 @@ def test_a_prompt_in_a_run_finds_its_run(run, model, name):
     assert found.notes == []
 
 
+def test_a_prompt_that_only_lies_near_a_run_is_not_of_it(run, tmp_path):
+    assert find_run(run / "best") == run
+    assert find_run(save_prompt(run / "other", np.ones((3, SHAPE[1]), np.float32))) is None
+    for step in ("0", "1"):  # no run's, whatever they are called
+        save_prompt(tmp_path / "prompts" / step, np.ones(SHAPE, np.float32))
+    assert find_run(tmp_path / "prompts" / "1") is None
+
+
 def test_the_first_prompt_has_not_drifted(run, model):
     found = interpret(run / "prompts" / "0", model)
     assert all(start.kept and start.distance == 0 for start in found.drift)

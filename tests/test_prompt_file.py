@@ -205,6 +205,15 @@ class TestWrongValues:
         with pytest.raises(ValueError, match="layout 'infix'"):
             TunedPrompt(VALUES, "infix")
 
+    def test_an_unknown_layout_leaves_the_old_prompt(self, saved):
+        with pytest.raises(ValueError, match="layout 'after-bos'"):
+            save_prompt(saved, VALUES, layout="after-bos")
+        np.testing.assert_array_equal(load_prompt(saved), VALUES)
+
+    def test_facts_that_the_file_states_itself(self, saved):
+        with pytest.raises(ValueError, match="states emb_dim itself"):
+            save_prompt(saved, VALUES, emb_dim=3)
+
     def test_metadata_that_is_not_json(self, tmp_path):
         with pytest.raises(ValueError, match="JSON"):
             save_prompt(tmp_path / "p", VALUES, task=object())

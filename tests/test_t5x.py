@@ -363,6 +363,18 @@ class TestAddPrompt:
             assert "state/param_states/a" in sources
             assert sources["state/param_states/a"] is None
 
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"name": "encoder/encoder_norm/scale"}, "A prompt's leaf is called"),
+            ({"name": "foo/bar"}, "A prompt's leaf is called"),
+            ({"step": -5}, "step is 0 or more"),
+        ],
+    )
+    def test_other_leaves_and_steps_are_refused(self, tmp_path, base, options, words):
+        with pytest.raises(ValueError, match=words):
+            t5x.add_prompt(base, TunedPrompt(PROMPT), tmp_path, **options)
+
     def test_a_prompt_of_another_width(self, tmp_path, base):
         with pytest.raises(ValueError, match="3 wide, the model 16"):
             t5x.add_prompt(base, TunedPrompt(np.ones((5, 3), np.float32)), tmp_path)

@@ -13,10 +13,18 @@ from safetensors.numpy import save_file
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to it, replacing what was there, at a clean exit."""
+    """A temporary path beside `path`; renamed to it, replacing what was there, at a clean exit.
+
+    What a symbolic link names is replaced, not the link. A pipe or a device is no file to replace:
+    it is the path itself.
+    """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory: name a file in it.")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
     partial = _partial(path)
@@ -61,7 +69,10 @@ def flush_to_disk(path: Path) -> None:
 def _clear(path: Path) -> None:
     """Removes what processes that were killed have left of writing `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        process = int(left.name.rpartition("-")[2])
+        number = left.name.rpartition("-")[2]
+        if not number.isdecimal():  # not of this module's making
+            continue
+        process = int(number)
         # In a container that starts again, the killed process had this one's own number.
         if process != os.getpid() and _is_alive(process):
             continue

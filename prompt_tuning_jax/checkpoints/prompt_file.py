@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def save_prompt(
     prompt: Any,
     *,
     layout: str | None = None,
+    visibility: str | None = None,
     base_model: str | None = None,
     fingerprint: str | None = None,
     vocabulary_hash: str | None = None,
@@ -89,6 +90,7 @@ def save_prompt(
     Args:
         prompt: a `TunedPrompt`, whose metadata is kept, or an array [P, D].
         layout: where the rows stand; by default the prompt's own, else "prefix".
+        visibility: what they may attend to; by default the prompt's own, else "full".
         base_model, fingerprint, vocabulary_hash: the frozen model's name and
             `checkpoints.fingerprint`, and its vocabulary's `fingerprint`; checked at loading.
         metadata: whatever else JSON can hold: task, verbalizers, step, scores.
@@ -97,17 +99,23 @@ def save_prompt(
         The path written.
 
     Raises:
-        ValueError: the values are not a finite [P, D] array, or metadata is not JSON.
+        ValueError: the values are not a finite [P, D] array; metadata is not JSON, or is of those
+            facts that the file states itself; no such layout or visibility.
     """
     path = Path(path)
     tuned = prompt if isinstance(prompt, TunedPrompt) else TunedPrompt(np.asarray(prompt))
+    use = {"layout": layout or tuned.layout, "visibility": visibility or tuned.visibility}
+    tuned = replace(tuned, **use)
     if path.suffix == ".npy":
         with new_file(path) as partial, open(partial, "wb") as file:
             np.save(file, tuned.values, allow_pickle=False)
         return path
     given = {"base_model": base_model, _FINGERPRINT: fingerprint, _VOCABULARY: vocabulary_hash}
     given = {key: value for key, value in (given | metadata).items() if value is not None}
-    facts = {**tuned.metadata, **given, **_own_facts(tuned, layout or tuned.layout)}
+    own = _own_facts(tuned)
+    if taken := sorted(own.keys() & metadata.keys()):
+        raise ValueError(f"A prompt's file states {', '.join(taken)} itself: leave it out.")
+    facts = {**tuned.metadata, **given, **own}
     text = _as_json(facts)
     # The tensor file carries the facts too. It is written first and is whole by itself; a JSON
     # file left over from an earlier prompt is told by its checksum.
@@ -245,7 +253,7 @@ def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]
     return values
 
 
-def _own_facts(prompt: TunedPrompt, layout: str) -> dict[str, Any]:
+def _own_facts(prompt: TunedPrompt) -> dict[str, Any]:
     """What a prompt's file says about the file itself."""
     try:
         library_version = version("prompt-tuning-jax")
@@ -254,7 +262,7 @@ def _own_facts(prompt: TunedPrompt, layout: str) -> dict[str, Any]:
     return {
         "prompt_length": prompt.shape[0],
         "emb_dim": prompt.shape[1],
-        "layout": layout,
+        "layout": prompt.layout,
         "visibility": prompt.visibility,
         "library_version": library_version,
         _CHECKSUM: _checksum(prompt.values),

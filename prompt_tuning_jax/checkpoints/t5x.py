@@ -181,6 +181,8 @@ def add_prompt(
     if name is None and len(there) > 1:
         raise ValueError(f"{checkpoint.path} holds several prompts: name one of {there}.")
     name = name or (there or [PROMPT_NAME])[0]
+    if not name.endswith("/prompt") or name in set(weights) - set(there):
+        raise ValueError(f"A prompt's leaf is called {PROMPT_NAME} or alike, not {name!r}.")
     _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}
@@ -238,6 +240,8 @@ def _read(weight: Weight, sharding: Sharding | None, cache: dict) -> Any:
 def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, form: str) -> Path:
     if form not in _WRITERS:
         raise ValueError(f"A T5X checkpoint is written as one of {FORMS}, not {form!r}.")
+    if step < 0:
+        raise ValueError(f"A checkpoint's step is 0 or more, not {step}.")
     if is_url(directory):
         raise ValueError(
             f"{directory} is not a local directory: write the checkpoint locally, then copy it."

@@ -15,7 +15,7 @@ COLUMNS = (
     "fits",
     "GiB needed",
     "weights",
-    "temporaries",
+    "temporary",
     "Tflop",
     "GB moved",
     "ms work",
@@ -43,11 +43,17 @@ ARITHMETIC = (
 def print_plans(plans: Sequence[Plan], console: rich.console.Console) -> None:
     """Prints every plan, which is recommended, and where the numbers come from."""
     best = recommended(plans)
-    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("mesh", "remat", "fits") else "right")
-    for plan in plans:
-        table.add_row(*cells(plan), style="bold green" if plan is best else "")
+    table = rich.table.Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    rows = [cells(plan) for plan in plans]
+    told = [i for i in range(len(COLUMNS)) if any(row[i] not in ("", "-", "0") for row in rows)]
+    for i in told:
+        justify = "left" if COLUMNS[i] in ("mesh", "remat", "fits") else "right"
+        texts = (COLUMNS[i], *(row[i] for row in rows))
+        words = (word for text in texts for word in text.split())  # none is ever cut
+        head = COLUMNS[i].replace(" ", "\n")
+        table.add_column(head, justify=justify, min_width=max(map(len, words)))
+    for plan, row in zip(plans, rows, strict=True):
+        table.add_row(*(row[i] for i in told), style="bold green" if plan is best else "")
     console.print(table)
     console.print(rich.text.Text(recommendation(plans), style="bold"))
     compiled = any(plan.compile_seconds is not None for plan in plans)
