@@ -241,7 +241,7 @@ def read_inputs(
         try:
             prompt = None if prompt_field is None else field_text(record, prompt_field)
             text = line if template is None else template.render(record)
-            check_unicode(text, "input")
+            check_unicode(text, "text")
         except ValueError as error:
             raise ValueError(f"{where}: {error}.") from error
         yield Input(text, prompt, number)

@@ -318,6 +318,8 @@ class FrozenModel:
         """The model with the prompt inside; without one, whatever params hold."""
         if prompt is None:
             return Prompted(self.config, self.params, "prefix")
+        if isinstance(prompt, str | Path):
+            raise ValueError(f"Expected a prompt, got its name: pass load_prompt({str(prompt)!r}).")
         layout, visibility = "prefix", self.config.prompt_visibility
         if isinstance(prompt, BankRows | Ensemble):
             values, visibility = prompt.bank.values, prompt.bank.visibility

@@ -175,7 +175,7 @@ def test_settings_that_cannot_be_meant_are_named(infer, options, words):
 
 def test_bytes_that_are_no_text_are_named_by_their_line():
     lines = ["soup\n", "caf\udce9\n"]  # as standard input has them in a C locale
-    with pytest.raises(ValueError, match="Line 2 of the input: input: half a character, or not"):
+    with pytest.raises(ValueError, match="Line 2 of the input: text: half a character, or not"):
         list(command.read_inputs(lines, None))
 
 

@@ -193,6 +193,11 @@ def test_no_texts_give_no_answers(model):
     assert model.classify([], ["yes", "no"]).scores.shape == (0, 2)
 
 
+def test_a_prompts_name_is_no_prompt(model):
+    with pytest.raises(ValueError, match=r"pass load_prompt\('bundled_topic'\)"):
+        model.classify(["soup"], ["yes", "no"], prompt="bundled_topic")
+
+
 @pytest.mark.parametrize("method", ["generate", "classify"])
 def test_one_text_instead_of_a_list_is_refused(model, method):
     arguments = [["yes"]] if method == "classify" else []
