@@ -121,9 +121,10 @@ def import_prompt(
     """
     _check_directory(destination, "a prompt file")
     tuned, facts = load_prompt(source), {"task": task, "verbalizers": verbalizers}
+    ours = "prompt_length" in tuned.metadata  # this library's file, which says all of its use
     for name, asked in (("layout", layout), ("visibility", visibility)):
         says = getattr(tuned, name)
-        if _is_prompt_file(source) and asked not in (None, says):
+        if ours and asked not in (None, says):
             raise ValueError(f"{source} was tuned as {says!r}: leave out --{name} {asked}.")
     if model is None and (vocabulary is not None or allow_mismatch):
         raise command.UsageError("--vocabulary and --allow_mismatch go with a --model.")
@@ -158,11 +159,6 @@ def _check_directory(destination: str, what: str) -> None:
             f"{destination} is a file's name, but {what} is a directory: choose another name. "
             "Plain arrays are written by `prompt-tuning export PROMPT NAME.npy`."
         )
-
-
-def _is_prompt_file(source: str) -> bool:
-    """Whether it is this library's file, which says how the prompt was tuned."""
-    return "prompt_length" in load_prompt(source).metadata
 
 
 def _written(place: str, what: str, prompt: TunedPrompt, model: str | None) -> str:

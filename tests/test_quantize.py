@@ -7,6 +7,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -251,7 +252,9 @@ def test_a_prompt_trains_and_int8_weights_do_not(start, tiny_int8, model):
     assert result.prompt.metadata["base_model_fingerprint"] == model.fingerprint
 
 
-@pytest.mark.parametrize("changes", [{"prompt_length": 0}, {"trainable": ((".*", None),)}])
+@pytest.mark.parametrize(
+    "changes", [{"prompt_length": 0}, {"trainable": ((".*", optax.adam(0.1)),)}]
+)
 def test_only_a_prompt_can_train(start, changes):
     with pytest.raises(ValueError, match="With MODEL_DTYPE=int8 only the prompt can train"):
         start(train_steps=1, **changes)

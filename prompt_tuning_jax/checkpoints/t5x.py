@@ -181,7 +181,9 @@ def add_prompt(
     if name is None and len(there) > 1:
         raise ValueError(f"{checkpoint.path} holds several prompts: name one of {there}.")
     name = name or (there or [PROMPT_NAME])[0]
-    if not name.endswith("/prompt") or name in set(weights) - set(there):
+    is_taken = name in weights and name not in there
+    is_branch = any(other.startswith(f"{name}/") for other in weights)
+    if not name.endswith("/prompt") or is_taken or is_branch:
         raise ValueError(f"A prompt's leaf is called {PROMPT_NAME} or alike, not {name!r}.")
     _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
     step = (checkpoint.step or 0) if step is None else step
