@@ -93,16 +93,7 @@ def parse_verbalizers(text: str | None) -> Mapping[str, str] | Sequence[str] | N
 
 def task_config(args: argparse.Namespace) -> TaskConfig:
     """Which task the arguments mean: by name where there is one, otherwise files."""
-    verbalizers = parse_verbalizers(args.verbalizers)
-    if args.task is None:
-        return TaskConfig(
-            data_dir=args.data_dir,
-            input_template=args.input_template,
-            target_template=args.target_template,
-            verbalizers=verbalizers,
-            columns=None if args.columns is None else args.columns.split(","),
-        )
-    if args.task not in BUNDLED_TASKS and args.module is None:
+    if args.task not in (None, *BUNDLED_TASKS) and args.module is None:
         raise ValueError(
             f"{args.task!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
             "name the module that registers it, such as --module prompt_tuning_jax.tasks.super_glue"
@@ -113,7 +104,7 @@ def task_config(args: argparse.Namespace) -> TaskConfig:
         data_dir=args.data_dir,
         input_template=args.input_template,
         target_template=args.target_template,
-        verbalizers=verbalizers,
+        verbalizers=parse_verbalizers(args.verbalizers),
         columns=None if args.columns is None else args.columns.split(","),
     )
 

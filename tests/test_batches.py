@@ -210,6 +210,7 @@ def test_seed_none_is_file_order():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 50, 150])
+@pytest.mark.filterwarnings("ignore:inputs longer than")
 def test_eval_batches_hold_every_example_once(count):
     examples = make_source(count)
     encoder = Encoder(Letters(), LENGTHS)

@@ -125,6 +125,8 @@ def test_the_report_for_people_shows_everything(capsys, files):
 
 
 def test_mistakes_end_in_one_line(capsys, files, tmp_path):
+    own = refusal(capsys, "bundled_sentiment", "--input_template", "{text}")
+    assert "'bundled_sentiment' has its own" in own
     assert "--module" in refusal(capsys, "super_glue_rte")
     assert "has no split 'dev'" in refusal(capsys, "bundled_topic", "--split", "dev")
     assert "no directory" in refusal(

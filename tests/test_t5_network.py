@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 from common import GOLDEN_CONFIG as CONFIG
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -108,13 +109,13 @@ def test_prompt_gradient_agrees_with_the_reference():
         encoder = {**PROMPTED_PARAMS["encoder"], "prompt": {"prompt": prompt}}
         return loss(PROMPTED, {**PROMPTED_PARAMS, "encoder": encoder}, PROMPTED_IO)
 
-    value, gradient = jit(jax.value_and_grad(loss_of))(
+    value, gradient = jax.jit(jax.value_and_grad(loss_of), compiler_options=xla_flags.USERS)(
         PROMPTED_PARAMS["encoder"]["prompt"]["prompt"]
     )
     np.testing.assert_allclose(value, PROMPTED_IO["loss"], rtol=1e-6)
-    # 2e-6 of the largest entry; the golden itself is 0.94e-6 from the gradient in float64.
+    # 1e-6 of the largest entry; the golden itself is 0.94e-6 from the gradient in float64.
     expected = PROMPTED_IO["grad_prompt"]
-    close(gradient, expected, 2e-6 * np.abs(expected).max())
+    close(gradient, expected, 1e-6 * np.abs(expected).max())
 
 
 def test_parameter_tree_and_logical_axes_are_t5x(key):

@@ -34,6 +34,8 @@ from prompt_tuning_jax.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
+# At this rate the loss falls alike however a compiler orders its sums; at the paper's, it swings.
+LEARNT = {"learning_rate": 0.05, "dropout_rate": 0.0}
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
@@ -88,15 +90,15 @@ def learnt(model, before, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: only)
         options = {"train_steps": 150, "eval_period": 50, "checkpoint_period": 50}
-        return directory, run(**settings(model, directory, dropout_rate=0.0, **options))
+        return directory, run(**settings(model, directory, **LEARNT, **options))
 
 
 def test_a_task_is_learnt(learnt):
     _, result = learnt
     losses = [scores["loss"] for scores in result.history]
     assert [scores["step"] for scores in result.history] == [50, 100, 150]
-    assert losses[-1] < losses[0]
-    assert min(losses) < 1.7  # from 2.6
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1.5  # from 2.6
     assert max(scores["accuracy"] for scores in result.history) >= 90
 
 
@@ -191,7 +193,7 @@ RULES = optim.prompt_rules()
 def test_started_again_a_finished_run_gives_its_result(learnt, model):
     directory, result = learnt
     options = {"train_steps": 150, "eval_period": 50, "checkpoint_period": 50}
-    again = run(**settings(model, directory, dropout_rate=0.0, **options))
+    again = run(**settings(model, directory, **LEARNT, **options))
     np.testing.assert_array_equal(again.prompt.values, result.prompt.values)
     assert again.history == result.history
 
@@ -379,7 +381,7 @@ def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
 )
 def test_another_runs_directory_is_refused(learnt, model, changes, words):
     with pytest.raises(ValueError, match=words):
-        run(**settings(model, learnt[0], dropout_rate=0.0, **changes))
+        run(**settings(model, learnt[0], **LEARNT, **changes))
 
 
 @pytest.mark.parametrize(
