@@ -127,7 +127,7 @@ def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
 
 def test_that_a_run_broke_is_seen_without_a_validation_split(together, tmp_path, capsys):
     task = tiny.make_task(splits={"train": tiny.make_task().splits["train"]})
-    together({"bad": {"learning_rate": 1e38}}, task=task, log_period=50)
+    together({"bad": {"learning_rate": 1e38}}, task=task, log_period=50, checkpoint_period=50)
     assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
 
 
