@@ -9,7 +9,6 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import difflib
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ import gin
 import jax
 
 from prompt_tuning_jax import gin_configs
+from prompt_tuning_jax.macros import check_known, given_macros
 from prompt_tuning_jax.settings_help import settings_help
 
 _GIN_CONFIGS = Path(gin_configs.__file__).parent
@@ -205,16 +205,14 @@ def _expand_home(value: Any) -> Any:
     return value
 
 
-def _defined(macros: Mapping[str, str]) -> list[str]:
+def _defined(settings: Mapping[str, Any]) -> list[str]:
     """The settings among the macros given; every other macro must serve one of gin's bindings."""
-    text = gin.config_str()
-    given = re.findall(r"^(\w+) =", text, re.MULTILINE)
-    for macro in given:
-        if macro not in macros and not re.search(rf"%{macro}\b", text):
-            nearest = difflib.get_close_matches(macro.upper(), macros, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else "."
-            raise UsageError(f"There is no setting {macro}{hint} Settings: {', '.join(macros)}.")
-    return [macro for macro in given if macro in macros]
+    given = given_macros()
+    try:
+        check_known(given, settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return [macro for macro in given if macro in settings]
 
 
 def _binding(argument: str) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from prompt_tuning_jax import command
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
-from prompt_tuning_jax.model import BUNDLED, load_model
+from prompt_tuning_jax.model import load_model
 
 _EXPORT = """Write a prompt for another library, by default as a PEFT adapter.
 

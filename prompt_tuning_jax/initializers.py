@@ -7,7 +7,7 @@ Numbers are the reference implementation's for the same key.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
 Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
@@ -23,6 +22,13 @@ Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
 NAMED = ("uniform", "sampled_vocabulary", "class_labels")  # settings that `resolve` knows by name
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
 PAPER_POPULATION = 5000
+
+
+class Vocabulary(Protocol):
+    """What text initialisers ask of a vocabulary: this library's have it, and SeqIO's."""
+
+    def encode(self, text: str, /) -> list[int]:
+        """Ids of a text, without EOS."""
 
 
 def uniform(scale: float = 0.5, symmetric: bool = True) -> Initializer:
@@ -107,17 +113,20 @@ def text(
 
 
 def from_file(
-    path: str | os.PathLike, check: Callable[[TunedPrompt], None] | None = None
+    path: str | os.PathLike,
+    check: Callable[[TunedPrompt], None] | None = None,
+    read: Callable[[Any], TunedPrompt] = load_prompt,
 ) -> Initializer:
     """The values of a prompt file, ours or the reference's `.npy`.
 
     Args:
         check: refuses a prompt with a ValueError, such as `FrozenModel.check` one of another model.
+        read: how a file is read.
 
     Raises:
         FileNotFoundError, ValueError: as `load_prompt`; or it has another shape than the prompt.
     """
-    prompt = load_prompt(path)
+    prompt = read(path)
     if check is not None:
         check(prompt)
     values = prompt.values
@@ -141,6 +150,9 @@ def resolve(
     vocabulary: Vocabulary | None,
     verbalizers: Sequence[str] | None,
     check: Callable[[TunedPrompt], None] | None = None,
+    *,
+    population_size: int | None = PAPER_POPULATION,
+    read: Callable[[Any], TunedPrompt] = load_prompt,
 ) -> Initializer:
     """The initializer that a setting names.
 
@@ -148,7 +160,8 @@ def resolve(
         spec: an initializer; "uniform", "sampled_vocabulary", "class_labels", "text: ...", or the
             path of a prompt file; None for class labels where the task has verbalizers, else
             sampled vocabulary.
-        check: of a prompt file's prompt; see `from_file`.
+        check, read: of a prompt file's prompt; see `from_file`.
+        population_size: of rows that are sampled; see `sampled_vocabulary`.
 
     Raises:
         ValueError: class labels without verbalizers, or words without a vocabulary.
@@ -161,17 +174,18 @@ def resolve(
     if spec == "uniform":
         return uniform()
     if spec == "sampled_vocabulary":
-        return sampled_vocabulary(embeddings)
-    if spec == "class_labels" or str(spec).startswith("text:"):
+        return sampled_vocabulary(embeddings, population_size)
+    if spec == "class_labels" or text_of(spec) is not None:
         if vocabulary is None:
             raise ValueError(f"Prompt initialisation {spec!r} needs a model with a vocabulary.")
         if spec == "class_labels" and not verbalizers:
             raise ValueError("Prompt initialisation 'class_labels' needs a task with verbalizers.")
+        sampled = sampled_vocabulary(embeddings, population_size)
         if spec == "class_labels":
-            return class_labels(embeddings, vocabulary, verbalizers)
-        return text(embeddings, vocabulary, str(spec).removeprefix("text:").strip())
+            return class_labels(embeddings, vocabulary, verbalizers, sampled)
+        return text(embeddings, vocabulary, text_of(spec), sampled)
     try:
-        return from_file(spec, check)
+        return from_file(spec, check, read)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"PROMPT_INIT {str(spec)!r} is none of {', '.join(NAMED)}, 'text: ...', and no prompt: "
@@ -179,6 +193,12 @@ def resolve(
         ) from error
     except ValueError as error:
         raise ValueError(f"PROMPT_INIT {str(spec)!r}: {error}") from error
+
+
+def text_of(spec: Any) -> str | None:
+    """The words of a setting "text: ..."; None for any other."""
+    words = str(spec)
+    return words.removeprefix("text:").strip() if words.startswith("text:") else None
 
 
 def _starting_with(

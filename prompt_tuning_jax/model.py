@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning_jax import decoding, quantize, sharding
 from prompt_tuning_jax.banks import BankRows, Ensemble, vote
 from prompt_tuning_jax.batches import eval_batches
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
@@ -38,7 +39,6 @@ from prompt_tuning_jax.t5.scan import stack_layers
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 DTYPES = ("float32", "bfloat16", "int8")
-BUNDLED = Path(__file__).parent / "bundled" / "model"
 PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None
 # One list of legal answers for all inputs, or one for each input.
 LabelChoice = Sequence[str] | Sequence[Sequence[str]]

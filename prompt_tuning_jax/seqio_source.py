@@ -190,11 +190,8 @@ def seqio_task(
       ValueError: no such module, task, or feature, another vocabulary than the model's, or more
         than one in a mixture.
     """
-    declared = {} if module is None else getattr(_import(module), "VERBALIZERS", {})
-    provider = _provider(name, module)
-    _tell(provider, vocabulary, data_dir)
-    _check_features(provider, vocabulary)
-    verbalizers = declared.get(name) if verbalizers is None else verbalizers
+    provider = find_provider(name, module, vocabulary, data_dir)
+    verbalizers = declared_verbalizers(name, module) if verbalizers is None else verbalizers
     has_metrics = any(task.predict_metric_fns for task in _tasks(provider))
     return Task(
         name=name,
@@ -203,6 +200,31 @@ def seqio_task(
         metrics=(seqio_metrics,) if has_metrics else (),
         best_metric="mean",
     )
+
+
+def find_provider(
+    name: str,
+    module: str | None = None,
+    vocabulary: Vocabulary | seqio.Vocabulary | None = None,
+    data_dir: str | None = None,
+) -> seqio.Task | seqio.Mixture:
+    """The task or mixture that importing `module` registers, told of the model and the data.
+
+    Raises:
+      ValueError: as `seqio_task`.
+    """
+    if module is not None:
+        _import(module)
+    provider = _provider(name, module)
+    _tell(provider, vocabulary, data_dir)
+    _check_features(provider, vocabulary)
+    return provider
+
+
+def declared_verbalizers(name: str, module: str | None) -> Sequence[str] | None:
+    """The legal answers that a task's module declares in a mapping `VERBALIZERS`, if it does."""
+    declared = {} if module is None else getattr(_import(module), "VERBALIZERS", {})
+    return declared.get(name)
 
 
 def _import(module: str) -> Any:
@@ -230,7 +252,9 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
 
 
 def _tell(
-    provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | None, data_dir: str | None
+    provider: seqio.Task | seqio.Mixture,
+    vocabulary: Vocabulary | seqio.Vocabulary | None,
+    data_dir: str | None,
 ) -> None:
     tellable = [task for task in _tasks(provider) if hasattr(task, "use")]
     for task in tellable:
@@ -242,7 +266,9 @@ def _tell(
         )
 
 
-def _check_features(provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | None) -> None:
+def _check_features(
+    provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary | seqio.Vocabulary | None
+) -> None:
     tasks = _tasks(provider)
     for task, name in itertools.product(tasks, FEATURES):
         features = task.output_features
@@ -262,14 +288,16 @@ def _check_features(provider: seqio.Task | seqio.Mixture, vocabulary: Vocabulary
             )
 
 
-def _check_same(task: str, theirs: seqio.Vocabulary, ours: Vocabulary) -> None:
+def _check_same(task: str, theirs: seqio.Vocabulary, ours: Vocabulary | seqio.Vocabulary) -> None:
     """Every id must name the same piece; pass-through vocabularies have none to compare."""
-    if isinstance(theirs, seqio.PassThroughVocabulary):
+    if isinstance(theirs, seqio.PassThroughVocabulary) or theirs == ours:
         return
     message = (
         f"SeqIO task {task!r} does not use the model's vocabulary: {{}}. Give its features the "
         "model's spiece.model, with the same number of extra ids"
     )
+    if isinstance(ours, seqio.Vocabulary):
+        raise ValueError(message.format(f"it is {theirs}, the model's {ours}"))
     if not isinstance(theirs, seqio.SentencePieceVocabulary):
         raise ValueError(message.format(f"its vocabulary is a {type(theirs).__name__}"))
     if theirs.vocab_size != ours.size:

@@ -9,6 +9,7 @@ import functools
 import seqio
 import tensorflow as tf
 
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import (
     BUNDLED_TASKS,
     SIZES,
@@ -16,7 +17,6 @@ from prompt_tuning_jax.bundled.tasks import (
     bundled_examples,
     bundled_task,
 )
-from prompt_tuning_jax.model import BUNDLED
 
 VOCABULARY_FILE = BUNDLED / "spiece.model"
 EXTRA_IDS = 100

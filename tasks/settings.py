@@ -4,9 +4,9 @@ Tasks read both at the moment of use, so importing a tasks module touches neithe
 
     settings.use(data_dir="data", vocabulary="models/t5-base/spiece.model")
 
-Each is the first that is given of: what `use` was told; the gin binding (`settings.data_dir.path`,
-`settings.vocabulary.path`); the environment variable (PROMPT_TUNING_DATA_DIR,
-PROMPT_TUNING_VOCABULARY); and the default, which is TFDS and T5's published vocabulary.
+Each is the first that is given of: what `use` was told; the environment variable
+(PROMPT_TUNING_DATA_DIR, PROMPT_TUNING_VOCABULARY); and the default, which is TFDS and T5's
+published vocabulary. No task module has a gin configurable: T5X imports them when gin is locked.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import gin
 import sentencepiece
 import seqio
 import tensorflow as tf
@@ -61,15 +60,13 @@ def using(**choices) -> Iterator[None]:
         _chosen.update(before)
 
 
-@gin.configurable(module="settings")
-def data_dir(path: str | None = None) -> str | None:
+def data_dir() -> str | None:
     """The directory with data sets in their official release forms; None means TFDS."""
-    chosen = _chosen.get("data_dir") or path or os.environ.get(ENVIRONMENT["data_dir"])
+    chosen = _chosen.get("data_dir") or os.environ.get(ENVIRONMENT["data_dir"])
     return os.fspath(chosen) if chosen else None
 
 
-@gin.configurable(module="settings")
-def vocabulary(path: str | None = None) -> seqio.Vocabulary:
+def vocabulary() -> seqio.Vocabulary:
     """The vocabulary of every task's features.
 
     Raises:
@@ -77,23 +74,28 @@ def vocabulary(path: str | None = None) -> seqio.Vocabulary:
       ValueError: the file is no SentencePiece model.
     """
     environment = os.environ.get(ENVIRONMENT["vocabulary"])
-    chosen = _chosen.get("vocabulary") or path or environment or T5_VOCABULARY
+    chosen = _chosen.get("vocabulary") or environment or T5_VOCABULARY
     if isinstance(chosen, seqio.Vocabulary):
         return chosen
     if isinstance(chosen, Vocabulary):
         return _from_bytes(chosen)
-    return _from_path(os.fspath(chosen))
+    return read_vocabulary(os.fspath(chosen))
 
 
 @functools.cache
-def _from_path(path: str) -> seqio.SentencePieceVocabulary:
+def read_vocabulary(path: str) -> seqio.SentencePieceVocabulary:
+    """The vocabulary in a spiece.model, with T5's extra ids where the file does not hold them.
+
+    Raises:
+      FileNotFoundError, ValueError: as `vocabulary`.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             model = Vocabulary(file.read(), EXTRA_IDS, path)
     except tf.errors.OpError as error:
         raise FileNotFoundError(
             f"No SentencePiece model at {path} ({error.message}). Set {ENVIRONMENT['vocabulary']} "
-            "(or the gin binding settings.vocabulary.path) to the model's spiece.model."
+            "(under T5X VOCABULARY_FILE) to the model's spiece.model."
         ) from error
     return seqio.SentencePieceVocabulary(path, _added_ids(model))
 

@@ -17,9 +17,9 @@ from common import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.exchange import export_prompt
-from prompt_tuning_jax.model import BUNDLED
 
 HUGGINGFACE = GOLDENS / "huggingface"
 BASE = HUGGINGFACE / "t5_v1_1"

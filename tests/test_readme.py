@@ -14,8 +14,8 @@ import pytest
 import xla_flags
 
 from prompt_tuning_jax import TrainConfig, command, load_prompt
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.model import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import task_records
 
-from prompt_tuning_jax.model import BUNDLED
+from prompt_tuning_jax.bundled import BUNDLED
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason="needs the [data] extra")

@@ -7,11 +7,10 @@ import subprocess
 import sys
 import zipfile
 
-import gin
 import pytest
 import sentencepiece
 
-from prompt_tuning_jax.model import BUNDLED
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
 from prompt_tuning_jax.vocabulary import Vocabulary
 
@@ -72,33 +71,17 @@ def unset(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     with settings.using(data_dir=None, vocabulary=None):
         yield
-    gin.clear_config()
 
 
 @pytest.mark.usefixtures("unset")
-def test_what_is_told_goes_before_gin_and_gin_before_the_environment(monkeypatch):
+def test_what_is_told_goes_before_the_environment(monkeypatch):
     assert settings.data_dir() is None
     monkeypatch.setenv("PROMPT_TUNING_DATA_DIR", "from the environment")
     assert settings.data_dir() == "from the environment"
-    with gin.unlock_config():
-        gin.bind_parameter("settings.data_dir.path", "from gin")
-    assert settings.data_dir() == "from gin"
     settings.use(data_dir="told")
     assert settings.data_dir() == "told"
     settings.use(vocabulary=SPIECE)
     assert settings.data_dir() == "told"
-
-
-@pytest.mark.usefixtures("unset")
-def test_gin_files_with_dynamic_registration_name_the_settings():
-    """As those of T5X do."""
-    with gin.unlock_config():
-        gin.parse_config(
-            "from __gin__ import dynamic_registration\n"
-            "from prompt_tuning_jax.tasks import settings\n"
-            f"settings.vocabulary.path = {str(SPIECE)!r}\n"
-        )
-    assert settings.vocabulary().sentencepiece_model_file == str(SPIECE)
 
 
 @pytest.mark.usefixtures("unset")

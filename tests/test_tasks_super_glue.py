@@ -8,8 +8,8 @@ import pytest
 import task_records
 from common import GOLDENS, shared_dir
 
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.data import target_text
-from prompt_tuning_jax.model import BUNDLED
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data

@@ -69,6 +69,11 @@ class TunedPrompt:
     def shape(self) -> tuple[int, int]:
         return self.values.shape
 
+    @property
+    def base_fingerprint(self) -> str | None:
+        """That of the weights it was tuned for, where that is known."""
+        return self.metadata.get(_FINGERPRINT)
+
 
 def save_prompt(
     path: str | os.PathLike,

@@ -33,7 +33,7 @@ from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
 )
 from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infer_config
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
-from prompt_tuning_jax.checkpoints.t5x_weights import Weight, find_weights
+from prompt_tuning_jax.checkpoints.t5x_weights import Weight, by_leaf, find_weights
 from prompt_tuning_jax.checkpoints.weight_report import WeightReport
 from prompt_tuning_jax.optim import PROMPT_NAME
 from prompt_tuning_jax.quantize import check_float
@@ -84,9 +84,6 @@ def load(
     if shardings is not None:
         shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
         places = shardings(config, shapes)
-    by_leaf: dict[int, list[str]] = {}
-    for name, weight in weights.items():
-        by_leaf.setdefault(id(weight.leaf), []).append(name)
 
     def read(names: Iterable[str]) -> dict[str, Any]:
         cache: dict = {}  # layers stacked in one leaf are read together
@@ -97,7 +94,7 @@ def load(
         return values
 
     with ThreadPoolExecutor(_readers(weights.values(), convert is not None)) as pool:
-        parts = list(pool.map(read, by_leaf.values()))
+        parts = list(pool.map(read, by_leaf(weights)))
     return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
 
 
@@ -214,7 +211,7 @@ def _check_fits(
             f"{place} has no token_embedder/embedding: it is no T5 to add a prompt to."
         )
     ours = None
-    if "base_model_fingerprint" in prompt.metadata and not allow:
+    if prompt.base_fingerprint is not None and not allow:
         frozen = find_weights({n: x for n, x in weights.items() if n not in prompts})
         ours = fingerprint(frozen)
     check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)

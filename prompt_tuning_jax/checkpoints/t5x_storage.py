@@ -50,6 +50,17 @@ class Storage:
             raise ValueError(f"{self.name}/{key} cannot be read: {brief(error)}") from error
         return found.value if found.state == "value" else None
 
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a file whole.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        try:
+            self._store.write(key, data).result()
+        except Exception as error:
+            raise ValueError(f"{self.name}/{key} cannot be written: {brief(error)}") from error
+
     def children(self) -> list[str]:
         """The names of the files and directories here; empty where there is nothing."""
         if not self.remote:

@@ -168,6 +168,14 @@ def _share_bias(stack: str, weights: dict[str, Weight]) -> None:
         del weights[name]
 
 
+def by_leaf(weights: Mapping[str, Weight]) -> list[list[str]]:
+    """The names of the weights, those that lie in one leaf together."""
+    groups: dict[int, list[str]] = {}
+    for name, weight in weights.items():
+        groups.setdefault(id(weight.leaf), []).append(name)
+    return list(groups.values())
+
+
 def is_scanned(names: Iterable[str]) -> bool:
     """Whether layers are stacked, as in T5X's scalable T5."""
     return any(_SCANNED.fullmatch(name) for name in names)

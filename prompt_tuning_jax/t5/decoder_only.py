@@ -167,13 +167,19 @@ class DecoderOnly(nn.Module):
     parameter is `decoder/prompt/prompt`. A call that gives `prompt_positions` [B, S] speaks of rows
     with the prompt in them throughout: tokens (0 at prompt positions; `layout.place_prompt` makes
     both), other arrays, lengths and logits. Otherwise rows are [B, T], the prompt stands before
-    them, and logits are those of the tokens only.
+    them, and logits are those of the tokens only; `prompt_layout` can say nothing else.
     """
 
     config: T5Config
     prompt: Callable[[], nn.Module] | None = None
+    prompt_layout: str = "prefix"
 
     def setup(self):
+        if self.prompt_layout != "prefix":
+            raise ValueError(
+                f"A decoder-only model takes its prompt before the row, not as "
+                f"{self.prompt_layout!r}, unless a call gives prompt_positions."
+            )
         if self.config.num_encoder_layers or self.config.scan_layers:
             raise ValueError(
                 "A decoder-only model needs T5Config(num_encoder_layers=0, scan_layers=False)."

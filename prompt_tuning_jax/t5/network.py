@@ -88,6 +88,7 @@ class Encoder(nn.Module):
     config: T5Config
     token_embedder: layers.Embed
     make_prompt: Callable[[], nn.Module] | None
+    prompt_layout: str
 
     def setup(self):
         cfg = self.config
@@ -108,10 +109,12 @@ class Encoder(nn.Module):
             mask_BxQxS = layout.within_segments(mask_BxQxS, segment_ids, segment_ids)
             return self._through(x_BxSxD, mask_BxQxS, deterministic)
         prompts_NxPxD = self.prompt(self.config.emb_dim)
-        if prompt_positions is None and self.config.isolated_prompt:
+        apart = self.config.isolated_prompt and self.prompt_layout == "prefix"
+        if prompt_positions is None and apart:
             return self._apart(tokens, prompts_NxPxD, prompt_ids, deterministic)
         if prompt_positions is None:
-            tokens, prompt_positions = layout.place_prompt(tokens, prompts_NxPxD.shape[-2])
+            P = prompts_NxPxD.shape[-2]
+            tokens, prompt_positions = layout.place_prompt(tokens, P, self.prompt_layout)
         embedded_BxSxD = self.token_embedder(tokens)
         x_BxSxD = prompts.join(embedded_BxSxD, prompts_NxPxD, prompt_positions, prompt_ids)
         mask_BxQxS = layout.attended(tokens, prompt_positions)[:, None, :]
@@ -269,11 +272,13 @@ class Transformer(nn.Module):
     `prompt` makes the prompt module, as in `Transformer(config, lambda: Prompt(length=100))`; its
     parameter is `encoder/prompt/prompt`. Where a call gives `prompt_positions` [B, S],
     `encoder_input_tokens` is [B, S] with 0 at prompt positions (`layout.place_prompt` makes both).
-    Where it does not, tokens are [B, T] and the prompt stands before them, S = P + T.
+    Where it does not, tokens are [B, T] and the prompt is placed among them as `prompt_layout` says
+    (one of `layout.LAYOUTS`; before them unless another is given), S = P + T.
     """
 
     config: T5Config
     prompt: Callable[[], nn.Module] | None = None
+    prompt_layout: str = "prefix"
 
     @property
     def scan_layers(self) -> bool:
@@ -286,7 +291,7 @@ class Transformer(nn.Module):
                 "This T5Config has no encoder layers: decoder_only.DecoderOnly is its network."
             )
         self.token_embedder = layers.Embed(self.config)
-        self.encoder = Encoder(self.config, self.token_embedder, self.prompt)
+        self.encoder = Encoder(self.config, self.token_embedder, self.prompt, self.prompt_layout)
         self.decoder = Decoder(self.config, self.token_embedder)
 
     def __call__(
@@ -412,7 +417,9 @@ class Transformer(nn.Module):
         """What the decoder may look at [B, S], whether or not `tokens` have room for the prompt."""
         prompt_length = S - tokens.shape[1]
         if self.prompt is not None and prompt_positions is None and prompt_length > 0:
-            tokens, prompt_positions = layout.place_prompt(tokens, prompt_length)
+            tokens, prompt_positions = layout.place_prompt(
+                tokens, prompt_length, self.prompt_layout
+            )
         elif prompt_length != 0 or (self.prompt is not None and prompt_positions is None):
             raise ValueError(
                 f"decode got {S} encoded positions and {tokens.shape[1]} encoder_input_tokens per "

@@ -4,10 +4,10 @@ MODEL_DIR/checkpoint_1101000   T5X's checkpoint, the whole model: the run contin
 MODEL_DIR/prompts/1101000      the prompt alone, as `prompt_tuning_jax.load_prompt` reads it
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tensorflow.io import gfile
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax.checkpoints.t5x_fingerprint import checkpoint_fingerprint
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.t5.config import T5Config
 
@@ -39,22 +40,28 @@ def write_prompt(
     base_model: str,
     task: str,
     config: T5Config,
+    layout: str,
+    trainable: Sequence[optim.Rule],
 ) -> tuple[Mapping[str, Any], Any]:
     """Writes the prompt of a state that T5X is about to save; the state stays as it is.
 
     T5X calls `SaveCheckpointConfig.state_transformation_fns` at every save, in today's format and
     in its old one, on every host; `checkpointer_cls` is ignored by today's.
+
+    Args:
+      base_model: the checkpoint that the run started from.
+      trainable: the rules of what trains.
     """
     params = optim.flatten(state["target"])
     if (name := next(filter(is_prompt, params), None)) is not None:
         values = _on_host(params[name])
-        identity = _fingerprint(params)
+        identity = _fingerprint(params, base_model, trainable)
         if jax.process_index() == 0:
             step = int(_on_host(state["state"]["step"]))
             with local_directory(os.path.join(model_dir, DIRECTORY, str(step))) as directory:
                 save_prompt(
                     directory,
-                    TunedPrompt(values, visibility=config.prompt_visibility),
+                    TunedPrompt(values, layout, visibility=config.prompt_visibility),
                     base_model=base_model,
                     fingerprint=identity,
                     task=task,
@@ -67,19 +74,20 @@ def read_prompt(path: str) -> TunedPrompt:
     """A prompt file from any path that TensorFlow reads, gs:// included.
 
     Raises:
-      FileNotFoundError, ValueError: as `load_prompt`; or the prompt does not stand as a prefix.
+      FileNotFoundError, ValueError: as `load_prompt`.
     """
     with _local_copy(path) as local:
-        prompt = load_prompt(local)
-    if prompt.layout != "prefix":
-        raise ValueError(
-            f"The prompt in {path} stands as {prompt.layout!r}, but T5X's batches leave room only "
-            "for a prefix: use `python -m prompt_tuning_jax.evaluate` or `.infer` with it."
-        )
-    return prompt
+        return load_prompt(local)
 
 
-@contextmanager
+def prompts_beside(checkpoint: str) -> str | None:
+    """The prompt file that was written with a checkpoint of a training run, if it is there."""
+    model_dir, name = os.path.split(checkpoint.rstrip("/"))
+    path = os.path.join(model_dir, DIRECTORY, name.removeprefix("checkpoint_"))
+    return path if gfile.exists(path) else None
+
+
+@contextlib.contextmanager
 def local_directory(path: str) -> Iterator[Path]:
     """A directory to write into; what is in it at the end is at `path`, remote or not."""
     if not is_url(path):
@@ -92,7 +100,7 @@ def local_directory(path: str) -> Iterator[Path]:
             gfile.copy(os.path.join(local, file), os.path.join(path, file), overwrite=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _local_copy(path: str) -> Iterator[Path]:
     if not is_url(path):
         yield Path(path)
@@ -105,13 +113,35 @@ def _local_copy(path: str) -> Iterator[Path]:
         yield Path(local) if is_directory else Path(local) / os.path.basename(path)
 
 
-def _fingerprint(params: Mapping[str, Any]) -> str | None:
-    """Of the weights without the prompt; None where one host does not hold them all."""
+def _fingerprint(
+    params: Mapping[str, Any], base_model: str, trainable: Sequence[optim.Rule]
+) -> str | None:
+    """Of the weights that the prompt is for; None where no host of this run could tell.
+
+    Weights that do not train are the base checkpoint's, whose fingerprint need not be made anew.
+    """
+    frozen = all(map(is_prompt, optim.label_params(list(params), trainable)))
+    found = base_fingerprint(base_model) if frozen else None
+    if found is not None or jax.process_count() > 1:
+        return found
+    weights = {name: _on_host(x) for name, x in params.items() if not is_prompt(name)}
+    return fingerprint(optim.unflatten(weights))
+
+
+def base_fingerprint(checkpoint: str) -> str | None:
+    """The fingerprint of a base checkpoint's weights, which one host finds out for all.
+
+    None where the checkpoint is no longer there, as a run that continues does not need it.
+    """
+    unknown = "0" * 64
+    found = unknown
+    if jax.process_index() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            found = checkpoint_fingerprint(checkpoint)
     if jax.process_count() > 1:
-        return None
-    return fingerprint(
-        optim.unflatten({name: _on_host(x) for name, x in params.items() if not is_prompt(name)})
-    )
+        digits = np.frombuffer(bytes.fromhex(found), np.uint8)
+        found = np.asarray(multihost_utils.broadcast_one_to_all(digits)).tobytes().hex()
+    return None if found == unknown else found
 
 
 def _on_host(x: Any) -> np.ndarray:

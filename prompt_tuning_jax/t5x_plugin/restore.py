@@ -6,7 +6,6 @@ checkpoint has no weight. Here only what a base checkpoint cannot have is made, 
 misshapen weight is an error.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +17,8 @@ from t5x import state_utils, utils
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import STEP, TARGET, open_checkpoint
-from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.t5x_plugin.prompt_files import is_prompt
+from prompt_tuning_jax.t5x_plugin.run import absolute
 
 Flat = dict[str, Any]
 Start = Callable[[tuple[int, int]], Float[np.ndarray, "P D"]]
@@ -52,11 +51,6 @@ def base_checkpoint(path: str) -> utils.RestoreCheckpointConfig:
         fallback_to_scratch=True,
         state_transformation_fns=(take,),
     )
-
-
-def absolute(path: str) -> str:
-    """A path from here as one from the root, which Orbax asks for; a URL as it is."""
-    return path if is_url(path) else os.path.abspath(path)
 
 
 def comes_from_base(name: str) -> bool:

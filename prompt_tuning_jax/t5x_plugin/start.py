@@ -1,7 +1,6 @@
-"""Where the prompt of a T5X run starts, and what the task and the checkpoint say about it."""
+"""Where the prompt of a T5X run starts, and what its file or checkpoint says about it."""
 
 import functools
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +8,18 @@ import jax
 import numpy as np
 import seqio
 from jaxtyping import Float
-from tensorflow.io import gfile
 
 from prompt_tuning_jax import initializers
-from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint, prompt_names
 from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
 from prompt_tuning_jax.t5.config import T5Config
-from prompt_tuning_jax.t5x_plugin.prompt_files import read_prompt
+from prompt_tuning_jax.t5x_plugin.prompt_files import (
+    base_fingerprint,
+    prompts_beside,
+    read_prompt,
+)
 from prompt_tuning_jax.t5x_plugin.restore import Start
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 EMBEDDING = "token_embedder/embedding"
 
@@ -29,6 +30,8 @@ def prompt_start(
     vocabulary: seqio.Vocabulary,
     verbalizers: Sequence[str] | None = None,
     seed: int | None = 0,
+    population_size: int | None = initializers.PAPER_POPULATION,
+    allow_mismatch: bool = False,
 ) -> Start:
     """(P, D) -> the prompt's first values: those of this library's own trainer for the same seed.
 
@@ -42,92 +45,108 @@ def prompt_start(
       vocabulary: the model's.
       verbalizers: the task's label words.
       seed: None, by which T5X means any, is 0 here: all hosts must start from one prompt.
+      population_size: how many of the first pieces rows are sampled from; None for all.
+      allow_mismatch: whether to take a prompt file of another base model.
     """
-    if isinstance(init, str) and _is_file(init):
-        return tuned_prompt(init, checkpoint)
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
         initializer = initializers.resolve(
-            init, _Table(checkpoint), library_vocabulary(vocabulary), verbalizers
+            init,
+            _Table(checkpoint),
+            vocabulary,
+            verbalizers,
+            check=functools.partial(_check_model, checkpoint, allow_mismatch),
+            population_size=population_size,
+            read=read_prompt,
         )
         return np.asarray(initializer(jax.random.key(seed or 0), shape))
 
     return values
 
 
-def tuned_prompt(prompt_file: str | None, checkpoint: str, config: T5Config | None = None) -> Start:
+def text_length(init: str, vocabulary: seqio.Vocabulary) -> int:
+    """How many rows the text of "text: ..." takes: a `PROMPT_LENGTH` that holds all of it.
+
+    Raises:
+      ValueError: `init` is no such text.
+    """
+    words = initializers.text_of(init)
+    if words is None:
+        raise ValueError(
+            f"PROMPT_LENGTH is that of a text, but PROMPT_INIT is {init!r} and not 'text: ...'."
+        )
+    return len(vocabulary.encode(words))
+
+
+def tuned_prompt(
+    prompt_file: str | None,
+    checkpoint: str,
+    config: T5Config | None = None,
+    allow_mismatch: bool = False,
+) -> Start:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
     Args:
+      checkpoint: the base checkpoint, whose weights must be those that a file's prompt was tuned
+        for, or that of a training run.
       config: the model's, whose prompt must see what a prompt in a file was tuned to see.
+      allow_mismatch: whether to take a prompt that was tuned for other weights.
 
     Raises:
       ValueError: (when asked for values) there is none, or one of another shape than the model's,
-        or of another visibility.
+        of another visibility, or for other weights.
     """
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
-        if prompt_file is not None and config is not None:
-            _check_visibility(prompt_file, config)
-        found = _tuned(prompt_file, checkpoint)
-        if found.shape != shape:
+        prompt = read_prompt(prompt_file) if prompt_file else _in_checkpoint(checkpoint)
+        if prompt.shape != shape:
             raise ValueError(
-                f"The prompt in {prompt_file or checkpoint} is {list(found.shape)}, this model's "
-                f"{list(shape)}: set PROMPT_LENGTH to {found.shape[0]}, and use a model of width "
-                f"{found.shape[1]}."
+                f"The prompt in {prompt_file or checkpoint} is {list(prompt.shape)}, this model's "
+                f"{list(shape)}: set PROMPT_LENGTH to {prompt.shape[0]}, and use a model of width "
+                f"{prompt.shape[1]}."
             )
-        return found
+        if prompt_file:
+            _check_visibility(prompt_file, prompt, config)
+            _check_model(checkpoint, allow_mismatch, prompt)
+        return prompt.values
 
     return values
 
 
 def prompt_length(prompt_file: str | None, checkpoint: str) -> int:
     """The length of the same prompt."""
-    return _tuned(prompt_file, checkpoint).shape[0]
+    prompt = read_prompt(prompt_file) if prompt_file else _in_checkpoint(checkpoint)
+    return prompt.shape[0]
 
 
-def _tuned(prompt_file: str | None, checkpoint: str) -> Float[np.ndarray, "P D"]:
-    if prompt_file is not None:
-        return read_prompt(prompt_file).values
+def prompt_layout(prompt_file: str | None, checkpoint: str) -> str:
+    """Where the same prompt stands; a checkpoint's is said by the prompt file of its step."""
+    path = prompt_file or prompts_beside(checkpoint)
+    return read_prompt(path).layout if path else "prefix"
+
+
+def _in_checkpoint(checkpoint: str) -> TunedPrompt:
     opened = open_checkpoint(checkpoint)
     if not (names := prompt_names(opened)):
         raise ValueError(
             f"{checkpoint} holds no prompt: give PROMPT_FILE, a prompt tuned for this model."
         )
-    return opened.leaf(names[0]).read().astype(np.float32)
+    return TunedPrompt(opened.leaf(names[0]).read().astype(np.float32))
 
 
-def _check_visibility(prompt_file: str, config: T5Config) -> None:
-    theirs, ours = read_prompt(prompt_file).visibility, config.prompt_visibility
-    if theirs != ours:
+def _check_visibility(prompt_file: str, prompt: TunedPrompt, config: T5Config | None) -> None:
+    if config is not None and prompt.visibility != config.prompt_visibility:
         raise ValueError(
-            f"The prompt in {prompt_file} was tuned with the visibility {theirs!r}, this model's "
-            f"is {ours!r}: bind prompt_visibility of the model's T5Config to {theirs!r}."
+            f"The prompt in {prompt_file} was tuned with the visibility {prompt.visibility!r}, "
+            f"this model's is {config.prompt_visibility!r}: bind prompt_visibility of the model's "
+            f"T5Config to {prompt.visibility!r}."
         )
 
 
-def verbalizers(task: str, module: str | None = None) -> Sequence[str] | None:
-    """The label words of a bundled task, or those that the task's module gives in `VERBALIZERS`."""
-    if task in BUNDLED_TASKS:
-        return bundled_task(task).verbalizers
-    declared = getattr(importlib.import_module(module), "VERBALIZERS", {}) if module else {}
-    return declared.get(task)
-
-
-def task_vocabulary(task: str, module: str | None = None) -> seqio.Vocabulary:
-    """The vocabulary of a task's inputs."""
-    if module:
-        importlib.import_module(module)
-    return seqio.get_mixture_or_task(task).output_features["inputs"].vocabulary
-
-
-def library_vocabulary(vocabulary: seqio.Vocabulary) -> Vocabulary | None:
-    """A SeqIO vocabulary as this library's; None where it is not SentencePiece's."""
-    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return None
-    path = vocabulary.sentencepiece_model_file
-    with gfile.GFile(path, "rb") as file:
-        return Vocabulary(file.read(), vocabulary.extra_ids, path)
+def _check_model(checkpoint: str, allow_mismatch: bool, prompt: TunedPrompt) -> None:
+    """Refuses a prompt of other weights, on all hosts alike."""
+    if not allow_mismatch and prompt.base_fingerprint is not None:
+        check_compatible(prompt, fingerprint=base_fingerprint(checkpoint))
 
 
 class _Table:
@@ -154,7 +173,3 @@ class _Table:
 
 def _is_table(name: str) -> bool:
     return name.startswith("target/") and name.endswith(EMBEDDING)
-
-
-def _is_file(init: str) -> bool:
-    return init not in ("uniform", "sampled_vocabulary", "class_labels") and init[:5] != "text:"

@@ -17,16 +17,12 @@ EXPERIMENT = f"""
 from __gin__ import dynamic_registration
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.t5x_plugin import start
 
 include '{t5x_runs.GIN}/models/decoder_only_base.gin'
 include '{t5x_runs.GIN}/prompts/uniform.gin'
 include '{t5x_runs.GIN}/runs/train.gin'
 
-VOCABULARY = @start.task_vocabulary()
-start.task_vocabulary:
-  task = %MIXTURE_OR_TASK_NAME
-  module = %MIXTURE_OR_TASK_MODULE
+VOCABULARY_FILE = 'bundled'
 TRAINABLE = [('{PROMPT}', @optim.paper_adafactor())]
 """
 

@@ -6,8 +6,8 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import initializers, save_prompt
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.model import BUNDLED
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.t5x
@@ -59,7 +59,8 @@ def test_it_starts_from_a_file(words, tmp_path):
 
 
 def test_class_labels_need_a_task_that_has_them(words, base):
-    from prompt_tuning_jax.t5x_plugin.start import prompt_start, verbalizers
+    from prompt_tuning_jax.t5x_plugin.start import prompt_start
+    from prompt_tuning_jax.t5x_plugin.task import verbalizers
 
     assert set(verbalizers("bundled_sentiment")) == set(LABELS)
     assert verbalizers("bundled_place", "prompt_tuning_jax.tasks.bundled") is None

@@ -10,11 +10,11 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import initializers, load_prompt, optim
+from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
-from prompt_tuning_jax.model import BUNDLED
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.t5x

@@ -1,0 +1,47 @@
+"""Every experiment and task module, read as T5X reads them; T5X need not be installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import t5x_signatures
+
+pytestmark = pytest.mark.data
+pytest.importorskip("seqio", reason="needs the [data] extra: pip install '.[data]'")
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """What was read -> its error, or ""."""
+    done = subprocess.run(
+        [sys.executable, HERE / "parse_as_t5x.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+EXPERIMENTS = sorted(path.name for path in ROOT.glob("gin_configs/t5x/experiments/*.gin"))
+TASK_MODULES = sorted(path.stem for path in ROOT.glob("tasks/[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_reaches_training(errors, name):
+    assert errors[name] == ""
+
+
+@pytest.mark.parametrize("name", TASK_MODULES)
+def test_a_task_module_can_be_imported_once_gin_is_locked(errors, name):
+    assert errors[name] == ""
+
+
+@pytest.mark.t5x
+def test_the_stand_in_is_as_t5x_is():
+    assert json.loads(t5x_signatures.FILE.read_text()) == t5x_signatures.of_t5x()
