@@ -141,7 +141,7 @@ def _pronoun_marked(example: Example) -> tf.Tensor:
 
     Of the released texts, one has the pronoun a word later than its index says, and in one it is
     followed by punctuation without a blank; T5 sets such punctuation apart and drops what blanks
-    end the text.
+    end the text. A pronoun that is the first word has no blank before it.
     """
     words, pronoun = tf.strings.split(example["text"], sep=" "), example["span2_text"]
     index, length = example["span2_index"], tf.strings.length(pronoun)
@@ -157,7 +157,8 @@ def _pronoun_marked(example: Example) -> tf.Tensor:
     marked = tf.strings.join(["*", pronoun, "*"])
     text = tf.strings.join([before, marked, after], " ")
     text_apart = tf.strings.join([before, marked, rest, after], " ")
-    return tf.where(apart, tf.strings.regex_replace(text_apart, " +$", ""), text)
+    text = tf.where(apart, tf.strings.regex_replace(text_apart, " +$", ""), text)
+    return tf.where(tf.equal(index, 0), tf.strings.regex_replace(text, "^ ", ""), text)
 
 
 @seqio.map_over_dataset

@@ -196,10 +196,18 @@ def test_bias_of_some_queries_is_those_rows():
 # ---- the prompt ------------------------------------------------------------------------------
 
 
-def test_prefix_built_inside_equals_layout_passed():
-    tokens, positions = place_prompt(TOKENS, P)
-    given = run(PROMPTED, PROMPTED_PARAMS, tokens, *BATCH[1:], prompt_positions=positions)
-    np.testing.assert_array_equal(given, run(PROMPTED, PROMPTED_PARAMS, *BATCH))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_network_places_its_prompt_as_it_is_told(layout):
+    """T5X gives rows without room for the prompt, to `encode` and again to `decode`."""
+    network = Transformer(CONFIG, functools.partial(Prompt, P), layout)
+    params = with_prompt(np.random.default_rng(0).normal(size=(P, CONFIG.emb_dim)))
+    placed, positions = place_prompt(TOKENS, P, layout)
+    expected = run(PROMPTED, params, placed, *BATCH[1:], prompt_positions=positions)
+    found = run(network, params, *BATCH)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    encoded = run(network, params, TOKENS, method="encode")
+    by_parts = run(network, params, encoded, *BATCH, method="decode")
+    np.testing.assert_allclose(by_parts, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["prefix", "after_bos", "suffix", "suffix_before_eos"])

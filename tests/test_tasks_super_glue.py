@@ -76,6 +76,8 @@ def test_the_first_word_goes_as_t5_removes_it():
         ('Well done for him," she said. ', 3, "him", 'Well done for *him* ," she said.'),
         ("They want to use it , but not now", 3, "it", "They want to use *it* , but not now"),
         ("  Two blanks before it here", 5, "it", "  Two blanks before *it* here"),
+        ("He likes Bob .", 0, "He", "*He* likes Bob ."),
+        ("He, who likes Bob .", 0, "He", "*He* , who likes Bob ."),
     ],
 )
 def test_a_pronoun_with_punctuation_or_a_word_late(text, index, pronoun, marked):

@@ -114,7 +114,9 @@ class Encoder(nn.Module):
             return self._apart(tokens, prompts_NxPxD, prompt_ids, deterministic)
         if prompt_positions is None:
             P = prompts_NxPxD.shape[-2]
-            tokens, prompt_positions = layout.place_prompt(tokens, P, self.prompt_layout)
+            tokens, prompt_positions = layout.place_prompt(
+                tokens, P, self.prompt_layout, self.config.eos_id
+            )
         embedded_BxSxD = self.token_embedder(tokens)
         x_BxSxD = prompts.join(embedded_BxSxD, prompts_NxPxD, prompt_positions, prompt_ids)
         mask_BxQxS = layout.attended(tokens, prompt_positions)[:, None, :]
@@ -418,7 +420,7 @@ class Transformer(nn.Module):
         prompt_length = S - tokens.shape[1]
         if self.prompt is not None and prompt_positions is None and prompt_length > 0:
             tokens, prompt_positions = layout.place_prompt(
-                tokens, prompt_length, self.prompt_layout
+                tokens, prompt_length, self.prompt_layout, self.config.eos_id
             )
         elif prompt_length != 0 or (self.prompt is not None and prompt_positions is None):
             raise ValueError(

@@ -1,13 +1,17 @@
-"""Runs of T5X inside the test process, and a base checkpoint of a few thousand random weights.
+"""Runs of T5X, and a base checkpoint of a few thousand random weights.
 
-A T5X program started as a command takes half a minute; here its imports and compiled programs are
-shared. The gin files, and T5X's own functions that they configure, are those of the command.
+A T5X program started as a command takes half a minute; inside the test process its imports and
+compiled programs are shared. The gin files, and T5X's own functions that they configure, are those
+of the command.
 """
 
 import functools
 import importlib
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,9 @@ SHORT = {
     "train.train_eval_dataset_cfg": None,
     "train.infer_eval_dataset_cfg": None,
 }
+
+
+SECONDS = 1500  # what a command may take on a machine that is five times slower
 
 
 class Gin(str):
@@ -123,3 +130,19 @@ def evaluate(output: Path, base: Path, *files: str, **bindings: Any) -> dict[str
     run("eval", (*files, f"{GIN}/models/bundled.gin", f"{GIN}/runs/eval.gin"), paths | bindings)
     (written,) = output.glob("inference_eval/*-metrics.jsonl")
     return json.loads(written.read_text().splitlines()[-1])
+
+
+def start(
+    here: Path, program: str, files: Sequence[str], bindings: Mapping[str, Any]
+) -> subprocess.Popen:
+    """`python -m t5x.PROGRAM` in the directory `here`, which writes PROGRAM.log."""
+    command = [sys.executable, "-m", f"t5x.{program}"]
+    command += [f"--gin_file={file}" for file in files]
+    command += [f"--gin.{name}={value!r}" for name, value in bindings.items()]
+    environment = os.environ | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    with open(here / f"{program}.log", "a") as log:
+        return subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log)
+
+
+def finish(process: subprocess.Popen, here: Path, program: str) -> None:
+    assert process.wait(SECONDS) == 0, (here / f"{program}.log").read_text()[-2000:]

@@ -1,10 +1,8 @@
 """The commands as a user types them: paths from here, files by their names in the package."""
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import numpy as np
 import pytest
 import t5x_runs
 
-pytestmark = pytest.mark.t5x
-SECONDS = 300
+pytestmark = [pytest.mark.t5x, pytest.mark.timeout(3 * t5x_runs.SECONDS)]
+
+TINY = t5x_runs.TASK | t5x_runs.SHAPE
 
 
 @pytest.fixture
@@ -23,22 +22,8 @@ def here(base, tmp_path):
     return tmp_path
 
 
-def start(here: Path, program: str, *files: str, **bindings) -> subprocess.Popen:
-    settings = t5x_runs.TASK | t5x_runs.SHAPE | bindings
-    command = [sys.executable, "-m", f"t5x.{program}"]
-    command += [f"--gin_file={t5x_runs.GIN}/{file}" for file in files]
-    command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-    environment = os.environ | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    with open(here / f"{program}.log", "a") as log:
-        return subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log)
-
-
-def finish(process: subprocess.Popen, here: Path, program: str) -> None:
-    assert process.wait(SECONDS) == 0, (here / f"{program}.log").read_text()[-2000:]
-
-
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + t5x_runs.SECONDS
     while not path.exists():
         assert process.poll() is None, "it ended early"
         assert time.monotonic() < deadline, f"no {path}"
@@ -46,13 +31,17 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def test_a_killed_run_continues_as_if_it_had_not_been(here, base, tmp_path_factory):
-    settings = t5x_runs.SHORT | {
-        "MODEL_DIR": "runs/sentiment",
-        "INITIAL_CHECKPOINT_PATH": "checkpoints/bundled/checkpoint_3",
-    }
+    settings = (
+        TINY
+        | t5x_runs.SHORT
+        | {
+            "MODEL_DIR": "runs/sentiment",
+            "INITIAL_CHECKPOINT_PATH": "checkpoints/bundled/checkpoint_3",
+        }
+    )
     model_dir = here / "runs" / "sentiment"
-    files = ("experiments/bundled_sentiment.gin",)
-    process = start(here, "train", *files, **settings | {"TRAIN_STEPS": 100_000})
+    files = (f"{t5x_runs.GIN}/experiments/bundled_sentiment.gin",)
+    process = t5x_runs.start(here, "train", files, settings | {"TRAIN_STEPS": 100_000})
     try:
         wait_for(model_dir / "checkpoint_7", process)
     finally:
@@ -60,7 +49,8 @@ def test_a_killed_run_continues_as_if_it_had_not_been(here, base, tmp_path_facto
         process.wait()
     reached = max(int(path.name.split("_")[1]) for path in model_dir.glob("checkpoint_*[0-9]"))
     goal = reached + 6
-    finish(start(here, "train", *files, **settings | {"TRAIN_STEPS": goal}), here, "train")
+    process = t5x_runs.start(here, "train", files, settings | {"TRAIN_STEPS": goal})
+    t5x_runs.finish(process, here, "train")
 
     unbroken = tmp_path_factory.mktemp("unbroken")
     t5x_runs.train(unbroken, base, TRAIN_STEPS=goal)
@@ -70,12 +60,13 @@ def test_a_killed_run_continues_as_if_it_had_not_been(here, base, tmp_path_facto
 
 def test_a_trained_prompt_is_used_from_the_command_line(here, run):
     shutil.copytree(run / "prompts", here / "runs" / "prompts")
-    settings = {
+    settings = TINY | {
         "INITIAL_CHECKPOINT_PATH": "checkpoints/bundled/checkpoint_3",
         "INFER_OUTPUT_DIR": "predictions",
         "PROMPT_FILE": "runs/prompts/15",
     }
-    files = ("runs/infer.gin", "models/bundled.gin", "decoding/beam_search.gin")
-    finish(start(here, "infer", *files, **settings), here, "infer")
+    names = ("runs/infer", "models/bundled", "decoding/beam_search")
+    files = [f"{t5x_runs.GIN}/{name}.gin" for name in names]
+    t5x_runs.finish(t5x_runs.start(here, "infer", files, settings), here, "infer")
     (written,) = (here / "predictions").glob("*.jsonl-00000-of-00001")
     assert len(written.read_text().splitlines()) == 500

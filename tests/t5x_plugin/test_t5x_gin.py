@@ -7,6 +7,7 @@ from pathlib import Path
 import gin
 import jax
 import pytest
+import shell
 import t5x_runs
 
 from prompt_tuning_jax import gin_configs, load_model
@@ -116,9 +117,26 @@ def test_a_header_says_what_score_hardware_and_command(name):
         assert word in header, f"{name} lacks {word}"
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_command_in_a_header_is_the_experiments(name):
+    """As a shell gives it to the program."""
+    header = re.match(r"(#.*\n)+", (ROOT / "experiments" / name).read_text()).group()
+    lines = re.sub(r"^# ?", "", header.split("# Command:\n")[1], flags=re.MULTILINE)
+    *before, words = shell.commands(lines)
+    assert words[:3] == ["python", "-m", "t5x.train"]
+    assert f"--gin_file={GIN}/experiments/{name}" in words
+    bindings = dict(word[6:].split("=", 1) for word in words if word.startswith("--gin."))
+    bindings = {macro: t5x_runs.Gin(value) for macro, value in bindings.items()}
+    assert config("train", (f"experiments/{name}",), bindings)
+    for convert in before:
+        assert convert[:3] == ["python", "-m", "prompt_tuning_jax.convert"]
+        assert gin.query_parameter("INITIAL_CHECKPOINT_PATH/macro.value").startswith(convert[5])
+
+
 def transformer(file):
     """The network that a models/ file describes."""
     settings = {"ACTIVATION_DTYPE": "float32", "DROPOUT_RATE": 0.0, "PROMPT_LENGTH": 3}
+    settings["PROMPT_LAYOUT"] = "prefix"
     text = config("infer", (file, "runs/infer.gin"), NEEDED | OUTPUTS["infer"] | settings)
     assert "encoder/prompt" not in text
     return gin.get_configurable("Transformer")()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import t5x_runs
+import tiny
 
 from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, optim, save_prompt
 from prompt_tuning_jax.bundled import BUNDLED
@@ -28,8 +29,9 @@ def infer(base, tmp_path):
     """Predictions (or scores) for the validation examples, in their order."""
 
     def infer(name="out", *files, **bindings):
+        checkpoint = bindings.pop("INITIAL_CHECKPOINT_PATH", base)
         bindings = {"TASK_FEATURE_LENGTHS": LENGTHS} | bindings
-        return t5x_runs.infer(tmp_path / name, base, *files, **bindings)
+        return t5x_runs.infer(tmp_path / name, checkpoint, *files, **bindings)
 
     return infer
 
@@ -75,6 +77,17 @@ def test_a_prompts_visibility_goes_with_it(base, infer, model, tmp_path):
     assert infer("isolated", PROMPT_FILE=str(saved), **isolated) == generated(model, prompt)
     with pytest.raises(ValueError, match="visibility 'isolated', this model's is 'full': bind"):
         infer("full", PROMPT_FILE=str(saved))
+
+
+@pytest.mark.parametrize("layout", ["after_bos", "suffix", "suffix_before_eos"])
+def test_a_prompts_layout_goes_with_it(base, infer, model, tmp_path, layout):
+    t5x_runs.train(tmp_path / "run", base, TRAIN_STEPS=7, PROMPT_LAYOUT=layout)
+    saved = tmp_path / "run" / "prompts" / "7"
+    prompt = load_prompt(saved)
+    assert prompt.layout == layout
+    expected = generated(model, prompt)
+    assert infer("file", PROMPT_FILE=str(saved)) == expected
+    assert infer("run", CHECKPOINT_PATH=str(tmp_path / "run" / "checkpoint_7")) == expected
 
 
 def test_greedy_predictions_are_our_own_decoders(infer, model, loud):
@@ -131,7 +144,16 @@ def test_a_prompt_of_another_width_is_refused(infer, tmp_path):
         infer(PROMPT_FILE=str(wide))
 
 
-def test_a_prompt_that_is_no_prefix_is_refused(infer, tmp_path):
-    suffix = save_prompt(tmp_path / "suffix", np.ones((5, 16), np.float32), layout="suffix")
-    with pytest.raises(ValueError, match="stands as 'suffix'"):
-        infer(PROMPT_FILE=str(suffix))
+def test_a_prompt_of_other_weights_is_refused(run, base, infer, tmp_path):
+    other = t5x.save(tmp_path / "other", tiny.make_params(t5x_runs.CONFIG, seed=1), 3)
+    theirs = {"PROMPT_FILE": str(run / "prompts" / "15"), "INITIAL_CHECKPOINT_PATH": str(other)}
+    with pytest.raises(ValueError, match=r"was tuned for .* which is not the model given"):
+        infer(**theirs)
+    assert infer("all_the_same", **theirs, ALLOW_PROMPT_MISMATCH=True)
+    with pytest.raises(ValueError, match=r"was tuned for .* which is not the model given"):
+        t5x_runs.train(tmp_path / "run", other, PROMPT_INIT=theirs["PROMPT_FILE"])
+
+
+def test_a_name_that_is_no_start_is_answered_with_those_that_are(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none of uniform, sampled_vocabulary, class_label"):
+        t5x_runs.train(tmp_path, base, PROMPT_INIT="sampled_vocabluary")
