@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.core import unfreeze
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from t5x import state_utils, utils
 
@@ -77,6 +78,19 @@ def _check(path: str, wanted: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
+def _check_divides(shapes: Flat, axes: Flat, mesh: Mesh) -> None:
+    """Every leaf can be split over the devices as the rules say."""
+    for name, spec in axes.items():
+        for size, axis in zip(shapes[name].shape, spec or (), strict=False):
+            parts = mesh.shape[axis] if axis else 1
+            if size % parts:
+                raise ValueError(
+                    f"{name} {list(shapes[name].shape)} cannot be split in {parts} at its {size}: "
+                    "choose a MODEL_PARALLELISM that divides the model's heads and widths, such as "
+                    "1, with which the devices share batches instead."
+                )
+
+
 class TrainStateInitializer(utils.TrainStateInitializer):
     """Makes what a base checkpoint lacks; `start` gives a prompt of a shape its first values.
 
@@ -97,6 +111,8 @@ class TrainStateInitializer(utils.TrainStateInitializer):
             input_types = dict.fromkeys(input_shapes, np.int32)
         super().__init__(*args, input_shapes=input_shapes, input_types=input_types, **kwargs)
         self._start = start
+        shapes = flatten(self.global_train_state_shape.state_dict())
+        _check_divides(shapes, flatten(self.train_state_axes.state_dict()), self._partitioner.mesh)
 
     def from_scratch(self, init_rng: Array) -> Any:
         state = self.global_train_state_shape

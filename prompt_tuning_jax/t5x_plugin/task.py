@@ -37,13 +37,17 @@ def ready(
 
 
 def vocabulary(file: str | os.PathLike) -> seqio.Vocabulary:
-    """A model's vocabulary from its spiece.model, local or remote; "bundled" is that model's.
+    """A model's vocabulary.
 
-    T5's extra ids are added where the file does not hold them.
+    Args:
+      file: its spiece.model, local or remote, to which T5's extra ids are added where it does not
+        hold them; "bundled" for the bundled model's; "bytes" for ByT5's, which has no file.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file, or it is no SentencePiece model.
     """
+    if file == "bytes":
+        return seqio.ByteVocabulary()
     path = BUNDLED / "spiece.model" if file == "bundled" else file
     return settings.read_vocabulary(os.fspath(path))
 

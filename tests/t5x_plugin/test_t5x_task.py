@@ -1,5 +1,6 @@
 """What a T5X run is told: its settings, its task, and the vocabulary that the task follows."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -12,7 +13,7 @@ import tiny
 from prompt_tuning_jax.checkpoints import t5x
 
 pytestmark = pytest.mark.t5x
-BYTES = {"VOCABULARY": t5x_runs.Gin("@seqio.ByteVocabulary()")}
+BYTES = {"VOCABULARY_FILE": "bytes"}
 CB = {
     "MIXTURE_OR_TASK_NAME": "taskless_super_glue_cb_v102",
     "MIXTURE_OR_TASK_MODULE": "prompt_tuning_jax.tasks.super_glue",
@@ -118,3 +119,15 @@ def test_model_parallelism_divides_the_devices():
 
     with pytest.raises(ValueError, match="MODEL_PARALLELISM=3 does not divide the 2 devices"):
         _ = Partitioner(num_partitions=3).mesh
+
+
+def test_a_model_that_the_devices_cannot_split_is_refused(tmp_path):
+    """As the bundled model, which has three heads."""
+    config = dataclasses.replace(t5x_runs.CONFIG, num_heads=3)
+    base = t5x.save(tmp_path / "three", tiny.make_params(config), 3)
+    heads = {"config.T5Config.num_heads": 3}
+    with pytest.raises(
+        ValueError, match=r"\[3, 32\] cannot be split in 2 at its 3: choose a MODEL_"
+    ):
+        t5x_runs.train(tmp_path / "run", base, MODEL_PARALLELISM=2, **heads)
+    t5x_runs.train(tmp_path / "run", base, TRAIN_STEPS=4, **heads)
