@@ -27,6 +27,7 @@ import jax
 
 from prompt_tuning_jax import gin_configs
 from prompt_tuning_jax.macros import check_known, given_macros
+from prompt_tuning_jax.mistakes import MISTAKES
 from prompt_tuning_jax.settings_help import settings_help
 
 _GIN_CONFIGS = Path(gin_configs.__file__).parent
@@ -257,7 +258,7 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except MISTAKES as error:
         if os.environ.get("PROMPT_TUNING_TRACEBACK"):
             traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prompt_tuning_jax import gin_configs, macros
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
+from prompt_tuning_jax.mistakes import MISTAKES
 
 _PACKAGE = Path(__file__).parents[1]
 _GIN = Path(gin_configs.__file__).parent
@@ -54,7 +55,7 @@ def _end_in_one_line() -> None:
     show = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType) -> None:
-        if not _is_ours(trace):
+        if not (isinstance(error, MISTAKES) and _is_ours(trace)):
             show(kind, error, trace)
             return
         if os.environ.get("PROMPT_TUNING_TRACEBACK"):

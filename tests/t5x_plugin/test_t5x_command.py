@@ -70,3 +70,29 @@ def test_a_trained_prompt_is_used_from_the_command_line(here, run):
     t5x_runs.finish(t5x_runs.start(here, "infer", files, settings), here, "infer")
     (written,) = (here / "predictions").glob("*.jsonl-00000-of-00001")
     assert len(written.read_text().splitlines()) == 500
+
+
+@pytest.mark.parametrize("traceback", [None, "1"])
+def test_an_error_of_ours_ends_the_log_in_one_line(here, monkeypatch, traceback):
+    """Where it was is shown if asked for; an error of somebody else's is shown as ever."""
+    monkeypatch.delenv("PROMPT_TUNING_TRACEBACK", raising=False)
+    if traceback:
+        monkeypatch.setenv("PROMPT_TUNING_TRACEBACK", traceback)
+    files = [f"{t5x_runs.GIN}/experiments/bundled_sentiment.gin"]
+    settings = TINY | t5x_runs.SHORT | {"MODEL_DIR": "run", "PROMPT_INIT": "sampled_vocabluary"}
+    settings["INITIAL_CHECKPOINT_PATH"] = "checkpoints/bundled/checkpoint_3"
+    assert t5x_runs.start(here, "train", files, settings).wait(t5x_runs.SECONDS) == 1
+    log = (here / "train.log").read_text()
+    last = log.splitlines()[-1]
+    assert last.startswith(
+        "error: PROMPT_INIT 'sampled_vocabluary' is none of uniform, sampled_voc"
+    )
+    assert ("Traceback (most recent call last)" in log) == bool(traceback)
+
+
+def test_an_error_of_another_librarys_is_shown_whole(here):
+    files = [f"{t5x_runs.GIN}/experiments/bundled_sentiment.gin"]
+    settings = TINY | {"MODEL_DIR": "run", "train/utils.DatasetConfig.split": "no_such_split"}
+    settings["INITIAL_CHECKPOINT_PATH"] = "checkpoints/bundled/checkpoint_3"
+    assert t5x_runs.start(here, "train", files, settings).wait(t5x_runs.SECONDS) == 1
+    assert "Traceback (most recent call last)" in (here / "train.log").read_text()

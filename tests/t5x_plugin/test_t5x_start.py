@@ -54,7 +54,7 @@ def test_it_starts_from_a_file(words, tmp_path):
     values = np.arange(96, dtype=np.float32).reshape(SHAPE)
     path = str(save_prompt(tmp_path / "prompt", values))
     np.testing.assert_array_equal(prompt_start(path, "nowhere", words)(SHAPE), values)
-    with pytest.raises(ValueError, match="set PROMPT_LENGTH to 6"):
+    with pytest.raises(ValueError, match="Set PROMPT_LENGTH to 6"):
         prompt_start(path, "nowhere", words)((5, 16))
 
 
