@@ -5,6 +5,8 @@ from pathlib import Path
 
 from prompt_tuning_jax.t5 import T5Config
 
+# Seconds to wait for another process: against hangs only, and less than pytest waits for a test.
+HANG = 1200
 GOLDENS = Path(__file__).parent / "goldens"
 # The toy T5 1.1 of every golden that T5X and the reference made.
 GOLDEN_CONFIG = T5Config(

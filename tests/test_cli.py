@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import HANG
 
 import prompt_tuning_jax
 from prompt_tuning_jax import cli, command, completion, settings_help
@@ -245,7 +246,7 @@ def test_files_are_written_whether_or_not_somebody_reads(tmp_path, command, writ
 
 def test_answers_end_with_their_reader():
     done = shell(
-        "set -o pipefail; yes 'A long wait.' | timeout 100 prompt-tuning infer "
+        f"set -o pipefail; yes 'A long wait.' | timeout {HANG} prompt-tuning infer "
         "--gin.PROMPT=bundled_topic | head -n 1"
     )
     assert done.stdout.count(b"\n") == 1

@@ -76,7 +76,7 @@ def test_another_commit_than_the_pinned_one_is_reported(kind, tmp_path):
 
 @needs_sources
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(6000)
 def test_a_new_environment_runs_t5x(tmp_path):
     """Twice into the same environment, from a copy of this working tree."""
     skipped = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__")

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import t5x_runs
+from common import HANG
 
 pytestmark = pytest.mark.t5x
-SECONDS = 300
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def start(here: Path, program: str, *files: str, **bindings) -> subprocess.Popen
 
 
 def finish(process: subprocess.Popen, here: Path, program: str) -> None:
-    assert process.wait(SECONDS) == 0, (here / f"{program}.log").read_text()[-2000:]
+    assert process.wait(HANG) == 0, (here / f"{program}.log").read_text()[-2000:]
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + HANG
     while not path.exists():
         assert process.poll() is None, "it ended early"
         assert time.monotonic() < deadline, f"no {path}"
