@@ -329,7 +329,7 @@ def test_bash_leaves_files_to_readline(scripts):
     assert b"complete -o default -F _prompt_tuning prompt-tuning" in done.stdout
 
 
-@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+@pytest.mark.skipif(not shutil.which("fish"), reason="need fish, the shell")
 @pytest.mark.parametrize(("typed", "words"), COMPLETED[1:])
 def test_fish_completes(scripts, typed, words):
     ask = f"complete -C {shlex.quote(f'prompt-tuning {typed}')}"
@@ -342,6 +342,6 @@ def test_fish_completes(scripts, typed, words):
 @pytest.mark.parametrize("name", completion.SHELLS)
 def test_the_scripts_are_well_formed(scripts, name):
     if not shutil.which(name):
-        pytest.skip(f"needs {name}")
+        pytest.skip(f"need {name}, the shell")
     done = subprocess.run([name, "-n", scripts / name], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")

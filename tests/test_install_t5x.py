@@ -16,7 +16,7 @@ SOURCES = {name: os.environ.get(f"{name.upper()}_SOURCE") for name in NAMES}
 
 needs_sources = pytest.mark.skipif(
     not all(SOURCES.values()),
-    reason="T5X_SOURCE, AIRIO_SOURCE and JESTIMATOR_SOURCE name the checkouts to install from",
+    reason="need T5X's source: T5X_SOURCE=DIR AIRIO_SOURCE=DIR JESTIMATOR_SOURCE=DIR",
 )
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 START = """
 import os
@@ -53,7 +54,7 @@ def test_it_starts_where_there_is_no_standard_error():
 
 @pytest.mark.data
 def test_seqio_tasks_start_in_silence():
-    pytest.importorskip("seqio", reason="needs the [data] extra")
+    pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     program = "import prompt_tuning_jax.seqio_source as source; source.tf.constant(1)"
     assert stderr_of(program) == ""
     assert "oneDNN" in stderr_of(program, TF_CPP_MIN_LOG_LEVEL="0")
