@@ -17,6 +17,7 @@ STAND_IN = """#!/bin/bash
 [ "$1" != -c ] || {{ [ "$2" = "import pip" ] || echo {version}; exit; }}
 echo {version} "$@" >> "$CALLS"
 [ "$2" != venv ] || {{ mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }}
+[ "$1" != - ] || {{ echo "cuInit" >&2; exit ${{T5X_WORKS:-0}}; }}
 """
 TOOLS = ("bash", "basename", "cat", "cp", "dirname", "mkdir", "mktemp", "realpath", "rm", "sed")
 
@@ -129,3 +130,20 @@ def test_an_environment_that_serves_is_kept(clone):
     status, errors, calls = run(clone, "test.sh")
     assert status == 0, errors
     assert [call.split()[2] for call in calls] == ["pip", "pytest"]
+
+
+def test_installing_t5x_says_what_it_does_and_not_what_tensorflow_says(clone):
+    python(clone / "bin" / "python3", "3.12")
+    status, errors, _ = run(clone, "install_t5x.sh")
+    assert status == 0
+    steps = [line for line in errors.splitlines() if "step " in line]
+    assert [step.split(":")[1] for step in steps] == [f" step {i} of 4" for i in range(1, 5)]
+    assert "cuInit" not in errors
+
+
+def test_but_shows_it_where_t5x_does_not_start(clone):
+    python(clone / "bin" / "python3", "3.12")
+    status, errors, _ = run(clone, "install_t5x.sh", T5X_WORKS="1")
+    assert status == 1
+    assert "cuInit" in errors
+    assert errors.endswith("T5X is installed but does not work; see the error above\n")
