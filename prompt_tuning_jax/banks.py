@@ -45,6 +45,10 @@ class TunedBank:
         if len(set(kinds.values())) > 1:
             raise ValueError(f"The prompts of one batch must see alike; these see {kinds}.")
 
+    def __repr__(self) -> str:
+        first, others = ", ".join(self.names[:3]), len(self) - 3
+        return f"TunedBank({first}{f' and {others} others' if others > 0 else ''})"
+
     def __len__(self) -> int:
         return len(self.prompts)
 
@@ -122,7 +126,7 @@ class BankRows:
     """A bank, and which of its prompts each input uses: `ids` [n]."""
 
     bank: TunedBank
-    ids: Int[np.ndarray, " inputs"]
+    ids: Int[np.ndarray, " inputs"] = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)

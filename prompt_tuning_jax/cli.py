@@ -20,19 +20,24 @@ class Command:
       summary: one line.
       function: takes the arguments that follow the command's name.
       config: the class that a gin command reads; None for a command with options.
+      ends_with_reader: as `command.run` takes it.
     """
 
     module: str
     summary: str
     function: str = "main"
     config: str | None = None
+    ends_with_reader: bool = False
 
 
 COMMANDS = {
     "train": Command("train", "tune a prompt, or the model, on a task", config="TrainConfig"),
     "evaluate": Command("evaluate", "score prompts on a task", config="EvaluateConfig"),
     "infer": Command(
-        "infer", "answer each line of a file or of standard input", config="InferConfig"
+        "infer",
+        "answer each line of a file or of standard input",
+        config="InferConfig",
+        ends_with_reader=True,
     ),
     "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
     "show-task": Command("show_task", "see what a task is, before any training"),
@@ -91,4 +96,4 @@ def _run(name: str, arguments: list[str]) -> None:
         module = importlib.import_module(f"prompt_tuning_jax.{one.module}")
     except KeyboardInterrupt:
         sys.exit(130)
-    command.run(lambda: getattr(module, one.function)(arguments))
+    command.run(lambda: getattr(module, one.function)(arguments), one.ends_with_reader)

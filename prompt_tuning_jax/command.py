@@ -9,6 +9,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import gin
 import jax
@@ -242,21 +243,61 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-def run(main: Callable[[], None]) -> None:
+class _Unread:
+    """Standard output whose reader may have gone (`... | head`): the rest is then dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._dropped():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropped():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropped(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            _to_nowhere(self._stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def run(main: Callable[[], None], ends_with_reader: bool = False) -> None:
     """Runs a command; mistakes of use end in one line on standard error, not a traceback.
 
     The exit status is 2 where the command line or a gin file cannot be understood, 1 for what goes
     wrong later, and that of the signal for an interruption. PROMPT_TUNING_TRACEBACK=1 in the
     environment shows where a mistake was found.
+
+    Args:
+      ends_with_reader: whether the command has nothing more to do when nobody reads standard output
+        any more; otherwise it goes on, for it may have files to write.
     """
     use_compilation_cache()
+    stdout = sys.stdout or io.StringIO()  # None: it was closed before the start
+    with contextlib.redirect_stdout(stdout if ends_with_reader else _Unread(stdout)):
+        _run(main)
+
+
+def _run(main: Callable[[], None]) -> None:
     try:
         try:
             main()
         finally:
             sys.stdout.flush()  # here, where a closed pipe is understood
-    except BrokenPipeError:  # `... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
         if os.environ.get("PROMPT_TUNING_TRACEBACK"):

@@ -43,6 +43,9 @@ class IndexedSource:
 class ExampleList(IndexedSource, list):
     """Examples held in memory: `ExampleList([{"inputs": "a film", "targets": "good"}, ...])`."""
 
+    def __repr__(self) -> str:
+        return f"ExampleList({len(self)} examples)"
+
 
 def epoch_order(size: int, seed: int | None, epoch: int) -> np.ndarray:
     """The order of `size` examples in an epoch: a permutation for every (seed, epoch)."""
@@ -63,6 +66,10 @@ class Task:
     verbalizers: tuple[str, ...] | None = None
     metrics: tuple[MetricFn, ...] = ()
     best_metric: str = "accuracy"
+
+    def __repr__(self) -> str:
+        kind = "free text" if self.verbalizers is None else f"{len(self.verbalizers)} labels"
+        return f"Task({self.name!r}, {kind}, splits {', '.join(self.splits)})"
 
     def split(self, name: str) -> Source:
         """The source of a split that must exist and hold examples."""

@@ -284,4 +284,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, ends_with_reader=True)

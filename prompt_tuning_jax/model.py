@@ -118,6 +118,14 @@ class FrozenModel:
     mesh: Mesh | None = None
     known_fingerprint: str | None = None
 
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.params)
+        dtype = max(leaves, key=lambda leaf: leaf.size).dtype
+        facts = [repr(self.name), f"{sum(leaf.size for leaf in leaves):,} weights", str(dtype)]
+        if self.mesh is not None:
+            facts.append(",".join(f"{axis}:{size}" for axis, size in self.mesh.shape.items()))
+        return f"FrozenModel({', '.join(facts)})"
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Identifies the weights, in whichever dtype; prompt files carry it."""

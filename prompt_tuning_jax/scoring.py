@@ -34,6 +34,9 @@ class Evaluation:
     targets: list[str]
     predictions: list[str]
 
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.targets)} examples, scores {self.scores})"
+
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleEvaluation:
@@ -48,6 +51,10 @@ class EnsembleEvaluation:
     members: dict[str, Evaluation]
     best: str
     ensemble: Evaluation
+
+    def __repr__(self) -> str:
+        members = f"{len(self.members)} members, best {self.best!r}"
+        return f"EnsembleEvaluation({members}, together {self.ensemble})"
 
     @property
     def mean(self) -> dict[str, float]:

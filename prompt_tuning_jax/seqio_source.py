@@ -18,18 +18,20 @@ import numpy as np
 
 from prompt_tuning_jax.data import FEATURES, Example, Task
 from prompt_tuning_jax.templates import words_of
+from prompt_tuning_jax.tensorflow_log import quiet_start
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 try:
-    import seqio
-    import tensorflow as tf
+    with quiet_start():
+        import seqio
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
 except ImportError as error:
     raise ImportError(
-        "SeqIO tasks need seqio and TensorFlow: pip install 'prompt-tuning-jax[data]'. Tasks from "
-        "files need neither."
+        "SeqIO tasks need seqio and TensorFlow: pip install 'prompt-tuning-jax[data]', with Python "
+        "3.11 to 3.13 (there is no TensorFlow for 3.14). Tasks from files need neither."
     ) from error
-
-tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
 
 
 class SeqioTarget(str):

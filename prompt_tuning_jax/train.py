@@ -66,6 +66,9 @@ class TrainResult:
     history: list[dict[str, float]]
     model: FrozenModel
 
+    def __repr__(self) -> str:
+        return f"TrainResult({self.prompt}, {len(self.history)} evaluations, {self.model})"
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.prompt, self.history))
 

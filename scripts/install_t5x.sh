@@ -4,13 +4,15 @@
 #                          [--t5x DIR] [--airio DIR] [--jestimator DIR]
 #
 #   --venv DIR          virtual environment; default: the active one ($VIRTUAL_ENV), else .venv.
-#                       Made with $PYTHON (python3) where there is none.
+#                       Made where there is none, with $PYTHON (the first that serves on PATH).
 #   --accelerator KIND  which JAX to install: cpu (the default; never downloads CUDA), cuda or tpu.
 #   --t5x DIR           a source checkout instead of GitHub; likewise --airio and --jestimator.
 #                       It is copied, not changed; another commit than the pinned one is reported.
 #
 # May be run again. Without --t5x, --airio and --jestimator, git and access to github.com are needed.
 set -euo pipefail
+. "$(dirname "$0")/environment.sh"
+((python_below <= 14)) || python_below=14 # there is no TensorFlow for Python 3.14
 
 # The heads of April 2026, on which this package is tested.
 declare -A COMMIT=(
@@ -25,8 +27,6 @@ declare -A HOST=(
 )
 declare -A CHECKOUT=()
 
-say() { printf 'install_t5x: %s\n' "$*" >&2; }
-fail() { say "$*"; exit 1; }
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 compare_with_pin() {
@@ -88,18 +88,22 @@ source_of() {
   echo "$copies/$name"
 }
 
-[[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
+say "step 1 of 4: the virtual environment $venv"
+make_environment "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+say "step 2 of 4: this package, JAX and TensorFlow (about 1 GB comes in, unless pip has it; minutes)"
 pip install --quiet --editable '.[t5x]' "${jax[@]}"
 # --no-deps: what the three ask for (git heads, nightly packages) is not what they need.
+say "step 3 of 4: airio, jestimator and T5X, built from source (about a minute)"
 for name in airio jestimator t5x; do
   source=$(source_of "$name")
-  say "installing $name from ${CHECKOUT[$name]:-$source}"
+  say "  $name from ${CHECKOUT[$name]:-$source}"
   pip install --quiet --no-deps "$source"
 done
 
-TF_CPP_MIN_LOG_LEVEL=3 "$venv/bin/python" - <<'CHECK' || fail "T5X is installed but does not work; see the error above"
+check() {
+  "$venv/bin/python" - <<'CHECK'
 import importlib
 import importlib.metadata
 import sys
@@ -114,3 +118,10 @@ names += ("orbax-checkpoint", "prompt-tuning-jax")
 print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
 print("t5x.train, t5x.eval and t5x.infer are ready")
 CHECK
+}
+say "step 4 of 4: whether t5x.train, t5x.eval and t5x.infer can be imported (half a minute)"
+# What TensorFlow says of drivers and instructions as it starts is shown only after a failure.
+check 2>"$copies/errors" || {
+  cat "$copies/errors" >&2
+  fail "T5X is installed but does not work; see the error above"
+}

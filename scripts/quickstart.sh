@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0"; exit ;; esac
-[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+. scripts/environment.sh
+make_environment .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 exec .venv/bin/python scripts/compare_methods.py "$@"

@@ -5,6 +5,12 @@ from pathlib import Path
 
 from prompt_tuning_jax.t5 import T5Config
 
+# Why tests are skipped, and what runs them; conftest.py shows how many there are of each.
+NEEDS_T5X = "need T5X: scripts/install_t5x.sh"
+NEEDS_DATA_EXTRA = "need the [data] extra: pip install '.[data]', with Python 3.11 to 3.13"
+NEEDS_SHARED = "need real data: PROMPT_TUNING_SHARED=DIR"
+# Seconds to wait for another process: against hangs only, and less than pytest waits for a test.
+HANG = 1200
 GOLDENS = Path(__file__).parent / "goldens"
 # The toy T5 1.1 of every golden that T5X and the reference made.
 GOLDEN_CONFIG = T5Config(

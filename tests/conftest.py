@@ -1,6 +1,7 @@
 """Strict switches for every test: two simulated devices, no silent rank promotion."""
 
 import atexit
+import collections
 import importlib.util
 import os
 import shutil
@@ -21,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import pytest
 import tiny
+from common import NEEDS_T5X
 
 from prompt_tuning_jax import FrozenModel, load_model
 
@@ -32,7 +34,43 @@ def pytest_collection_modifyitems(items):
     if importlib.util.find_spec("t5x") is None:
         for item in items:
             if item.get_closest_marker("t5x"):
-                item.add_marker(pytest.mark.skip(reason="needs T5X: scripts/install_t5x.sh"))
+                item.add_marker(pytest.mark.skip(reason=NEEDS_T5X))
+
+
+SLOW = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    config.stash[SLOW] = 0
+
+
+def pytest_deselected(items):
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        slow[0].config.stash[SLOW] += len(slow)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of pytest-xdist's processes
+        session.config.workeroutput["slow"] = session.config.stash[SLOW]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Every process of pytest-xdist selects the same tests."""
+    node.config.stash[SLOW] = getattr(node, "workeroutput", {}).get("slow", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What was not run, and what runs it."""
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    reasons = [where[2].removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple)]
+    lines = [f"{count} {reason}" for reason, count in collections.Counter(reasons).most_common()]
+    if config.stash[SLOW]:
+        lines.append(f"{config.stash[SLOW]} are slow: scripts/test.sh -m slow")
+    if lines:
+        terminalreporter.section("not run")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import collections
 import re
 
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.bundled import BUNDLED, tasks
 from prompt_tuning_jax.bundled.lexicon import ADJECTIVES, SHIFT_ADJECTIVES, TOWNS
@@ -109,7 +110,7 @@ def test_unknown_names_are_refused():
 @pytest.mark.data
 @pytest.mark.parametrize("name", BUNDLED_TASKS)
 def test_seqio_serves_the_same_examples(name):
-    seqio = pytest.importorskip("seqio")
+    seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     if not (BUNDLED / "spiece.model").is_file():
         pytest.skip("the bundled model is not there")
     import prompt_tuning_jax.tasks.bundled  # noqa: F401
@@ -129,7 +130,7 @@ def test_seqio_serves_the_same_examples(name):
 
 @pytest.mark.data
 def test_a_missing_vocabulary_is_named(monkeypatch, tmp_path):
-    pytest.importorskip("seqio")
+    pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     if not (BUNDLED / "spiece.model").is_file():
         pytest.skip("the bundled model is not there")
     from prompt_tuning_jax.tasks import bundled

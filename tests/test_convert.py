@@ -269,6 +269,14 @@ def test_the_command():
     assert failed.stderr.count("\n") == 1
 
 
+def test_a_file_is_told_from_a_checkpoint(tmp_path, capsys):
+    file = tmp_path / "spiece.model"
+    file.touch()
+    for arguments in (("list", file), ("diff", "bundled", file)):
+        assert run(*arguments) == 1
+        assert f"{file} is a file" in capsys.readouterr().err
+
+
 def test_conversion_reads_one_weight_at_a_time(tmp_path, checkpoint):
     _, weights = t5x.load_lazily(checkpoint)
     flat = flatten_dict(weights, sep="/")

@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from common import shared_dir
+from common import NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.files import file_task
 from prompt_tuning_jax.templates import Labels, Template
@@ -246,6 +246,6 @@ PAIR = "premise: {premise} hypothesis: {hypothesis}"
 def test_published_files_are_read_whole(folder, options, split, counts):
     shared = shared_dir()
     if shared is None:
-        pytest.skip("the real data sets are not here")
+        pytest.skip(NEEDS_SHARED)
     source = file_task(shared / "data" / folder, **(SENTIMENT | options)).split(split)
     assert collections.Counter(e["targets"] for e in examples(source)) == counts

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gin
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax import command, gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
@@ -40,7 +41,7 @@ def test_an_experiment_needs_nothing_but_its_own_file(name):
 @pytest.mark.data
 @pytest.mark.parametrize("name", SEQIO)
 def test_an_experiments_task_is_registered_and_has_what_its_prompt_starts_from(name):
-    pytest.importorskip("seqio", reason="needs the [data] extra")
+    pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     from prompt_tuning_jax.seqio_source import seqio_task
 
     config = parse([name])

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tiny
 import xla_flags
+from common import HANG
 
 from prompt_tuning_jax import hosts, load_prompt
 
 STEPS = 60
-DEADLINE = 300  # seconds; only a hang takes so long
 
 
 class Processes:
@@ -40,7 +40,7 @@ class Processes:
             for i in range(count)
         ]
 
-    def wait(self, seconds: float = DEADLINE) -> list[int]:
+    def wait(self, seconds: float = HANG) -> list[int]:
         """The exit codes."""
         return [process.wait(seconds) for process in self.running]
 
@@ -119,7 +119,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def wait_for_step(directory: Path, step: int, processes: Processes) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + HANG
     while not any(done >= step for done in steps(directory)):
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes.running), processes.text(0)
@@ -154,7 +154,7 @@ def alone(run, tmp_path_factory):
     """The same run in one process with one device."""
     directory = tmp_path_factory.mktemp("alone")
     line = training(run, directory)
-    done = start(line, directory / "log", XLA_FLAGS=xla_flags.ONE_DEVICE).wait(DEADLINE)
+    done = start(line, directory / "log", XLA_FLAGS=xla_flags.ONE_DEVICE).wait(HANG)
     assert done == 0, (directory / "log").read_text()
     return directory
 
@@ -265,7 +265,7 @@ def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
         assert "give INPUT_FILE" in processes.text(0)
     line += [f"--gin.INPUT_FILE={tmp_path / 'in'}", "--gin.BATCH_SIZE=4"]
     once = start([*line, f"--gin.OUTPUT_FILE={tmp_path / 'one'}"], tmp_path / "log")
-    assert once.wait(DEADLINE) == 0, (tmp_path / "log").read_text()
+    assert once.wait(HANG) == 0, (tmp_path / "log").read_text()
     with Processes([*line, f"--gin.OUTPUT_FILE={tmp_path / 'two'}"], tmp_path / "logs") as both:
         assert both.wait() == [0, 0], both.text(0) + both.text(1)
     one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))

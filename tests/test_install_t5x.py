@@ -16,7 +16,7 @@ SOURCES = {name: os.environ.get(f"{name.upper()}_SOURCE") for name in NAMES}
 
 needs_sources = pytest.mark.skipif(
     not all(SOURCES.values()),
-    reason="T5X_SOURCE, AIRIO_SOURCE and JESTIMATOR_SOURCE name the checkouts to install from",
+    reason="need T5X's source: T5X_SOURCE=DIR AIRIO_SOURCE=DIR JESTIMATOR_SOURCE=DIR",
 )
 
 
@@ -76,7 +76,7 @@ def test_another_commit_than_the_pinned_one_is_reported(kind, tmp_path):
 
 @needs_sources
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(6000)
 def test_a_new_environment_runs_t5x(tmp_path):
     """Twice into the same environment, from a copy of this working tree."""
     skipped = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import HANG
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "launch_slurm.sh"
 PROGRAM = ("--gin_file=a run.gin", "--gin.INPUT_TEMPLATE='{text} is'")
@@ -47,7 +48,7 @@ def launch(cluster, *options, program=PROGRAM):
     ]
     path = f"{cluster}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "CLUSTER": str(cluster)}
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=HANG)
 
 
 def test_every_gpu_gets_a_process_with_the_same_arguments(cluster):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from common import HANG
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "launch_tpu_pod.sh"
@@ -75,7 +76,7 @@ def command_line(cloud, action, *options, program=()):
 
 def launch(cloud, action, *options, program=()):
     line, environment = command_line(cloud, action, *options, program=program)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=HANG)
 
 
 def calls(cloud):
@@ -87,8 +88,8 @@ def actions(cloud):
     return [line.split()[3] for line in calls(cloud)]
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
+def wait_for(condition):
+    end = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -107,14 +108,14 @@ def test_run_starts_the_same_program_on_every_host_and_ends_with_it(cloud):
 
 
 def test_a_pre_empted_slice_is_made_again_and_the_program_started_again(cloud):
-    python(cloud, '[ -f "$CLOUD/again" ] || sleep 60')
+    python(cloud, '[ -f "$CLOUD/again" ] || sleep 600')
     line, environment = command_line(cloud, "run", "--delete_after", program=PROGRAM)
     running = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (cloud / "received.host1").exists())
     (cloud / "again").touch()
     launch(cloud, "stop")
     (cloud / "state").write_text("PREEMPTED\n")
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=HANG)
     assert running.returncode == 0, errors
     assert "PREEMPTED" in errors
     order = [a for a in actions(cloud) if a in ("create", "delete")]
@@ -139,16 +140,17 @@ def test_an_interrupted_run_is_followed_by_the_next(cloud):
     assert launch(cloud, "status").stdout.split() == ["state=running"] * 2
     line, environment = command_line(cloud, "run", program=PROGRAM)
     running = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+    # It asks for the slice's state once, then for the program's; again when it follows that.
+    wait_for(lambda: actions(cloud).count("describe") > 1)
     (cloud / "finish").touch()
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=HANG)
     assert running.returncode == 0
     assert "following the program" in errors
     assert sum("run.sh" in call and " scp " in call for call in calls(cloud)) == 1
 
 
 def test_stop_ends_the_program_on_every_host(cloud):
-    python(cloud, "sleep 60")
+    python(cloud, "sleep 600")
     for action, program in (("create", ()), ("install", ()), ("start", PROGRAM)):
         launch(cloud, action, program=program)
     launch(cloud, "stop")

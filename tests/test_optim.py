@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import GOLDENS, shared_dir
+from common import GOLDENS, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax import optim
 
@@ -22,7 +22,7 @@ def golden(shape: str) -> dict[str, np.ndarray]:
         return dict(np.load(GOLDENS / "t5x" / "adafactor_5x16.npz"))
     path = shared_dir() and shared_dir() / "goldens" / "t5x" / "adafactor.npz"
     if not path or not path.exists():
-        pytest.skip("the large golden is not here")
+        pytest.skip(NEEDS_SHARED)
     return {k.removeprefix(f"{shape}/"): x for k, x in np.load(path).items() if k.startswith(shape)}
 
 

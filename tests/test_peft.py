@@ -239,7 +239,10 @@ def torch_python() -> str | None:
     return os.environ.get("PROMPT_TUNING_TORCH_PYTHON") or (sys.executable if here else None)
 
 
-@pytest.mark.skipif(torch_python() is None, reason="needs torch, transformers and peft")
+@pytest.mark.skipif(
+    torch_python() is None,
+    reason="need PEFT: pip install torch transformers peft, or PROMPT_TUNING_TORCH_PYTHON=PYTHON",
+)
 class TestLive:
     """PEFT itself, in its own process."""
 

@@ -101,7 +101,7 @@ def test_without_libtpu_it_says_what_to_install(capsys, monkeypatch):
 
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: the extra [plan]"
+    importlib.util.find_spec("libtpu") is None, reason="need libtpu: pip install '.[plan]'"
 )
 
 

@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import shared_dir
+from common import NEEDS_SHARED, shared_dir
 from safetensors.numpy import save_file
 
 from prompt_tuning_jax.checkpoints import prompt_file
@@ -126,7 +126,7 @@ class TestPrebuilt:
 def test_released_prompts():
     folder = shared_dir() and shared_dir() / "data/t5/released_prompts_lm100k_base"
     if not folder or not folder.is_dir():
-        pytest.skip("the released prompts are not at hand")
+        pytest.skip(NEEDS_SHARED)
     for path in folder.glob("*.npy"):
         assert load_prompt(path).shape == (100, 768)
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common import HANG
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run_on_host.py"
 PROGRAM = """
 import sys
@@ -44,7 +46,7 @@ def test_two_processes_are_one_run(tmp_path):
         )
         for rank in range(2)
     ]
-    printed = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
+    printed = [process.communicate(timeout=HANG)[0].splitlines()[-1] for process in processes]
     assert printed == ["0 2 2 ['--a=b c']", "1 2 2 ['--a=b c']"]
 
 

@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.batches import TrainBatches
 from prompt_tuning_jax.data import target_text
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
 LENGTHS = {"inputs": 32, "targets": 8}
 LABELS = ("quiet", "loud")

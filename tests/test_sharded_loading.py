@@ -14,6 +14,7 @@ import jax
 import pytest
 import tiny
 import xla_flags
+from common import HANG
 from test_hosts import free_port
 
 from prompt_tuning_jax import T5Config, hosts, load_model, sharding
@@ -58,7 +59,7 @@ def measure(path, mesh: str, count: int) -> list[dict]:
         for i in range(count)
     ]
     try:
-        printed = [process.communicate(timeout=300)[0] for process in processes]
+        printed = [process.communicate(timeout=HANG)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -15,6 +15,7 @@ import optax
 import pytest
 import tiny
 import xla_flags
+from common import HANG
 
 from prompt_tuning_jax import load_model, optim, sharding
 from prompt_tuning_jax.t5 import T5Config
@@ -256,7 +257,7 @@ def run_on(directory, meshes: list[str]) -> dict:
         env=os.environ | {"XLA_FLAGS": xla_flags.devices(8), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         check=True,
-        timeout=900,
+        timeout=HANG,
     )
     return json.loads(done.stdout)
 

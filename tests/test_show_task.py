@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax import command, show_task
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
@@ -156,7 +157,7 @@ def test_tensorflow_is_not_needed():
 class TestSeqio:
     @pytest.fixture(autouse=True)
     def needs(self):
-        pytest.importorskip("seqio", reason="needs the [data] extra")
+        pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
     def test_a_seqio_task_shows_what_the_bundled_task_does(self, capsys):
         """The same task registered with SeqIO, through its ids, has the same facts."""

@@ -456,7 +456,7 @@ def test_t5x_decodes_several_samples_a_row():
 
 @pytest.mark.t5x
 def test_parameter_tree_and_axes_are_those_of_t5x_s_example(key):
-    reason = "T5X's example is in its source tree, not in what pip installs of it"
+    reason = "need T5X's examples: its source tree on PYTHONPATH, which pip does not install"
     network = pytest.importorskip("t5x.examples.decoder_only.network", reason=reason)
     config = network.TransformerConfig(
         vocab_size=128,

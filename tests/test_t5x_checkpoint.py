@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import t5x_goldens
 import tiny
-from common import shared_dir
+from common import NEEDS_SHARED, shared_dir
 from flax import serialization
 
 from prompt_tuning_jax import load_prompt, save_prompt
@@ -77,7 +77,7 @@ def goldens():
 
 
 class TestLargeGoldens:
-    @pytest.fixture(params=goldens() or [pytest.param("", marks=pytest.mark.skip("not here"))])
+    @pytest.fixture(params=goldens() or [pytest.param("", marks=pytest.mark.skip(NEEDS_SHARED))])
     def name(self, request):
         return request.param
 
@@ -93,7 +93,7 @@ class TestLargeGoldens:
             assert values.sum(dtype=values.dtype) == facts["sum"], leaf_name
             assert np.abs(values).sum(dtype=values.dtype) == facts["abs_sum"], leaf_name
 
-    @pytest.mark.skipif(not goldens(), reason="not here")
+    @pytest.mark.skipif(not goldens(), reason=NEEDS_SHARED)
     @pytest.mark.parametrize("form", ["orbax_t5x", "legacy_prompt"])
     def test_prompts(self, form):
         directory = shared_dir() / "goldens" / "t5x" / f"ckpt_{form}"

@@ -12,11 +12,12 @@ import re
 import numpy as np
 import pytest
 import task_records
+from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.bundled import BUNDLED
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 seqio_source = pytest.importorskip("prompt_tuning_jax.seqio_source")
 registration = pytest.importorskip("prompt_tuning_jax.tasks.registration")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")

@@ -4,15 +4,15 @@ import json
 
 import pytest
 import task_records
-from common import GOLDENS, shared_dir
+from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.data import target_text
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
-tf = pytest.importorskip("tensorflow")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
+tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 tfds_offline = pytest.importorskip("tfds_offline")
 seqio_task = pytest.importorskip("prompt_tuning_jax.seqio_source").seqio_task
 registration = pytest.importorskip("prompt_tuning_jax.tasks.registration")
@@ -208,7 +208,7 @@ def test_the_diagnostics_go_by_several_names(place, tmp_path):
     assert record == {"premise": "A", "hypothesis": "B", "label": -1, "idx": 0}
 
 
-@pytest.mark.skipif(shared_dir() is None, reason="the real files are not here")
+@pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 @pytest.mark.parametrize("name", ["sst2", "qqp"])
 def test_real_files_are_read_as_tfds_reads_them(name, tmp_path):
     reader, root = GLUE[name], shared_dir() / "data"

@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from common import shared_dir
+from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 from test_seqio_source import train_vocabulary
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
-tf = pytest.importorskip("tensorflow", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
+tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import language_modeling, settings  # noqa: E402
@@ -215,7 +215,7 @@ def test_bad_input_is_named(root, tmp_path, vocabulary):
         examples("text_prefix_lm")
 
 
-@pytest.mark.skipif(shared_dir() is None, reason="needs the real data")
+@pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 def test_real_prose(tmp_path):
     data = shared_dir() / "data"
     (tmp_path / "text").symlink_to(data / "lm" / "wikitext-2")

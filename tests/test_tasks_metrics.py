@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from common import GOLDENS
+from common import GOLDENS, NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.tasks import metrics, postprocessors
 
@@ -113,7 +113,7 @@ def test_f1_is_scikit_learns_where_every_prediction_is_a_label():
 
 
 def test_rouge_agrees_with_its_library_up_to_the_resampling():
-    scoring = pytest.importorskip("rouge_score.scoring", reason="needs the [data] extra")
+    scoring = pytest.importorskip("rouge_score.scoring", reason=NEEDS_DATA_EXTRA)
     from rouge_score import rouge_scorer
 
     rng = np.random.default_rng(0)

@@ -5,11 +5,11 @@ import json
 import shutil
 
 import pytest
-from common import GOLDENS, shared_dir
+from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
-tf = pytest.importorskip("tensorflow", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
+tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import qa, settings  # noqa: E402
@@ -218,7 +218,7 @@ def test_an_unknown_split_is_named(root):
         examples("mrqa_bio_asq_v100", "train")
 
 
-@pytest.mark.skipif(shared_dir() is None, reason="needs the real data")
+@pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 def test_the_real_files(tmp_path):
     data = shared_dir() / "data"
     records = list(qa.SquadRelease().records(data, "validation"))

@@ -8,13 +8,13 @@ import collections
 import itertools
 
 import pytest
-from common import shared_dir
+from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(shared_dir() is None, reason="needs the real data sets"),
+    pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED),
 ]
-pytest.importorskip("seqio", reason="needs the [data] extra")
+pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 seqio_source = pytest.importorskip("prompt_tuning_jax.seqio_source")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")
 

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import sentinel, settings  # noqa: E402

@@ -1,10 +1,11 @@
 """Summarisation: texts and scores, from data sets that are written here as TFDS stores them."""
 
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
-tfds = pytest.importorskip("tensorflow_datasets", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
+tfds = pytest.importorskip("tensorflow_datasets", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import settings, summarization  # noqa: E402
@@ -60,7 +61,7 @@ def test_the_form_of_prompt_transfer(stored):
 
 
 def test_scores_are_rouge(stored, vocabulary):
-    pytest.importorskip("rouge_score", reason="needs the [data] extra")
+    pytest.importorskip("rouge_score", reason=NEEDS_DATA_EXTRA)
     stored("xsum", "1.1.0", summarization.T5["xsum"])
     task = seqio_task(
         "xsum_v110_examples", "prompt_tuning_jax.tasks.summarization", vocabulary, LENGTHS

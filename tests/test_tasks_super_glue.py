@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 import task_records
-from common import GOLDENS, shared_dir
+from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.data import target_text
 from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
-tf = pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 tfds_offline = pytest.importorskip("tfds_offline")
 seqio_task = pytest.importorskip("prompt_tuning_jax.seqio_source").seqio_task
 glue_preprocessors = pytest.importorskip("prompt_tuning_jax.tasks.glue_preprocessors")
@@ -120,7 +120,7 @@ def test_release_and_tfds_give_the_same_records(name, release, tmp_path):
                 assert source.num_input_examples(split) == size
 
 
-@pytest.mark.skipif(shared_dir() is None, reason="the real files are not here")
+@pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 @pytest.mark.parametrize("name", [name for name in SUPER_GLUE if not name.startswith("ax")])
 def test_real_files_are_read_as_tfds_reads_them(name, tmp_path):
     reader, root = SUPER_GLUE[name], shared_dir() / "data"

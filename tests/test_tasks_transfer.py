@@ -1,9 +1,10 @@
 """MRPC to QQP and back: whose words the scores understand, and what the mixtures hold."""
 
 import pytest
+from common import NEEDS_DATA_EXTRA
 
 pytestmark = pytest.mark.data
-seqio = pytest.importorskip("seqio", reason="needs the [data] extra")
+seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import glue_transfer, settings  # noqa: E402

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import tiny
 import xla_flags
+from common import HANG
 
 from prompt_tuning_jax import load_prompt
 
 STEPS = 60
-DEADLINE = 300  # seconds; only a hang takes so long
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def begin(command, directory: Path) -> subprocess.Popen:
 
 
 def finish(command, directory: Path) -> int:
-    return begin(command, directory).wait(DEADLINE)
+    return begin(command, directory).wait(HANG)
 
 
 def steps(directory: Path) -> list[int]:
@@ -63,11 +63,11 @@ def steps(directory: Path) -> list[int]:
 def interrupt(command, directory: Path, when, signum: int) -> int:
     """Starts the run, sends a signal as soon as `when()` holds, and returns the exit code."""
     process = begin(command, directory)
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + HANG
     while not when() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signum)
-    return process.wait(DEADLINE)
+    return process.wait(HANG)
 
 
 def artefacts(directory: Path) -> dict[str, bytes]:
@@ -117,7 +117,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path
         env=os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=HANG,
     )
     assert answer.returncode == 1
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]

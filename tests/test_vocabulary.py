@@ -4,7 +4,7 @@ import io
 
 import pytest
 import sentencepiece
-from common import shared_dir
+from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.vocabulary import UNK_ID, Vocabulary
 
@@ -51,7 +51,7 @@ def vocabulary(model_path):
 def t5_model_path():
     path = shared_dir() and shared_dir() / "data/t5/sentencepiece.model"
     if not path or not path.is_file():
-        pytest.skip("T5's vocabulary is not at hand")
+        pytest.skip(NEEDS_SHARED)
     return path
 
 
@@ -143,7 +143,7 @@ def test_t5s_own_vocabulary(t5_model_path):
 @pytest.mark.parametrize("extra_ids", [0, 100])
 @pytest.mark.parametrize("which", ["model_path", "t5_model_path"])
 def test_ids_are_seqios(request, which, extra_ids):
-    seqio = pytest.importorskip("seqio")
+    seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     path = request.getfixturevalue(which)
     theirs = seqio.SentencePieceVocabulary(str(path), extra_ids=extra_ids)
     ours = Vocabulary.load(path, extra_ids)

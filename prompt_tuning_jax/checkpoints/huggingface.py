@@ -158,7 +158,9 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
     if path.is_dir():
         return path
     name = os.fspath(directory_or_hub_name)
-    if path.exists() or not _HUB_NAME.fullmatch(name):
+    if path.is_file():
+        raise FileNotFoundError(f"{path} is a file. Pass the directory of a T5.")
+    if not _HUB_NAME.fullmatch(name):
         raise FileNotFoundError(f"There is no directory {path}. Pass the directory of a T5.")
     try:
         directory = _download(name)

@@ -62,6 +62,11 @@ class TunedPrompt:
                 f"Unknown prompt visibility {self.visibility!r}; choose one of {VISIBILITIES}."
             )
 
+    def __repr__(self) -> str:
+        use = f"{list(self.shape)}, {self.layout}, {self.visibility} visibility"
+        known = [f", {k} {self.metadata[k]!r}" for k in ("task", "step") if k in self.metadata]
+        return f"TunedPrompt({use}{''.join(known)})"
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.values, dtype=dtype, copy=copy)
 

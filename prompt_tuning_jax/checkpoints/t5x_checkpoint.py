@@ -174,6 +174,11 @@ def _open_here(storage: Storage) -> T5XCheckpoint | None:
 
 def _nothing_here(storage: Storage, children: list[str]) -> Exception:
     """The error that says what was found instead of a checkpoint."""
+    if not storage.remote and os.path.isfile(storage.name):
+        return ValueError(
+            f"{storage.name} is a file; a T5X checkpoint is a directory, such as checkpoint_1000: "
+            "pass that."
+        )
     if not children:
         return FileNotFoundError(
             f"There is nothing at {storage.name}, or it is empty: check the path."

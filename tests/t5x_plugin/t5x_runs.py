@@ -18,6 +18,7 @@ from typing import Any
 import gin
 import numpy as np
 import tiny
+from common import HANG
 
 from prompt_tuning_jax import T5Config
 from prompt_tuning_jax.checkpoints import t5x
@@ -57,9 +58,6 @@ SHORT = {
     "train.train_eval_dataset_cfg": None,
     "train.infer_eval_dataset_cfg": None,
 }
-
-
-SECONDS = 1500  # what a command may take on a machine that is five times slower
 
 
 class Gin(str):
@@ -145,4 +143,4 @@ def start(
 
 
 def finish(process: subprocess.Popen, here: Path, program: str) -> None:
-    assert process.wait(SECONDS) == 0, (here / f"{program}.log").read_text()[-2000:]
+    assert process.wait(HANG) == 0, (here / f"{program}.log").read_text()[-2000:]

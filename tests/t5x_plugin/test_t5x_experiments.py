@@ -14,7 +14,7 @@ import task_records
 
 from prompt_tuning_jax import save_prompt
 
-pytestmark = [pytest.mark.t5x, pytest.mark.timeout(2 * t5x_runs.SECONDS)]
+pytestmark = pytest.mark.t5x
 EXPERIMENTS = sorted(
     path.name for path in Path(__file__).parents[2].glob("gin_configs/t5x/experiments/*.gin")
 )

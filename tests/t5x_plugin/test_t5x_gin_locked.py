@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import t5x_signatures
+from common import NEEDS_DATA_EXTRA
 
 pytestmark = pytest.mark.data
-pytest.importorskip("seqio", reason="needs the [data] extra: pip install '.[data]'")
+pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 

@@ -97,7 +97,7 @@ def test_the_other_commands_parse(capsys):
                 config = command.parse(TrainConfig, words[3:], "")
                 ((pattern, _),) = config.trainable
                 assert pattern == "encoder/prompt/prompt"
-            case ["scripts/install_t5x.sh", *_]:
+            case ["scripts/install_t5x.sh" | "scripts/test.sh", *_]:
                 assert (ROOT / words[0]).exists()
             case ["scripts/launch_tpu_pod.sh", *_]:
                 line = [ROOT / words[0], words[1], "--dry_run", *words[2:]]
@@ -105,7 +105,7 @@ def test_the_other_commands_parse(capsys):
             case _:
                 assert words in T5X_COMMANDS
         seen.add(words[0] if words[0] != "python" else words[2])
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 @pytest.mark.t5x
