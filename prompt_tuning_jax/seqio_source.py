@@ -298,15 +298,21 @@ def _check_same(task: str, theirs: seqio.Vocabulary, ours: Vocabulary | seqio.Vo
         f"SeqIO task {task!r} does not use the model's vocabulary: {{}}. Give its features the "
         "model's spiece.model, with the same number of extra ids"
     )
-    if isinstance(ours, seqio.Vocabulary):
-        raise ValueError(message.format(f"it is {theirs}, the model's {ours}"))
-    if not isinstance(theirs, seqio.SentencePieceVocabulary):
-        raise ValueError(message.format(f"its vocabulary is a {type(theirs).__name__}"))
-    if theirs.vocab_size != ours.size:
-        raise ValueError(message.format(f"it has {theirs.vocab_size} ids, the model {ours.size}"))
-    pieces = theirs.tokenizer.id_to_piece(list(range(ours.size)))
-    for token, piece in enumerate(pieces):
-        if piece != ours.id_to_piece(token):
-            raise ValueError(
-                message.format(f"id {token} is {piece!r} and not {ours.id_to_piece(token)!r}")
-            )
+    pieces, expected = _pieces(theirs), _pieces(ours)
+    if pieces is None or expected is None:
+        kinds = f"its vocabulary is a {type(theirs).__name__}, the model's a {type(ours).__name__}"
+        raise ValueError(message.format(kinds))
+    if len(pieces) != len(expected):
+        raise ValueError(message.format(f"it has {len(pieces)} ids, the model {len(expected)}"))
+    for token, (piece, other) in enumerate(zip(pieces, expected, strict=True)):
+        if piece != other:
+            raise ValueError(message.format(f"id {token} is {piece!r} and not {other!r}"))
+
+
+def _pieces(vocabulary: Vocabulary | seqio.Vocabulary) -> list[str] | None:
+    """The piece of each id, of a SentencePiece model; None for other vocabularies."""
+    if isinstance(vocabulary, Vocabulary):
+        return [vocabulary.id_to_piece(token) for token in range(vocabulary.size)]
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return vocabulary.tokenizer.id_to_piece(list(range(vocabulary.vocab_size)))
+    return None

@@ -2,10 +2,12 @@
 
 The gin files in `gin_configs/t5x` bind everything here; nothing is put into T5X's own code.
 
+    run.py           how a run begins, and how it ends when it fails
+    task.py          the task: the model's vocabulary, its data, its label words
     optimizer.py     what trains, by the rules of `prompt_tuning_jax.optim`, as a T5X optimizer
     restore.py       the base checkpoint, and what it lacks: the prompt and its optimizer state
     resume.py        the training data of a run that continues
-    start.py         where the prompt starts; what the checkpoint or the task says about it
+    start.py         where the prompt starts; what its file or checkpoint says about it
     prompt_files.py  prompts written beside T5X's checkpoints, and read from any path
-    partitioning.py  the prompt's logical axes
+    partitioning.py  the mesh, and the prompt's logical axes
 """
