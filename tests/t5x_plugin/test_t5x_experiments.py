@@ -136,7 +136,7 @@ def test_a_family_of_tasks_is_evaluated(here, prompt, family):
 def test_a_family_of_tasks_is_inferred(here, prompt, family):
     files = ("models/bundled.gin", "runs/infer.gin")
     run(here, "infer", *files, INFER_OUTPUT_DIR="answers", PROMPT_FILE=prompt, **named(family))
-    (written,) = (here / "answers").glob("*.jsonl-00000-of-00001")
-    lines = written.read_text().splitlines()
+    written = (here / "answers").glob("*.jsonl-00000-of-00001")  # one for each task of a mixture
+    lines = [line for path in written for line in path.read_text().splitlines()]
     assert lines
     assert all("prediction" in json.loads(line) for line in lines)
