@@ -13,4 +13,4 @@ venv=${VENV:-.venv}
 make_environment "$venv"
 case $(version_of "$venv/bin/python") in 3.14) extras=dev ;; *) extras=data,dev ;; esac
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
-exec "$venv/bin/python" -m pytest -n 2 "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"

@@ -1,7 +1,14 @@
 """What tests share: the goldens' model, and real data where it is present."""
 
+import contextlib
+import dataclasses
 import os
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from prompt_tuning_jax.t5 import T5Config
 
@@ -29,3 +36,26 @@ def shared_dir() -> Path | None:
     named = os.environ.get("PROMPT_TUNING_SHARED")
     path = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
     return path if (path / "data").is_dir() else None
+
+
+def assert_same(actual, expected) -> None:
+    """The same numbers by another order of sums: within 1e-5 of the largest, 80 roundings of it."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@contextlib.contextmanager
+def float64():
+    """Computes in float64 what the library computes in float32.
+
+    What then lies between our number and a golden is the golden's own rounding, the same on every
+    machine, so that a bound may be close to it. Weights go through `widened` first.
+    """
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jnp, "float32", jnp.float64)
+        yield
+
+
+def widened(config: T5Config, params: dict) -> tuple[T5Config, dict]:
+    """A model's config and weights, for `float64`."""
+    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+    return dataclasses.replace(config, dtype=jnp.float64), wide

@@ -9,7 +9,7 @@ import tempfile
 
 import xla_flags
 
-os.environ.setdefault("XLA_FLAGS", xla_flags.devices(2))
+os.environ["XLA_FLAGS"] = xla_flags.devices(2)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Programs compiled by one test serve the others, those in other processes too.

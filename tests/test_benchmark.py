@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import xla_flags
 
 from prompt_tuning_jax import Vocabulary, load_model
 
@@ -16,7 +17,7 @@ SIZES = ("--size=tiny", "--batch=4", "--inputs=32", "--prompt=4", "--targets=8")
 
 
 def run_script(name: str, *arguments: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+    environment = os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE}
     subprocess.run([sys.executable, str(SCRIPTS / name), *arguments], check=True, env=environment)
 
 

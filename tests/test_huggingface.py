@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from common import float64, widened
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 from test_vocabulary import train_model
@@ -83,8 +84,8 @@ class TestGoldens:
         return dict(np.load(GOLDENS / f"{name}_forward.npz"))
 
     def run(self, loaded, golden, prefix=""):
-        """The encoder's output and the logits."""
-        config, params = loaded
+        """The encoder's output and the logits, in float64."""
+        config, params = widened(*loaded)
         network = Transformer(config)
 
         @jax.jit
@@ -98,16 +99,19 @@ class TestGoldens:
         return forward(tokens, golden[prefix + "decoder_input_ids"])
 
     def test_forward(self, loaded, golden):
-        encoded, logits = self.run(loaded, golden)
+        with float64():
+            encoded, logits = self.run(loaded, golden)
+            loss = mean_loss(logits, golden["labels"])
         valid = golden["attention_mask"] > 0
         expected = golden["encoder_last_hidden_state"]
         np.testing.assert_allclose(encoded[valid], expected[valid], atol=1e-5, rtol=0)
         targets = golden["labels"] != -100
         np.testing.assert_allclose(logits[targets], golden["logits"][targets], atol=1e-5, rtol=0)
-        np.testing.assert_allclose(mean_loss(logits, golden["labels"]), golden["loss"], atol=1e-6)
+        np.testing.assert_allclose(loss, golden["loss"], atol=1e-6)
 
     def test_past_the_maximum_distance(self, loaded, golden):
-        _, logits = self.run(loaded, golden, "long_")
+        with float64():
+            _, logits = self.run(loaded, golden, "long_")
         expected = golden["long_logits_last8"]
         np.testing.assert_allclose(logits[:, -8:], expected, atol=1e-5, rtol=0)
 

@@ -8,6 +8,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from test_encoding import Letters
@@ -241,7 +242,7 @@ def logits_by_example(logits, rows, pairs):
 def assert_logits_equal(packed, alone, pairs):
     assert sorted(packed) == list(range(len(pairs)))
     for i, (_, targets) in enumerate(pairs):
-        np.testing.assert_allclose(packed[i], alone[i][: len(targets)], atol=5e-5)
+        np.testing.assert_allclose(packed[i], alone[i][: len(targets)], atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +265,8 @@ def test_logits_loss_and_gradient_are_those_of_padded_rows(deep, key, layout, vi
     (total, logits), gradient = loss(prompt, packed)
     (expected, alone), slope = loss(prompt, one_by_one(pairs, layout))
     assert_logits_equal(logits_by_example(np.asarray(logits), rows, pairs), alone, pairs)
-    np.testing.assert_allclose(total, expected, rtol=1e-6)
-    np.testing.assert_allclose(gradient, slope, atol=5e-5 * np.abs(slope).max())
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, atol=2e-4 * np.abs(slope).max())
 
 
 def test_each_example_has_its_own_prompt_of_a_bank(deep, key):
@@ -278,7 +279,7 @@ def test_each_example_has_its_own_prompt_of_a_bank(deep, key):
         alone = step(bank[prompt_id], one_by_one(pairs, "suffix"))
         for i, mine in logits_by_example(np.asarray(logits), rows, pairs).items():
             if ids[i] == prompt_id:
-                np.testing.assert_allclose(mine, alone[i][: len(mine)], atol=5e-5)
+                np.testing.assert_allclose(mine, alone[i][: len(mine)], atol=2e-4)
 
 
 def test_an_example_cannot_see_the_others(deep, key):
@@ -328,6 +329,7 @@ def start(model, tmp_path_factory):
             "batch_size": 8,
             "prompt_length": P,
             "dropout_rate": 0.0,
+            "trainable": tiny.PLAIN_STEPS,
             "quiet": True,
         }
         return run(**(settings | {"train_steps": 4} | changes))
@@ -344,7 +346,7 @@ def packed(start):
 
 
 def assert_near(ours, theirs):
-    np.testing.assert_allclose(ours.prompt.values, theirs.prompt.values, atol=2e-4)
+    np.testing.assert_allclose(ours.prompt.values, theirs.prompt.values, atol=1e-5)
 
 
 def test_a_packed_run_ends_as_the_padded_one(start, packed):
@@ -378,7 +380,7 @@ def test_a_packed_run_behind_a_shared_prompt_ends_as_the_padded_one(start, model
 
 @pytest.mark.usefixtures("one_device")
 def test_model_tuning_can_pack(start):
-    options = {"prompt_length": 0, "train_steps": 2}
+    options = {"prompt_length": 0, "train_steps": 2, "trainable": ((".*", optax.sgd(0.01)),)}
     padded, packed = start("padded model", **options), start("packed model", pack=True, **options)
     expected = optim.flatten(padded.model.params)
     for name, x in optim.flatten(packed.model.params).items():
@@ -391,6 +393,7 @@ def test_runs_together_can_pack(model, packed, tmp_path):
     settings = {"model": model, "task": TASK, "feature_lengths": tiny.LENGTHS}
     settings |= {"batch_size": 8, "prompt_length": P, "quiet": True, "dropout_rate": 0.0}
     settings |= {"model_dir": str(tmp_path), "pack": True, "train_steps": 4}
+    settings["trainable"] = tiny.PLAIN_STEPS
     results = train_many({"a": {"seed": 0}, "b": {"seed": 1}}, **settings)
     assert_near(results["a"], packed)
     assert np.abs(results["b"].prompt.values - packed.prompt.values).max() > 1e-3

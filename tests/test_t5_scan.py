@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import assert_same
 from flax.traverse_util import flatten_dict, unflatten_dict
 from test_t5_network import (
     BATCH,
@@ -125,19 +126,19 @@ def test_every_gradient_equals_that_of_layers_of_their_own():
     )
     own, scanned = gradient(PROMPTED_PARAMS, OWN), flat(gradient(STACKED, SCANNED))
     for stack in ("encoder", "decoder"):
-        close(
+        assert_same(
             scanned[f"{stack}/{stack}/{BIAS}"].sum(axis=1),
             own[stack]["relpos_bias"]["rel_embedding"],
         )
     for name, expected in flat(stack_layers(own)).items():
         if not name.endswith(BIAS):
-            close(scanned[name], expected, 2e-6 * max(1.0, np.abs(expected).max()))
+            assert_same(scanned[name], expected)
 
 
 def test_each_layer_uses_its_own_bias():
     """A bias with 0.5 more everywhere changes no softmax; another bias in one layer does."""
     expected = run(SCANNED, STACKED, *BATCH)
-    close(run(SCANNED, with_own_biases(), *BATCH), expected, 5e-6)
+    assert_same(run(SCANNED, with_own_biases(), *BATCH), expected)
     changed = flat(STACKED)
     name = f"decoder/decoder/{BIAS}"
     changed[name] = changed[name].copy()
@@ -164,7 +165,7 @@ def test_rematerialisation_changes_no_number(network, policy):
     config = dataclasses.replace(network.config, remat_policy=policy)
     again = Transformer(config, PROMPT)
     expected = prompt_gradient(network)
-    close(prompt_gradient(again), expected, 1e-6 * np.abs(expected).max())
+    assert_same(prompt_gradient(again), expected)
     shapes = jax.eval_shape(again.init, jax.random.key(0), *BATCH)["params"]
     assert flat(shapes).keys() == flat(params).keys()
 
@@ -198,7 +199,7 @@ def test_depth_does_not_make_the_program_longer():
 @pytest.mark.parametrize("project", [False, True])
 def test_steps_equal_the_full_forward(project):
     logits, cache = step_by_step(SCANNED, STACKED, (1,) * 7, project=project)
-    close(logits, run(SCANNED, STACKED, *BATCH), 2e-6)
+    assert_same(logits, run(SCANNED, STACKED, *BATCH))
     shapes = {name: leaf.shape for name, leaf in flat(cache["decoder"]).items()}
     key_shape = (2, 3, 2, 7, 8)  # layers first, as T5X asks of a module with `scan_layers`
     assert shapes["decoder/self_attention/cached_key"] == key_shape
@@ -212,14 +213,14 @@ def test_generated_text_is_that_of_layers_of_their_own(settings):
     expected = generate(OWN, params[0], TOKENS, return_all_beams=True)
     found = generate(SCANNED, params[1], TOKENS, return_all_beams=True)
     np.testing.assert_array_equal(found[0], expected[0])
-    close(found[1], expected[1])
+    assert_same(found[1], expected[1])
 
 
 def test_rankings_are_those_of_layers_of_their_own():
     labels = np.array([[17, 1, 0], [5, 99, 1]])
     params = jax.tree.map(jnp.asarray, (PROMPTED_PARAMS, STACKED))
     expected = decoding.rank(OWN, params[0], TOKENS, labels)
-    close(decoding.rank(SCANNED, params[1], TOKENS, labels), expected)
+    assert_same(decoding.rank(SCANNED, params[1], TOKENS, labels), expected)
 
 
 # ---- T5X -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ is one, and a record through every other; these must have the same data, answers
 
 import functools
 import importlib
+import inspect
 import itertools
 import re
 
@@ -126,10 +127,33 @@ def test_records_become_ids_that_end_in_eos(name):
     assert_ids_end_in_eos(name, examples_of(name))
 
 
-@pytest.mark.parametrize("name", sorted(set(TASKS) - set(MAIN)))
+WITH_EXAMPLES = sorted(name for name in TASKS if name.endswith("_examples"))
+
+
+@pytest.mark.parametrize("name", sorted({*TASKS} - {*MAIN} - {*WITH_EXAMPLES}))
 def test_a_record_becomes_ids_that_end_in_eos_in_every_other_form(name):
     split, record = first_record_of(main_form(name))
     assert_ids_end_in_eos(name, of_record(name, split, record))
+
+
+def recipe(step):
+    """What a preprocessor does: its code, and what that closes over."""
+    if isinstance(step, seqio.CacheDatasetPlaceholder):
+        return seqio.CacheDatasetPlaceholder
+    if isinstance(step, functools.partial):
+        return recipe(step.func), step.args, step.keywords
+    if inspect.isfunction(step):
+        cells = step.__closure__ or ()
+        return step.__code__, step.__kwdefaults__, [recipe(cell.cell_contents) for cell in cells]
+    return step
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_tasks_that_show_examples_have_the_data_of_those_that_do_not(name):
+    ours, theirs = TASKS[name], TASKS[name.removesuffix("_examples")]
+    assert ours.source is theirs.source
+    assert [*map(recipe, ours.preprocessors)] == [*map(recipe, theirs.preprocessors)]
+    assert ours.output_features == theirs.output_features
 
 
 @pytest.mark.parametrize("name", MAIN)

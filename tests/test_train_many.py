@@ -28,10 +28,13 @@ BASE = {
 # Everything that a run may have of its own.
 RUNS = {
     "a": {"seed": 0},
-    "b": {"seed": 1, "learning_rate": 0.05},
+    "b": {"seed": 1, "learning_rate": 0.002},
     "c": {"seed": 0, "prompt_init": "uniform", "train_steps": 4},
     "other": {"task": tiny.make_task(name="upside_down", verbalizers=("no", "yes"))},
 }
+
+# At the paper's rate of 0.3 six steps make a rounding of 1e-7 one of 1e-4; at this one, of 1e-6.
+SLOWLY = {"learning_rate": 0.01}
 
 
 @pytest.fixture
@@ -52,8 +55,8 @@ def alone(model, tmp_path):
     return start
 
 
-def assert_same_run(ours, theirs, atol=2e-4):
-    np.testing.assert_allclose(ours.prompt.values, theirs.prompt.values, atol=atol)
+def assert_same_run(ours, theirs):
+    np.testing.assert_allclose(ours.prompt.values, theirs.prompt.values, atol=2e-5)
     assert [scores["step"] for scores in ours.history] == [s["step"] for s in theirs.history]
     for one, other in zip(ours.history, theirs.history, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
@@ -61,14 +64,14 @@ def assert_same_run(ours, theirs, atol=2e-4):
 
 
 def test_each_run_ends_as_alone(together, alone, tmp_path):
-    results = together()
+    results = together(**SLOWLY)
     assert list(results) == list(RUNS)
     for name, changes in RUNS.items():
-        assert_same_run(results[name], alone(f"{name}_alone", changes))
+        assert_same_run(results[name], alone(f"{name}_alone", changes, **SLOWLY))
         for step in (0, 3):
             one = load_prompt(tmp_path / "many" / name / "prompts" / str(step))
             other = load_prompt(tmp_path / f"{name}_alone" / "prompts" / str(step))
-            np.testing.assert_allclose(one.values, other.values, atol=2e-4)
+            np.testing.assert_allclose(one.values, other.values, atol=2e-5)
     values = [result.prompt.values for result in results.values()]
     for i, one in enumerate(values):
         assert all(np.abs(one - other).max() > 1e-3 for other in values[:i])
@@ -78,11 +81,11 @@ def test_with_dropout_too(together, alone):
     """Sentences of one length, so that both pad alike and draw the same."""
     rows = [row for row in tiny.make_task().splits["train"] if row["inputs"].startswith("the")]
     task = tiny.make_task(splits={"train": ExampleList(rows), "validation": ExampleList(rows)})
-    changes = {"task": task, "dropout_rate": 0.2}
+    changes = {"task": task, "dropout_rate": 0.2, "trainable": tiny.PLAIN_STEPS}
     results = together({"a": {"seed": 3}, "b": {"seed": 4}}, **changes)
     for name, seed in (("a", 3), ("b", 4)):
         assert_same_run(results[name], alone(f"{name}_alone", {"seed": seed}, **changes))
-    without = together({"a": {"seed": 3}}, "dry", task=task)["a"]
+    without = together({"a": {"seed": 3}}, "dry", **changes | {"dropout_rate": 0.0})["a"]
     assert np.abs(without.prompt.values - results["a"].prompt.values).max() > 1e-3
 
 
@@ -119,8 +122,8 @@ def test_resumed_on_two_devices_too(together, monkeypatch):
 
 def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
     runs = {"good": {"seed": 0}, "bad": {"seed": 0, "learning_rate": 1e38}}
-    results = together(runs)
-    assert_same_run(results["good"], alone("good_alone", {"seed": 0}))
+    results = together(runs, **SLOWLY)
+    assert_same_run(results["good"], alone("good_alone", {"seed": 0}, **SLOWLY))
     assert np.isfinite(results["bad"].prompt.values).all()
     assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
 

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import sentencepiece
 
 from prompt_tuning_jax import ExampleList, T5Config, Task, Transformer, Vocabulary
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.metrics import get_metric
-from prompt_tuning_jax.optim import flatten, unflatten
+from prompt_tuning_jax.optim import PROMPT_NAME, flatten, unflatten
 
 FOODS = ("soup", "bread", "cake", "tea", "fish", "rice", "pie", "salad", "stew", "apple")
 GOOD = ("good", "warm", "sweet", "fresh")
 BAD = ("bad", "cold", "sour", "stale")
 LABELS = ("yes", "no")
 LENGTHS = {"inputs": 16, "targets": 4}
+# Steps that rounding goes through as it is. The paper's optimizer divides a gradient by its size,
+# so that a small one's rounding moves the prompt as far as a large one's.
+PLAIN_STEPS = ((PROMPT_NAME, optax.sgd(0.01)),)
 
 
 def examples() -> list[dict[str, str]]:
