@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prompt_tuning_jax.banks import TunedBank, load_bank
     from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
-    from prompt_tuning_jax.data import ExampleList, Task
+    from prompt_tuning_jax.data.files import file_task
+    from prompt_tuning_jax.data.task import ExampleList, Task
+    from prompt_tuning_jax.data.vocabulary import Vocabulary
     from prompt_tuning_jax.evaluate import evaluate
-    from prompt_tuning_jax.files import file_task
+    from prompt_tuning_jax.evaluation.scoring import Evaluation
     from prompt_tuning_jax.model import FrozenModel, load_model
+    from prompt_tuning_jax.models.t5 import T5Config, Transformer
     from prompt_tuning_jax.optim import paper_adafactor
-    from prompt_tuning_jax.scoring import Evaluation
-    from prompt_tuning_jax.t5 import T5Config, Transformer
-    from prompt_tuning_jax.train import TrainResult, train
+    from prompt_tuning_jax.train import train
     from prompt_tuning_jax.train_config import TrainConfig
-    from prompt_tuning_jax.train_many import train_many
-    from prompt_tuning_jax.vocabulary import Vocabulary
+    from prompt_tuning_jax.training.set_up import TrainResult
+    from prompt_tuning_jax.training.train_many import train_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,17 +56,18 @@ __all__ = [
 _MODULES = {
     "banks": ("TunedBank", "load_bank"),
     "checkpoints.prompt_file": ("TunedPrompt", "load_prompt", "save_prompt"),
-    "data": ("ExampleList", "Task"),
+    "data.task": ("ExampleList", "Task"),
     "evaluate": ("evaluate",),
-    "files": ("file_task",),
+    "data.files": ("file_task",),
     "model": ("FrozenModel", "load_model"),
     "optim": ("paper_adafactor",),
-    "scoring": ("Evaluation",),
-    "t5": ("T5Config", "Transformer"),
-    "train": ("TrainResult", "train"),
+    "evaluation.scoring": ("Evaluation",),
+    "models.t5": ("T5Config", "Transformer"),
+    "train": ("train",),
     "train_config": ("TrainConfig",),
-    "train_many": ("train_many",),
-    "vocabulary": ("Vocabulary",),
+    "training.set_up": ("TrainResult",),
+    "training.train_many": ("train_many",),
+    "data.vocabulary": ("Vocabulary",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.data.templates import label_text
 from prompt_tuning_jax.layout import place_prompts
-from prompt_tuning_jax.templates import label_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

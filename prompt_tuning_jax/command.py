@@ -8,7 +8,6 @@ command line, in any order of files; the command line wins.
 import argparse
 import ast
 import contextlib
-import dataclasses
 import io
 import logging
 import os
@@ -17,7 +16,6 @@ import signal
 import sys
 import tokenize
 import traceback
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,46 +25,18 @@ import gin
 import jax
 
 from prompt_tuning_jax import gin_configs
-from prompt_tuning_jax.macros import check_known, given_macros
 from prompt_tuning_jax.mistakes import MISTAKES
-from prompt_tuning_jax.settings_help import settings_help
+from prompt_tuning_jax.settings.help import settings_help
+from prompt_tuning_jax.settings.macros import (
+    UsageError,
+    check_known,
+    check_type,
+    given_macros,
+    macro_name,
+    macros,
+)
 
 _GIN_CONFIGS = Path(gin_configs.__file__).parent
-
-# Field -> T5X's macro, where it is not just the field in capitals.
-T5X_MACROS = {
-    "model": "INITIAL_CHECKPOINT_PATH",
-    "task": "MIXTURE_OR_TASK_NAME",
-    "task_module": "MIXTURE_OR_TASK_MODULE",
-    "feature_lengths": "TASK_FEATURE_LENGTHS",
-    "seed": "RANDOM_SEED",
-}
-
-
-def macro_name(field: str) -> str:
-    """The gin macro of a config field."""
-    return T5X_MACROS.get(field, field.upper())
-
-
-def macros(config_class: Callable[..., Any]) -> dict[str, dataclasses.Field]:
-    """Macro -> the config's field that it sets."""
-    return {macro_name(field.name): field for field in dataclasses.fields(config_class)}
-
-
-def check_least(config: Any, least: Mapping[str, int]) -> None:
-    """Refuses settings below the least number that they may be; None is no number.
-
-    Args:
-      least: field -> that number.
-    """
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and value < bound:
-            raise ValueError(f"{macro_name(name)} must be at least {bound}, got {value}.")
-
-
-class UsageError(ValueError):
-    """What the command line or a gin file says cannot be understood."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -175,25 +145,6 @@ def _resolve(macro: str) -> Any:
             return setting()
     except TypeError as error:  # a macro or an argument that nothing binds; gin says which
         raise UsageError(f"{macro}: {' '.join(str(error).split())}") from error
-
-
-def check_type(macro: str, value: Any, annotation: Any) -> None:
-    """Refuses a number that is text, and the like; what a list or mapping holds is not checked."""
-    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-    kinds = typing.get_args(annotation) if union else (annotation,)
-    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    if Any in kinds:
-        return
-    legal = (*kinds, int) if float in kinds else kinds
-    text_as_list = isinstance(value, str) and str not in kinds
-    if not isinstance(value, legal) or text_as_list:
-        raise UsageError(f"{macro} must be {' or '.join(map(_kind_name, kinds))}, not {value!r}.")
-
-
-def _kind_name(kind: type) -> str:
-    """What a setting's kind of value is called where it is written."""
-    names = {"NoneType": "None", "Mapping": "a mapping", "Sequence": "a list"}
-    return names.get(kind.__name__, kind.__name__)
 
 
 def _expand_home(value: Any) -> Any:

@@ -22,7 +22,8 @@ from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints.prompt_file import prebuilt_names
 from prompt_tuning_jax.cli import COMMANDS, OPTIONS, PROGRAM
 from prompt_tuning_jax.layout import LAYOUTS
-from prompt_tuning_jax.settings_help import descriptions
+from prompt_tuning_jax.settings.help import descriptions
+from prompt_tuning_jax.settings.macros import macros as macros_of
 
 SHELLS = ("bash", "zsh", "fish")
 # Command ("" before one is given; "checkpoint diff" where it has commands) -> word -> summary.
@@ -50,7 +51,7 @@ def collect() -> tuple[Words, Values]:
 
 
 def _gin_command(name: str, config_class: type) -> tuple[Words, Values]:
-    about, macros = descriptions(config_class), command.macros(config_class)
+    about, macros = descriptions(config_class), macros_of(config_class)
     words = {"--gin_file=": "settings from a file", "--gin_search_paths=": "", "--help": ""}
     values = {f"{name} --gin_file": command.installed_gin_files()}
     for macro, field in macros.items():

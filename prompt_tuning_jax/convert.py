@@ -31,7 +31,8 @@ from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_weights import is_scanned
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.settings.macros import UsageError
 
 
 def to_huggingface(
@@ -196,7 +197,7 @@ def _convert(args: argparse.Namespace) -> None:
     for option in foreign[args.to]:
         if getattr(args, option) is not None:
             other = next(to for to in foreign if to != args.to)
-            raise command.UsageError(f"--{option} is for --to {other}: leave it out.")
+            raise UsageError(f"--{option} is for --to {other}: leave it out.")
     if args.to == "t5x":
         step, form = args.step or 0, args.form or "orbax"
         print(to_t5x(args.source, args.destination, step, form, args.dtype))

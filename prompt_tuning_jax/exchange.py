@@ -20,6 +20,7 @@ from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import load_model
+from prompt_tuning_jax.settings.macros import UsageError
 
 _EXPORT = """Write a prompt for another library, by default as a PEFT adapter.
 
@@ -73,7 +74,7 @@ def export_prompt(
     form, tuned = _form(destination, to), load_prompt(prompt)
     if form == "npy":
         if model or base_model or allow_mismatch:
-            raise command.UsageError(
+            raise UsageError(
                 "--model, --base_model and --allow_mismatch are for a PEFT adapter, not an array."
             )
         save_prompt(destination, tuned)
@@ -128,7 +129,7 @@ def import_prompt(
         if ours and asked not in (None, says):
             raise ValueError(f"{source} was tuned as {says!r}: leave out --{name} {asked}.")
     if model is None and (vocabulary is not None or allow_mismatch):
-        raise command.UsageError("--vocabulary and --allow_mismatch go with a --model.")
+        raise UsageError("--vocabulary and --allow_mismatch go with a --model.")
     if model is not None:
         frozen = load_model(model, jnp.bfloat16, vocabulary=vocabulary)
         frozen.check(tuned, allow_mismatch)

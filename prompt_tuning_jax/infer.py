@@ -28,11 +28,21 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from prompt_tuning_jax import command, hosts, sharding
-from prompt_tuning_jax.answers import Answer, Choices, answer
+from prompt_tuning_jax import command
 from prompt_tuning_jax.banks import BankRows, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
+from prompt_tuning_jax.data.records import parse_json
+from prompt_tuning_jax.data.templates import (
+    Template,
+    Verbalizers,
+    check_unicode,
+    field_text,
+    words_of,
+)
+from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
+from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.prompt_loading import (
     PromptConfig,
@@ -40,15 +50,7 @@ from prompt_tuning_jax.prompt_loading import (
     load_prompts,
     own_words,
 )
-from prompt_tuning_jax.records import parse_json
-from prompt_tuning_jax.scoring import apply_text_prompt
-from prompt_tuning_jax.templates import (
-    Template,
-    Verbalizers,
-    check_unicode,
-    field_text,
-    words_of,
-)
+from prompt_tuning_jax.settings.macros import check_least
 
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
 # Settings that are handed on as they are.
@@ -132,7 +134,7 @@ def check_settings(config: InferConfig) -> None:
     if config.predictions not in (None, "rank", "generate"):
         raise ValueError(f"PREDICTIONS must be 'rank' or 'generate', got {config.predictions!r}.")
     counts = ("batch_size", "max_length", "max_input_length", "beams")
-    command.check_least(config, dict.fromkeys(counts, 1))
+    check_least(config, dict.fromkeys(counts, 1))
     check_prompts(config)
     if config.input_template is not None and not Template(config.input_template).fields:
         raise ValueError(

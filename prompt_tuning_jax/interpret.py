@@ -34,7 +34,7 @@ from prompt_tuning_jax.interpretation.page import write_output
 from prompt_tuning_jax.interpretation.table import print_findings
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.prompt_loading import own_words
-from prompt_tuning_jax.reporting import SNAPSHOTS
+from prompt_tuning_jax.training.reporting import SNAPSHOTS
 
 NEEDS_RUN = (
     "Drift from the initialisation and changes over training need the run that made the prompt: "

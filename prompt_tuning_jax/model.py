@@ -22,21 +22,23 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax import decoding, quantize, sharding
+from prompt_tuning_jax import quantize
 from prompt_tuning_jax.banks import BankRows, Ensemble, vote
-from prompt_tuning_jax.batches import eval_batches
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
-from prompt_tuning_jax.encoding import check_distinct
+from prompt_tuning_jax.data.batches import eval_batches
+from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.decoding import generation
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.prompted import apply, bind, with_prompt
-from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.t5.scan import stack_layers
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 DTYPES = ("float32", "bfloat16", "int8")
 PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None
@@ -45,7 +47,7 @@ LabelChoice = Sequence[str] | Sequence[Sequence[str]]
 
 
 class DecodingOptions(TypedDict, total=False):
-    """How text is generated; see `decoding.generate_tokens`.
+    """How text is generated; see `generation.generate_tokens`.
 
     Attributes:
       max_length: the most tokens to generate, EOS included; 32 where it is not given.
@@ -306,7 +308,7 @@ class FrozenModel:
         for rows, batch in self.batches(_as_inputs(texts), prompt, batch_size, lengths):
             network, tokens, places = bind(config, params, batch, layout)
             with sharding.active(self.mesh):
-                ranked = decoding.rank(network, params, tokens, label_tokens, **places)
+                ranked = generation.rank(network, params, tokens, label_tokens, **places)
             scores[rows] = sharding.to_host(ranked)[: len(rows)]
         return scores
 
@@ -318,7 +320,7 @@ class FrozenModel:
         network, tokens, places = bind(config, params, batch, layout)
         members = len(prompt) if isinstance(prompt, Ensemble) else 1
         with sharding.active(self.mesh):
-            return decoding.generate_tokens(
+            return generation.generate_tokens(
                 network, params, tokens, rng=keys, members=members, **places, **options
             )
 

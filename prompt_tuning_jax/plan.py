@@ -21,13 +21,15 @@ import jax
 import jax.numpy as jnp
 import rich.console
 
-from prompt_tuning_jax import command, sharding
+from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.huggingface_config import read_config
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.planning import options, plans, report, targets
 from prompt_tuning_jax.planning.step import Lengths
-from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.settings.macros import UsageError
 
 _FAMILIES = {"t5_1_1": t5_1_1, "t5_1_0": t5_1_0, "mt5": mt5}
 
@@ -138,13 +140,13 @@ def _plans(args: argparse.Namespace) -> Iterator[plans.Plan]:
     lengths = Lengths(args.batch, args.inputs, args.targets, args.prompt)
     if args.topology:
         if args.flops or args.bandwidth:
-            raise command.UsageError("--flops and --bandwidth are a GPU's: give --gpu_memory too.")
+            raise UsageError("--flops and --bandwidth are a GPU's: give --gpu_memory too.")
         target = targets.parse_slice(args.topology)
         return plan_slice(config, lengths, target, args.mesh, args.remat, args.tries)
     if not (args.flops and args.bandwidth):
-        raise command.UsageError("--gpu_memory needs the GPU's --flops and --bandwidth too.")
+        raise UsageError("--gpu_memory needs the GPU's --flops and --bandwidth too.")
     if args.mesh:
-        raise command.UsageError("--mesh needs a --topology: a GPU is planned for by itself.")
+        raise UsageError("--mesh needs a --topology: a GPU is planned for by itself.")
     chip = targets.Chip("gpu", int(args.gpu_memory * 1e9), args.flops, args.bandwidth)
     return plan_gpu(config, lengths, chip, args.remat)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from prompt_tuning_jax.banks import TunedBank, named
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.templates import words_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5 import T5Config, Transformer
 
 
 @functools.lru_cache

@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int8
 
 from prompt_tuning_jax.checkpoints import fingerprint
-from prompt_tuning_jax.t5.layers import SCALE
+from prompt_tuning_jax.models.t5.layers import SCALE
 
 _LARGEST = 127
 

@@ -28,12 +28,13 @@ from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.huggingface_config import read_config
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
+from prompt_tuning_jax.data.task_facts import task_facts
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.task_facts import task_facts
+from prompt_tuning_jax.settings.macros import UsageError
 from prompt_tuning_jax.task_loading import LENGTHS, TaskConfig, load_task
 from prompt_tuning_jax.task_report import print_report
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 
 def read_vocabulary(model: str = "bundled", vocabulary: str | None = None) -> Vocabulary:
@@ -77,7 +78,7 @@ def parse_lengths(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         name, _, number = part.partition("=")
         if name not in LENGTHS or not number.isdecimal() or int(number) < 1:
-            raise command.UsageError(f"--lengths {text}: write it as inputs=512,targets=64")
+            raise UsageError(f"--lengths {text}: write it as inputs=512,targets=64")
         lengths[name] = int(number)
     return lengths
 
@@ -89,7 +90,7 @@ def parse_verbalizers(text: str | None) -> Mapping[str, str] | Sequence[str] | N
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise command.UsageError(f"--verbalizers {text} is not valid JSON ({error.msg})") from error
+        raise UsageError(f"--verbalizers {text} is not valid JSON ({error.msg})") from error
 
 
 def task_config(args: argparse.Namespace) -> TaskConfig:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
-from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.files import file_task
+from prompt_tuning_jax.data.files import file_task
+from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.model import FrozenModel
 
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -98,7 +98,7 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
             "name the module that registers it: MIXTURE_OR_TASK_MODULE."
         )
     _refuse(config, FILES_ONLY)
-    from prompt_tuning_jax.seqio_source import seqio_task
+    from prompt_tuning_jax.data.seqio_source import seqio_task
 
     return seqio_task(
         config.task,

@@ -9,7 +9,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from prompt_tuning_jax.task_facts import Facts
+from prompt_tuning_jax.data.task_facts import Facts
 
 MOST_TOKENS = 60  # of a row; an input of 500 would hide everything else
 MOST_TARGETS = 20

@@ -15,25 +15,16 @@ at step 0 and at each evaluation, which `interpret` reads), `history.json`, `ten
 
 import contextlib
 import dataclasses
-import functools
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from prompt_tuning_jax import command, hosts, monitor, optim, sharding
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax import command, optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.packing import PackedBatches
-from prompt_tuning_jax.prefetch import Prefetcher
-from prompt_tuning_jax.reporting import Reporter
+from prompt_tuning_jax.data.prefetch import Prefetcher
+from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.task_loading import load_task
 from prompt_tuning_jax.train_config import (
     TrainConfig,
@@ -43,34 +34,22 @@ from prompt_tuning_jax.train_config import (
     run_identity,
     trainable_rules,
 )
-from prompt_tuning_jax.train_step import (
+from prompt_tuning_jax.training import monitor
+from prompt_tuning_jax.training.reporting import Reporter
+from prompt_tuning_jax.training.set_up import (
+    TrainResult,
     check_prompt_trains,
     check_weights_train,
-    make_train_step,
+    make_batches,
+    on_mesh,
+    open_model,
     place,
+    read_result,
     start_optimizer,
     start_params,
 )
-from prompt_tuning_jax.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """The best prompt by the validation metric (None in model tuning), and every evaluation.
-
-    `prompt, history = train(...)` unpacks it. `model` is the model the prompt belongs to: frozen,
-    or with the tuned weights of the best evaluation.
-    """
-
-    prompt: TunedPrompt | None
-    history: list[dict[str, float]]
-    model: FrozenModel
-
-    def __repr__(self) -> str:
-        return f"TrainResult({self.prompt}, {len(self.history)} evaluations, {self.model})"
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.prompt, self.history))
+from prompt_tuning_jax.training.train_many import train_many
+from prompt_tuning_jax.training.train_step import make_train_step
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
@@ -154,67 +133,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     return read_result(model_dir, model, history, config.model_dtype)
 
 
-def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
-    """The model that is given or named, to run on the mesh; what a file's weights are is shown."""
-    model = config.model
-    if not isinstance(model, FrozenModel):
-        verbose = hosts.is_first() and not config.quiet and model != "bundled"
-        model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
-    if config.scan_layers and not model.config.scan_layers:
-        model = model.scanned()
-    return model.replace(mesh=mesh if mesh.size > 1 else None)
-
-
-def on_mesh(model: FrozenModel, frozen: optim.FlatParams) -> FrozenModel:
-    """The model with the frozen weights as the mesh holds them; they are hashed but once."""
-    params = optim.unflatten(optim.without_prompt(frozen))
-    return model.replace(params=params, known_fingerprint=model.fingerprint)
-
-
-def make_batches(
-    config: TrainConfig,
-    task: Task,
-    vocabulary: Vocabulary,
-    lengths: Mapping[str, int],
-    params: optim.FlatParams,
-    mesh: Mesh,
-) -> TrainBatches:
-    """The training split's batches, each of `batch_size` examples; hosts share the reading."""
-    given = task.split("train"), vocabulary
-    common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
-    if config.pack:
-        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
-        batches = PackedBatches(
-            *given,
-            **common,
-            prompt_length=sum(len(params[name]) for name in prompts if name in params),
-            layout=config.prompt_layout,
-            row_multiple=sharding.batch_parts(mesh) * config.microbatches,
-        )
-    else:
-        batches = TrainBatches(*given, **common)
-    if (count := jax.process_count()) > 1:
-        own_rows = functools.partial(sharding.own_rows, mesh)
-        batches.share(hosts.gather, jax.process_index(), count, own_rows)
-    return batches
-
-
-def read_result(
-    model_dir: Path, model: FrozenModel, history: list[dict[str, float]], dtype: Any
-) -> TrainResult:
-    """The best prompt and model, read back from what the run wrote."""
-    hosts.wait_for_all("results")
-    best = model_dir / "best"
-    prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
-    if (best / "config.json").exists():
-        model = load_model(best, dtype, mesh=model.mesh)
-    return TrainResult(prompt, history, model)
-
-
 def main(argv: list[str] | None = None) -> None:
     config = command.parse(TrainConfig, argv, __doc__)
-    from prompt_tuning_jax.train_many import train_many  # it is made of what stands above
-
     with hosts.connected():
         train(config) if config.runs is None else train_many(config.runs, config)
 

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import optax
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.command import check_least, macro_name
-from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.encoding import check_distinct
+from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.task import Task
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.evaluation.scoring import PREDICTIONS, choose_predictions
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.scoring import PREDICTIONS, choose_predictions
-from prompt_tuning_jax.t5.config import REMAT_POLICIES
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
+from prompt_tuning_jax.settings.macros import check_least, macro_name
 from prompt_tuning_jax.task_loading import TaskConfig, lengths_of
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 CHOICES = {
     "prompt_layout": LAYOUTS,

@@ -10,13 +10,15 @@ import optax
 from benchmark_worker import Repeat, Settings, serve
 from make_random_t5 import random_params
 
-from prompt_tuning_jax import TunedPrompt, optim, sharding
+from prompt_tuning_jax import TunedPrompt, optim
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.prompted import with_prompt
-from prompt_tuning_jax.t5 import T5Config
 from prompt_tuning_jax.train_config import TrainConfig, trainable_rules
-from prompt_tuning_jax.train_many import make_step, take
-from prompt_tuning_jax.train_step import make_train_step, place
+from prompt_tuning_jax.training.set_up import place
+from prompt_tuning_jax.training.train_many import make_step, take
+from prompt_tuning_jax.training.train_step import make_train_step
 
 RUNS = 8  # prompts of `many`
 DECODED = 8  # tokens of `decode`

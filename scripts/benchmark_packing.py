@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_tuning_jax import command
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.data import ExampleList
-from prompt_tuning_jax.encoding import Batch
-from prompt_tuning_jax.packing import PackedBatches
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.encoding import Batch
+from prompt_tuning_jax.data.packing import PackedBatches
+from prompt_tuning_jax.data.task import ExampleList
 from prompt_tuning_jax.train_config import TrainConfig
 
 HERE = Path(__file__).parent

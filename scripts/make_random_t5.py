@@ -16,8 +16,8 @@ import numpy as np
 
 from prompt_tuning_jax import command, optim
 from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.t5 import T5Config, Transformer, t5_1_1
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.models.t5 import T5Config, Transformer, t5_1_1
 
 SIZES = ("tiny", "small", "base", "large", "xl", "xxl")
 TINY = {"emb_dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 128} | dict.fromkeys(

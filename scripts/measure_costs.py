@@ -32,7 +32,7 @@ from rich.table import Table
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
-from prompt_tuning_jax.scoring import evaluate_task
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
 from prompt_tuning_jax.train_config import TrainConfig
 

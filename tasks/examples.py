@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import seqio
 
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data.task import MetricFn
 
 SUFFIX = "_examples"
 SHOWN = 8

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data.task import MetricFn
 from prompt_tuning_jax.tasks import examples
 from prompt_tuning_jax.tasks.registration import add, add_mixture
 

@@ -13,7 +13,7 @@ Test splits have no labels, so their targets are "<unk>", and STS-B's "-1.0".
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data.task import MetricFn
 from prompt_tuning_jax.tasks import glue_preprocessors as text
 from prompt_tuning_jax.tasks import metrics, postprocessors
 from prompt_tuning_jax.tasks.glue_forms import add_forms, add_mixture_forms, task_indices

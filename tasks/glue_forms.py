@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data.task import MetricFn
 from prompt_tuning_jax.tasks import examples
 from prompt_tuning_jax.tasks.glue_preprocessors import sentinel_first, without_task_name
 from prompt_tuning_jax.tasks.registration import add, add_mixture

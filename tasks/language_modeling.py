@@ -9,9 +9,9 @@
 and as many `text_...` tasks, on .txt files in the data directory (`text_release.TextFolder`). C4
 comes from TFDS, or from the JSON files of its release in c4/en/.
 
-The objectives are those of `prompt_tuning_jax.pretraining`; what they draw depends on SeqIO's seed
-alone. Texts are cut into chunks such that neither side is longer than `TASK_FEATURE_LENGTHS` says
-(512 where it says nothing), so nothing is trimmed.
+The objectives are those of `prompt_tuning_jax.data.pretraining`; what they draw depends on SeqIO's
+seed alone. Texts are cut into chunks such that neither side is longer than `TASK_FEATURE_LENGTHS`
+says (512 where it says nothing), so nothing is trimmed.
 """
 
 import bisect
@@ -22,8 +22,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax import pretraining
-from prompt_tuning_jax.pretraining import SHORTEST, Ids
+from prompt_tuning_jax.data import pretraining
+from prompt_tuning_jax.data.pretraining import SHORTEST, Ids
 from prompt_tuning_jax.tasks.registration import add
 from prompt_tuning_jax.tasks.settings import EXTRA_IDS
 from prompt_tuning_jax.tasks.text_release import C4Release, TextFolder, Texts

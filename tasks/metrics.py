@@ -2,7 +2,7 @@
 
 Each is a function (targets, predictions) -> {name: score}, on what `postprocessors` gives: numbers
 of labels (-1 where a prediction is no label), texts, or {"value", "group"} dictionaries. What they
-compute is in `prompt_tuning_jax.metrics`.
+compute is in `prompt_tuning_jax.data.metrics`.
 """
 
 import collections
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax import metrics
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data import metrics
+from prompt_tuning_jax.data.task import MetricFn
 
 Grouped = Mapping[str, Any]
 

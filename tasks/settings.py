@@ -21,7 +21,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 EXTRA_IDS = 100

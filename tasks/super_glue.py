@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prompt_tuning_jax.data import MetricFn
+from prompt_tuning_jax.data.task import MetricFn
 from prompt_tuning_jax.tasks import glue_preprocessors as text
 from prompt_tuning_jax.tasks import metrics, postprocessors
 from prompt_tuning_jax.tasks.glue_forms import (

@@ -10,7 +10,7 @@ from typing import Protocol
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.pretraining import documents, read_text
+from prompt_tuning_jax.data.pretraining import documents, read_text
 from prompt_tuning_jax.tasks import settings
 from prompt_tuning_jax.tasks.release import AGAIN, field, json_lines
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax.models.t5 import T5Config
 
 # Why tests are skipped, and what runs them; conftest.py shows how many there are of each.
 NEEDS_T5X = "need T5X: scripts/install_t5x.sh"

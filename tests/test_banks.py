@@ -130,7 +130,7 @@ class TestMixedBatches:
             assert model.classify([text], choices, PROMPTS[name], **SIZES).labels == [label]
 
     def test_a_mesh_changes_nothing(self, model, bank, asked):
-        from prompt_tuning_jax.sharding import make_mesh
+        from prompt_tuning_jax.devices.sharding import make_mesh
 
         names, texts = asked
         spread = model.replace(mesh=make_mesh(f"data:{len(jax.devices())}"))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_encoding import Letters
 
-from prompt_tuning_jax.batches import TrainBatches, eval_batches
-from prompt_tuning_jax.data import ExampleList
-from prompt_tuning_jax.encoding import INPUT_BUCKETS, Encoder, bucket_lengths
+from prompt_tuning_jax.data.batches import TrainBatches, eval_batches
+from prompt_tuning_jax.data.encoding import INPUT_BUCKETS, Encoder, bucket_lengths
+from prompt_tuning_jax.data.task import ExampleList
 
 LENGTHS = {"inputs": 64, "targets": 16}
 

@@ -17,7 +17,9 @@ import pytest
 from common import HANG
 
 import prompt_tuning_jax
-from prompt_tuning_jax import cli, command, completion, settings_help
+from prompt_tuning_jax import cli, command, completion
+from prompt_tuning_jax.settings import help as settings_help
+from prompt_tuning_jax.settings.macros import macros
 
 GIN_COMMANDS = {name: one for name, one in cli.COMMANDS.items() if one.config}
 # What keeps an example short.
@@ -144,7 +146,7 @@ def test_help_describes_every_setting(capsys, name):
     described = settings_help.descriptions(config_class)
     assert {field.name for field in dataclasses.fields(config_class)} == set(described)
     printed = help_of(capsys, name)
-    for macro, field in command.macros(config_class).items():
+    for macro, field in macros(config_class).items():
         assert f"\n  {macro}={settings_help.shown_value(field)}" in printed
         assert described[field.name].split()[0] in printed
     assert max(map(len, printed.splitlines())) <= 100
@@ -182,7 +184,7 @@ def test_descriptions_come_from_the_docstrings():
         "second": "of two fields.",
         "third": "of two fields.",
     }
-    printed = settings_help.settings_help(command.macros(Inner), Inner)
+    printed = settings_help.settings_help(macros(Inner), Inner)
     first, second, third = (
         re.search(rf"^  {name}=(\S+)", printed, re.MULTILINE)
         for name in ("FIRST", "SECOND", "THIRD")

@@ -8,8 +8,9 @@ import pytest
 from prompt_tuning_jax import command
 from prompt_tuning_jax.evaluate import EvaluateConfig
 from prompt_tuning_jax.infer import InferConfig
-from prompt_tuning_jax.monitor import NotFiniteError
+from prompt_tuning_jax.settings.macros import macro_name
 from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.training.monitor import NotFiniteError
 
 SIZES = "TRAIN_STEPS = 40\nBATCH_SIZE = 8\n"
 PLACE = "MODEL_DIR = 'runs/a'\nTASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': 4}\n"
@@ -114,7 +115,7 @@ def test_t5x_macro_names():
 @pytest.mark.parametrize("config", [TrainConfig, EvaluateConfig, InferConfig])
 def test_every_field_of_every_command_is_a_macro(config):
     default = dataclasses.asdict(config())
-    given = [f"--gin.{command.macro_name(name)}={value!r}" for name, value in default.items()]
+    given = [f"--gin.{macro_name(name)}={value!r}" for name, value in default.items()]
     given = [argument for argument in given if "<class" not in argument]
     assert dataclasses.asdict(parse(*given, config=config)) == default
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompt_tuning_jax.data import ExampleList, Task
+from prompt_tuning_jax.data.task import ExampleList, Task
 
 
 def test_a_seed_and_an_epoch_fix_an_order():

@@ -10,10 +10,11 @@ import pytest
 from common import GOLDEN_CONFIG, GOLDENS
 from flax.traverse_util import unflatten_dict
 
-from prompt_tuning_jax import decoding, layout
+from prompt_tuning_jax import layout
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.decoding import generation
+from prompt_tuning_jax.models.t5.network import Transformer
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5.network import Transformer
 
 LENGTH = 8
 
@@ -92,10 +93,10 @@ def sequence_log_prob(model, params, inputs, generated, **prompts):
 def test_greedy_and_beams_are_those_of_transformers(name):
     model, params = hugging_face(name)
     data = golden(f"huggingface/{name}_generate.npz")
-    tokens, _ = decoding.generate_tokens(model, params, data["input_ids"], max_length=LENGTH)
+    tokens, _ = generation.generate_tokens(model, params, data["input_ids"], max_length=LENGTH)
     np.testing.assert_array_equal(tokens, without_start(data["greedy_sequences"]))
     for penalty in (0, 1):
-        tokens, scores = decoding.generate_tokens(
+        tokens, scores = generation.generate_tokens(
             model,
             params,
             data["input_ids"],
@@ -116,7 +117,7 @@ def test_beams_that_end_are_ranked_as_by_transformers(eos_id):
     model, params = hugging_face("t5_v1_1")
     model = Transformer(dataclasses.replace(model.config, eos_id=eos_id))
     for penalty in ("0", "0.6", "1", "2", "-1"):
-        tokens, scores = decoding.generate_tokens(
+        tokens, scores = generation.generate_tokens(
             model,
             params,
             data["input_ids"],
@@ -134,9 +135,9 @@ def test_beams_that_end_are_ranked_as_by_transformers(eos_id):
 def test_a_prompt_generates_as_by_peft():
     model, params, inputs = peft()
     data = golden("huggingface/peft_t5_v1_1_sub1.npz")
-    tokens, _ = decoding.generate_tokens(model, params, inputs, max_length=LENGTH)
+    tokens, _ = generation.generate_tokens(model, params, inputs, max_length=LENGTH)
     np.testing.assert_array_equal(tokens, without_start(data["greedy_sequences"]))
-    tokens, _ = decoding.generate_tokens(
+    tokens, _ = generation.generate_tokens(
         model, params, inputs, max_length=LENGTH, beams=4, return_all_beams=True
     )
     np.testing.assert_array_equal(tokens, without_start(data["beam4_lp0_sequences"]))
@@ -149,10 +150,10 @@ def test_generates_as_t5x(name, make_prompt):
     model, params = t5x(name, make_prompt)
     data = golden(f"t5x/{name}_io.npz")
     inputs = data["in/encoder_input_tokens"]
-    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=7)
+    tokens, scores = generation.generate_tokens(model, params, inputs, max_length=7)
     np.testing.assert_array_equal(tokens, data["beam1_decodes"])
     np.testing.assert_allclose(scores, data["beam1_scores"], atol=1e-4)
-    tokens, scores = decoding.generate_tokens(
+    tokens, scores = generation.generate_tokens(
         model,
         params,
         inputs,
@@ -176,7 +177,7 @@ def test_generates_as_t5x(name, make_prompt):
 
 def test_cached_greedy_is_the_argmax_of_full_forward_passes():
     model, params, inputs = peft()
-    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=LENGTH)
+    tokens, scores = generation.generate_tokens(model, params, inputs, max_length=LENGTH)
     tokens = np.asarray(tokens)
     # The tokens before each position are right, so by induction one pass checks all of them.
     log_probs = next_log_probs(model, params, inputs, tokens)
@@ -190,7 +191,7 @@ def test_cached_greedy_is_the_argmax_of_full_forward_passes():
 def test_beam_scores_are_the_log_probabilities_of_the_sequences(length_penalty):
     model, params = hugging_face("t5_v1_1")
     inputs = golden("huggingface/t5_v1_1_generate.npz")["input_ids"]
-    tokens, scores = decoding.generate_tokens(
+    tokens, scores = generation.generate_tokens(
         model,
         params,
         inputs,
@@ -211,9 +212,9 @@ def test_beam_scores_are_the_log_probabilities_of_the_sequences(length_penalty):
 
 def test_another_prompt_gives_another_answer():
     model, params, inputs = peft()
-    first, _ = decoding.generate_tokens(model, params, inputs, max_length=LENGTH)
+    first, _ = generation.generate_tokens(model, params, inputs, max_length=LENGTH)
     other = prompted(-golden("huggingface/peft_t5_v1_1_sub1.npz")["prompt"])[1]
-    second, _ = decoding.generate_tokens(model, other, inputs, max_length=LENGTH)
+    second, _ = generation.generate_tokens(model, other, inputs, max_length=LENGTH)
     assert np.all(np.any(first != second, axis=-1))
 
 
@@ -221,14 +222,16 @@ def test_another_prompt_gives_another_answer():
 def test_prompt_positions_place_the_prompt(where):
     model, params, inputs = peft()
     placed, positions = layout.place_prompt(inputs, 5, where)
-    tokens, scores = decoding.generate_tokens(
+    tokens, scores = generation.generate_tokens(
         model, params, placed, max_length=LENGTH, beams=4, prompt_positions=positions
     )
     expected = sequence_log_prob(
         model, params, placed, np.asarray(tokens), prompt_positions=positions
     )
     np.testing.assert_allclose(scores, expected, atol=1e-4)
-    network_places, _ = decoding.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
+    network_places, _ = generation.generate_tokens(
+        model, params, inputs, max_length=LENGTH, beams=4
+    )
     assert np.array_equal(tokens, network_places) == (where == "prefix")
 
 
@@ -237,11 +240,11 @@ def test_rows_of_a_batch_may_use_different_prompts():
     bank = prompted(np.stack([values, -values]), bank_of_two)
     _, _, inputs = peft()
     ids = np.array([1, 0, 0, 1], np.int32)
-    tokens, scores = decoding.generate_tokens(
+    tokens, scores = generation.generate_tokens(
         *bank, inputs, max_length=LENGTH, beams=4, prompt_ids=ids
     )
     for prompt_id, alone in enumerate((prompted(values), prompted(-values))):
-        expected, score = decoding.generate_tokens(
+        expected, score = generation.generate_tokens(
             peft()[0], alone[1], inputs, max_length=LENGTH, beams=4
         )
         np.testing.assert_array_equal(tokens[ids == prompt_id], expected[ids == prompt_id])
@@ -250,9 +253,9 @@ def test_rows_of_a_batch_may_use_different_prompts():
 
 def test_neither_padding_nor_other_rows_change_a_row():
     model, params, inputs = peft()
-    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
+    tokens, scores = generation.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
     inputs = np.pad(inputs[1:3], ((0, 2), (0, 6)))  # fewer rows, dummy rows, more padding
-    again, again_scores = decoding.generate_tokens(
+    again, again_scores = generation.generate_tokens(
         model, params, inputs, max_length=LENGTH, beams=4
     )
     np.testing.assert_array_equal(again[:2], tokens[1:3])
@@ -262,7 +265,7 @@ def test_neither_padding_nor_other_rows_change_a_row():
 def test_sampling():
     model, params, inputs = peft()
     sample = functools.partial(
-        decoding.generate_tokens, model, params, max_length=LENGTH, temperature=1.0, top_p=0.9
+        generation.generate_tokens, model, params, max_length=LENGTH, temperature=1.0, top_p=0.9
     )
     keys = jax.random.split(jax.random.key(3), 4)
     tokens, scores = sample(inputs, rng=keys)
@@ -279,8 +282,8 @@ def test_sampling():
 
 def test_top_1_is_greedy():
     model, params, inputs = peft()
-    greedy, _ = decoding.generate_tokens(model, params, inputs, max_length=LENGTH)
-    tokens, _ = decoding.generate_tokens(
+    greedy, _ = generation.generate_tokens(model, params, inputs, max_length=LENGTH)
+    tokens, _ = generation.generate_tokens(
         model, params, inputs, max_length=LENGTH, temperature=2.0, top_k=1
     )
     np.testing.assert_array_equal(tokens, greedy)
@@ -297,7 +300,7 @@ def test_rank_scores_every_label_as_if_alone(where):
     if where:
         inputs, positions = layout.place_prompt(inputs, 5, where)
         prompts = {"prompt_positions": positions}
-    scores = decoding.rank(model, params, inputs, labels(), **prompts)
+    scores = generation.rank(model, params, inputs, labels(), **prompts)
     assert scores.shape == (4, 4)
     for number, label in enumerate(labels()):
         targets = np.broadcast_to(label, (4, 3))
@@ -308,10 +311,10 @@ def test_rank_scores_every_label_as_if_alone(where):
 def test_rank_gives_beams_their_scores():
     model, params = hugging_face("t5_v1_1")
     inputs = golden("huggingface/t5_v1_1_generate.npz")["input_ids"]
-    tokens, scores = decoding.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
+    tokens, scores = generation.generate_tokens(model, params, inputs, max_length=LENGTH, beams=4)
     ended = np.any(tokens == 1, axis=-1)
     assert ended[2]
-    ranked = decoding.rank(model, params, inputs, np.asarray(tokens)[ended])
+    ranked = generation.rank(model, params, inputs, np.asarray(tokens)[ended])
     np.testing.assert_allclose(np.diag(ranked[ended]), scores[ended], atol=1e-4)
 
 
@@ -321,11 +324,11 @@ def test_equal_calls_compile_once():
     for penalty in (0.0, 0.7):
         # Equal to, but not the same as, the model before it.
         model = Transformer(dataclasses.replace(hugging_face("t5_v1_1")[0].config), five_rows)
-        decoding.generate_tokens(
+        generation.generate_tokens(
             model, params, inputs, max_length=LENGTH, beams=4, length_penalty=penalty
         )
-        decoding.rank(model, params, inputs, labels())
-        sizes.append((decoding._generate._cache_size(), decoding._rank._cache_size()))
+        generation.rank(model, params, inputs, labels())
+        sizes.append((generation._generate._cache_size(), generation._rank._cache_size()))
         inputs = jnp.asarray(inputs) + (inputs > 1)
     assert sizes[0] == sizes[1]
 
@@ -344,10 +347,10 @@ def test_equal_calls_compile_once():
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        decoding.generate_tokens(*peft(), **({"max_length": 2} | settings))
+        generation.generate_tokens(*peft(), **({"max_length": 2} | settings))
 
 
 @pytest.mark.parametrize("label", [[0, 0], [5, 0], [0, 1], [5, 6]])
 def test_labels_must_end_in_eos(label):
     with pytest.raises(ValueError, match=r"Label 1 .* must end in EOS"):
-        decoding.rank(*peft(), np.array([[5, 1], label]))
+        generation.rank(*peft(), np.array([[5, 1], label]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.encoding import INPUT_BUCKETS, Encoder, bucket_lengths
+from prompt_tuning_jax.data.encoding import INPUT_BUCKETS, Encoder, bucket_lengths
 
 
 class Letters:

@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 from common import NEEDS_SHARED, shared_dir
 
-from prompt_tuning_jax.files import file_task
-from prompt_tuning_jax.templates import Labels, Template
+from prompt_tuning_jax.data.files import file_task
+from prompt_tuning_jax.data.templates import Labels, Template
 
 ROWS = [("a fine film", 1), ('dull , "dull" , dull', 0), ("caf\u00e9 noir", 1), ("no", 0)]
 SENTIMENT = {

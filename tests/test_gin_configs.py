@@ -42,7 +42,7 @@ def test_an_experiment_needs_nothing_but_its_own_file(name):
 @pytest.mark.parametrize("name", SEQIO)
 def test_an_experiments_task_is_registered_and_has_what_its_prompt_starts_from(name):
     pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
-    from prompt_tuning_jax.seqio_source import seqio_task
+    from prompt_tuning_jax.data.seqio_source import seqio_task
 
     config = parse([name])
     task = seqio_task(config.task, config.task_module, load_model("bundled").vocabulary)

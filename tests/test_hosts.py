@@ -16,7 +16,8 @@ import tiny
 import xla_flags
 from common import HANG
 
-from prompt_tuning_jax import hosts, load_prompt
+from prompt_tuning_jax import load_prompt
+from prompt_tuning_jax.devices import hosts
 
 STEPS = 60
 

@@ -10,6 +10,7 @@ import pytest
 
 from prompt_tuning_jax import initializers
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.training import prompt_start
 
 GOLDENS = Path(__file__).parent / "goldens" / "initializers"
 SPEC = json.loads((GOLDENS / "initializers.json").read_text())
@@ -102,9 +103,9 @@ def test_from_file(key, tmp_path):
     values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     for path in (tmp_path / "ours", tmp_path / "theirs.npy"):
         save_prompt(path, values)
-        np.testing.assert_array_equal(initializers.from_file(path)(key, SHAPE), values)
+        np.testing.assert_array_equal(prompt_start.from_file(path)(key, SHAPE), values)
         with pytest.raises(ValueError, match="PROMPT_LENGTH to 6"):
-            initializers.from_file(path)(key, (5, 4))
+            prompt_start.from_file(path)(key, (5, 4))
 
 
 def test_another_width_is_refused(key, embeddings):
@@ -130,7 +131,7 @@ def test_words_without_tokens_are_refused(embeddings):
 
 class TestResolve:
     def resolve(self, embeddings, spec, vocabulary=VOCABULARY, labels=("neutral",)):
-        return initializers.resolve(spec, embeddings, vocabulary, labels)(
+        return prompt_start.resolve(spec, embeddings, vocabulary, labels)(
             jax.random.PRNGKey(7), SHAPE
         )
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import load_model, train, train_many
+from prompt_tuning_jax import load_model, train
+from prompt_tuning_jax.training import train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SAVING = [

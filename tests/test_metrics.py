@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompt_tuning_jax.metrics import get_metric
+from prompt_tuning_jax.data.metrics import get_metric
 
 
 # Labels 0, 1, 2 and the invalid -1 of T5's evaluation, as text. Numbers made with t5.evaluation.

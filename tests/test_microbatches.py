@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.train_config import TrainConfig, check_settings
-from prompt_tuning_jax.train_step import make_train_step, place
+from prompt_tuning_jax.training.set_up import place
+from prompt_tuning_jax.training.train_step import make_train_step
 
 RULES = optim.prompt_rules()
 PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)

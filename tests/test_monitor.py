@@ -10,7 +10,12 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from prompt_tuning_jax.evaluate import Evaluation
-from prompt_tuning_jax.monitor import Monitor, NotFiniteError, collapse_warning, prompt_signs
+from prompt_tuning_jax.training.monitor import (
+    Monitor,
+    NotFiniteError,
+    collapse_warning,
+    prompt_signs,
+)
 
 
 def scalars(directory) -> dict[str, dict[int, float]]:

@@ -15,10 +15,8 @@ from test_encoding import Letters
 
 from prompt_tuning_jax import ExampleList, TunedPrompt, optim, save_prompt
 from prompt_tuning_jax import train as run
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.layout import LAYOUTS, place_prompt
-from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.packing import (
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.packing import (
     PADDING,
     PackedBatches,
     Shape,
@@ -27,9 +25,11 @@ from prompt_tuning_jax.packing import (
     pack,
     row_counts,
 )
-from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.data.prefetch import Prefetcher
+from prompt_tuning_jax.layout import LAYOUTS, place_prompt
+from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.prompted import apply, with_prompt
-from prompt_tuning_jax.train_many import train_many
+from prompt_tuning_jax.training.train_many import train_many
 
 P = 5
 LENGTHS = {"inputs": 40, "targets": 12}

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from prompt_tuning_jax import cli, plan, sharding
+from prompt_tuning_jax import cli, plan
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.planning import targets
 from prompt_tuning_jax.planning.step import Lengths
-from prompt_tuning_jax.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
 
 GPU = ["--gpu_memory", "16", "--flops", "65e12", "--bandwidth", "300e9"]
 SIZES = ["--batch", "2", "--inputs", "8", "--targets", "2", "--prompt", "4"]

@@ -5,8 +5,8 @@ import threading
 import pytest
 from test_batches import assert_same, make_batches
 
-from prompt_tuning_jax.data import ExampleList
-from prompt_tuning_jax.prefetch import Prefetcher
+from prompt_tuning_jax.data.prefetch import Prefetcher
+from prompt_tuning_jax.data.task import ExampleList
 
 
 def test_prefetched_states_belong_to_their_batches():

@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.data import ExampleList
-from prompt_tuning_jax.pretraining import (
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.pretraining import (
     MixtureSource,
     TextDirectory,
     TextSource,
@@ -16,6 +15,7 @@ from prompt_tuning_jax.pretraining import (
     prefix_lm,
     span_corruption,
 )
+from prompt_tuning_jax.data.task import ExampleList
 
 
 class Words:

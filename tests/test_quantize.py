@@ -12,13 +12,14 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax import load_model, load_prompt, optim, quantize, sharding
+from prompt_tuning_jax import load_model, load_prompt, optim, quantize
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.layers import SCALE
-from prompt_tuning_jax.t5.scan import stack_layers
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.layers import SCALE
+from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.train import train
 
 TOKENS = jnp.array([[5, 6, 7, 8, 1, 0], [9, 3, 1, 0, 0, 0]])

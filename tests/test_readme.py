@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import xla_flags
 
-from prompt_tuning_jax import TrainConfig, command, load_prompt
+from prompt_tuning_jax import TrainConfig, load_prompt
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.settings.macros import macros
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -172,7 +173,7 @@ def test_more_devices_and_less_memory(tmp_path):
 def test_the_settings_of_its_tables_are_there():
     settings = re.findall(r"^\| `([A-Z_]+)=", README, re.MULTILINE)
     assert len(settings) == 8
-    assert set(settings) <= set(command.macros(TrainConfig))
+    assert set(settings) <= set(macros(TrainConfig))
 
 
 @needs_model

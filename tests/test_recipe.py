@@ -9,7 +9,7 @@ import pytest
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.bundled import recipe
 from prompt_tuning_jax.bundled.skills import SkillSource
-from prompt_tuning_jax.pretraining import prefix_lm, span_corruption
+from prompt_tuning_jax.data.pretraining import prefix_lm, span_corruption
 
 
 @pytest.fixture(scope="module")

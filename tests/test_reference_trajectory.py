@@ -20,10 +20,10 @@ from flax.core import freeze
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.t5.network import Transformer
 from prompt_tuning_jax.prompts import Prompt
-from prompt_tuning_jax.t5.network import Transformer
 from prompt_tuning_jax.train_config import TrainConfig
-from prompt_tuning_jax.train_step import make_train_step
+from prompt_tuning_jax.training.train_step import make_train_step
 
 GOLDEN = dict(np.load(GOLDENS / "t5x" / "reference_trajectory.npz"))
 PARAMS = dict(np.load(GOLDENS / "t5x" / "prompt_encdec_params.npz"))

@@ -6,8 +6,8 @@ import pytest
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import bundled_task
-from prompt_tuning_jax.scoring import EnsembleEvaluation
-from prompt_tuning_jax.sharding import make_mesh
+from prompt_tuning_jax.devices.sharding import make_mesh
+from prompt_tuning_jax.evaluation.scoring import EnsembleEvaluation
 
 EVALUATION = pt.Evaluation({"accuracy": 98.5}, ["good"] * 2_000, ["bad"] * 2_000)
 

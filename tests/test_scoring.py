@@ -9,7 +9,7 @@ import tiny
 from prompt_tuning_jax import ExampleList, TunedPrompt, evaluate, load_bank, save_prompt
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.evaluate import main
-from prompt_tuning_jax.scoring import evaluate_ensemble, evaluate_task, evaluate_tasks
+from prompt_tuning_jax.evaluation.scoring import evaluate_ensemble, evaluate_task, evaluate_tasks
 
 HOW = {"feature_lengths": tiny.LENGTHS, "batch_size": 8}
 FILES = {"input_template": "{text}", "verbalizers": {"0": "yes", "1": "no"}}

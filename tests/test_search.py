@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning_jax import search
+from prompt_tuning_jax.decoding import search
 
 GOLDENS = Path(__file__).parent / "goldens"
 EOS = 1

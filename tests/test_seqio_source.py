@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.data import target_text
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.task import target_text
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
@@ -84,7 +84,7 @@ def train_vocabulary(path, words, size=60):
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     """(this library's task maker, the vocabulary), with the tasks above registered."""
-    from prompt_tuning_jax.seqio_source import seqio_task
+    from prompt_tuning_jax.data.seqio_source import seqio_task
 
     folder = tmp_path_factory.mktemp("seqio")
     words = ["the bell number 0123456789 sounds quiet loud", "the drum number sounds"]

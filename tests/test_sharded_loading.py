@@ -17,8 +17,9 @@ import xla_flags
 from common import HANG
 from test_hosts import free_port
 
-from prompt_tuning_jax import T5Config, hosts, load_model, sharding
+from prompt_tuning_jax import T5Config, load_model
 from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.optim import flatten
 
 CONFIG = T5Config(

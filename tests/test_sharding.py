@@ -17,10 +17,12 @@ import tiny
 import xla_flags
 from common import HANG
 
-from prompt_tuning_jax import load_model, optim, sharding
-from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax import load_model, optim
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.train_config import TrainConfig
-from prompt_tuning_jax.train_step import make_train_step, place, start_optimizer
+from prompt_tuning_jax.training.set_up import place, start_optimizer
+from prompt_tuning_jax.training.train_step import make_train_step
 
 TIED = {"logits_via_embedding": True, "mlp_activations": ("relu",)}
 BATCH = {

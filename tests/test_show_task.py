@@ -10,10 +10,10 @@ from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax import command, show_task
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
-from prompt_tuning_jax.data import ExampleList, Task
-from prompt_tuning_jax.encoding import Encoder
+from prompt_tuning_jax.data.encoding import Encoder
+from prompt_tuning_jax.data.task import ExampleList, Task
+from prompt_tuning_jax.data.task_facts import DIFFERENT_TARGETS, task_facts
 from prompt_tuning_jax.layout import place_prompt
-from prompt_tuning_jax.task_facts import DIFFERENT_TARGETS, task_facts
 
 WORDS = {"0": "negative", "1": "positive"}
 ROWS = (("a dull film", 0), ("a bright and a long film of many many words", 1), ("fine", 1))
@@ -164,7 +164,7 @@ class TestSeqio:
         arguments = ("bundled_season", "--limit", 20, "--split", "validation")
         ours = facts_of(capsys, *arguments)
         module = "prompt_tuning_jax.tasks.bundled"
-        from prompt_tuning_jax.seqio_source import seqio_task
+        from prompt_tuning_jax.data.seqio_source import seqio_task
         from prompt_tuning_jax.tasks.bundled import VOCABULARY_FILE
 
         vocabulary = show_task.read_vocabulary(vocabulary=VOCABULARY_FILE)
@@ -182,7 +182,7 @@ class TestSeqio:
     def test_a_mixture_is_sampled_at_its_rates(self):
         import seqio
 
-        from prompt_tuning_jax.seqio_source import seqio_task
+        from prompt_tuning_jax.data.seqio_source import seqio_task
 
         names = {"bundled_topic": 3.0, "bundled_season": 1.0}
         module = "prompt_tuning_jax.tasks.bundled"

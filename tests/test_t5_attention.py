@@ -10,9 +10,9 @@ import pytest
 import tiny
 
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.config import DEFAULT_CHUNK, DENSE_BYTES, DENSE_LENGTH
 from prompt_tuning_jax.prompts import Prompt
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.config import DEFAULT_CHUNK, DENSE_BYTES, DENSE_LENGTH
 
 P, T, L = 5, 12, 9
 DENSE = T5Config(

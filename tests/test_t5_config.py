@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning_jax.t5 import T5Config, Transformer, mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.models.t5 import T5Config, Transformer, mt5, t5_1_0, t5_1_1
 
 
 def parameter_count(config: T5Config) -> int:

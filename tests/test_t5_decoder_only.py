@@ -12,9 +12,9 @@ from common import GOLDEN_CONFIG, assert_same, float64, widened
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.decoder_only import DecoderOnly
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.t5.decoder_only import DecoderOnly
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"
 P = 5

@@ -14,9 +14,9 @@ from common import assert_same, float64, widened
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.attention import relative_buckets
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.attention import relative_buckets
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"
 P = 5

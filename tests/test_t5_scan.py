@@ -26,10 +26,11 @@ from test_t5_network import (
     step_by_step,
 )
 
-from prompt_tuning_jax import decoding, sharding
+from prompt_tuning_jax.decoding import generation
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5 import Transformer
+from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.prompts import Prompt
-from prompt_tuning_jax.t5 import Transformer
-from prompt_tuning_jax.t5.scan import stack_layers
 
 SCAN = dataclasses.replace(CONFIG, scan_layers=True)
 PROMPT = functools.partial(Prompt, P)
@@ -208,7 +209,7 @@ def test_steps_equal_the_full_forward(project):
 
 @pytest.mark.parametrize("settings", [{}, {"beams": 4, "length_penalty": 0.6}])
 def test_generated_text_is_that_of_layers_of_their_own(settings):
-    generate = functools.partial(decoding.generate_tokens, max_length=6, **settings)
+    generate = functools.partial(generation.generate_tokens, max_length=6, **settings)
     params = jax.tree.map(jnp.asarray, (PROMPTED_PARAMS, STACKED))
     expected = generate(OWN, params[0], TOKENS, return_all_beams=True)
     found = generate(SCANNED, params[1], TOKENS, return_all_beams=True)
@@ -219,8 +220,8 @@ def test_generated_text_is_that_of_layers_of_their_own(settings):
 def test_rankings_are_those_of_layers_of_their_own():
     labels = np.array([[17, 1, 0], [5, 99, 1]])
     params = jax.tree.map(jnp.asarray, (PROMPTED_PARAMS, STACKED))
-    expected = decoding.rank(OWN, params[0], TOKENS, labels)
-    assert_same(decoding.rank(SCANNED, params[1], TOKENS, labels), expected)
+    expected = generation.rank(OWN, params[0], TOKENS, labels)
+    assert_same(generation.rank(SCANNED, params[1], TOKENS, labels), expected)
 
 
 # ---- T5X -------------------------------------------------------------------------------------

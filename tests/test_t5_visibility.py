@@ -10,9 +10,9 @@ import pytest
 from common import GOLDEN_CONFIG
 
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompt, prompt_mask
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.prompts import Prompt, PromptBank
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.t5.scan import stack_layers
 
 P, N = 4, 3
 RNG = np.random.default_rng(0)

@@ -23,7 +23,6 @@ from prompt_tuning_jax import (
     T5Config,
     TunedPrompt,
     cli,
-    initializers,
     load_model,
     load_prompt,
     sharding,
@@ -34,8 +33,9 @@ from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_storage import CONTEXT, Leaf
 from prompt_tuning_jax.infer import infer
+from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.prompted import apply
-from prompt_tuning_jax.t5.config import mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.training import prompt_start
 
 EVERY = (*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16)
 PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
@@ -409,7 +409,7 @@ class TestPrompts:
         t5x_goldens.assert_same(model.params, t5x_goldens.weights())
 
     def test_a_run_can_start_from_it(self, prompted):
-        initializer = initializers.resolve(str(prompted), np.zeros((2, 16)), None, None)
+        initializer = prompt_start.resolve(str(prompted), np.zeros((2, 16)), None, None)
         np.testing.assert_array_equal(initializer(jax.random.key(0), (3, 16)), PROMPT)
 
     def test_no_prompt(self, base):

@@ -19,7 +19,7 @@ from prompt_tuning_jax.bundled import BUNDLED
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
-seqio_source = pytest.importorskip("prompt_tuning_jax.seqio_source")
+seqio_source = pytest.importorskip("prompt_tuning_jax.data.seqio_source")
 registration = pytest.importorskip("prompt_tuning_jax.tasks.registration")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")
 

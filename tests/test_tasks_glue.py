@@ -7,14 +7,14 @@ import task_records
 from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.bundled import BUNDLED
-from prompt_tuning_jax.data import target_text
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.task import target_text
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 tfds_offline = pytest.importorskip("tfds_offline")
-seqio_task = pytest.importorskip("prompt_tuning_jax.seqio_source").seqio_task
+seqio_task = pytest.importorskip("prompt_tuning_jax.data.seqio_source").seqio_task
 registration = pytest.importorskip("prompt_tuning_jax.tasks.registration")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")
 glue = pytest.importorskip("prompt_tuning_jax.tasks.glue")

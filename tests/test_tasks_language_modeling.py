@@ -14,9 +14,9 @@ pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 
-from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.vocabulary import Vocabulary  # noqa: E402
 from prompt_tuning_jax.tasks import language_modeling, settings  # noqa: E402
-from prompt_tuning_jax.vocabulary import Vocabulary  # noqa: E402
 
 WORDS = "the pond and moss on old stones by ferns in shade where herons stand".split()  # noqa: SIM905
 MARKS = ("bells", "drums", "flutes")  # a word of its own for each file

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 
-from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import qa, settings  # noqa: E402
 
 golden = json.loads((GOLDENS / "tasks" / "preprocessors.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED),
 ]
 pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
-seqio_source = pytest.importorskip("prompt_tuning_jax.seqio_source")
+seqio_source = pytest.importorskip("prompt_tuning_jax.data.seqio_source")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")
 
 LARGE = 10_000  # examples above which records are counted without making token ids of them

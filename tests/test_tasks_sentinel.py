@@ -8,7 +8,7 @@ from common import NEEDS_DATA_EXTRA
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
-from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import sentinel, settings  # noqa: E402
 
 NAME = "sentinel_taskless_super_glue_boolq_v102"

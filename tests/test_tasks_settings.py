@@ -12,13 +12,13 @@ import sentencepiece
 from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.task_loading import TaskConfig, load_task
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
-seqio_task = pytest.importorskip("prompt_tuning_jax.seqio_source").seqio_task
+seqio_task = pytest.importorskip("prompt_tuning_jax.data.seqio_source").seqio_task
 registration = pytest.importorskip("prompt_tuning_jax.tasks.registration")
 release = pytest.importorskip("prompt_tuning_jax.tasks.release")
 settings = pytest.importorskip("prompt_tuning_jax.tasks.settings")

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tfds = pytest.importorskip("tensorflow_datasets", reason=NEEDS_DATA_EXTRA)
 
-from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import settings, summarization  # noqa: E402
 
 LENGTHS = {"inputs": 64, "targets": 16}

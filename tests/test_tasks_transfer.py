@@ -6,7 +6,7 @@ from common import NEEDS_DATA_EXTRA
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
-from prompt_tuning_jax.seqio_source import seqio_task  # noqa: E402
+from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
 from prompt_tuning_jax.tasks import glue_transfer, settings  # noqa: E402
 
 MODULE = "prompt_tuning_jax.tasks.glue_transfer"

@@ -9,7 +9,7 @@ from common import NEEDS_DATA_EXTRA
 
 START = """
 import os
-from prompt_tuning_jax.tensorflow_log import quiet_start
+from prompt_tuning_jax.data.tensorflow_log import quiet_start
 with quiet_start():
     os.write(2, b"I0000 00:00:17.5 1 port.cc:153] oneDNN custom operations are on.\\n")
     os.write(2, b"E0000 00:00:17.5 1 cuda_platform.cc:52] failed call to cuInit\\n")
@@ -47,7 +47,7 @@ def test_it_is_shown_where_that_is_asked_for():
 
 
 def test_it_starts_where_there_is_no_standard_error():
-    module = "prompt_tuning_jax.tensorflow_log"
+    module = "prompt_tuning_jax.data.tensorflow_log"
     program = f"import os; os.close(2); from {module} import quiet_start\nwith quiet_start(): pass"
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -55,6 +55,6 @@ def test_it_starts_where_there_is_no_standard_error():
 @pytest.mark.data
 def test_seqio_tasks_start_in_silence():
     pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
-    program = "import prompt_tuning_jax.seqio_source as source; source.tf.constant(1)"
+    program = "import prompt_tuning_jax.data.seqio_source as source; source.tf.constant(1)"
     assert stderr_of(program) == ""
     assert "oneDNN" in stderr_of(program, TF_CPP_MIN_LOG_LEVEL="0")

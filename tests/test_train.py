@@ -27,11 +27,12 @@ from prompt_tuning_jax import (
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.metrics import get_metric
-from prompt_tuning_jax.monitor import NotFiniteError
-from prompt_tuning_jax.train import main, make_batches, open_model
+from prompt_tuning_jax.data.metrics import get_metric
+from prompt_tuning_jax.train import main
 from prompt_tuning_jax.train_config import TrainConfig, run_identity
-from prompt_tuning_jax.train_step import make_train_step
+from prompt_tuning_jax.training.monitor import NotFiniteError
+from prompt_tuning_jax.training.set_up import make_batches, open_model
+from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
 # At this rate the loss falls alike however a compiler orders its sums; at the paper's, it swings.

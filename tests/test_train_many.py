@@ -11,7 +11,7 @@ from prompt_tuning_jax import ExampleList, load_prompt, optim
 from prompt_tuning_jax import train as run_alone
 from prompt_tuning_jax.train import main
 from prompt_tuning_jax.train_config import TrainConfig
-from prompt_tuning_jax.train_many import make_step, prepare, start_stack, train_many
+from prompt_tuning_jax.training.train_many import make_step, prepare, start_stack, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
 BASE = {
@@ -99,7 +99,7 @@ def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
         def signal():
             yield lambda now: now == step
 
-        monkeypatch.setattr("prompt_tuning_jax.hosts.stop_signal", signal)
+        monkeypatch.setattr("prompt_tuning_jax.devices.hosts.stop_signal", signal)
 
     for step in (1, 4):  # before, and just as, one of the runs is done
         stop_at(step)
@@ -153,8 +153,8 @@ def test_a_run_ends_when_its_patience_does(together, alone):
 def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
-    from prompt_tuning_jax.many_runs import run_configs
-    from prompt_tuning_jax.sharding import make_mesh
+    from prompt_tuning_jax.devices.sharding import make_mesh
+    from prompt_tuning_jax.training.many_runs import run_configs
 
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
     runs, frozen, _ = prepare(configs, model, make_mesh("data:1"))

@@ -6,7 +6,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
-from prompt_tuning_jax.vocabulary import UNK_ID, Vocabulary
+from prompt_tuning_jax.data.vocabulary import UNK_ID, Vocabulary
 
 WORDS = "the river runs down to a small town where people sell bread fish and apples every day"
 TEXTS = [

@@ -22,9 +22,7 @@ import sentencepiece
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.bundled.skills import SkillSource, iter_documents
-from prompt_tuning_jax.data import Example, ExampleList, Source, Task
-from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.pretraining import (
+from prompt_tuning_jax.data.pretraining import (
     MixtureSource,
     Objective,
     TextDirectory,
@@ -33,8 +31,10 @@ from prompt_tuning_jax.pretraining import (
     prefix_lm,
     span_corruption,
 )
-from prompt_tuning_jax.t5 import T5Config, Transformer
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.task import Example, ExampleList, Source, Task
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
 
 PIECES = 4096
 OBJECTIVES = ("span_corruption", "lm_adaptation")

@@ -245,7 +245,7 @@ def iter_documents(seed: int, start: int = 0, *, control: bool = False) -> Itera
 
 @dataclasses.dataclass(frozen=True)
 class SkillSource:
-    """A `data.Source` of fresh skill examples: every epoch brings `size` new ones.
+    """A `data.task.Source` of fresh skill examples: every epoch brings `size` new ones.
 
     With `control` the same documents come without questions: the inputs are the beginning of a
     document and the targets are its rest.

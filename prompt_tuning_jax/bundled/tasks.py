@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prompt_tuning_jax.bundled.subjects import SUBJECTS
 from prompt_tuning_jax.bundled.worlds import Document, generator, write
-from prompt_tuning_jax.data import ExampleList, Task
-from prompt_tuning_jax.metrics import get_metric
+from prompt_tuning_jax.data.metrics import get_metric
+from prompt_tuning_jax.data.task import ExampleList, Task
 
 SIZES = {"train": 3000, "validation": 500, "test": 1000}
 SEED = 0

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from prompt_tuning_jax.sharding import to_host
+from prompt_tuning_jax.devices.sharding import to_host
 
 # The prompt is what changes; the fingerprint is of what does not.
 _PROMPT = "encoder/prompt/"

@@ -39,10 +39,10 @@ from prompt_tuning_jax.checkpoints.huggingface_names import (
 )
 from prompt_tuning_jax.checkpoints.json_file import read_json
 from prompt_tuning_jax.checkpoints.weight_report import Shape, WeightReport
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.devices.sharding import Conversion, Shardings
+from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.quantize import check_float
-from prompt_tuning_jax.sharding import Conversion, Shardings
-from prompt_tuning_jax.t5.config import T5Config
-from prompt_tuning_jax.vocabulary import Vocabulary
 
 _CONFIG = "config.json"
 _VOCABULARY = "spiece.model"

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.json_file import read_json
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5.config import T5Config
 
 # feed_forward_proj -> the activations of our MLP. Both libraries mean the tanh approximation by
 # "gated-gelu"; a plain "gelu" means the exact one there, which this network does not have.

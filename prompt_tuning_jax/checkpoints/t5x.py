@@ -35,10 +35,10 @@ from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infe
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.checkpoints.t5x_weights import Weight, by_leaf, find_weights
 from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.devices.sharding import Conversion, Shardings
+from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.optim import PROMPT_NAME
 from prompt_tuning_jax.quantize import check_float
-from prompt_tuning_jax.sharding import Conversion, Shardings
-from prompt_tuning_jax.t5.config import T5Config
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)

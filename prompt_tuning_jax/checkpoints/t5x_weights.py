@@ -19,7 +19,7 @@ import numpy as np
 
 from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
 from prompt_tuning_jax.checkpoints.weight_report import Shape
-from prompt_tuning_jax.t5.scan import AXIS, BIAS, STACKS
+from prompt_tuning_jax.models.t5.scan import AXIS, BIAS, STACKS
 
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.extend import core
 
-from prompt_tuning_jax.t5 import T5Config
+from prompt_tuning_jax.models.t5 import T5Config
 
 
 @dataclasses.dataclass(frozen=True)

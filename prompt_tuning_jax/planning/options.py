@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
 from prompt_tuning_jax.planning.targets import Chip
-from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.t5.config import REMAT_POLICIES
 
 # Of a chip's peak, what a T5's step may be expected to reach.
 _LIKELY_SHARE = 0.4

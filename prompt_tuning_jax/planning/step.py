@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim, sharding
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.prompted import network_for
-from prompt_tuning_jax.t5 import T5Config
 from prompt_tuning_jax.train_config import TrainConfig
-from prompt_tuning_jax.train_step import make_train_step
+from prompt_tuning_jax.training.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 from t5x import partitioning
 
-from prompt_tuning_jax import sharding
+from prompt_tuning_jax.devices import sharding
 
 
 class Partitioner(partitioning.PjitPartitioner):

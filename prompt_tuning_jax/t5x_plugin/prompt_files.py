@@ -22,7 +22,7 @@ from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.t5x_fingerprint import checkpoint_fingerprint
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5.config import T5Config
 
 DIRECTORY = "prompts"
 

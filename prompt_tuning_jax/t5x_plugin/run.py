@@ -7,9 +7,10 @@ import sys
 import types
 from pathlib import Path
 
-from prompt_tuning_jax import gin_configs, macros
+from prompt_tuning_jax import gin_configs
 from prompt_tuning_jax.checkpoints.t5x_storage import is_url
 from prompt_tuning_jax.mistakes import MISTAKES
+from prompt_tuning_jax.settings.macros import check_known, given_macros
 
 _PACKAGE = Path(__file__).parents[1]
 _GIN = Path(gin_configs.__file__).parent
@@ -29,7 +30,7 @@ def begin(directory: str) -> str:
       ValueError: a macro that is no setting of these runs and that nothing uses.
     """
     _end_in_one_line()
-    macros.check_known(macros.given_macros(), _settings())
+    check_known(given_macros(), _settings())
     return absolute(directory)
 
 

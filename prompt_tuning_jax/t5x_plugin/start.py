@@ -13,13 +13,14 @@ from prompt_tuning_jax import initializers
 from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint, prompt_names
 from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.t5x_plugin.prompt_files import (
     base_fingerprint,
     prompts_beside,
     read_prompt,
 )
 from prompt_tuning_jax.t5x_plugin.restore import Start
+from prompt_tuning_jax.training.prompt_start import resolve, text_of
 
 EMBEDDING = "token_embedder/embedding"
 
@@ -38,7 +39,7 @@ def prompt_start(
     Nothing is read before the values are asked for: a run that continues asks for none.
 
     Args:
-      init: as `initializers.resolve` has it: an initializer, "uniform", "sampled_vocabulary",
+      init: as `prompt_start.resolve` has it: an initializer, "uniform", "sampled_vocabulary",
         "class_labels", "text: ...", or a prompt file; None for class labels where there are
         verbalizers, else sampled vocabulary.
       checkpoint: the base checkpoint, whose embedding table these take rows from.
@@ -50,7 +51,7 @@ def prompt_start(
     """
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
-        initializer = initializers.resolve(
+        initializer = resolve(
             init,
             _Table(checkpoint),
             vocabulary,
@@ -70,7 +71,7 @@ def text_length(init: str, vocabulary: seqio.Vocabulary) -> int:
     Raises:
       ValueError: `init` is no such text.
     """
-    words = initializers.text_of(init)
+    words = text_of(init)
     if words is None:
         raise ValueError(
             f"PROMPT_LENGTH is that of a text, but PROMPT_INIT is {init!r} and not 'text: ...'."

@@ -9,7 +9,7 @@ import argparse
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.combine import average, interpolate
-from prompt_tuning_jax.scoring import evaluate_task
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
 
 NAMES = ("bundled_woman", "bundled_woman_seed1", "bundled_woman_seed2")
 

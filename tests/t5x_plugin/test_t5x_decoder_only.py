@@ -7,8 +7,8 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import load_prompt
-from prompt_tuning_jax.t5 import T5Config
-from prompt_tuning_jax.t5.decoder_only import DecoderOnly
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.decoder_only import DecoderOnly
 
 pytestmark = pytest.mark.t5x
 PROMPT = "decoder/prompt/prompt"

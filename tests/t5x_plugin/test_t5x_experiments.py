@@ -40,7 +40,7 @@ REPRESENTATIVES = {
 SMALL = f"""
 from __gin__ import dynamic_registration
 
-from prompt_tuning_jax.t5 import config
+from prompt_tuning_jax.models.t5 import config
 
 INITIAL_CHECKPOINT_PATH = 'checkpoint_{t5x_runs.BASE_STEP}'
 VOCABULARY_FILE = 'bundled'

@@ -11,7 +11,7 @@ import shell
 import t5x_runs
 
 from prompt_tuning_jax import gin_configs, load_model
-from prompt_tuning_jax.t5 import mt5, t5_1_1
+from prompt_tuning_jax.models.t5 import mt5, t5_1_1
 
 ROOT = Path(gin_configs.__file__).parent / "t5x"
 GIN = t5x_runs.GIN

@@ -15,7 +15,7 @@ from train_on_devices import MESHES
 
 from prompt_tuning_jax import FrozenModel, optim
 from prompt_tuning_jax.train_config import TrainConfig
-from prompt_tuning_jax.train_step import make_train_step
+from prompt_tuning_jax.training.train_step import make_train_step
 
 pytestmark = pytest.mark.t5x
 TESTS = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.t5.scan import stack_layers
+from prompt_tuning_jax.models.t5.scan import stack_layers
 
 pytestmark = pytest.mark.t5x
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import t5x_runs
 
-from prompt_tuning_jax import initializers, save_prompt
+from prompt_tuning_jax import save_prompt
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.t5x
 LABELS = ("positive", "negative")
@@ -43,7 +43,7 @@ def test_it_starts_as_under_our_own_trainer(init, checkpoint, base, words):
     found = prompt_start(init, checkpoint, words, LABELS, seed=7)(SHAPE)
     table = t5x_runs.weights(base)["token_embedder/embedding"]
     vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
-    first = initializers.resolve(init, table, vocabulary, LABELS)
+    first = prompt_start.resolve(init, table, vocabulary, LABELS)
     np.testing.assert_array_equal(found, first(jax.random.key(7), SHAPE))
     assert found.dtype == np.float32
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import t5x_runs
 
-from prompt_tuning_jax import initializers, load_prompt, optim
+from prompt_tuning_jax import load_prompt, optim
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.training import prompt_start
 
 pytestmark = pytest.mark.t5x
 STEPS = (3, 7, 11, 15)
@@ -75,7 +76,7 @@ def test_the_prompt_starts_where_our_trainer_starts_it(run, base):
     table = t5x_runs.weights(base)["token_embedder/embedding"]
     labels = bundled_task("bundled_sentiment").verbalizers
     vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
-    first = initializers.resolve("class_labels", table, vocabulary, labels)
+    first = prompt_start.resolve("class_labels", table, vocabulary, labels)
     expected = first(jax.random.key(0), (5, 16))
     np.testing.assert_array_equal(t5x_runs.prompt(run / "checkpoint_3"), expected)
 

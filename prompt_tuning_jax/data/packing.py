@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prompt_tuning_jax.batches import Pair, TrainBatches
-from prompt_tuning_jax.data import Source
-from prompt_tuning_jax.encoding import TARGET_BUCKETS, Batch, Tokens
+from prompt_tuning_jax.data.batches import Pair, TrainBatches
+from prompt_tuning_jax.data.encoding import TARGET_BUCKETS, Batch, Tokens
+from prompt_tuning_jax.data.task import Source
 from prompt_tuning_jax.layout import place_prompt
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from prompt_tuning_jax.data import Example, Source, epoch_order
+from prompt_tuning_jax.data.task import Example, Source, epoch_order
 
 Ids = Int[np.ndarray, " length"]
 Objective = Callable[..., tuple[Ids, Ids]]

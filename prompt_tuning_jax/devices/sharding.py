@@ -27,7 +27,7 @@ from flax.linen import partitioning
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from prompt_tuning_jax.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5 import T5Config, Transformer
 
 MESH_AXES = ("data", "fsdp", "model")
 # Logical axis (T5X's names, and the prompt's) -> mesh axes, None = not split.

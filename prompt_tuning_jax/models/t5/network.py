@@ -12,8 +12,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.t5 import attention, layers, scan
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5 import attention, layers, scan
+from prompt_tuning_jax.models.t5.config import T5Config
 
 # Cross-attention's keys and values: a pair for each layer or, scanned, a pair for all.
 KeyValue = tuple[

@@ -28,17 +28,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prompt_tuning_jax import hosts, monitor, optim, sharding
+from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.many_runs import ManyBatches, Run, RunMonitor, run_configs
+from prompt_tuning_jax.data.prefetch import Prefetcher
+from prompt_tuning_jax.data.task import Task
+from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.prefetch import Prefetcher
-from prompt_tuning_jax.reporting import Reporter
 from prompt_tuning_jax.task_loading import load_task
-from prompt_tuning_jax.train import TrainResult, make_batches, on_mesh, open_model, read_result
 from prompt_tuning_jax.train_config import TrainConfig, check_settings, check_task, run_identity
-from prompt_tuning_jax.train_step import place, start_params, step_function
+from prompt_tuning_jax.training import monitor
+from prompt_tuning_jax.training.many_runs import ManyBatches, Run, RunMonitor, run_configs
+from prompt_tuning_jax.training.reporting import Reporter
+from prompt_tuning_jax.training.set_up import (
+    TrainResult,
+    make_batches,
+    on_mesh,
+    open_model,
+    place,
+    read_result,
+    start_params,
+)
+from prompt_tuning_jax.training.train_step import step_function
 
 DEFAULT_RATE = 0.3
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.data import FEATURES, Example, Task
-from prompt_tuning_jax.templates import words_of
-from prompt_tuning_jax.tensorflow_log import quiet_start
-from prompt_tuning_jax.vocabulary import Vocabulary
+from prompt_tuning_jax.data.task import FEATURES, Example, Task
+from prompt_tuning_jax.data.templates import words_of
+from prompt_tuning_jax.data.tensorflow_log import quiet_start
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 try:
     with quiet_start():

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.encoding import Batch
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.encoding import Batch
 
 _POLL_SECONDS = 0.1
 

@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prompt_tuning_jax.data import FEATURES, Example, IndexedSource, Source, epoch_order
-from prompt_tuning_jax.encoding import Batch, Encoder, Tokens, decoder_features, encoder_features
+from prompt_tuning_jax.data.encoding import (
+    Batch,
+    Encoder,
+    Tokens,
+    decoder_features,
+    encoder_features,
+)
+from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Source, epoch_order
 
 Exchange = Callable[[np.ndarray], np.ndarray]
 """An array of every host -> all of theirs, stacked; every host calls it."""

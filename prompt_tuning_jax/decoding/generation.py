@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax import search
+from prompt_tuning_jax.decoding import search
 
 _START_ID = 0
 

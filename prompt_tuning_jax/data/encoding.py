@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from prompt_tuning_jax.data import Example
+from prompt_tuning_jax.data.task import Example
 
 Tokens = list[int]
 Batch = dict[str, np.ndarray]

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prompt_tuning_jax.data import Example, IndexedSource, Task
-from prompt_tuning_jax.metrics import get_metric
-from prompt_tuning_jax.records import FORMATS, Record, RecordFile
-from prompt_tuning_jax.templates import (
+from prompt_tuning_jax.data.metrics import get_metric
+from prompt_tuning_jax.data.records import FORMATS, Record, RecordFile
+from prompt_tuning_jax.data.task import Example, IndexedSource, Task
+from prompt_tuning_jax.data.templates import (
     Labels,
     Template,
     Verbalizers,

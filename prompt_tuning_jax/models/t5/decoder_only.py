@@ -16,9 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.t5 import attention, layers, scan
-from prompt_tuning_jax.t5.config import T5Config
-from prompt_tuning_jax.t5.network import ToLogits
+from prompt_tuning_jax.models.t5 import attention, layers, scan
+from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.models.t5.network import ToLogits
 
 
 class SelfAttention(attention.SelfAttention):

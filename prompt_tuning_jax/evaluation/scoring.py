@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from prompt_tuning_jax import sharding
-from prompt_tuning_jax.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.banks import Ensemble, TunedBank
-from prompt_tuning_jax.command import check_least
-from prompt_tuning_jax.data import Example, ExampleList, Task, target_text
+from prompt_tuning_jax.data.task import Example, ExampleList, Task, target_text
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
 from prompt_tuning_jax.prompt_loading import own_words
 from prompt_tuning_jax.prompted import apply
+from prompt_tuning_jax.settings.macros import check_least
 from prompt_tuning_jax.task_loading import lengths_of
 
 PREDICTIONS = ("rank", "generate")

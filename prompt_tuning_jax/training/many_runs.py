@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax import command, monitor, optim
-from prompt_tuning_jax.batches import TrainBatches
-from prompt_tuning_jax.data import Task
-from prompt_tuning_jax.encoding import Batch
-from prompt_tuning_jax.packing import PADDING
-from prompt_tuning_jax.reporting import Reporter
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.encoding import Batch
+from prompt_tuning_jax.data.packing import PADDING
+from prompt_tuning_jax.data.task import Task
+from prompt_tuning_jax.settings.macros import check_type, macro_name
 from prompt_tuning_jax.train_config import TrainConfig, check_settings, is_done
+from prompt_tuning_jax.training import monitor
+from prompt_tuning_jax.training.reporting import Reporter
 
 # What one step has in common; every other setting may differ from run to run.
 COMMON = (
@@ -154,7 +156,7 @@ def run_configs(
     if not runs:
         raise ValueError("RUNS is empty: give a name and settings for each, {'a': {...}}.")
     types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    fields = {command.macro_name(name): name for name in types} | {name: name for name in types}
+    fields = {macro_name(name): name for name in types} | {name: name for name in types}
     configs = {}
     for name, changes in runs.items():
         if (
@@ -175,7 +177,7 @@ def run_configs(
                     f"RUNS: {name!r} sets {given}, which all runs have in common: set it for all, "
                     "or start another command."
                 )
-            command.check_type(f"RUNS: {name!r}: {given}", value, types[fields[given]])
+            check_type(f"RUNS: {name!r}: {given}", value, types[fields[given]])
         own = {fields[given]: value for given, value in changes.items()}
         if len(own) < len(changes):
             raise ValueError(f"RUNS: {name!r} sets a setting twice, as {', '.join(changes)}.")

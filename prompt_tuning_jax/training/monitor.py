@@ -12,8 +12,8 @@ import rich.progress
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
-from prompt_tuning_jax import hosts
-from prompt_tuning_jax.evaluate import Evaluation
+from prompt_tuning_jax.devices import hosts
+from prompt_tuning_jax.evaluation.scoring import Evaluation
 
 COLLAPSE_SHARE = 0.95
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.t5.config import T5Config
+from prompt_tuning_jax.models.t5.config import T5Config
 
 # `kernel_scale` stands beside a `kernel` that is stored as int8; see `quantize`.
 SCALE = "_scale"

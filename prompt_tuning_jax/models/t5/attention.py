@@ -14,8 +14,8 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax.t5.config import T5Config
-from prompt_tuning_jax.t5.layers import Kernel, Weight, dense, dropout, product, scaled
+from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.models.t5.layers import Kernel, Weight, dense, dropout, product, scaled
 
 MASKED = -1e10
 _variance_scaling = nn.initializers.variance_scaling

@@ -1,0 +1,1 @@
+"""From a frozen model and a prompt to tokens: greedy, beams, sampling, ranking."""

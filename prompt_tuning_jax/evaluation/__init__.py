@@ -1,0 +1,1 @@
+"""Scores of a split, of many prompts, of an ensemble; answers to inputs."""

@@ -1,0 +1,1 @@
+"""The frozen networks, a folder for each family."""

@@ -1,0 +1,1 @@
+"""Settings as gin macros: their names, kinds and bounds, and what `--help` says of them."""

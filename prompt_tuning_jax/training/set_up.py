@@ -1,0 +1,176 @@
+"""What a run is set up from, before its first step, and what is read back after its last."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.packing import PackedBatches
+from prompt_tuning_jax.data.task import Task
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.prompt_loading import load_checked_prompt
+from prompt_tuning_jax.quantize import is_quantized
+from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.training import prompt_start
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """The best prompt by the validation metric (None in model tuning), and every evaluation.
+
+    `prompt, history = train(...)` unpacks it. `model` is the model the prompt belongs to: frozen,
+    or with the tuned weights of the best evaluation.
+    """
+
+    prompt: TunedPrompt | None
+    history: list[dict[str, float]]
+    model: FrozenModel
+
+    def __repr__(self) -> str:
+        return f"TrainResult({self.prompt}, {len(self.history)} evaluations, {self.model})"
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.prompt, self.history))
+
+
+def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
+    """The model that is given or named, to run on the mesh; what a file's weights are is shown."""
+    model = config.model
+    if not isinstance(model, FrozenModel):
+        verbose = hosts.is_first() and not config.quiet and model != "bundled"
+        model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
+    if config.scan_layers and not model.config.scan_layers:
+        model = model.scanned()
+    return model.replace(mesh=mesh if mesh.size > 1 else None)
+
+
+def on_mesh(model: FrozenModel, frozen: optim.FlatParams) -> FrozenModel:
+    """The model with the frozen weights as the mesh holds them; they are hashed but once."""
+    params = optim.unflatten(optim.without_prompt(frozen))
+    return model.replace(params=params, known_fingerprint=model.fingerprint)
+
+
+def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping[str, Any]:
+    """The model's weights, and the initialised prompt among them."""
+    if not config.prompt_length:
+        return model.params
+    known = model.embeddings, model.vocabulary, task.verbalizers
+    check = functools.partial(model.check, allow_mismatch=config.allow_prompt_mismatch)
+    initializer = prompt_start.resolve(config.prompt_init, *known, check)
+    shape = (config.prompt_length, model.config.emb_dim)
+    prompt = initializer(jax.random.key(config.seed), shape)
+    params = model.prompted(sharding.to_host(prompt)).params
+    if config.shared_prompt is not None:
+        params["encoder"]["prompt"]["shared"] = shared_values(config, model)
+    return params
+
+
+def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
+    """The rows [P0, D] of the shared prompt, which must fit the model and the layout."""
+    shared = load_checked_prompt(config.shared_prompt, model, config.allow_prompt_mismatch)
+    for name in ("layout", "visibility"):
+        theirs, ours = getattr(shared, name), getattr(config, f"prompt_{name}")
+        if theirs != ours:
+            raise ValueError(
+                f"SHARED_PROMPT {config.shared_prompt} has the {name} {theirs!r}: set "
+                f"PROMPT_{name.upper()} to that, it is {ours!r}."
+            )
+    return jnp.asarray(shared.values)
+
+
+def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
+    """Refuses rules that leave the prompt where it starts."""
+    if optim.PROMPT_NAME in frozen:
+        raise ValueError(
+            f"PROMPT_LENGTH is {config.prompt_length}, but no TRAINABLE rule matches "
+            f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+        )
+
+
+def check_weights_train(
+    model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
+) -> None:
+    """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
+    if set(trainable) == {optim.PROMPT_NAME}:
+        return
+    for name, in_the_way in (
+        ("MODEL_DTYPE=int8", is_quantized(frozen | trainable)),
+        ("SCAN_LAYERS", model.config.scan_layers),
+    ):
+        if in_the_way:
+            raise ValueError(
+                f"With {name} only the prompt can train: leave that out, or leave PROMPT_LENGTH "
+                "above 0 and TRAINABLE unset."
+            )
+
+
+def place(
+    mesh: Any, model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
+) -> tuple[optim.FlatParams, optim.FlatParams]:
+    """Both parts on the mesh; what trains is float32, whatever the frozen weights' dtype.
+
+    Trainable arrays are copies, since the step donates them; frozen ones are not.
+    """
+    masters = {name: jnp.array(x, jnp.float32, copy=True) for name, x in trainable.items()}
+    masters = sharding.put(masters, sharding.param_shardings(mesh, model.config, masters))
+    return masters, sharding.put(frozen, sharding.param_shardings(mesh, model.config, frozen))
+
+
+def start_optimizer(
+    mesh: Any, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Any
+) -> Any:
+    """The optimizer's first state, each part of it where its parameter is."""
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    places = sharding.param_shardings(mesh, model.config, shapes)
+    return jax.jit(optimizer.init, out_shardings=places)(trainable)
+
+
+def make_batches(
+    config: TrainConfig,
+    task: Task,
+    vocabulary: Vocabulary,
+    lengths: Mapping[str, int],
+    params: optim.FlatParams,
+    mesh: Mesh,
+) -> TrainBatches:
+    """The training split's batches, each of `batch_size` examples; hosts share the reading."""
+    given = task.split("train"), vocabulary
+    common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
+    if config.pack:
+        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+        batches = PackedBatches(
+            *given,
+            **common,
+            prompt_length=sum(len(params[name]) for name in prompts if name in params),
+            layout=config.prompt_layout,
+            row_multiple=sharding.batch_parts(mesh) * config.microbatches,
+        )
+    else:
+        batches = TrainBatches(*given, **common)
+    if (count := jax.process_count()) > 1:
+        own_rows = functools.partial(sharding.own_rows, mesh)
+        batches.share(hosts.gather, jax.process_index(), count, own_rows)
+    return batches
+
+
+def read_result(
+    model_dir: Path, model: FrozenModel, history: list[dict[str, float]], dtype: Any
+) -> TrainResult:
+    """The best prompt and model, read back from what the run wrote."""
+    hosts.wait_for_all("results")
+    best = model_dir / "best"
+    prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
+    if (best / "config.json").exists():
+        model = load_model(best, dtype, mesh=model.mesh)
+    return TrainResult(prompt, history, model)

@@ -1,0 +1,71 @@
+"""One step of training: what it computes, and what it leaves as it is."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.losses import weighted_loss
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.prompted import apply
+from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.training.microbatches import in_microbatches
+
+
+def make_train_step(
+    config: TrainConfig, model: FrozenModel, optimizer: optax.GradientTransformation
+) -> Callable[..., Any]:
+    """The compiled step, from (trainable, opt_state, frozen, batch, dropout key).
+
+    Returns (trainable, opt_state, metrics); the first two are updated in place.
+    """
+    step = functools.partial(step_function(config, model), optimizer)
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
+    """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
+
+    A step whose loss, gradient or update is not finite changes nothing.
+    """
+    asked = {"remat_policy": config.remat_policy, "attention_chunk": config.attention_chunk}
+    t5 = dataclasses.replace(
+        model.config,
+        dropout_rate=config.dropout_rate,
+        prompt_visibility=config.prompt_visibility,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+    layout, z_loss = config.prompt_layout, config.z_loss
+
+    def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        """The loss summed over target tokens, and the sum of their weights."""
+        with sharding.active(model.mesh):
+            logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        return weighted_loss(logits, targets, weights, z_loss), weights.sum()
+
+    gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), config.microbatches)
+
+    def step(
+        optimizer: Any, trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any
+    ) -> Any:
+        key = key if config.dropout_rate else None
+        (total, tokens), grads = gradients(trainable, frozen, batch, key)
+        if config.loss_normalization == "mean":
+            grads = jax.tree.map(lambda g: g / tokens, grads)
+        updates, new_state = optimizer.update(grads, opt_state, trainable)
+        updated = optax.apply_updates(trainable, updates)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        metrics = {"loss": total / tokens, "gradient_norm": norm, "finite": finite}
+        kept = keep(updated, trainable), keep(new_state, opt_state)
+        return *sharding.constrain(model.mesh, model.config, kept), metrics
+
+    return step
