@@ -29,7 +29,7 @@ class TunedBank:
     """Tuned prompts by name, all of one width and visibility.
 
     Raises:
-        ValueError: no prompts, or prompts that differ in width or visibility.
+      ValueError: no prompts, or prompts that differ in width or visibility.
     """
 
     prompts: Mapping[str, TunedPrompt]
@@ -89,7 +89,7 @@ class TunedBank:
         """Row i of what is asked uses the prompt called `names[i]`.
 
         Raises:
-            ValueError: a name that is not in the bank.
+          ValueError: a name that is not in the bank.
         """
         ids = {name: number for number, name in enumerate(self.prompts)}
         for name in names:
@@ -188,8 +188,8 @@ def load_bank(
     run's.
 
     Raises:
-        FileNotFoundError: there is no prompt at a path.
-        ValueError: two prompts of a list have the same name; a file is corrupt.
+      FileNotFoundError: there is no prompt at a path.
+      ValueError: two prompts of a list have the same name; a file is corrupt.
     """
     return TunedBank({name: load_prompt(path) for name, path in named(paths).items()})
 

@@ -28,7 +28,7 @@ def average(prompts: Sequence[TunedPrompt], weights: Sequence[float] | None = No
     """The weighted mean of prompts of one shape [P, D] and layout; equal weights by default.
 
     Raises:
-        ValueError: no prompts, other shapes, layouts or base models, or weights that sum to 0.
+      ValueError: no prompts, other shapes, layouts or base models, or weights that sum to 0.
     """
     weights = [1.0] * len(prompts) if weights is None else list(weights)
     if len(weights) != len(prompts):
@@ -56,7 +56,7 @@ def compose(prompts: Sequence[TunedPrompt]) -> TunedPrompt:
     """One prompt [P1 + P2 + ..., D] of the rows of all, in order.
 
     Raises:
-        ValueError: no prompts, or other widths, layouts or base models.
+      ValueError: no prompts, or other widths, layouts or base models.
     """
     if not prompts:
         raise ValueError("There are no prompts to compose.")

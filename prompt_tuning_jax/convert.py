@@ -47,12 +47,12 @@ def to_huggingface(
     Of a T5X checkpoint, one weight is in memory at a time.
 
     Args:
-        vocabulary: the model's `spiece.model`, to be copied in; None: the source's, if it has one.
-        dtype: of the weights written; None keeps a T5X checkpoint's, and is float32 for others.
-        activations: of the MLP, where they are not those that its shapes suggest.
+      vocabulary: the model's `spiece.model`, to be copied in; None: the source's, if it has one.
+      dtype: of the weights written; None keeps a T5X checkpoint's, and is float32 for others.
+      activations: of the MLP, where they are not those that its shapes suggest.
 
     Raises:
-        FileNotFoundError, ValueError: as `t5x.load`, `huggingface.load` and `huggingface.save`.
+      FileNotFoundError, ValueError: as `t5x.load`, `huggingface.load` and `huggingface.save`.
     """
     if is_checkpoint(source):
         config, weights = t5x.load_lazily(source, dtype, report=print)
@@ -72,8 +72,8 @@ def to_t5x(
     """Writes a Hugging Face, T5X or the bundled model as `destination/checkpoint_{step}`.
 
     Raises:
-        FileNotFoundError, ValueError: as `huggingface.load` and `t5x.save`; or T5X has no such
-            model.
+      FileNotFoundError, ValueError: as `huggingface.load` and `t5x.save`; or T5X has no such
+        model.
     """
     if is_checkpoint(source):
         _, weights = t5x.load_lazily(source, dtype, report=print)
@@ -104,8 +104,8 @@ def extract(path: str, name: str, destination: str) -> Path:
     """Writes the leaf `name` of a checkpoint as a `.npy` array.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_checkpoint`; there is no such leaf, or the
-            destination is not a `.npy` file.
+      FileNotFoundError, ValueError: as `open_checkpoint`; there is no such leaf, or the
+        destination is not a `.npy` file.
     """
     if not destination.endswith(".npy"):
         raise ValueError(f"{destination}: a leaf is written as a .npy file; name it so.")
@@ -136,8 +136,8 @@ def diff(
     layout are compared leaf by leaf as stored; otherwise weights are, under T5X's names.
 
     Args:
-        everything: compare the optimizer's state too; T5X checkpoints only.
-        tolerance: the absolute difference up to which values count as equal.
+      everything: compare the optimizer's state too; T5X checkpoints only.
+      tolerance: the absolute difference up to which values count as equal.
     """
     ours, theirs = _comparable(a, b, everything)
     names = sorted({*ours, *theirs})

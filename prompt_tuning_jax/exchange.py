@@ -61,15 +61,15 @@ def export_prompt(
     """Writes a prompt as a PEFT adapter or as a `.npy` array; says what was written.
 
     Args:
-        prompt: whatever `load_prompt` takes.
-        to: "peft" or "npy"; None: as the destination's name says.
-        model: the frozen model that the prompt was tuned for, by default "bundled"; for an adapter.
-        base_model: the model's name in the adapter; by default `model`.
-        allow_mismatch: take a prompt that was tuned for other weights.
+      prompt: whatever `load_prompt` takes.
+      to: "peft" or "npy"; None: as the destination's name says.
+      model: the frozen model that the prompt was tuned for, by default "bundled"; for an adapter.
+      base_model: the model's name in the adapter; by default `model`.
+      allow_mismatch: take a prompt that was tuned for other weights.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_prompt`, `load_model` and `peft.write_adapter`; or
-            the prompt is of another model; or the destination's name is not of the form `to`.
+      FileNotFoundError, ValueError: as `load_prompt`, `load_model` and `peft.write_adapter`; or
+        the prompt is of another model; or the destination's name is not of the form `to`.
     """
     form, tuned = _form(destination, to), load_prompt(prompt)
     if form == "npy":
@@ -109,17 +109,17 @@ def import_prompt(
     """Writes any prompt as a prompt file; says what was written.
 
     Args:
-        source: whatever `load_prompt` takes.
-        model: the frozen model that the prompt was tuned for; recorded, and checked at loading.
-        vocabulary: its spiece.model, where the model's directory does not hold one.
-        layout, visibility: where the rows stood in tuning and what they attended to, if the source
-            does not say.
-        task, verbalizers: recorded.
-        allow_mismatch: take a prompt that was tuned for other weights.
+      source: whatever `load_prompt` takes.
+      model: the frozen model that the prompt was tuned for; recorded, and checked at loading.
+      vocabulary: its spiece.model, where the model's directory does not hold one.
+      layout, visibility: where the rows stood in tuning and what they attended to, if the source
+        does not say.
+      task, verbalizers: recorded.
+      allow_mismatch: take a prompt that was tuned for other weights.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_prompt` and `load_model`; or the prompt is of
-            another model.
+      FileNotFoundError, ValueError: as `load_prompt` and `load_model`; or the prompt is of
+        another model.
     """
     _check_directory(destination, "a prompt file")
     tuned, facts = load_prompt(source), {"task": task, "verbalizers": verbalizers}

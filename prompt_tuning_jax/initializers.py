@@ -46,12 +46,12 @@ def sampled_vocabulary(
     """Embeddings of tokens drawn from the first `population_size` ids, no token twice.
 
     Args:
-        embeddings: [V, D], the frozen model's table.
-        population_size: None, or more than V, means all of the vocabulary. Where it is smaller
-            than the prompt length, tokens are drawn with replacement.
+      embeddings: [V, D], the frozen model's table.
+      population_size: None, or more than V, means all of the vocabulary. Where it is smaller
+        than the prompt length, tokens are drawn with replacement.
 
     Raises:
-        ValueError: the population is empty; the prompt is not as wide as the table.
+      ValueError: the population is empty; the prompt is not as wide as the table.
     """
     if population_size is not None and population_size < 1:
         raise ValueError(f"population_size must be 1 or more, not {population_size}.")
@@ -76,12 +76,12 @@ def class_labels(
     """Row i is the embedding of label i, averaged over its pieces.
 
     Args:
-        labels: the task's verbalizers, such as ["positive", "negative"]. Those past the prompt's
-            length are left out.
-        fallback: fills the rows after the labels; by default `sampled_vocabulary`.
+      labels: the task's verbalizers, such as ["positive", "negative"]. Those past the prompt's
+        length are left out.
+      fallback: fills the rows after the labels; by default `sampled_vocabulary`.
 
     Raises:
-        ValueError: a label without tokens; the prompt is not as wide as the table.
+      ValueError: a label without tokens; the prompt is not as wide as the table.
     """
     pieces = [_encode(vocabulary, label, f"Label {label!r}") for label in labels]
     rows = [jnp.mean(_lookup(embeddings, ids), axis=0) for ids in pieces]
@@ -97,12 +97,12 @@ def text(
     """The embeddings of a text's tokens, one row each; a hand-written prompt to start from.
 
     Args:
-        text: such as "Is this review positive or negative?". Tokens past the prompt's length are
-            left out.
-        fallback: fills the rows after the text; by default `sampled_vocabulary`.
+      text: such as "Is this review positive or negative?". Tokens past the prompt's length are
+        left out.
+      fallback: fills the rows after the text; by default `sampled_vocabulary`.
 
     Raises:
-        ValueError: a text without tokens; the prompt is not as wide as the table.
+      ValueError: a text without tokens; the prompt is not as wide as the table.
     """
     rows = list(_lookup(embeddings, _encode(vocabulary, text, "The text to start from")))
     return _starting_with(embeddings, rows, "tokens", fallback)

@@ -36,10 +36,10 @@ def place_prompt(
     (array([[7, 8, 0, 0, 1, 0]]), array([[-1, -1,  0,  1, -1, -1]]))
 
     Returns:
-        (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + prompt_length.
+      (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + prompt_length.
 
     Raises:
-        ValueError: unknown layout, negative length, or tokens that are not [B, T] integers.
+      ValueError: unknown layout, negative length, or tokens that are not [B, T] integers.
     """
     _check_tokens(tokens_BxT)
     if prompt_length < 0:
@@ -59,12 +59,12 @@ def place_prompts(
     """`place_prompt` for rows whose prompts differ in length and layout.
 
     Args:
-        prompt_lengths_B: the length of each row's prompt, at most `room`.
-        layouts_B: the layout of each row's prompt.
-        room: positions to add to every row; what a shorter prompt leaves is padding at the end.
+      prompt_lengths_B: the length of each row's prompt, at most `room`.
+      layouts_B: the layout of each row's prompt.
+      room: positions to add to every row; what a shorter prompt leaves is padding at the end.
 
     Returns:
-        (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + room.
+      (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + room.
     """
     _check_tokens(tokens_BxT)
     layouts_B = np.asarray(layouts_B)
@@ -132,9 +132,9 @@ def prompt_mask(
     """What prompt positions may attend to, True for every other query.
 
     Args:
-        positions_BxQ, positions_BxS: `prompt_positions` of queries and keys.
-        visibility: "full", "causal" or "self" of a prompt's own rows, after "isolated_" without
-            the input; "isolated" is all of the prompt's rows and nothing else.
+      positions_BxQ, positions_BxS: `prompt_positions` of queries and keys.
+      visibility: "full", "causal" or "self" of a prompt's own rows, after "isolated_" without
+        the input; "isolated" is all of the prompt's rows and nothing else.
     """
     row_BxQx1, row_Bx1xS = positions_BxQ[:, :, None], positions_BxS[:, None, :]
     within = visibility.removeprefix("isolated").removeprefix("_") or "full"

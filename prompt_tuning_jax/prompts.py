@@ -84,7 +84,7 @@ def join(
     prompts, and may be left out where there is only one.
 
     Raises:
-        ValueError: a bank of several prompts without `prompt_ids`, or a prompt of another width.
+      ValueError: a bank of several prompts without `prompt_ids`, or a prompt of another width.
     """
     if prompts.shape[-1] != embedded_BxSxD.shape[-1]:
         raise ValueError(

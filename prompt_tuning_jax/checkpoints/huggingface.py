@@ -62,21 +62,21 @@ def load(
     """Loads a T5 1.0, T5 1.1 or mT5.
 
     Args:
-        directory_or_hub_name: a directory, or a name on the hub where there is a network.
-        dtype: of weights and activations, float32 or bfloat16, whatever the files hold.
-        report: called with the table of weights before any is read; `print` shows it.
-        shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
-            Each device's part is then read alone.
-        convert: what replaces each weight as soon as it is read, so that the model is never in
-            memory as the files hold it; `quantize.Quantizer()`.
+      directory_or_hub_name: a directory, or a name on the hub where there is a network.
+      dtype: of weights and activations, float32 or bfloat16, whatever the files hold.
+      report: called with the table of weights before any is read; `print` shows it.
+      shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
+        Each device's part is then read alone.
+      convert: what replaces each weight as soon as it is read, so that the model is never in
+        memory as the files hold it; `quantize.Quantizer()`.
 
     Returns:
-        The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
-        arrays on the devices; the vocabulary, None where the directory has no `spiece.model`.
+      The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
+      arrays on the devices; the vocabulary, None where the directory has no `spiece.model`.
 
     Raises:
-        FileNotFoundError: no such directory or hub name, or files are missing in it.
-        ValueError: weights are missing, of the wrong shape or corrupt, or the model is no T5.
+      FileNotFoundError: no such directory or hub name, or files are missing in it.
+      ValueError: weights are missing, of the wrong shape or corrupt, or the model is no T5.
     """
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -119,12 +119,12 @@ def save(
     Where the directory already holds a model of this shape, its weights are replaced in one step.
 
     Args:
-        params: the weights nested under T5X's names, float32 or bfloat16, without a prompt.
-        max_shard_bytes: weights larger than this in sum are split over several files.
+      params: the weights nested under T5X's names, float32 or bfloat16, without a prompt.
+      max_shard_bytes: weights larger than this in sum are split over several files.
 
     Raises:
-        FileExistsError: the directory is a file, or holds a model of another shape.
-        ValueError: the weights are not those of `config`.
+      FileExistsError: the directory is a file, or holds a model of another shape.
+      ValueError: the weights are not those of `config`.
     """
     directory = Path(directory)
     flat = flatten_dict(params, sep="/")
@@ -151,8 +151,8 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
     safetensors, which it offers as a pull request.
 
     Raises:
-        FileNotFoundError: it is neither a directory here nor a name that the hub gives out, or the
-            hub has no safetensors of it.
+      FileNotFoundError: it is neither a directory here nor a name that the hub gives out, or the
+        hub has no safetensors of it.
     """
     path = Path(directory_or_hub_name).expanduser()
     if path.is_dir():
@@ -230,8 +230,8 @@ def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
     """The vocabulary of a model: a `spiece.model`, or a directory that holds one.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is corrupt, or has more ids than the model.
+      FileNotFoundError: it is not there.
+      ValueError: it is corrupt, or has more ids than the model.
     """
     path = Path(path).expanduser()
     path = path / _VOCABULARY if path.is_dir() else path

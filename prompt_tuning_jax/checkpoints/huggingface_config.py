@@ -30,12 +30,12 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     """The T5Config that a `config.json` describes.
 
     Args:
-        untied: whether the weights hold an `lm_head.weight`. The file cannot be asked:
-            transformers 5 writes `tie_word_embeddings: true` for every T5.
-        dtype: of the activations.
+      untied: whether the weights hold an `lm_head.weight`. The file cannot be asked:
+        transformers 5 writes `tie_word_embeddings: true` for every T5.
+      dtype: of the activations.
 
     Raises:
-        ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
+      ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
     raw = read_json(path)
     model_type = raw.get("model_type", "t5")

@@ -48,12 +48,12 @@ def read_adapter(
     """A T5's prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
 
     Returns:
-        The rows that PEFT uses, [P, D], as stored; and what the adapter says of itself:
-        `base_model`, `peft_type`, `peft_version`, and `peft_unused_rows` where there are any.
+      The rows that PEFT uses, [P, D], as stored; and what the adapter says of itself:
+      `base_model`, `peft_type`, `peft_version`, and `peft_unused_rows` where there are any.
 
     Raises:
-        FileNotFoundError: one of the two files is missing, or the weights are only a pickle.
-        ValueError: another kind of adapter, or a file that is corrupt or contradicts the other.
+      FileNotFoundError: one of the two files is missing, or the weights are only a pickle.
+      ValueError: another kind of adapter, or a file that is corrupt or contradicts the other.
     """
     directory = Path(directory)
     _check_files(directory)
@@ -89,13 +89,13 @@ def write_adapter(
     """Writes an adapter that `PeftModel.from_pretrained(base, directory)` loads.
 
     Args:
-        base_model: the frozen model's name for PEFT: what transformers loads, a directory or a
-            name on the hub.
-        num_layers, num_heads: of its encoder. PEFT wants to know; a prompt does not depend on it.
-        layout, visibility: of the prompt; PEFT knows only "prefix" and "full".
+      base_model: the frozen model's name for PEFT: what transformers loads, a directory or a
+        name on the hub.
+      num_layers, num_heads: of its encoder. PEFT wants to know; a prompt does not depend on it.
+      layout, visibility: of the prompt; PEFT knows only "prefix" and "full".
 
     Raises:
-        ValueError: another layout or visibility.
+      ValueError: another layout or visibility.
     """
     if layout != "prefix":
         raise ValueError(

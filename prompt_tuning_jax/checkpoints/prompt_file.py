@@ -42,10 +42,10 @@ class TunedPrompt:
     """A prompt's values, how it is used, and what is known of its making.
 
     Attributes:
-        values: [P, D] float32.
-        layout: where its rows stand in the input, one of `layout.LAYOUTS`.
-        visibility: what they may attend to, one of `layout.VISIBILITIES`.
-        metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
+      values: [P, D] float32.
+      layout: where its rows stand in the input, one of `layout.LAYOUTS`.
+      visibility: what they may attend to, one of `layout.VISIBILITIES`.
+      metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
     """
 
     values: Float[np.ndarray, "prompt embed"]
@@ -98,19 +98,19 @@ def save_prompt(
     Each file is replaced whole: a kill leaves the old prompt or the new one.
 
     Args:
-        prompt: a `TunedPrompt`, whose metadata is kept, or an array [P, D].
-        layout: where the rows stand; by default the prompt's own, else "prefix".
-        visibility: what they may attend to; by default the prompt's own, else "full".
-        base_model, fingerprint, vocabulary_hash: the frozen model's name and
-            `checkpoints.fingerprint`, and its vocabulary's `fingerprint`; checked at loading.
-        metadata: whatever else JSON can hold: task, verbalizers, step, scores.
+      prompt: a `TunedPrompt`, whose metadata is kept, or an array [P, D].
+      layout: where the rows stand; by default the prompt's own, else "prefix".
+      visibility: what they may attend to; by default the prompt's own, else "full".
+      base_model, fingerprint, vocabulary_hash: the frozen model's name and
+        `checkpoints.fingerprint`, and its vocabulary's `fingerprint`; checked at loading.
+      metadata: whatever else JSON can hold: task, verbalizers, step, scores.
 
     Returns:
-        The path written.
+      The path written.
 
     Raises:
-        ValueError: the values are not a finite [P, D] array; metadata is not JSON, or is of those
-            facts that the file states itself; no such layout or visibility.
+      ValueError: the values are not a finite [P, D] array; metadata is not JSON, or is of those
+        facts that the file states itself; no such layout or visibility.
     """
     path = Path(path)
     tuned = prompt if isinstance(prompt, TunedPrompt) else TunedPrompt(np.asarray(prompt))
@@ -143,16 +143,16 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
         prompt = pt.load_prompt("bundled_topic")  # one of those that come with the bundled model
 
     Args:
-        path: a directory that `save_prompt` wrote, or its `prompt.safetensors`; the directory of a
-            PEFT adapter (see `checkpoints.peft`); a T5X checkpoint that holds a prompt; an array
-            file (`.npy` or of any name, or a `numpy_checkpoint` directory of one, as the reference
-            implementation writes them); or, where nothing is at this path, the name of a pre-built
-            prompt, one of `prebuilt_names()`.
+      path: a directory that `save_prompt` wrote, or its `prompt.safetensors`; the directory of a
+        PEFT adapter (see `checkpoints.peft`); a T5X checkpoint that holds a prompt; an array
+        file (`.npy` or of any name, or a `numpy_checkpoint` directory of one, as the reference
+        implementation writes them); or, where nothing is at this path, the name of a pre-built
+        prompt, one of `prebuilt_names()`.
 
     Raises:
-        FileNotFoundError: nothing there, or a directory without a prompt.
-        ValueError: the file is corrupt, cut short, not [P, D], or holds NaN; or a PEFT adapter of
-            another kind.
+      FileNotFoundError: nothing there, or a directory without a prompt.
+      ValueError: the file is corrupt, cut short, not [P, D], or holds NaN; or a PEFT adapter of
+        another kind.
     """
     if is_checkpoint(path):
         return _from_checkpoint(path)
@@ -192,7 +192,7 @@ def check_compatible(
     compared.
 
     Raises:
-        ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
+      ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
     """
     if emb_dim is not None and prompt.shape[1] != emb_dim:
         raise ValueError(

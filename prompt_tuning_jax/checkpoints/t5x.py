@@ -58,23 +58,23 @@ def load(
     """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
 
     Args:
-        path: a checkpoint's directory, or a run's, whose latest complete checkpoint is taken;
-            local, or a URL that tensorstore reads, such as `gs://bucket/folder`.
-        dtype: of weights and activations, float32 or bfloat16, whatever is stored.
-        shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
-        config: what the checkpoint must be; its activations and dropout, which shapes do not
-            tell, are taken over. By default the config is inferred, see `t5x_config`.
-        report: called with the table of weights before any is read; `print` shows it.
-        convert: as in `huggingface.load`.
+      path: a checkpoint's directory, or a run's, whose latest complete checkpoint is taken;
+        local, or a URL that tensorstore reads, such as `gs://bucket/folder`.
+      dtype: of weights and activations, float32 or bfloat16, whatever is stored.
+      shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
+      config: what the checkpoint must be; its activations and dropout, which shapes do not
+        tell, are taken over. By default the config is inferred, see `t5x_config`.
+      report: called with the table of weights before any is read; `print` shows it.
+      convert: as in `huggingface.load`.
 
     Returns:
-        The config; the weights nested under T5X's names, as arrays on the devices if `shardings`
-        is given, else as numpy arrays.
+      The config; the weights nested under T5X's names, as arrays on the devices if `shardings`
+      is given, else as numpy arrays.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: no T5X checkpoint, or unfinished or damaged; not a T5, or not the one asked
-            for; weights are missing or misshapen.
+      FileNotFoundError: there is nothing at the path.
+      ValueError: no T5X checkpoint, or unfinished or damaged; not a T5, or not the one asked
+        for; weights are missing or misshapen.
     """
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -130,13 +130,13 @@ def save(
     It holds no optimizer state: training from it under T5X needs `fallback_to_scratch = True`.
 
     Args:
-        params: nested or flat, of any dtype, with or without a prompt.
-        form: "orbax", as T5X writes today, with all weights in memory; or "legacy", which every
-            T5X reads and which is written leaf by leaf.
+      params: nested or flat, of any dtype, with or without a prompt.
+      form: "orbax", as T5X writes today, with all weights in memory; or "legacy", which every
+        T5X reads and which is written leaf by leaf.
 
     Raises:
-        FileExistsError: the checkpoint is there already.
-        ValueError: an unknown form, a path that is not local, or int8 weights.
+      FileExistsError: the checkpoint is there already.
+      ValueError: an unknown form, a path that is not local, or int8 weights.
     """
     flat = flatten_dict(params, sep="/")
     check_float(flat)
@@ -157,19 +157,19 @@ def add_prompt(
     """Writes a checkpoint that is `base` with a prompt; every other leaf is kept as it is.
 
     Args:
-        base: a T5X checkpoint; a prompt that it holds is replaced.
-        step: the new checkpoint's; by default the base's.
-        name: of the prompt's leaf; by default that of the base's prompt, or else this library's
-            `encoder/prompt/prompt` (the reference implementation has `REFERENCE_PROMPT`).
-        form: by default the base's.
-        allow_mismatch: take a prompt that was tuned for other weights.
+      base: a T5X checkpoint; a prompt that it holds is replaced.
+      step: the new checkpoint's; by default the base's.
+      name: of the prompt's leaf; by default that of the base's prompt, or else this library's
+        `encoder/prompt/prompt` (the reference implementation has `REFERENCE_PROMPT`).
+      form: by default the base's.
+      allow_mismatch: take a prompt that was tuned for other weights.
 
     Returns:
-        The checkpoint written, `directory/checkpoint_{step}`.
+      The checkpoint written, `directory/checkpoint_{step}`.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_checkpoint`; or the prompt belongs to another model.
-        FileExistsError: as `save`.
+      FileNotFoundError, ValueError: as `open_checkpoint`; or the prompt belongs to another model.
+      FileExistsError: as `save`.
     """
     checkpoint = open_checkpoint(base)
     leaves = checkpoint.leaves("")

@@ -36,10 +36,10 @@ class T5XCheckpoint:
     """A checkpoint's leaves by name; nothing but its index has been read.
 
     Attributes:
-        path: its directory.
-        kind: "legacy" (msgpack and zarr) or "orbax".
-        sources: name, such as `target/encoder/...`, -> where its array lies, or its values, or
-            None for a leaf that is None.
+      path: its directory.
+      kind: "legacy" (msgpack and zarr) or "orbax".
+      sources: name, such as `target/encoder/...`, -> where its array lies, or its values, or
+        None for a leaf that is None.
     """
 
     path: str
@@ -59,7 +59,7 @@ class T5XCheckpoint:
         """One leaf; `target/` may be left out.
 
         Raises:
-            ValueError: there is none of this name, or it is None.
+          ValueError: there is none of this name, or it is None.
         """
         name = name.strip("/")
         name = name if name in self.sources else TARGET + name
@@ -96,12 +96,12 @@ def open_checkpoint(path: str | os.PathLike) -> T5XCheckpoint:
     """Opens a checkpoint's directory, or the latest complete one in a run's directory.
 
     Args:
-        path: local, or any URL that tensorstore reads, such as `gs://bucket/t5/checkpoint_1100000`.
+      path: local, or any URL that tensorstore reads, such as `gs://bucket/t5/checkpoint_1100000`.
 
     Raises:
-        FileNotFoundError: there is nothing at this path.
-        ValueError: what is there is not a T5X checkpoint, or is unfinished, cut short, or of a
-            version not known; the message says which.
+      FileNotFoundError: there is nothing at this path.
+      ValueError: what is there is not a T5X checkpoint, or is unfinished, cut short, or of a
+        version not known; the message says which.
     """
     storage = Storage(path)
     if _UNFINISHED.fullmatch(storage.basename):
@@ -129,7 +129,7 @@ def read_prompt(path: str | os.PathLike) -> np.ndarray:
     """The prompt in a checkpoint, [P, D], as it is stored.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_checkpoint`; or it holds no prompt, or several.
+      FileNotFoundError, ValueError: as `open_checkpoint`; or it holds no prompt, or several.
     """
     checkpoint = open_checkpoint(path)
     names = prompt_names(checkpoint)

@@ -30,7 +30,7 @@ def infer_config(place: str, weights: Mapping[str, Weight], dtype: Any) -> T5Con
     used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0.
 
     Raises:
-        ValueError: they are not the weights of an encoder-decoder T5.
+      ValueError: they are not the weights of an encoder-decoder T5.
     """
     try:
         vocab_size, emb_dim = weights["token_embedder/embedding"].shape
@@ -68,7 +68,7 @@ def check_config(place: str, found: T5Config, asked: T5Config) -> None:
     """Refuses a config whose shapes are not the checkpoint's, naming the fields.
 
     Raises:
-        ValueError: a field differs; or layers are asked for in one stack.
+      ValueError: a field differs; or layers are asked for in one stack.
     """
     if asked.scan_layers:
         raise ValueError(

@@ -24,7 +24,7 @@ def read_index(storage: Storage) -> dict[str, Any]:
     """name -> where its array lies (a tensorstore spec), its values, or None.
 
     Raises:
-        ValueError: the file is TensorFlow's, cut short, of another version, or something else.
+      ValueError: the file is TensorFlow's, cut short, of another version, or something else.
     """
     where = f"{storage.name}/{INDEX}"
     tree = _unpack(where, storage.read(INDEX))

@@ -24,7 +24,7 @@ def read_index(state: Storage) -> dict[str, Any]:
     """name -> where its array lies (a tensorstore spec), or None where the leaf is None.
 
     Raises:
-        ValueError: the database is not there, or the metadata is not as Orbax writes it.
+      ValueError: the database is not there, or the metadata is not as Orbax writes it.
     """
     where = f"{state.name}/{METADATA}"
     metadata = _parsed(where, state.read(METADATA))

@@ -54,7 +54,7 @@ class Storage:
         """Writes a file whole.
 
         Raises:
-            ValueError: it cannot be written.
+          ValueError: it cannot be written.
         """
         try:
             self._store.write(key, data).result()
@@ -106,7 +106,7 @@ class Leaf:
         """The values, or those at an index of slices: only the chunks they lie in are read.
 
         Raises:
-            ValueError: a chunk is missing, cut short or corrupt.
+          ValueError: a chunk is missing, cut short or corrupt.
         """
         try:
             part = self.array[index]

@@ -31,11 +31,11 @@ class Weight:
     """A weight of the model, and where in a leaf it lies.
 
     Attributes:
-        leaf: the array stored.
-        layer: which of the layers stacked in the leaf; None where the leaf is one layer's.
-        joined: the first of the two stored dimensions that make one of the weight's (heads and
-            head_dim); None where dimensions are the same.
-        cast: the dtype it is read as; None for the one stored.
+      leaf: the array stored.
+      layer: which of the layers stacked in the leaf; None where the leaf is one layer's.
+      joined: the first of the two stored dimensions that make one of the weight's (heads and
+        head_dim); None where dimensions are the same.
+      cast: the dtype it is read as; None for the one stored.
     """
 
     leaf: Leaf
@@ -73,7 +73,7 @@ class Weight:
         other devices that hold the same part.
 
         Raises:
-            ValueError: the values are not floating-point, or not finite; or as `Leaf.read`.
+          ValueError: the values are not floating-point, or not finite; or as `Leaf.read`.
         """
         bounds = bounds or tuple((0, size) for size in self.shape)
         cache = {} if cache is None else cache
@@ -123,10 +123,10 @@ def find_weights(leaves: Mapping[str, Leaf], dtype: Any = None) -> dict[str, Wei
     """The leaves as weights under the names of a T5 whose layers stand apart.
 
     Args:
-        dtype: what the weights are read as; None for what is stored.
+      dtype: what the weights are read as; None for what is stored.
 
     Raises:
-        ValueError: each layer has a relative-position bias of its own, and they differ.
+      ValueError: each layer has a relative-position bias of its own, and they differ.
     """
     weights: dict[str, Weight] = {}
     for name, leaf in leaves.items():

@@ -13,12 +13,12 @@ class WeightReport:
     """Names and shapes, compared before any weight is read. `print(report)` shows a table.
 
     Attributes:
-        source: the directory or file that was looked at.
-        matched: name in the checkpoint -> (our name, shape).
-        missing: name that the model needs -> shape.
-        misshapen: name -> (shape found, shape needed).
-        unexpected: name that the model has no use for -> shape.
-        described_by: what says which weights the model needs.
+      source: the directory or file that was looked at.
+      matched: name in the checkpoint -> (our name, shape).
+      missing: name that the model needs -> shape.
+      misshapen: name -> (shape found, shape needed).
+      unexpected: name that the model has no use for -> shape.
+      described_by: what says which weights the model needs.
     """
 
     source: str

@@ -28,7 +28,7 @@ class Vocabulary:
         """Builds from the bytes of a `.model` file; `name` is what errors call it.
 
         Raises:
-            ValueError: the bytes are no SentencePiece model, or one with other special ids.
+          ValueError: the bytes are no SentencePiece model, or one with other special ids.
         """
         if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
             raise ValueError(f"extra_ids must be a whole number, 0 or more, not {extra_ids!r}.")
@@ -49,8 +49,8 @@ class Vocabulary:
         """Reads a `.model` file.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no SentencePiece model.
+          FileNotFoundError: there is no such file.
+          ValueError: it is no SentencePiece model.
         """
         path = Path(path)
         if not path.is_file():
@@ -92,7 +92,7 @@ class Vocabulary:
         """Id of `<extra_id_{index}>`: 0 is the highest id.
 
         Raises:
-            ValueError: there are not so many extra ids.
+          ValueError: there are not so many extra ids.
         """
         if not 0 <= index < self.extra_ids:
             raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids")

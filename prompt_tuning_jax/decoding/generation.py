@@ -44,32 +44,32 @@ def generate_tokens(
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
 
     Args:
-        transformer: a `t5.network.Transformer`.
-        params: its parameters.
-        encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
-        max_length: the most tokens to generate, EOS included.
-        beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
-        length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
-        late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
-        temperature: above 0, sample from softmax(logits / temperature).
-        top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
-        top_p: then among the likeliest tokens that together reach probability p.
-        rng: for sampling: one key, or a key for each row [B], which makes what a row draws
-            independent of its place in the batch.
-        prompt_positions: where the prompt's rows sit; None lets the network put them first.
-        prompt_ids: which prompt of a bank each row (or position) uses.
-        members: how many consecutive rows are one input under the prompts of an ensemble, which
-            choose every token by their mean log-probability; tokens and scores have one row for
-            all of them.
-        return_all_beams: return all hypotheses, best first, instead of the best.
+      transformer: a `t5.network.Transformer`.
+      params: its parameters.
+      encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
+      max_length: the most tokens to generate, EOS included.
+      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
+      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
+      temperature: above 0, sample from softmax(logits / temperature).
+      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
+      top_p: then among the likeliest tokens that together reach probability p.
+      rng: for sampling: one key, or a key for each row [B], which makes what a row draws
+        independent of its place in the batch.
+      prompt_positions: where the prompt's rows sit; None lets the network put them first.
+      prompt_ids: which prompt of a bank each row (or position) uses.
+      members: how many consecutive rows are one input under the prompts of an ensemble, which
+        choose every token by their mean log-probability; tokens and scores have one row for
+        all of them.
+      return_all_beams: return all hypotheses, best first, instead of the best.
 
     Returns:
-        Tokens [B, L], without the start token and 0 after EOS, and scores [B], from the model's own
-        probabilities even when sampling changed them. With `return_all_beams`, [B, beams, L] and
-        [B, beams]; hypotheses that a tiny vocabulary cannot provide are 0 and score -inf.
+      Tokens [B, L], without the start token and 0 after EOS, and scores [B], from the model's own
+      probabilities even when sampling changed them. With `return_all_beams`, [B, beams, L] and
+      [B, beams]; hypotheses that a tiny vocabulary cannot provide are 0 and score -inf.
 
     Raises:
-        ValueError: a setting out of range, or settings that contradict each other.
+      ValueError: a setting out of range, or settings that contradict each other.
     """
     sample = temperature > 0 and top_k != 1
     rows = len(encoder_input_tokens)
@@ -104,11 +104,11 @@ def rank(
     The input is encoded once, however many labels there are.
 
     Args:
-        label_tokens: a label in each row, ending in EOS and then padded with 0.
-        (the others as in `generate_tokens`)
+      label_tokens: a label in each row, ending in EOS and then padded with 0.
+      (the others as in `generate_tokens`)
 
     Raises:
-        ValueError: a label does not end in EOS.
+      ValueError: a label does not end in EOS.
     """
     labels = np.asarray(label_tokens)
     _check_labels(labels, transformer.config.eos_id)

@@ -56,15 +56,15 @@ def analyse(
     """Looks at a prompt from every side.
 
     Args:
-        embeddings: the model's table; rows past the vocabulary, which no text reaches, are left
-            out.
-        labels: verbalizers.
-        snapshots: of the prompt's run, in the order of steps; the first is the initialisation.
-        facts, notes: to be passed on.
-        seed: of the random vectors and pairs that the prompt is compared with.
+      embeddings: the model's table; rows past the vocabulary, which no text reaches, are left
+        out.
+      labels: verbalizers.
+      snapshots: of the prompt's run, in the order of steps; the first is the initialisation.
+      facts, notes: to be passed on.
+      seed: of the random vectors and pairs that the prompt is compared with.
 
     Raises:
-        ValueError: k is not between 1 and the vocabulary's size; a label has no tokens.
+      ValueError: k is not between 1 and the vocabulary's size; a label has no tokens.
     """
     table = embeddings[: vocabulary.size]
     if not 1 <= k <= len(table):

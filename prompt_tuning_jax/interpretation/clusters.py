@@ -24,7 +24,7 @@ def find_clusters(
     """Clusters of positions and of their neighbours by cosine, and how tight the latter are.
 
     Args:
-        found, random: the neighbours of the prompt, and of random vectors.
+      found, random: the neighbours of the prompt, and of random vectors.
     """
     threshold = nearest.alike_from(table, seed)
     tight, loose = tightness(table, found), tightness(table, random)
@@ -76,7 +76,7 @@ def draw_map(
     """Directions of the prompt, its neighbours and the labels, on two principal components.
 
     Returns:
-        The points, nearest pieces before second nearest and so on; the share of variance shown.
+      The points, nearest pieces before second nearest and so on; the share of variance shown.
     """
     ids = list(dict.fromkeys(found.ids.ravel(order="F").tolist()))
     words = nearest.label_vectors(table, list(labels.values()))

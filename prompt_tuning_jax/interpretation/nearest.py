@@ -50,11 +50,11 @@ def find_neighbours(
     """The nearest pieces of each vector, and at which rank each label stands.
 
     Args:
-        table: one row for each piece, any floating-point type.
-        k: how many; at most the number of pieces. Of equally near pieces the lower id comes first.
-        labels: the ids of each label's pieces. As in class-label initialisation (paper section
-            3.2) a label is the mean of its pieces' embeddings; its rank by cosine is 1 + how many
-            other pieces are as near. A label of one piece has that piece's rank.
+      table: one row for each piece, any floating-point type.
+      k: how many; at most the number of pieces. Of equally near pieces the lower id comes first.
+      labels: the ids of each label's pieces. As in class-label initialisation (paper section
+        3.2) a label is the mean of its pieces' embeddings; its rank by cosine is 1 + how many
+        other pieces are as near. A label of one piece has that piece's rank.
     """
     vectors = np.asarray(vectors, np.float32)
     chunks = [vectors[i : i + CHUNK] for i in range(0, len(vectors), CHUNK)]

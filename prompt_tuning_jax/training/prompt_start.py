@@ -36,15 +36,15 @@ def resolve(
     """The initializer that a setting names.
 
     Args:
-        spec: an initializer; "uniform", "sampled_vocabulary", "class_labels", "text: ...", or the
-            path of a prompt file; None for class labels where the task has verbalizers, else
-            sampled vocabulary.
-        check, read: of a prompt file's prompt; see `from_file`.
-        population_size: of rows that are sampled; see `sampled_vocabulary`.
+      spec: an initializer; "uniform", "sampled_vocabulary", "class_labels", "text: ...", or the
+        path of a prompt file; None for class labels where the task has verbalizers, else
+        sampled vocabulary.
+      check, read: of a prompt file's prompt; see `from_file`.
+      population_size: of rows that are sampled; see `sampled_vocabulary`.
 
     Raises:
-        ValueError: class labels without verbalizers, or words without a vocabulary.
-        FileNotFoundError: a path that is not there.
+      ValueError: class labels without verbalizers, or words without a vocabulary.
+      FileNotFoundError: a path that is not there.
     """
     if spec is None:
         spec = "class_labels" if verbalizers and vocabulary else "sampled_vocabulary"
@@ -88,11 +88,11 @@ def from_file(
     """The values of a prompt file, ours or the reference's `.npy`.
 
     Args:
-        check: refuses a prompt with a ValueError, such as `FrozenModel.check` one of another model.
-        read: how a file is read.
+      check: refuses a prompt with a ValueError, such as `FrozenModel.check` one of another model.
+      read: how a file is read.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_prompt`; or it has another shape than the prompt.
+      FileNotFoundError, ValueError: as `load_prompt`; or it has another shape than the prompt.
     """
     prompt = read(path)
     if check is not None:

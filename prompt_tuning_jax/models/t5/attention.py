@@ -26,8 +26,8 @@ class Bias(NamedTuple):
     """What is added to attention's scores, in parts that broadcast: their sum is B times as large.
 
     Attributes:
-        mask: [#batch, 1, #queries, keys], 0 or MASKED.
-        distances: the relative-position bias [#batch, heads, queries, keys], where there is one.
+      mask: [#batch, 1, #queries, keys], 0 or MASKED.
+      distances: the relative-position bias [#batch, heads, queries, keys], where there is one.
     """
 
     mask: Float[Array, "#batch 1 #queries keys"]

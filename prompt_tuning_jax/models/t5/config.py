@@ -21,28 +21,28 @@ class T5Config:
     Token ids are T5's: padding is 0 and is also what the decoder starts from; `eos_id` ends a text.
 
     Attributes:
-        vocab_size: rows of the embedding table (a multiple of 128 in the published models).
-        num_encoder_layers: 0 in a decoder-only model.
-        mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
-            (`("gelu", "linear")`, tanh-approximated gelu).
-        logits_via_embedding: True in T5 1.0, whose output layer is the embedding table and whose
-            decoder output is scaled by emb_dim**-0.5.
-        scale_decoder_outputs: whether it is scaled, in a model that departs from this rule.
-        relpos_buckets, relpos_max_distance: resolution of the relative-position bias.
-        dropout_rate: used only where a call says `enable_dropout=True`.
-        dtype: of the activations; weights may be stored in another and are cast at use.
-        scan_layers: one layer is compiled, for all of a stack, whose weights are stacked: a deep
-            model compiles as fast as a shallow one. Each layer then has a relative-position bias
-            of its own, as in T5X's scalable T5; `t5.scan` converts weights.
-        remat_policy: what the backward pass computes again instead of remembering: "none",
-            "minimal" (all but products with weights) or "full" (every layer from its input).
-        prompt_visibility: what a prompt's positions attend to in the encoder: all ("full"), or of
-            the prompt only themselves and earlier rows ("causal") or themselves ("self"); with
-            "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
-            a prompt's states the same for every input.
-        attention_chunk: how many queries' attention scores are in memory at a time, in the forward
-            and in the backward pass; 0 for all. None: DEFAULT_CHUNK of rows that are longer than
-            DENSE_LENGTH and whose scores in one layer are more than DENSE_BYTES, else all.
+      vocab_size: rows of the embedding table (a multiple of 128 in the published models).
+      num_encoder_layers: 0 in a decoder-only model.
+      mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
+        (`("gelu", "linear")`, tanh-approximated gelu).
+      logits_via_embedding: True in T5 1.0, whose output layer is the embedding table and whose
+        decoder output is scaled by emb_dim**-0.5.
+      scale_decoder_outputs: whether it is scaled, in a model that departs from this rule.
+      relpos_buckets, relpos_max_distance: resolution of the relative-position bias.
+      dropout_rate: used only where a call says `enable_dropout=True`.
+      dtype: of the activations; weights may be stored in another and are cast at use.
+      scan_layers: one layer is compiled, for all of a stack, whose weights are stacked: a deep
+        model compiles as fast as a shallow one. Each layer then has a relative-position bias
+        of its own, as in T5X's scalable T5; `t5.scan` converts weights.
+      remat_policy: what the backward pass computes again instead of remembering: "none",
+        "minimal" (all but products with weights) or "full" (every layer from its input).
+      prompt_visibility: what a prompt's positions attend to in the encoder: all ("full"), or of
+        the prompt only themselves and earlier rows ("causal") or themselves ("self"); with
+        "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
+        a prompt's states the same for every input.
+      attention_chunk: how many queries' attention scores are in memory at a time, in the forward
+        and in the backward pass; 0 for all. None: DEFAULT_CHUNK of rows that are longer than
+        DENSE_LENGTH and whose scores in one layer are more than DENSE_BYTES, else all.
     """
 
     vocab_size: int

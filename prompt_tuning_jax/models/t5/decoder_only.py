@@ -213,8 +213,8 @@ class DecoderOnly(nn.Module):
         passes them.
 
         Raises:
-            ValueError: calls that contradict each other, prompt positions without a prompt, or
-                packed rows that do not say where their prompts are.
+          ValueError: calls that contradict each other, prompt positions without a prompt, or
+            packed rows that do not say where their prompts are.
         """
         segments, positions = decoder_segment_ids, prompt_positions
         self._check_call(segments, positions, prompt_ids, decode, prefill, prefill_lengths)

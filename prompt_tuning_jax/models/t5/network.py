@@ -350,8 +350,8 @@ class Transformer(nn.Module):
         """The encoder's output over tokens and prompt.
 
         Raises:
-            ValueError: prompt positions without a prompt, packed rows without prompt positions, or
-                several prompts without `prompt_ids`.
+          ValueError: prompt positions without a prompt, packed rows without prompt positions, or
+            several prompts without `prompt_ids`.
         """
         if self.prompt is None and (prompt_positions is not None or prompt_ids is not None):
             raise ValueError(

@@ -39,7 +39,7 @@ def through(
     `per_layer`, and what comes out, is a tuple in the first case and stacked arrays in the second.
 
     Returns:
-        (x after the last layer, what came out of each).
+      (x after the last layer, what came out of each).
     """
     config = layers[0].config
     step = _rematerialised(step, config.remat_policy, scanned=config.scan_layers)
@@ -73,7 +73,7 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     Every layer gets a copy of its stack's relative-position bias.
 
     Raises:
-        ValueError: a stack has no layers, or layers that are not alike.
+      ValueError: a stack has no layers, or layers that are not alike.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     for stack in STACKS:
