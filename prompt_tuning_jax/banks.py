@@ -86,7 +86,7 @@ class TunedBank:
         return alike and self.visibility.startswith("isolated")
 
     def rows(self, names: Sequence[str]) -> "BankRows":
-        """Row i of what is asked uses the prompt called `names[i]`.
+        """Input i uses the prompt called `names[i]`.
 
         Raises:
           ValueError: a name that is not in the bank.

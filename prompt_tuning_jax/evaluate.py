@@ -31,7 +31,7 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import (
     EnsembleEvaluation,
     Evaluation,
-    Measuring,
+    ScoringOptions,
     by_prompt,
     evaluate_ensemble,
     evaluate_task,
@@ -72,33 +72,33 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
     config = config or EvaluateConfig(**options)
     check_prompts(config)
-    measuring = {
+    scoring = {
         "text_prompt": config.text_prompt,
         "predictions": config.predictions,
         "feature_lengths": config.feature_lengths,
         "batch_size": config.batch_size,
         "limit": config.limit,
     }
-    Measuring(**measuring)  # refuses what is wrong before anything is loaded
+    ScoringOptions(**scoring)  # refuses what is wrong before anything is loaded
     writes = config.output is not None and hosts.is_first()
     with new_file(config.output) if writes else contextlib.nullcontext() as output:
-        result = _evaluate(config, measuring)
+        result = _evaluate(config, scoring)
         if writes:
             output.write_text(json.dumps(_as_data(result), indent=1))
     return result
 
 
-def _evaluate(config: EvaluateConfig, measuring: dict[str, Any]) -> Result:
+def _evaluate(config: EvaluateConfig, scoring: dict[str, Any]) -> Result:
     """With one prompt or none, with an ensemble, or each prompt on the task of its own."""
-    measuring = measuring | {"split": config.split}
+    scoring = scoring | {"split": config.split}
     mesh = sharding.make_mesh(config.mesh)
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompts = load_prompts(config, model)
     if not isinstance(prompts, TunedBank):
-        return evaluate_task(model, load_task(config, model), prompt=prompts, **measuring)
+        return evaluate_task(model, load_task(config, model), prompt=prompts, **scoring)
     if config.prompt_field is None and names_a_task(config):
-        return evaluate_ensemble(model, load_task(config, model), prompts, **measuring)
-    return evaluate_tasks(model, tasks_of_prompts(config, model, prompts), prompts, **measuring)
+        return evaluate_ensemble(model, load_task(config, model), prompts, **scoring)
+    return evaluate_tasks(model, tasks_of_prompts(config, model, prompts), prompts, **scoring)
 
 
 def tasks_of_prompts(

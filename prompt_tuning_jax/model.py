@@ -315,7 +315,7 @@ class FrozenModel:
     def _decode(
         self, batch: Mapping[str, Any], prompt: PromptLike, keys: Array, options: DecodingOptions
     ) -> tuple[Int[Array, "batch length"], Float[Array, " batch"]]:
-        """Generation of one batch; `keys` [B] make what each input samples its own."""
+        """Generation of one batch; `keys[b]` seeds the sampling of row b."""
         config, params, layout = self.prompted(prompt)
         network, tokens, places = bind(config, params, batch, layout)
         members = len(prompt) if isinstance(prompt, Ensemble) else 1
@@ -379,8 +379,8 @@ class FrozenModel:
     ) -> Mapping[str, Any]:
         """`batch` with room for the prompts and their layout; rows None: all in order.
 
-        A single prompt gets it here if the tokens are numpy's: operation by operation, JAX would
-        compile every one. Else the compiled function makes it.
+        For a single prompt and numpy's tokens it is made here, in numpy: outside jit, JAX compiles
+        each operation. Otherwise the compiled function makes it.
         """
         tokens, eos_id = batch["encoder_input_tokens"], self.config.eos_id
         if isinstance(prompt, BankRows | Ensemble):

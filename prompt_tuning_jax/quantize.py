@@ -44,7 +44,7 @@ class Quantizer:
 
     @property
     def fingerprint(self) -> str:
-        """That of the weights before they were int8: prompts fit a model in every dtype."""
+        """Fingerprint of the original weights: a prompt fits its model in every dtype."""
         return fingerprint.of_lines(self._lines)
 
 

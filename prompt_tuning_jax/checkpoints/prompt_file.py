@@ -76,7 +76,7 @@ class TunedPrompt:
 
     @property
     def base_fingerprint(self) -> str | None:
-        """That of the weights it was tuned for, where that is known."""
+        """Fingerprint of the weights that it was tuned for; None where that is not known."""
         return self.metadata.get(_FINGERPRINT)
 
 
@@ -127,8 +127,8 @@ def save_prompt(
         raise ValueError(f"A prompt's file states {', '.join(taken)} itself: leave it out.")
     facts = {**tuned.metadata, **given, **own}
     text = _as_json(facts)
-    # The tensor file carries the facts too. It is written first and is whole by itself; a JSON
-    # file left over from an earlier prompt is told by its checksum.
+    # The tensor file carries the facts too. It is written first and is whole by itself; the
+    # checksum shows that a JSON file is left over from an earlier prompt.
     with new_file(path / _VALUES) as partial:
         save_tensors({_TENSOR: tuned.values}, partial, {_TENSOR: text})
     with new_file(path / _METADATA) as partial:

@@ -46,8 +46,8 @@ class PackedBatches(TrainBatches):
 
     A batch is the next `batch_size` examples in the source's order, exactly those that
     `TrainBatches` gives where it pads everything to the maximum, in about as few rows as hold them.
-    The longest input and its prompt just fill a row; the number of rows and the length of the
-    targets are those of a few with the fewest positions. The state, what a host reads and the
+    The longest input and its prompt just fill a row. Of a few allowed shapes (rows, length of the
+    targets) a batch has the one with the fewest positions. The state, what a host reads and the
     counts are `TrainBatches`'s.
 
     Args:

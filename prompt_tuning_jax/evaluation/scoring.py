@@ -64,7 +64,7 @@ class EnsembleEvaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measuring:
+class ScoringOptions:
     """How examples are read and put to a model; every function below takes these as keywords.
 
     Attributes:
@@ -107,22 +107,22 @@ def evaluate_task(
     task: Task,
     split: str = "validation",
     prompt: PromptLike = None,
-    **measuring: Any,
+    **options: Any,
 ) -> Evaluation:
-    """Scores `model` with `prompt` on a split of `task`; keywords are those of `Measuring`.
+    """Scores `model` with `prompt` on a split of `task`; keywords are those of `ScoringOptions`.
 
     Returns `task.metrics`, and beside them
       loss: mean cross-entropy per target token in nats.
       legal_share: percent of generated texts that are verbalizers (generate), or
       legal_mass: percent of probability that falls on the verbalizers (rank).
     """
-    how = Measuring(**measuring)
+    settings = ScoringOptions(**options)
     model.text_vocabulary("evaluate on")
-    examples = how.examples(task, split, model)
-    losses = example_losses(model, examples, prompt, how)
+    examples = settings.examples(task, split, model)
+    losses = example_losses(model, examples, prompt, settings)
     if not task.metrics:
         return _summarise(model, task, examples, losses, [])
-    answers = _answers(model, examples, [how.choices(task)] * len(examples), prompt, how)
+    answers = _answers(model, examples, [settings.choices(task)] * len(examples), prompt, settings)
     return _summarise(model, task, examples, losses, answers)
 
 
@@ -131,21 +131,21 @@ def evaluate_tasks(
     tasks: Mapping[str, Task],
     bank: TunedBank,
     split: str = "validation",
-    **measuring: Any,
+    **options: Any,
 ) -> dict[str, Evaluation]:
     """Scores each prompt of `bank` on the task of its name; batches mix the tasks.
 
-    A prompt's score is what `evaluate_task` gives it alone. Keywords are those of `Measuring`.
+    A prompt's score is what `evaluate_task` gives it alone. Keywords are those of `ScoringOptions`.
     """
-    how = Measuring(**measuring)
+    settings = ScoringOptions(**options)
     model.text_vocabulary("evaluate on")
-    examples = {name: how.examples(task, split, model) for name, task in tasks.items()}
+    examples = {name: settings.examples(task, split, model) for name, task in tasks.items()}
     of_task = [name for name, found in examples.items() for _ in found]
     everything = list(itertools.chain.from_iterable(examples.values()))
     rows = bank.rows(of_task)
-    losses = example_losses(model, everything, rows, how)
-    choices = {name: how.choices(task) for name, task in tasks.items()}
-    answers = _answers(model, everything, [choices[name] for name in of_task], rows, how)
+    losses = example_losses(model, everything, rows, settings)
+    choices = {name: settings.choices(task) for name, task in tasks.items()}
+    answers = _answers(model, everything, [choices[name] for name in of_task], rows, settings)
     results, first = {}, 0
     for name, task in tasks.items():
         here = slice(first, first := first + len(examples[name]))
@@ -158,26 +158,26 @@ def evaluate_ensemble(
     task: Task,
     bank: TunedBank,
     split: str = "validation",
-    **measuring: Any,
+    **options: Any,
 ) -> EnsembleEvaluation:
     """Scores every prompt of `bank` on a split of `task`, and all of them together.
 
     Every example is encoded once for each member, in one pass; where labels are ranked, the
-    ensemble's vote needs no other. Keywords are those of `Measuring`.
+    ensemble's vote needs no other. Keywords are those of `ScoringOptions`.
     """
-    how, ensemble, count = Measuring(**measuring), bank.ensemble(), len(bank)
+    settings, ensemble, count = ScoringOptions(**options), bank.ensemble(), len(bank)
     model.text_vocabulary("evaluate on")
     if not task.metrics:
         raise ValueError(f"Task {task.name!r} has no metrics, so an ensemble has no answers to it.")
-    examples = how.examples(task, split, model)
+    examples = settings.examples(task, split, model)
     copies, rows = ensemble.copies(examples)
-    losses = example_losses(model, copies, rows, how)
-    answers = _answers(model, copies, [how.choices(task)] * len(copies), rows, how)
+    losses = example_losses(model, copies, rows, settings)
+    answers = _answers(model, copies, [settings.choices(task)] * len(copies), rows, settings)
     members = {
         name: _summarise(model, task, examples, losses[k::count], answers[k::count])
         for k, name in enumerate(bank.names)
     }
-    together = _together(model, task, examples, answers, ensemble, how)
+    together = _together(model, task, examples, answers, ensemble, settings)
     metric = task.best_metric
     return EnsembleEvaluation(
         members,
@@ -192,12 +192,12 @@ def _together(
     examples: Sequence[Example],
     of_members: Sequence[Answer],
     ensemble: Ensemble,
-    how: Measuring,
+    settings: ScoringOptions,
 ) -> list[Answer]:
     """The ensemble's answers: a vote over rankings that are there, or text generated together."""
-    labels = how.choices(task)
+    labels = settings.choices(task)
     if labels is None:
-        return _answers(model, examples, [None] * len(examples), ensemble, how)
+        return _answers(model, examples, [None] * len(examples), ensemble, settings)
     scores = np.array([[one.scores[label] for label in labels] for one in of_members])
     scores = scores.reshape(len(examples), len(ensemble), len(labels))
     return [ensemble_answer(row, labels) for row in scores]
@@ -208,16 +208,16 @@ def _answers(
     examples: Sequence[Example],
     choices: Sequence[Choices],
     prompt: PromptLike,
-    how: Measuring,
+    settings: ScoringOptions,
 ) -> list[Answer]:
     return answer(
         model,
         [example["inputs"] for example in examples],
         choices,
         prompt,
-        batch_size=how.batch_size,
-        max_input_length=how.lengths["inputs"],
-        max_length=how.lengths["targets"],
+        batch_size=settings.batch_size,
+        max_input_length=settings.lengths["inputs"],
+        max_length=settings.lengths["targets"],
     )
 
 
@@ -269,7 +269,7 @@ _token_losses_jit = jax.jit(_token_losses, static_argnames=("config", "layout"))
 
 
 def example_losses(
-    model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, how: Measuring
+    model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, settings: ScoringOptions
 ) -> Float[np.ndarray, "examples 2"]:
     """Cross-entropy of every example in nats, without z-loss or dropout, and its target tokens.
 
@@ -277,13 +277,15 @@ def example_losses(
     """
     if isinstance(prompt, Ensemble):
         copies, rows = prompt.copies(examples)
-        losses = example_losses(model, copies, rows, how)
+        losses = example_losses(model, copies, rows, settings)
         return losses.reshape(len(examples), len(prompt), 2).mean(axis=1)
     config, params, layout = model.prompted(prompt)
     with sharding.active(model.mesh):
         pending = [
             (rows, _token_losses_jit(config, params, batch, layout))
-            for rows, batch in model.batches(examples, prompt, how.batch_size, how.lengths)
+            for rows, batch in model.batches(
+                examples, prompt, settings.batch_size, settings.lengths
+            )
         ]
     losses = np.zeros((len(examples), 2))
     for rows, found in pending:

@@ -148,7 +148,7 @@ def recommended(plans: Sequence[Plan]) -> Plan | None:
 
 
 def versions() -> dict[str, str]:
-    """Of what compiled them."""
+    """Versions of jax, jaxlib and libtpu, where they are installed."""
     found = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     names = [name for name in ("jax", "jaxlib", "libtpu") if name in found]
     return {name: importlib.metadata.version(name) for name in names}

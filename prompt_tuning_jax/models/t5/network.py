@@ -107,11 +107,11 @@ class Encoder(nn.Module):
             x_BxSxD = self.token_embedder(tokens)
             mask_BxQxS = layout.attended(tokens)[:, None, :]
             mask_BxQxS = layout.within_segments(mask_BxQxS, segment_ids, segment_ids)
-            return self._through(x_BxSxD, mask_BxQxS, deterministic)
+            return self._run_layers(x_BxSxD, mask_BxQxS, deterministic)
         prompts_NxPxD = self.prompt(self.config.emb_dim)
-        apart = self.config.isolated_prompt and self.prompt_layout == "prefix"
-        if prompt_positions is None and apart:
-            return self._apart(tokens, prompts_NxPxD, prompt_ids, deterministic)
+        isolated = self.config.isolated_prompt and self.prompt_layout == "prefix"
+        if prompt_positions is None and isolated:
+            return self._encode_isolated(tokens, prompts_NxPxD, prompt_ids, deterministic)
         if prompt_positions is None:
             P = prompts_NxPxD.shape[-2]
             tokens, prompt_positions = layout.place_prompt(
@@ -125,9 +125,9 @@ class Encoder(nn.Module):
                 prompt_positions, prompt_positions, self.config.prompt_visibility
             )
         mask_BxQxS = layout.within_segments(mask_BxQxS, segment_ids, segment_ids)
-        return self._through(x_BxSxD, mask_BxQxS, deterministic)
+        return self._run_layers(x_BxSxD, mask_BxQxS, deterministic)
 
-    def _through(self, x_BxSxD, mask_BxQxS, deterministic):
+    def _run_layers(self, x_BxSxD, mask_BxQxS, deterministic):
         """The embedded input through all layers; `mask` is [B, 1, S] or [B, S, S]."""
         bias = self._bias(mask_BxQxS, x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
@@ -138,8 +138,8 @@ class Encoder(nn.Module):
         x_BxSxD, _ = scan.through(self.layers, step, x_BxSxD, self.config.num_encoder_layers)
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
 
-    def _apart(self, tokens, prompts, prompt_ids, deterministic):
-        """`_through` for isolated prompts before their inputs: each prompt once, not once per row.
+    def _encode_isolated(self, tokens, prompts, prompt_ids, deterministic):
+        """Isolated prompts before their inputs: each prompt goes through once, not once per row.
 
         The prompts go through the layers by themselves [N, P, D], the tokens [B, T, D] with the
         keys and values of their row's prompt. Only dropout is not the same: one draw a prompt.
