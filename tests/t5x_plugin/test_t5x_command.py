@@ -93,7 +93,7 @@ def test_an_error_of_ours_ends_the_log_in_one_line(here, monkeypatch, traceback)
 
 def test_an_error_of_another_librarys_is_shown_whole(here):
     files = [f"{t5x_runs.GIN}/experiments/bundled_sentiment.gin"]
-    settings = TINY | {"MODEL_DIR": "run", "train/utils.DatasetConfig.split": "no_such_split"}
+    settings = TINY | {"MODEL_DIR": "run", "RANDOM_SEED": "no number"}
     settings["INITIAL_CHECKPOINT_PATH"] = "checkpoints/bundled/checkpoint_3"
     assert t5x_runs.start(here, "train", files, settings).wait(HANG) == 1
     assert "Traceback (most recent call last)" in (here / "train.log").read_text()
