@@ -134,20 +134,31 @@ def model_tuning(
 def compare(setting: Setting, prompts: list[str], seeds: int, rates: list[float]) -> dict[str, Any]:
     """All rows for one task."""
     task, model = setting.task, setting.model
+
+    def say(method: str, score: float, comes: str) -> None:
+        """A row as soon as it is known, and what is measured now."""
+        CONSOLE.print(f"{task.name}: {method} {score:.1f}; now {comes}", highlight=False)
+
     started = time.perf_counter()
     row: dict[str, Any] = {"task": task.name, "majority": majority(task, model)}
+    say("majority", row["majority"], "the frozen model on the bare input")
     row["no prompt"] = setting.test(model)
+    say("no prompt", row["no prompt"], f"{len(prompts)} hand-written prompts")
     if prompts:
         best = max(prompts, key=setting.validate)
         row |= {"hand-written": setting.test(model, text_prompt=best), "best text prompt": best}
+        say("hand-written", row["hand-written"], f"a prompt is tuned, {setting.steps} steps")
     tuned, curves, full, chosen = [], [], [], []
     for seed in range(seeds):
         score, curve = prompt_tuning(setting, seed)
         tuned, curves = [*tuned, score], [*curves, curve]
         # The rate chosen with the first seed serves the others.
-        score, rate, _ = model_tuning(setting, seed, rates if not chosen else chosen[:1])
+        tried = rates if not chosen else chosen[:1]
+        comes = f"the whole model, {len(tried)} x {setting.model_steps} steps"
+        say(f"prompt tuning (seed {seed})", score, comes)
+        score, rate, _ = model_tuning(setting, seed, tried)
         full, chosen = [*full, score], [*chosen, rate]
-        CONSOLE.print(f"{task.name} seed {seed}: prompt tuning {tuned[-1]:.1f}, model {score:.1f}")
+        say(f"model tuning (seed {seed})", score, "the next" if seed + 1 < seeds else "the table")
     return row | {
         "prompt tuning": tuned,
         "model tuning": full,
