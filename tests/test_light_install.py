@@ -11,9 +11,9 @@ import sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))  # an import of any of them now fails
 import importlib, pkgutil
 import prompt_tuning_jax
-heavy = ("seqio_source", "tasks", "t5x_plugin")
+heavy = ("data.seqio_source", "tasks", "t5x_plugin")
 for module in pkgutil.walk_packages(prompt_tuning_jax.__path__, "prompt_tuning_jax."):
-    if not module.name.split(".")[1] in heavy:
+    if not module.name.removeprefix("prompt_tuning_jax.").startswith(heavy):
         importlib.import_module(module.name)
 print("imported")
 """

@@ -25,13 +25,13 @@ from prompt_tuning_jax import (
     cli,
     load_model,
     load_prompt,
-    sharding,
     train,
 )
 from prompt_tuning_jax.checkpoints import huggingface, t5x, t5x_legacy, t5x_orbax
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x_storage import CONTEXT, Leaf
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.infer import infer
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.prompted import apply

@@ -17,17 +17,16 @@ from prompt_tuning_jax import (
     ExampleList,
     Task,
     evaluate,
-    hosts,
     load_model,
     load_prompt,
     optim,
     save_prompt,
-    sharding,
 )
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data.metrics import get_metric
+from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.train import main
 from prompt_tuning_jax.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.training.monitor import NotFiniteError
