@@ -123,7 +123,7 @@ def test_the_network_computes_with_what_the_weights_stand_for(changes):
     config = small_config(**changes)
     params = quantized(tiny.make_params(config))
     expected = logits(config, dequantized(params))
-    np.testing.assert_allclose(logits(config, params), expected, atol=1e-3 * np.std(expected))
+    np.testing.assert_allclose(logits(config, params), expected, atol=1e-4 * np.std(expected))
 
 
 def test_the_gradient_is_that_of_what_the_weights_stand_for(tiny_int8):

@@ -30,9 +30,9 @@ def answers(model, prompt, texts=TEXTS):
 
 
 def assert_same(ours, theirs):
-    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=2e-5)
     assert ours[1].texts == theirs[1].texts
-    np.testing.assert_allclose(ours[1].scores, theirs[1].scores, atol=1e-4)
+    np.testing.assert_allclose(ours[1].scores, theirs[1].scores, atol=2e-5)
 
 
 @pytest.mark.parametrize("visibility", VISIBILITIES)
@@ -54,7 +54,7 @@ def test_mixed_batches_with_and_without_room_for_the_prompts(model, lengths):
     mixed = answers(model, bank(one, other).rows(["0", "1", "0", "1"]))
     first, second = answers(model, one), answers(model, other)
     for i, alone in enumerate((first, second, first, second)):
-        np.testing.assert_allclose(mixed[0][i], alone[0][i], atol=1e-4)
+        np.testing.assert_allclose(mixed[0][i], alone[0][i], atol=2e-5)
         assert mixed[1].texts[i] == alone[1].texts[i]
 
 
@@ -70,7 +70,7 @@ def test_ensembles_of_isolated_prompts(model):
     mixed_lengths = bank(prompt(5, 0), prompt(5, 1), prompt(2, 2))
     members = [answers(model, one)[0] for one in mixed_lengths.prompts.values()]
     scores, _ = answers(model, mixed_lengths.ensemble())
-    np.testing.assert_allclose(scores, np.mean(members, axis=0), atol=1e-4)
+    np.testing.assert_allclose(scores, np.mean(members, axis=0), atol=2e-5)
 
 
 def test_a_batch_has_one_visibility():
@@ -96,7 +96,7 @@ def test_loss_and_gradient_equal_the_masked_computation(model):
         jax.value_and_grad(lambda p: apart.loss(placed, p))(prompt().values),
         strict=True,
     ):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.usefixtures("one_device")
