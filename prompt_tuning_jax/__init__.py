@@ -13,18 +13,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prompt_tuning_jax.banks import TunedBank, load_bank
-    from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+    from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+    from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
+    from prompt_tuning_jax.commands.evaluate import evaluate
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
     from prompt_tuning_jax.data.vocabulary import Vocabulary
-    from prompt_tuning_jax.evaluate import evaluate
     from prompt_tuning_jax.evaluation.scoring import Evaluation
     from prompt_tuning_jax.model import FrozenModel, load_model
     from prompt_tuning_jax.models.t5 import T5Config, Transformer
     from prompt_tuning_jax.optim import paper_adafactor
+    from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train
-    from prompt_tuning_jax.train_config import TrainConfig
     from prompt_tuning_jax.training.set_up import TrainResult
     from prompt_tuning_jax.training.train_many import train_many
 
@@ -54,20 +54,20 @@ __all__ = [
 
 # Read at first use, so that `prompt-tuning --help` need not wait for JAX.
 _MODULES = {
-    "banks": ("TunedBank", "load_bank"),
-    "checkpoints.prompt_file": ("TunedPrompt", "load_prompt", "save_prompt"),
-    "data.task": ("ExampleList", "Task"),
-    "evaluate": ("evaluate",),
+    "banks": ("TunedBank", "TunedPrompt"),
+    "checkpoints.prompt_file": ("load_bank", "load_prompt", "save_prompt"),
+    "commands.evaluate": ("evaluate",),
     "data.files": ("file_task",),
-    "model": ("FrozenModel", "load_model"),
-    "optim": ("paper_adafactor",),
+    "data.task": ("ExampleList", "Task"),
+    "data.vocabulary": ("Vocabulary",),
     "evaluation.scoring": ("Evaluation",),
+    "model": ("FrozenModel", "load_model"),
     "models.t5": ("T5Config", "Transformer"),
+    "optim": ("paper_adafactor",),
+    "settings.train_config": ("TrainConfig",),
     "train": ("train",),
-    "train_config": ("TrainConfig",),
     "training.set_up": ("TrainResult",),
     "training.train_many": ("train_many",),
-    "data.vocabulary": ("Vocabulary",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

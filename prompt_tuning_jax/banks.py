@@ -11,17 +11,109 @@ The prompts may differ in length and layout. A batch then carries its layout as 
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
-from prompt_tuning_jax.data.templates import label_text
-from prompt_tuning_jax.layout import place_prompts
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompts
+
+# Facts of a prompt file that say which frozen model the prompt is for.
+FINGERPRINT = "base_model_fingerprint"
+VOCABULARY = "vocabulary_hash"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TunedPrompt:
+    """A prompt's values, how it is used, and what is known of its making.
+
+    Attributes:
+      values: [P, D] float32.
+      layout: where its rows stand in the input, one of `layout.LAYOUTS`.
+      visibility: what they may attend to, one of `layout.VISIBILITIES`.
+      metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
+    """
+
+    values: Float[np.ndarray, "prompt embed"]
+    layout: str = "prefix"
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    visibility: str = "full"
+
+    def __post_init__(self):
+        object.__setattr__(self, "values", checked_values(self.values, "this prompt"))
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"Unknown prompt layout {self.layout!r}; choose one of {LAYOUTS}.")
+        if self.visibility not in VISIBILITIES:
+            raise ValueError(
+                f"Unknown prompt visibility {self.visibility!r}; choose one of {VISIBILITIES}."
+            )
+
+    def __repr__(self) -> str:
+        use = f"{list(self.shape)}, {self.layout}, {self.visibility} visibility"
+        known = [f", {k} {self.metadata[k]!r}" for k in ("task", "step") if k in self.metadata]
+        return f"TunedPrompt({use}{''.join(known)})"
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Fingerprint of the weights that it was tuned for; None where that is not known."""
+        return self.metadata.get(FINGERPRINT)
+
+
+def checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:
+    values = np.asarray(values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"A prompt is [length, width]; {name} is {list(values.shape)}.")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"A prompt is floating-point; {name} is {values.dtype}.")
+    values = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"A prompt is finite; {name} holds NaN or infinite values.")
+    return values
+
+
+def check_compatible(
+    prompt: TunedPrompt,
+    *,
+    fingerprint: str | None = None,
+    vocabulary_hash: str | None = None,
+    emb_dim: int | None = None,
+    allow_mismatch: bool = False,
+) -> None:
+    """Refuses a prompt that was tuned for another frozen model or vocabulary.
+
+    What the prompt does not say (a bare `.npy` says nothing) or the caller does not give is not
+    compared.
+
+    Raises:
+      ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
+    """
+    if emb_dim is not None and prompt.shape[1] != emb_dim:
+        raise ValueError(
+            f"This prompt is {prompt.shape[1]} wide, the model {emb_dim}: it was tuned for a model "
+            "of another size and cannot be used with this one."
+        )
+    made_for = prompt.metadata.get("base_model", "another model")
+    for what, key, ours in (
+        ("weights", FINGERPRINT, fingerprint),
+        ("vocabulary", VOCABULARY, vocabulary_hash),
+    ):
+        theirs = prompt.metadata.get(key)
+        if not allow_mismatch and theirs and ours and theirs != ours:
+            raise ValueError(
+                f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
+                f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
+                "model it was tuned for, or override with allow_mismatch=True "
+                "(on the command line ALLOW_PROMPT_MISMATCH=True, or --allow_mismatch)."
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,45 +269,3 @@ def vote(scores: Float[np.ndarray, "inputs members labels"]) -> Int[np.ndarray, 
     votes = np.eye(scores.shape[-1])[scores.argmax(axis=-1)].sum(axis=1)
     tied = votes == votes.max(axis=-1, keepdims=True)
     return np.where(tied, scores.mean(axis=1), -np.inf).argmax(axis=-1)
-
-
-def load_bank(
-    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
-) -> TunedBank:
-    """Reads prompts, by name or in a list; see `load_prompt`.
-
-    A prompt of a list is called by its file's own name, or, for a run's `best` or `last`, by the
-    run's.
-
-    Raises:
-      FileNotFoundError: there is no prompt at a path.
-      ValueError: two prompts of a list have the same name; a file is corrupt.
-    """
-    return TunedBank({name: load_prompt(path) for name, path in named(paths).items()})
-
-
-def named(
-    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
-) -> dict[str, str | os.PathLike]:
-    """The paths by the names that `load_bank` gives them."""
-    if isinstance(paths, Mapping):
-        return {label_text(name): _path(path) for name, path in paths.items()}
-    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Sequence):
-        raise ValueError(f"Expected several prompts, by name or in a list, got {str(paths)!r}.")
-    result: dict[str, str | os.PathLike] = {}
-    for path in paths:
-        parts = Path(_path(path)).absolute().parts
-        name = parts[-2] if len(parts) > 1 and parts[-1] in ("best", "last") else parts[-1]
-        if name in result:
-            raise ValueError(
-                f"Two prompts are called {name!r}: {result[name]} and {path}; name them, as in "
-                "{'a': ..., 'b': ...}."
-            )
-        result[name] = path
-    return result
-
-
-def _path(path: Any) -> str | os.PathLike:
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"A prompt is named by its path or a pre-built one's name, not {path!r}.")
-    return path

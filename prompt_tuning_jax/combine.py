@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax import command
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.commands import command
 
 # Facts that are true of the combination where they are true of every part.
 COMMON = ("base_model", "base_model_fingerprint", "vocabulary_hash", "task", "verbalizers")

@@ -22,13 +22,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax import quantize
-from prompt_tuning_jax.banks import BankRows, Ensemble, vote
+from prompt_tuning_jax.banks import BankRows, Ensemble, TunedPrompt, check_compatible, vote
 from prompt_tuning_jax.bundled import BUNDLED
-from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.data.vocabulary import Vocabulary
@@ -37,8 +35,8 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.apply import apply, bind, with_prompt
 from prompt_tuning_jax.models.t5.scan import stack_layers
-from prompt_tuning_jax.prompted import apply, bind, with_prompt
 
 DTYPES = ("float32", "bfloat16", "int8")
 PromptLike = TunedPrompt | Float[Array, "prompt embed"] | np.ndarray | BankRows | Ensemble | None

@@ -21,12 +21,13 @@ from typing import Any
 
 import jax
 
-from prompt_tuning_jax import command, optim
+from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.task_loading import load_task
-from prompt_tuning_jax.train_config import (
+from prompt_tuning_jax.settings.task_config import load_task
+from prompt_tuning_jax.settings.train_config import (
     TrainConfig,
     check_settings,
     check_task,
@@ -35,7 +36,7 @@ from prompt_tuning_jax.train_config import (
     trainable_rules,
 )
 from prompt_tuning_jax.training import monitor
-from prompt_tuning_jax.training.reporting import Reporter
+from prompt_tuning_jax.training.outputs import Reporter
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
     check_prompt_trains,

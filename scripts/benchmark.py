@@ -7,7 +7,7 @@ long_step    the same at 512 input tokens.
 isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
 many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
 decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
-real_size    `python -m prompt_tuning_jax.train` on text files, with a model directory of the real
+real_size    `prompt-tuning train` on text files, with a model directory of the real
              size (random weights) and a real vocabulary: steps per second, peak memory.
 first_step   how long a run with the bundled model takes from the command to its first step, and
              where the time goes, with and without compiled programs of an earlier run.

@@ -14,8 +14,8 @@ from prompt_tuning_jax import TunedPrompt, optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.prompted import with_prompt
-from prompt_tuning_jax.train_config import TrainConfig, trainable_rules
+from prompt_tuning_jax.models.t5.apply import with_prompt
+from prompt_tuning_jax.settings.train_config import TrainConfig, trainable_rules
 from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_many import make_step, take
 from prompt_tuning_jax.training.train_step import make_train_step

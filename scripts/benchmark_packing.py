@@ -32,12 +32,12 @@ from make_random_t5 import SIZES, model_config
 from rich.console import Console
 from rich.table import Table
 
-from prompt_tuning_jax import command
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import ExampleList
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 HERE = Path(__file__).parent
 LENGTHS = HERE / "results" / "superglue_lengths.json"

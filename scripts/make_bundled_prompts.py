@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax import bundled, command
+from prompt_tuning_jax import bundled
+from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
-from prompt_tuning_jax.evaluate import evaluate_task
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.evaluate import evaluate_task
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 OUTPUT = Path(bundled.__file__).parent / "prompts"
 ENSEMBLE = "bundled_woman"

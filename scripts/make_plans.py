@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 
-from prompt_tuning_jax import command, plan
-from prompt_tuning_jax.planning import plans, report, targets
+from prompt_tuning_jax.commands import command, plan
+from prompt_tuning_jax.planning import estimates as plans
+from prompt_tuning_jax.planning import hardware as targets
+from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
 

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_jax import command, optim
+from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.models.t5 import T5Config, Transformer, t5_1_1
 

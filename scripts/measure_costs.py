@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
-from prompt_tuning_jax.task_loading import TaskConfig, load_task
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 BATCH_SIZE = 100
 LENGTHS = {"inputs": 128, "targets": 8}

@@ -13,7 +13,7 @@ import collections
 import json
 from pathlib import Path
 
-from prompt_tuning_jax import command
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.seqio_source import seqio_task
 from prompt_tuning_jax.data.task import Source
 from prompt_tuning_jax.tasks import settings

@@ -17,7 +17,7 @@ import pytest
 from common import HANG
 
 import prompt_tuning_jax
-from prompt_tuning_jax import cli, command, completion
+from prompt_tuning_jax.commands import cli, command, completion
 from prompt_tuning_jax.settings import help as settings_help
 from prompt_tuning_jax.settings.macros import macros
 
@@ -133,8 +133,8 @@ def test_the_example_runs(capsys, monkeypatch, tmp_path, name):
 
 
 def test_a_module_calls_itself_a_module():
-    done = shell("python -m prompt_tuning_jax.combine --help")
-    assert done.stdout.startswith(b"usage: python -m prompt_tuning_jax.combine ")
+    done = shell("prompt-tuning combine --help")
+    assert done.stdout.startswith(b"usage: prompt-tuning combine ")
     done = shell("python -m prompt_tuning_jax combine --help")
     assert done.stdout.startswith(b"usage: prompt-tuning combine ")
 
@@ -276,7 +276,7 @@ def test_public_names_are_the_same_for_people_and_for_static_tools():
 
 def test_train_is_the_function_whatever_is_imported_first():
     script = """
-import prompt_tuning_jax.train, prompt_tuning_jax.evaluate, prompt_tuning_jax as pt
+import prompt_tuning_jax.train, prompt_tuning_jax.commands.evaluate, prompt_tuning_jax as pt
 assert pt.train is prompt_tuning_jax.train and pt.train.__name__ == "train"
 assert callable(pt.evaluate)
 """

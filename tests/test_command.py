@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from prompt_tuning_jax import command
-from prompt_tuning_jax.evaluate import EvaluateConfig
-from prompt_tuning_jax.infer import InferConfig
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.evaluate import EvaluateConfig
+from prompt_tuning_jax.commands.infer import InferConfig
 from prompt_tuning_jax.settings.macros import macro_name
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import NotFiniteError
 
 SIZES = "TRAIN_STEPS = 40\nBATCH_SIZE = 8\n"

@@ -1,4 +1,4 @@
-"""`python -m prompt_tuning_jax.convert`: T5X and Hugging Face, there and back, and what differs."""
+"""`prompt-tuning checkpoint`: T5X and Hugging Face, there and back, and what differs."""
 
 import json
 import subprocess
@@ -12,9 +12,11 @@ import tiny
 from common import GOLDENS
 from flax.traverse_util import flatten_dict
 
-from prompt_tuning_jax import command, convert, load_model, load_prompt, save_prompt
+from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import huggingface, t5x
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
+from prompt_tuning_jax.commands import checkpoint as convert
+from prompt_tuning_jax.commands import command
 
 PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
 
@@ -258,7 +260,7 @@ def test_recreates_the_checkpoint_of_a_prompt(tmp_path, checkpoint):
 
 def test_the_command():
     """As a process: usage, and a mistake in one line."""
-    command = [sys.executable, "-m", "prompt_tuning_jax.convert"]
+    command = [sys.executable, "-m", "prompt_tuning_jax.commands.checkpoint"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
     for name in ("convert", "list", "extract", "diff", "add-prompt"):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, evaluate, save_prompt
-from prompt_tuning_jax import evaluate as evaluate_function
-from prompt_tuning_jax.evaluate import EvaluateConfig, evaluate_task, main
+from prompt_tuning_jax import ExampleList, save_prompt
+from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands import evaluate as evaluate_function
+from prompt_tuning_jax.commands.evaluate import EvaluateConfig, evaluate_task, main
 
 FILES = {"input_template": "{text}", "verbalizers": {"0": "yes", "1": "no"}}
 

@@ -10,8 +10,9 @@ import t5x_goldens
 import tiny
 from common import GOLDENS
 
-from prompt_tuning_jax import exchange, load_model, load_prompt, save_prompt
+from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.commands import exchange
 
 VALUES = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
 ADAPTER = GOLDENS / "huggingface" / "peft_t5_v1_1_sub2"
@@ -187,7 +188,7 @@ class TestImport:
 
 def test_the_command(tmp_path):
     """As a process: usage, and a mistake in one line."""
-    command = [sys.executable, "-m", "prompt_tuning_jax.exchange", "export"]
+    command = [sys.executable, "-m", "prompt_tuning_jax.commands.exchange", "export"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
     assert "usage: prompt-tuning export" in helped.stdout

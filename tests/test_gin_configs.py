@@ -8,9 +8,10 @@ import gin
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax import command, gin_configs, load_model
+from prompt_tuning_jax import gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(gin_configs.__file__).parent
 EXPERIMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.gin"))

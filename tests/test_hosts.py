@@ -247,7 +247,7 @@ def test_a_tuned_model_is_written_once_and_read_by_all(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alone, tmp_path):
-    line = [sys.executable, "-m", "prompt_tuning_jax.evaluate", *task]
+    line = [sys.executable, "-m", "prompt_tuning_jax.commands.evaluate", *task]
     line += [f"--gin.PROMPT={alone / 'best'}", "--gin.BATCH_SIZE=5"]
     with Processes(line, tmp_path) as processes:
         assert processes.wait() == [0, 0], processes.text(0) + processes.text(1)
@@ -262,7 +262,7 @@ def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alo
 @pytest.mark.slow
 def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
     (tmp_path / "in").write_text("the soup was good\nthe tea was cold\nbread\n")
-    line = [sys.executable, "-m", "prompt_tuning_jax.infer"]
+    line = [sys.executable, "-m", "prompt_tuning_jax.commands.infer"]
     line += [f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}", f"--gin.PROMPT={alone / 'best'}"]
     with Processes(line, tmp_path / "stdin") as processes:
         assert processes.wait() == [1, 1]

@@ -507,7 +507,7 @@ class TestFingerprint:
 
 def test_names_are_the_networks():
     """Every parameter the network makes has a Hugging Face name, with the same shape."""
-    from prompt_tuning_jax.checkpoints.huggingface_names import is_transposed, weight_names
+    from prompt_tuning_jax.checkpoints.huggingface.names import is_transposed, weight_names
 
     config = t5_1_1("small", vocab_size=256, num_encoder_layers=2, num_decoder_layers=1)
     tokens = jnp.ones((1, 4), jnp.int32)

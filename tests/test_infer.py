@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from prompt_tuning_jax import infer as command
 from prompt_tuning_jax import load_prompt, save_prompt
+from prompt_tuning_jax.commands import infer as command
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
 SIZES = {"batch_size": 4, "max_input_length": 12}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import command, load_model, save_prompt, train
-from prompt_tuning_jax.interpret import NEEDS_RUN, find_run, interpret, main
+from prompt_tuning_jax import load_model, save_prompt, train
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.interpret import NEEDS_RUN, find_run, interpret, main
 
 SHAPE = (3, 16)
 
@@ -131,7 +132,7 @@ def test_the_command_reads_a_prompt_of_the_bundled_model(tmp_path):
     save_prompt(tmp_path / "p", values, fingerprint=bundled.fingerprint, verbalizers=["film"])
     arguments = [str(tmp_path / "p"), "--output", str(tmp_path / "out"), "--neighbours", "3"]
     blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'seqio', 't5x']));"
-    program = f"from prompt_tuning_jax.interpret import main; main({arguments!r})"
+    program = f"from prompt_tuning_jax.commands.interpret import main; main({arguments!r})"
     done = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "out" / "interpretation.json").read_text("utf-8"))

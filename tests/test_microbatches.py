@@ -8,7 +8,7 @@ import pytest
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_step import make_train_step
 

@@ -12,7 +12,7 @@ from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax import FrozenModel, TunedPrompt, load_model
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
-from prompt_tuning_jax.prompted import network_for, with_prompt
+from prompt_tuning_jax.models.t5.apply import network_for, with_prompt
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
 BATCH_KEYS = (

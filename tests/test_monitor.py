@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from prompt_tuning_jax.evaluate import Evaluation
+from prompt_tuning_jax.commands.evaluate import Evaluation
 from prompt_tuning_jax.training.monitor import (
     Monitor,
     NotFiniteError,

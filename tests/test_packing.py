@@ -28,7 +28,7 @@ from prompt_tuning_jax.data.packing import (
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.prompted import apply, with_prompt
+from prompt_tuning_jax.models.t5.apply import apply, with_prompt
 from prompt_tuning_jax.training.train_many import train_many
 
 P = 5

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from prompt_tuning_jax import cli, plan
+from prompt_tuning_jax.commands import cli, plan
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
-from prompt_tuning_jax.planning import targets
+from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning.step import Lengths
 
 GPU = ["--gpu_memory", "16", "--flops", "65e12", "--bandwidth", "300e9"]
@@ -160,7 +160,14 @@ def test_what_does_not_fit_a_tpu_is_a_result(narrow_model, tmp_path):
     sizes = ["--batch", "256", "--inputs", "2048", "--mesh", "data:1", "--remat", "none"]
     arguments = ["--topology", "v5e:1x1", *sizes, "--json", str(file)]
     done = subprocess.run(
-        [sys.executable, "-m", "prompt_tuning_jax.plan", "--model", narrow_model, *arguments],
+        [
+            sys.executable,
+            "-m",
+            "prompt_tuning_jax", "plan",
+            "--model",
+            narrow_model,
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=True,

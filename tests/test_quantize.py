@@ -12,9 +12,9 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax import load_model, load_prompt, optim, quantize
+from prompt_tuning_jax import load_model, load_prompt, optim
 from prompt_tuning_jax.bundled.tasks import bundled_task
-from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config, Transformer

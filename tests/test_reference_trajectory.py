@@ -22,7 +22,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.network import Transformer
 from prompt_tuning_jax.prompts import Prompt
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
 GOLDEN = dict(np.load(GOLDENS / "t5x" / "reference_trajectory.npz"))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, TunedPrompt, evaluate, load_bank, save_prompt
+from prompt_tuning_jax import ExampleList, TunedPrompt, load_bank, save_prompt
 from prompt_tuning_jax.banks import TunedBank
-from prompt_tuning_jax.evaluate import main
+from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands.evaluate import main
 from prompt_tuning_jax.evaluation.scoring import evaluate_ensemble, evaluate_task, evaluate_tasks
 
 HOW = {"feature_lengths": tiny.LENGTHS, "batch_size": 8}

@@ -20,7 +20,7 @@ from common import HANG
 from prompt_tuning_jax import load_model, optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.set_up import place, start_optimizer
 from prompt_tuning_jax.training.train_step import make_train_step
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax import command, show_task
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, save_prompt
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.commands import command, show_task
 from prompt_tuning_jax.data.encoding import Encoder
 from prompt_tuning_jax.data.task import ExampleList, Task
 from prompt_tuning_jax.data.task_facts import DIFFERENT_TARGETS, task_facts
@@ -147,7 +148,7 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
 
 def test_tensorflow_is_not_needed():
     blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'seqio', 't5x']));"
-    program = "from prompt_tuning_jax.show_task import main; main(['bundled_place', '--limit=5'])"
+    program = "from prompt_tuning_jax.commands.show_task import main; main(['bundled_place', '--limit=5'])"
     done = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "the first 5 examples" in done.stdout

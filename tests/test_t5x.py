@@ -19,22 +19,18 @@ from common import GOLDENS
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prompt_tuning_jax import (
-    T5Config,
-    TunedPrompt,
-    cli,
-    load_model,
-    load_prompt,
-    train,
-)
-from prompt_tuning_jax.checkpoints import huggingface, t5x, t5x_legacy, t5x_orbax
+from prompt_tuning_jax import T5Config, TunedPrompt, load_model, load_prompt, train
+from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
-from prompt_tuning_jax.checkpoints.t5x_storage import CONTEXT, Leaf
+from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
+from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.storage import CONTEXT, Leaf
+from prompt_tuning_jax.commands import cli
+from prompt_tuning_jax.commands.infer import infer
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.infer import infer
+from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
-from prompt_tuning_jax.prompted import apply
 from prompt_tuning_jax.training import prompt_start
 
 EVERY = (*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16)

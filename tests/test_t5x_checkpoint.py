@@ -12,7 +12,7 @@ from common import NEEDS_SHARED, shared_dir
 from flax import serialization
 
 from prompt_tuning_jax import load_prompt, save_prompt
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     UnfinishedError,
     is_checkpoint,
     open_checkpoint,

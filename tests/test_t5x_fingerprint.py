@@ -8,8 +8,9 @@ import t5x_goldens
 import tiny
 
 from prompt_tuning_jax import load_model
-from prompt_tuning_jax.checkpoints import t5x, t5x_fingerprint
-from prompt_tuning_jax.checkpoints.t5x_fingerprint import checkpoint_fingerprint
+from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.checkpoints.t5x import fingerprint as t5x_fingerprint
+from prompt_tuning_jax.checkpoints.t5x.fingerprint import checkpoint_fingerprint
 from prompt_tuning_jax.optim import flatten
 
 KEPT = ".checkpoint_3.fingerprint.json"

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax import T5Config, Transformer, TunedPrompt
 from prompt_tuning_jax.checkpoints import t5x as ours
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 from prompt_tuning_jax.prompts import Prompt
 
 pytestmark = pytest.mark.t5x

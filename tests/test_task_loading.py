@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.task_loading import TaskConfig, load_task
+from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
 FILES = {"input_template": "{text}", "verbalizers": {0: "yes", 1: "no"}}
 

@@ -13,7 +13,7 @@ from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
-from prompt_tuning_jax.task_loading import TaskConfig, load_task
+from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)

@@ -13,22 +13,15 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import (
-    ExampleList,
-    Task,
-    evaluate,
-    load_model,
-    load_prompt,
-    optim,
-    save_prompt,
-)
+from prompt_tuning_jax import ExampleList, Task, load_model, load_prompt, optim, save_prompt
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
+from prompt_tuning_jax.commands import evaluate
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.train import main
-from prompt_tuning_jax.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.training.monitor import NotFiniteError
 from prompt_tuning_jax.training.set_up import make_batches, open_model
 from prompt_tuning_jax.training.train_step import make_train_step

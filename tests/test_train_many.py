@@ -9,8 +9,8 @@ import tiny
 
 from prompt_tuning_jax import ExampleList, load_prompt, optim
 from prompt_tuning_jax import train as run_alone
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.train import main
-from prompt_tuning_jax.train_config import TrainConfig
 from prompt_tuning_jax.training.train_many import make_step, prepare, start_stack, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -154,7 +154,7 @@ def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
     from prompt_tuning_jax.devices.sharding import make_mesh
-    from prompt_tuning_jax.training.many_runs import run_configs
+    from prompt_tuning_jax.training.runs import run_configs
 
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
     runs, frozen, _ = prepare(configs, model, make_mesh("data:1"))

@@ -7,77 +7,31 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
+from prompt_tuning_jax.banks import FINGERPRINT, VOCABULARY, TunedBank, TunedPrompt, checked_values
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     is_checkpoint,
     open_checkpoint,
     read_prompt,
 )
+from prompt_tuning_jax.data.templates import label_text
 from prompt_tuning_jax.json_values import plain
-from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 _VALUES = "prompt.safetensors"
 _METADATA = "prompt.json"
 _TENSOR = "prompt"
-_FINGERPRINT = "base_model_fingerprint"
-_VOCABULARY = "vocabulary_hash"
 _CHECKSUM = "values_sha256"
-
-
-@dataclass(frozen=True, eq=False)
-class TunedPrompt:
-    """A prompt's values, how it is used, and what is known of its making.
-
-    Attributes:
-      values: [P, D] float32.
-      layout: where its rows stand in the input, one of `layout.LAYOUTS`.
-      visibility: what they may attend to, one of `layout.VISIBILITIES`.
-      metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
-    """
-
-    values: Float[np.ndarray, "prompt embed"]
-    layout: str = "prefix"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    visibility: str = "full"
-
-    def __post_init__(self):
-        object.__setattr__(self, "values", _checked_values(self.values, "this prompt"))
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"Unknown prompt layout {self.layout!r}; choose one of {LAYOUTS}.")
-        if self.visibility not in VISIBILITIES:
-            raise ValueError(
-                f"Unknown prompt visibility {self.visibility!r}; choose one of {VISIBILITIES}."
-            )
-
-    def __repr__(self) -> str:
-        use = f"{list(self.shape)}, {self.layout}, {self.visibility} visibility"
-        known = [f", {k} {self.metadata[k]!r}" for k in ("task", "step") if k in self.metadata]
-        return f"TunedPrompt({use}{''.join(known)})"
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.array(self.values, dtype=dtype, copy=copy)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """Fingerprint of the weights that it was tuned for; None where that is not known."""
-        return self.metadata.get(_FINGERPRINT)
 
 
 def save_prompt(
@@ -120,7 +74,7 @@ def save_prompt(
         with new_file(path) as partial, open(partial, "wb") as file:
             np.save(file, tuned.values, allow_pickle=False)
         return path
-    given = {"base_model": base_model, _FINGERPRINT: fingerprint, _VOCABULARY: vocabulary_hash}
+    given = {"base_model": base_model, FINGERPRINT: fingerprint, VOCABULARY: vocabulary_hash}
     given = {key: value for key, value in (given | metadata).items() if value is not None}
     own = _own_facts(tuned)
     if taken := sorted(own.keys() & metadata.keys()):
@@ -161,16 +115,58 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
         path = path.parent
     if peft.is_adapter(path) and not (path / _VALUES).is_file():
         values, facts = peft.read_adapter(path)
-        return TunedPrompt(_checked_values(values, str(path)), metadata=facts)
+        return TunedPrompt(checked_values(values, str(path)), metadata=facts)
     if path.is_dir():
         path = _file_in(path)
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
-            return TunedPrompt(_checked_values(_read_npy(path), str(path)))
+            return TunedPrompt(checked_values(_read_npy(path), str(path)))
     values, header = _read_safetensors(path)
     facts = _facts(path, values, header)
     use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
     return TunedPrompt(values, use[0], facts, use[1])
+
+
+def load_bank(
+    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
+) -> TunedBank:
+    """Reads prompts, by name or in a list; see `load_prompt`.
+
+    A prompt of a list is called by its file's own name, or, for a run's `best` or `last`, by the
+    run's.
+
+    Raises:
+      FileNotFoundError: there is no prompt at a path.
+      ValueError: two prompts of a list have the same name; a file is corrupt.
+    """
+    return TunedBank({name: load_prompt(path) for name, path in named(paths).items()})
+
+
+def named(
+    paths: Mapping[str, str | os.PathLike] | Sequence[str | os.PathLike],
+) -> dict[str, str | os.PathLike]:
+    """The paths by the names that `load_bank` gives them."""
+    if isinstance(paths, Mapping):
+        return {label_text(name): _path(path) for name, path in paths.items()}
+    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Sequence):
+        raise ValueError(f"Expected several prompts, by name or in a list, got {str(paths)!r}.")
+    result: dict[str, str | os.PathLike] = {}
+    for path in paths:
+        parts = Path(_path(path)).absolute().parts
+        name = parts[-2] if len(parts) > 1 and parts[-1] in ("best", "last") else parts[-1]
+        if name in result:
+            raise ValueError(
+                f"Two prompts are called {name!r}: {result[name]} and {path}; name them, as in "
+                "{'a': ..., 'b': ...}."
+            )
+        result[name] = path
+    return result
+
+
+def _path(path: Any) -> str | os.PathLike:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"A prompt is named by its path or a pre-built one's name, not {path!r}.")
+    return path
 
 
 def prebuilt_names() -> list[str]:
@@ -178,46 +174,10 @@ def prebuilt_names() -> list[str]:
     return sorted(path.parent.name for path in PREBUILT.glob(f"*/{_VALUES}"))
 
 
-def check_compatible(
-    prompt: TunedPrompt,
-    *,
-    fingerprint: str | None = None,
-    vocabulary_hash: str | None = None,
-    emb_dim: int | None = None,
-    allow_mismatch: bool = False,
-) -> None:
-    """Refuses a prompt that was tuned for another frozen model or vocabulary.
-
-    What the prompt does not say (a bare `.npy` says nothing) or the caller does not give is not
-    compared.
-
-    Raises:
-      ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
-    """
-    if emb_dim is not None and prompt.shape[1] != emb_dim:
-        raise ValueError(
-            f"This prompt is {prompt.shape[1]} wide, the model {emb_dim}: it was tuned for a model "
-            "of another size and cannot be used with this one."
-        )
-    made_for = prompt.metadata.get("base_model", "another model")
-    for what, key, ours in (
-        ("weights", _FINGERPRINT, fingerprint),
-        ("vocabulary", _VOCABULARY, vocabulary_hash),
-    ):
-        theirs = prompt.metadata.get(key)
-        if not allow_mismatch and theirs and ours and theirs != ours:
-            raise ValueError(
-                f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
-                f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
-                "model it was tuned for, or override with allow_mismatch=True "
-                "(on the command line ALLOW_PROMPT_MISMATCH=True, or --allow_mismatch)."
-            )
-
-
 def _from_checkpoint(path: str | os.PathLike) -> TunedPrompt:
     """The prompt in a T5X checkpoint, tuned for the other weights there."""
     checkpoint = open_checkpoint(path)
-    values = _checked_values(read_prompt(checkpoint.path), checkpoint.path)
+    values = checked_values(read_prompt(checkpoint.path), checkpoint.path)
     facts = {"base_model": checkpoint.path}
     if checkpoint.step is not None:
         facts["step"] = checkpoint.step
@@ -249,18 +209,6 @@ def _file_in(directory: Path) -> Path:
     is_run = (best / _VALUES).is_file()
     hint = f"; did you mean {best}?" if is_run else ": pass a prompt's directory or file."
     raise FileNotFoundError(f"{directory} has no {_VALUES}{hint}")
-
-
-def _checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:
-    values = np.asarray(values)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"A prompt is [length, width]; {name} is {list(values.shape)}.")
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"A prompt is floating-point; {name} is {values.dtype}.")
-    values = np.ascontiguousarray(values, np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"A prompt is finite; {name} holds NaN or infinite values.")
-    return values
 
 
 def _own_facts(prompt: TunedPrompt) -> dict[str, Any]:
@@ -310,7 +258,7 @@ def _read_safetensors(path: Path) -> tuple[np.ndarray, str | None]:
         raise ValueError(
             f"{path} is neither a safetensors nor a .npy file, or is cut short ({error})."
         ) from error
-    return _checked_values(values, str(path)), header
+    return checked_values(values, str(path)), header
 
 
 def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
-from prompt_tuning_jax.prompt_loading import own_words
-from prompt_tuning_jax.prompted import apply
+from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.settings.macros import check_least
-from prompt_tuning_jax.task_loading import lengths_of
+from prompt_tuning_jax.settings.prompt_config import own_words
+from prompt_tuning_jax.settings.task_config import lengths_of
 
 PREDICTIONS = ("rank", "generate")
 

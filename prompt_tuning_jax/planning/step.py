@@ -21,8 +21,8 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.prompted import network_for
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.models.t5.apply import network_for
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from t5x import state_utils, utils
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import STEP, TARGET, open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import STEP, TARGET, open_checkpoint
 from prompt_tuning_jax.t5x_plugin.prompt_files import is_prompt
 from prompt_tuning_jax.t5x_plugin.run import absolute
 

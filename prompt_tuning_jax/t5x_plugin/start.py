@@ -10,9 +10,9 @@ import seqio
 from jaxtyping import Float
 
 from prompt_tuning_jax import initializers
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint, prompt_names
-from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
+from prompt_tuning_jax.banks import TunedPrompt, check_compatible
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint, prompt_names
+from prompt_tuning_jax.checkpoints.t5x.storage import Leaf
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.t5x_plugin.prompt_files import (
     base_fingerprint,

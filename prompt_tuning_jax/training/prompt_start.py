@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.initializers import (
     PAPER_POPULATION,
     Embeddings,

@@ -12,16 +12,17 @@ import optax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.prompt_loading import load_checked_prompt
-from prompt_tuning_jax.quantize import is_quantized
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 
 

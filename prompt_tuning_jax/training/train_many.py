@@ -34,11 +34,16 @@ from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.task_loading import load_task
-from prompt_tuning_jax.train_config import TrainConfig, check_settings, check_task, run_identity
+from prompt_tuning_jax.settings.task_config import load_task
+from prompt_tuning_jax.settings.train_config import (
+    TrainConfig,
+    check_settings,
+    check_task,
+    run_identity,
+)
 from prompt_tuning_jax.training import monitor
-from prompt_tuning_jax.training.many_runs import ManyBatches, Run, RunMonitor, run_configs
-from prompt_tuning_jax.training.reporting import Reporter
+from prompt_tuning_jax.training.outputs import Reporter
+from prompt_tuning_jax.training.runs import ManyBatches, Run, RunMonitor, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
     make_batches,

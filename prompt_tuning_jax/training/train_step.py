@@ -13,8 +13,8 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.prompted import apply
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.models.t5.apply import apply
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
 
 

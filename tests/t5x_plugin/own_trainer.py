@@ -9,8 +9,8 @@ import numpy as np
 import t5x_runs
 
 from prompt_tuning_jax import FrozenModel, optim
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
 NAME = optim.PROMPT_NAME

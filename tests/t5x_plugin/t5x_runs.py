@@ -22,7 +22,7 @@ from common import HANG
 
 from prompt_tuning_jax import T5Config
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 
 GIN = "prompt_tuning_jax/gin_configs/t5x"
 TRAIN = (f"{GIN}/models/bundled.gin", f"{GIN}/prompts/class_labels.gin", f"{GIN}/runs/train.gin")

@@ -14,7 +14,7 @@ import xla_flags
 from train_on_devices import MESHES
 
 from prompt_tuning_jax import FrozenModel, optim
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
 pytestmark = pytest.mark.t5x

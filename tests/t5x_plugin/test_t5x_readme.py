@@ -8,8 +8,9 @@ import gin
 import pytest
 import shell
 
-from prompt_tuning_jax import command, convert, exchange
-from prompt_tuning_jax.train_config import TrainConfig
+from prompt_tuning_jax.commands import checkpoint as convert
+from prompt_tuning_jax.commands import command, exchange
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "gin_configs" / "t5x"
@@ -89,9 +90,9 @@ def test_the_other_commands_parse(capsys):
     seen = set()
     for words in COMMANDS:
         match words[:3]:
-            case ["python", "-m", "prompt_tuning_jax.convert"]:
+            case ["python", "-m", "prompt_tuning_jax.commands.checkpoint"]:
                 convert.parser().parse_args(words[3:])
-            case ["python", "-m", "prompt_tuning_jax.exchange"]:
+            case ["python", "-m", "prompt_tuning_jax.commands.exchange"]:
                 exchange.parser().parse_args(words[3:])
             case ["python", "-m", "prompt_tuning_jax.train"]:
                 config = command.parse(TrainConfig, words[3:], "")

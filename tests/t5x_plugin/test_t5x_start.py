@@ -26,7 +26,7 @@ def words():
 @pytest.fixture(scope="module", params=["orbax", "legacy", "hugging face"])
 def checkpoint(request, base, tmp_path_factory):
     """One model in each form; the last went through Hugging Face's and back."""
-    from prompt_tuning_jax import convert
+    from prompt_tuning_jax.commands import checkpoint as convert
 
     directory = tmp_path_factory.mktemp("forms")
     if request.param != "hugging face":

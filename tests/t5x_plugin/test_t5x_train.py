@@ -14,7 +14,7 @@ from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.training import prompt_start
 

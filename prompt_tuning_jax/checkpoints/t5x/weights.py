@@ -17,8 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_jax.checkpoints.t5x_storage import Leaf
-from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.checkpoints.t5x.storage import Leaf
+from prompt_tuning_jax.checkpoints.weight_check import Shape
 from prompt_tuning_jax.models.t5.scan import AXIS, BIAS, STACKS
 
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")

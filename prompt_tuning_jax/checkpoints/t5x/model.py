@@ -22,23 +22,24 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Sharding
 
-from prompt_tuning_jax.checkpoints import t5x_legacy, t5x_orbax
+from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, check_compatible
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+from prompt_tuning_jax.checkpoints.quantize import check_float
+from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
+from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     STEP,
     TARGET,
     open_checkpoint,
     prompt_names,
 )
-from prompt_tuning_jax.checkpoints.t5x_config import check_config, compare, infer_config
-from prompt_tuning_jax.checkpoints.t5x_storage import is_url
-from prompt_tuning_jax.checkpoints.t5x_weights import Weight, by_leaf, find_weights
-from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.checkpoints.t5x.config import check_config, compare, infer_config
+from prompt_tuning_jax.checkpoints.t5x.storage import is_url
+from prompt_tuning_jax.checkpoints.t5x.weights import Weight, by_leaf, find_weights
+from prompt_tuning_jax.checkpoints.weight_check import WeightReport
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.optim import PROMPT_NAME
-from prompt_tuning_jax.quantize import check_float
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)

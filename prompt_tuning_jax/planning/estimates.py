@@ -11,10 +11,10 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.planning.arithmetic import useful_flops
+from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.hlo import Collective, Program
-from prompt_tuning_jax.planning.options import Option, traced_work, weights_size
+from prompt_tuning_jax.planning.meshes import Option, traced_work, weights_size
 from prompt_tuning_jax.planning.step import Compiled, Lengths, abstract_params, compile_step
-from prompt_tuning_jax.planning.targets import Chip
 
 # A ring all-reduce is a reduce-scatter and an all-gather.
 _TIMES_AROUND = {"all-reduce": 2}

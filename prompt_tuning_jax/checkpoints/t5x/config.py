@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prompt_tuning_jax.checkpoints.huggingface_names import is_transposed, weight_names
-from prompt_tuning_jax.checkpoints.t5x_weights import LAYER, Weight
-from prompt_tuning_jax.checkpoints.weight_report import WeightReport
+from prompt_tuning_jax.checkpoints.huggingface.names import is_transposed, weight_names
+from prompt_tuning_jax.checkpoints.t5x.weights import LAYER, Weight
+from prompt_tuning_jax.checkpoints.weight_check import WeightReport
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.scan import BIAS
 

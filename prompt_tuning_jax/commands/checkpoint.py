@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import TARGET, is_checkpoint, open_checkpoint
-from prompt_tuning_jax.checkpoints.t5x_weights import is_scanned
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.settings.macros import UsageError
 

@@ -17,10 +17,10 @@ import importlib
 import shlex
 from collections.abc import Mapping, Sequence
 
-from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints.prompt_file import prebuilt_names
-from prompt_tuning_jax.cli import COMMANDS, OPTIONS, PROGRAM
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.cli import COMMANDS, OPTIONS, PROGRAM
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.settings.help import descriptions
 from prompt_tuning_jax.settings.macros import macros as macros_of

@@ -25,7 +25,7 @@ import gin
 import jax
 
 from prompt_tuning_jax import gin_configs
-from prompt_tuning_jax.mistakes import MISTAKES
+from prompt_tuning_jax.errors import MISTAKES
 from prompt_tuning_jax.settings.help import settings_help
 from prompt_tuning_jax.settings.macros import (
     UsageError,
@@ -132,7 +132,7 @@ def _quiet_logging() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-@gin.configurable(module="prompt_tuning_jax.command")
+@gin.configurable(module="prompt_tuning_jax.commands.command")
 def setting(value: Any = gin.REQUIRED) -> Any:
     """Gives a macro's value with its references resolved; gin binds it within `_resolve`."""
     return value

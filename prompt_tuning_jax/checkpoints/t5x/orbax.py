@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
 
-from prompt_tuning_jax.checkpoints.t5x_storage import Storage
+from prompt_tuning_jax.checkpoints.t5x.storage import Storage
 
 STATE = "state"
 METADATA = "_METADATA"

@@ -4,8 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
-from prompt_tuning_jax.banks import TunedBank, named
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.model import FrozenModel
 

@@ -6,7 +6,7 @@
 
 or, from Python,
 
-    from prompt_tuning_jax.interpret import interpret
+    from prompt_tuning_jax.commands.interpret import interpret
     found = interpret("runs/topic/best")
     found.positions[0].cosine[0].text      # the piece nearest to the first position
     found.to_json()
@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from prompt_tuning_jax import command
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.interpretation.analysis import Snapshot, analyse
 from prompt_tuning_jax.interpretation.findings import Interpretation
 from prompt_tuning_jax.interpretation.page import write_output
 from prompt_tuning_jax.interpretation.table import print_findings
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.prompt_loading import own_words
-from prompt_tuning_jax.training.reporting import SNAPSHOTS
+from prompt_tuning_jax.settings.prompt_config import own_words
+from prompt_tuning_jax.training.outputs import SNAPSHOTS
 
 NEEDS_RUN = (
     "Drift from the initialisation and changes over training need the run that made the prompt: "

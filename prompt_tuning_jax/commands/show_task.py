@@ -21,20 +21,20 @@ from typing import Any
 
 import rich.console
 
-from prompt_tuning_jax import command
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.checkpoints.huggingface_config import read_config
+from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import is_checkpoint
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.task_tables import print_report
 from prompt_tuning_jax.data.task_facts import task_facts
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.macros import UsageError
-from prompt_tuning_jax.task_loading import LENGTHS, TaskConfig, load_task
-from prompt_tuning_jax.task_report import print_report
+from prompt_tuning_jax.settings.task_config import LENGTHS, TaskConfig, load_task
 
 
 def read_vocabulary(model: str = "bundled", vocabulary: str | None = None) -> Vocabulary:

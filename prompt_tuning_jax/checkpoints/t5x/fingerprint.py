@@ -16,15 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_jax.checkpoints import t5x_legacy, t5x_orbax
 from prompt_tuning_jax.checkpoints.fingerprint import line, of_lines
-from prompt_tuning_jax.checkpoints.t5x_checkpoint import (
+from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
+from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     T5XCheckpoint,
     open_checkpoint,
     prompt_names,
 )
-from prompt_tuning_jax.checkpoints.t5x_storage import Storage
-from prompt_tuning_jax.checkpoints.t5x_weights import by_leaf, find_weights
+from prompt_tuning_jax.checkpoints.t5x.storage import Storage
+from prompt_tuning_jax.checkpoints.t5x.weights import by_leaf, find_weights
 
 _READERS = 4  # reads wait for disks and networks, but take memory
 _INDEXES = (t5x_legacy.INDEX, t5x_orbax.METADATA, t5x_orbax.STEP_METADATA)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
-from prompt_tuning_jax.checkpoints.huggingface_config import read_config, write_config
-from prompt_tuning_jax.checkpoints.huggingface_files import (
+from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
+from prompt_tuning_jax.checkpoints.huggingface.files import (
     DOWNLOADED,
     LazyWeight,
     Stored,
@@ -31,18 +31,18 @@ from prompt_tuning_jax.checkpoints.huggingface_files import (
     unused_stem,
     write_weights,
 )
-from prompt_tuning_jax.checkpoints.huggingface_names import (
+from prompt_tuning_jax.checkpoints.huggingface.names import (
     EMBEDDING_COPIES,
     NO_EFFECT,
     is_transposed,
     weight_names,
 )
 from prompt_tuning_jax.checkpoints.json_file import read_json
-from prompt_tuning_jax.checkpoints.weight_report import Shape, WeightReport
+from prompt_tuning_jax.checkpoints.quantize import check_float
+from prompt_tuning_jax.checkpoints.weight_check import Shape, WeightReport
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.quantize import check_float
 
 _CONFIG = "config.json"
 _VOCABULARY = "spiece.model"

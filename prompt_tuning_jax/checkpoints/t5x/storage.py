@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.checkpoints.weight_check import Shape
 
 CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.checkpoints import t5x_legacy, t5x_orbax
-from prompt_tuning_jax.checkpoints.t5x_storage import Leaf, Storage, is_url, open_leaves
+from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
+from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
+from prompt_tuning_jax.checkpoints.t5x.storage import Leaf, Storage, is_url, open_leaves
 
 TARGET = "target/"
 STEP = "state/step"

@@ -28,10 +28,9 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from prompt_tuning_jax import command
-from prompt_tuning_jax.banks import BankRows, TunedBank
+from prompt_tuning_jax.banks import BankRows, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.records import parse_json
 from prompt_tuning_jax.data.templates import (
     Template,
@@ -44,13 +43,13 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
 from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.prompt_loading import (
+from prompt_tuning_jax.settings.macros import check_least
+from prompt_tuning_jax.settings.prompt_config import (
     PromptConfig,
     check_prompts,
     load_prompts,
     own_words,
 )
-from prompt_tuning_jax.settings.macros import check_least
 
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
 # Settings that are handed on as they are.

@@ -14,8 +14,8 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
+from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
-from prompt_tuning_jax.planning.targets import Chip
 
 # Of a chip's peak, what a T5's step may be expected to reach.
 _LIKELY_SHARE = 0.4

@@ -1,6 +1,6 @@
 """Every weight of a T5: its Hugging Face name, its T5X name and its dimensions, in one table."""
 
-from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.checkpoints.weight_check import Shape
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # Hugging Face's name less ".weight", T5X's name, the dimensions of T5X's array:

@@ -12,7 +12,7 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, scratch_directory
-from prompt_tuning_jax.checkpoints.t5x_storage import CONTEXT, Storage
+from prompt_tuning_jax.checkpoints.t5x.storage import CONTEXT, Storage
 
 INDEX = "checkpoint"
 # 3 since June 2021. Before 2, checkpoints were Flax's own.

@@ -15,9 +15,9 @@ from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PADDING
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.settings.macros import check_type, macro_name
-from prompt_tuning_jax.train_config import TrainConfig, check_settings, is_done
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings, is_done
 from prompt_tuning_jax.training import monitor
-from prompt_tuning_jax.training.reporting import Reporter
+from prompt_tuning_jax.training.outputs import Reporter
 
 # What one step has in common; every other setting may differ from run to run.
 COMMON = (

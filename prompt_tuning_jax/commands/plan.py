@@ -21,13 +21,16 @@ import jax
 import jax.numpy as jnp
 import rich.console
 
-from prompt_tuning_jax import command
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.checkpoints.huggingface_config import read_config
+from prompt_tuning_jax.checkpoints.huggingface.config import read_config
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
-from prompt_tuning_jax.planning import options, plans, report, targets
+from prompt_tuning_jax.planning import estimates as plans
+from prompt_tuning_jax.planning import hardware as targets
+from prompt_tuning_jax.planning import meshes as options
+from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings.macros import UsageError
 

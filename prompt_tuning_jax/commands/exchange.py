@@ -4,7 +4,7 @@
     prompt-tuning export bundled_topic topic.npy
     prompt-tuning import topic-adapter prompts/topic --model bundled
 
-Also as `python -m prompt_tuning_jax.exchange export ...` and `... import ...`.
+Also as `prompt-tuning export ...` and `... import ...`.
 """
 
 import argparse
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from prompt_tuning_jax import command
+from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.checkpoints.prompt_file import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import load_model
 from prompt_tuning_jax.settings.macros import UsageError

@@ -19,7 +19,7 @@ from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.settings.macros import check_least, macro_name
-from prompt_tuning_jax.task_loading import TaskConfig, lengths_of
+from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of
 
 CHOICES = {
     "prompt_layout": LAYOUTS,

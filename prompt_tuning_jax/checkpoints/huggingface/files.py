@@ -16,9 +16,9 @@ from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
-from prompt_tuning_jax.checkpoints.huggingface_names import EMBEDDING_COPIES, is_transposed
+from prompt_tuning_jax.checkpoints.huggingface.names import EMBEDDING_COPIES, is_transposed
 from prompt_tuning_jax.checkpoints.json_file import read_json
-from prompt_tuning_jax.checkpoints.weight_report import Shape
+from prompt_tuning_jax.checkpoints.weight_check import Shape
 from prompt_tuning_jax.devices.sharding import Conversion
 
 _WEIGHTS = "model.safetensors"

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prompt_tuning_jax import command
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import (
@@ -38,8 +38,8 @@ from prompt_tuning_jax.evaluation.scoring import (
     evaluate_tasks,
 )
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.prompt_loading import PromptConfig, check_prompts, load_prompts
-from prompt_tuning_jax.task_loading import TaskConfig, load_task, names_a_task
+from prompt_tuning_jax.settings.prompt_config import PromptConfig, check_prompts, load_prompts
+from prompt_tuning_jax.settings.task_config import TaskConfig, load_task, names_a_task
 
 Result = Evaluation | EnsembleEvaluation | dict[str, Evaluation]
 

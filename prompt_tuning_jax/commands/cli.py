@@ -32,21 +32,21 @@ class Command:
 
 COMMANDS = {
     "train": Command("train", "tune a prompt, or the model, on a task", config="TrainConfig"),
-    "evaluate": Command("evaluate", "score prompts on a task", config="EvaluateConfig"),
+    "evaluate": Command("commands.evaluate", "score prompts on a task", config="EvaluateConfig"),
     "infer": Command(
-        "infer",
+        "commands.infer",
         "answer each line of a file or of standard input",
         config="InferConfig",
         ends_with_reader=True,
     ),
-    "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
-    "show-task": Command("show_task", "see what a task is, before any training"),
-    "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
-    "checkpoint": Command("convert", "models between T5X and Hugging Face; list, extract, compare"),
-    "export": Command("exchange", "a prompt for PEFT, or as a bare array", "export_main"),
-    "import": Command("exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
-    "combine": Command("combine", "average, interpolate or compose prompts"),
-    "completion": Command("completion", "complete all this with the Tab key: bash, zsh or fish"),
+    "interpret": Command("commands.interpret", "see what a prompt means: nearest words, clusters, drift"),
+    "show-task": Command("commands.show_task", "see what a task is, before any training"),
+    "plan": Command("commands.plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
+    "checkpoint": Command("commands.checkpoint", "models between T5X and Hugging Face; list, extract, compare"),
+    "export": Command("commands.exchange", "a prompt for PEFT, or as a bare array", "export_main"),
+    "import": Command("commands.exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
+    "combine": Command("commands.combine", "average, interpolate or compose prompts"),
+    "completion": Command("commands.completion", "complete all this with the Tab key: bash, zsh or fish"),
 }
 PROGRAM = "prompt-tuning"
 OPTIONS = ("--help", "--version")
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     elif name in COMMANDS:
         _run(name, arguments)
     else:
-        nearest = [each for each, one in COMMANDS.items() if one.module == name]
+        nearest = [each for each, one in COMMANDS.items() if one.module.rpartition(".")[2] == name]
         nearest += difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}."
         print(f"error: there is no command {name}; {hint}", file=sys.stderr)
@@ -91,7 +91,7 @@ def _run(name: str, arguments: list[str]) -> None:
     one = COMMANDS[name]
     sys.argv[0] = f"{PROGRAM} {name}"  # what argparse calls the program
     try:
-        from prompt_tuning_jax import command
+        from prompt_tuning_jax.commands import command
 
         module = importlib.import_module(f"prompt_tuning_jax.{one.module}")
     except KeyboardInterrupt:

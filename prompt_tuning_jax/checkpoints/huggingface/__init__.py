@@ -1,0 +1,5 @@
+"""T5 models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
+
+from prompt_tuning_jax.checkpoints.huggingface.model import load, read_vocabulary, resolve, save
+
+__all__ = ["load", "read_vocabulary", "resolve", "save"]

@@ -1,0 +1,1 @@
+"""One file for each command of `prompt-tuning`, and what starts and ends them."""
