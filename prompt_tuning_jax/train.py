@@ -1,16 +1,11 @@
 """Training: prompt tuning, model tuning, or both, in one loop read from top to bottom.
 
-    prompt-tuning train --gin_file=experiments/bundled_sentiment.gin \\
-        --gin.MODEL_DIR=runs/sentiment
-
-or, from Python,
-
     result = pt.train(task="bundled_sentiment", model_dir="runs/sentiment", prompt_length=20)
     model.classify(texts, verbalizers, prompt=result.prompt)
 
-MODEL_DIR holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the prompt
-at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`, and
-`state/`, from which the same command continues after an interruption.
+The run's directory holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the
+prompt at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`,
+and `state/`, from which the same call continues after an interruption.
 """
 
 import contextlib
@@ -23,7 +18,6 @@ import jax
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.settings.task_config import load_task
@@ -49,7 +43,6 @@ from prompt_tuning_jax.training.set_up import (
     start_optimizer,
     start_params,
 )
-from prompt_tuning_jax.training.train_many import train_many
 from prompt_tuning_jax.training.train_step import make_train_step
 
 
@@ -62,11 +55,11 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
-        raise ValueError("RUNS are several runs: from Python, call train_many(runs, ...).")
+        raise ValueError("runs are several runs: call train_many(runs, ...).")
     model_dir = check_settings(config)
     mesh = sharding.make_mesh(config.mesh)
     model = open_model(config, mesh)
-    task = load_task(config, model)
+    task = load_task(config, model.vocabulary)
     vocabulary = model.text_vocabulary("train on")
     lengths = check_task(config, task, vocabulary)
 
@@ -132,13 +125,3 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
             sys.exit(128 + signal.SIGTERM)
         reporter.finish(step, trainable, history, best, batches, watch)
     return read_result(model_dir, model, history, config.model_dtype)
-
-
-def main(argv: list[str] | None = None) -> None:
-    config = command.parse(TrainConfig, argv, __doc__)
-    with hosts.connected():
-        train(config) if config.runs is None else train_many(config.runs, config)
-
-
-if __name__ == "__main__":
-    command.run(main)

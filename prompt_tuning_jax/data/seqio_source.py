@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -316,3 +316,23 @@ def _pieces(vocabulary: Vocabulary | seqio.Vocabulary) -> list[str] | None:
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return vocabulary.tokenizer.id_to_piece(list(range(vocabulary.vocab_size)))
     return None
+
+
+def registered(modules: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, one line) of every task and mixture that is registered with SeqIO.
+
+    Args:
+      modules: that register tasks when they are imported.
+    """
+    for module in modules:
+        _import(module)
+    for name in sorted(seqio.TaskRegistry.names()):
+        metrics = map(_name, seqio.TaskRegistry.get(name).predict_metric_fns)
+        yield name, f"SeqIO task, {', '.join(metrics) or 'no metrics'}"
+    for name in sorted(seqio.MixtureRegistry.names()):
+        count = len(seqio.MixtureRegistry.get(name).tasks)
+        yield name, f"SeqIO mixture of {count} tasks"
+
+
+def _name(metric: Callable[..., Any]) -> str:
+    return getattr(metric, "func", metric).__name__  # of a functools.partial

@@ -6,8 +6,8 @@ import rich.console
 import rich.table
 import rich.text
 
-from prompt_tuning_jax.planning.estimates import Plan, recommended
 from prompt_tuning_jax.planning.hardware import GIB
+from prompt_tuning_jax.planning.plan import Plan, recommended
 
 COLUMNS = (
     "mesh",

@@ -10,7 +10,7 @@ from pathlib import Path
 from prompt_tuning_jax import gin_configs
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
 from prompt_tuning_jax.errors import MISTAKES
-from prompt_tuning_jax.settings.macros import check_known, given_macros
+from prompt_tuning_jax.settings.gin_files import check_known, given_macros
 
 _PACKAGE = Path(__file__).parents[1]
 _GIN = Path(gin_configs.__file__).parent

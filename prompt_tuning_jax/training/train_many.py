@@ -158,7 +158,7 @@ def prepare(
     vocabulary = model.text_vocabulary("train on")
     # A state's rows are in order of the names, so RUNS may be given in any.
     for name, config in sorted(configs.items()):
-        task = load_task(config, model)
+        task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
         params = start_params(config, model, task)
         parts = optim.split_params(params, rules_at(config, DEFAULT_RATE))
