@@ -33,7 +33,7 @@ class Option:
 
     @property
     def mesh(self) -> str:
-        """As `MESH` takes it."""
+        """As `sharding.make_mesh` takes it."""
         sizes = {"data": self.data, "fsdp": self.fsdp, "model": self.model}
         return ",".join(f"{k}:{v}" for k, v in sizes.items() if v > 1) or "data:1"
 
@@ -73,7 +73,8 @@ def meshes(devices: int, batch: int, heads: int) -> list[Option]:
     ]
     if not found:
         raise ValueError(
-            f"{spelled('batch_size')} {batch} divides over no mesh of {devices} devices: rows are split over data "
+            f"{spelled('batch_size')} {batch} divides over no mesh of {devices} devices: rows are "
+            "split over data "
             f"and fsdp, and {heads} heads over model."
         )
     return found

@@ -129,7 +129,8 @@ def run_configs(
     """Every run's own settings, checked; names of fields and of macros both count."""
     if not runs:
         raise ValueError(
-            f"{spelled('runs')} is empty: give a name and settings for each, such as slow.learning_rate=0.1."
+            f"{spelled('runs')} is empty: give a name and settings for each, such as "
+            "slow.learning_rate=0.1."
         )
     declared, shared = settings_of(TrainConfig), names_where(TrainConfig, "shared")
     fields = {macro_name(name): name for name in declared} | {name: name for name in declared}
@@ -156,7 +157,8 @@ def run_configs(
                 )
             if fields[given] in shared:
                 raise ValueError(
-                    f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set it for all, "
+                    f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set "
+                    "it for all, "
                     "or start another command."
                 )
             check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
