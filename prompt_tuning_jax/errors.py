@@ -22,12 +22,21 @@ def spelled(name: str, value: Any = None) -> str:
     return _spelling(name) if value is None else f"{_spelling(name)}={value}"
 
 
-@contextlib.contextmanager
-def spelling(how: Callable[[str], str]) -> Iterator[None]:
-    """While inside, errors are for a reader who writes the setting `name` as `how(name)`."""
+def spell_as(how: Callable[[str], str]) -> Callable[[str], str]:
+    """From now on, errors are for a reader who writes the setting `name` as `how(name)`.
+
+    Returns what was in its place.
+    """
     global _spelling
     before, _spelling = _spelling, how
+    return before
+
+
+@contextlib.contextmanager
+def spelling(how: Callable[[str], str]) -> Iterator[None]:
+    """`spell_as` while inside."""
+    before = spell_as(how)
     try:
         yield
     finally:
-        _spelling = before
+        spell_as(before)

@@ -150,6 +150,80 @@ def beam_search(
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
+    start = _all_alike(cache, batch, beams, max_length, batch_axis)
+    end = lax.while_loop(unfinished, advance, start)
+    return end.tokens[:, 1:], end.log_prob / _scale(end.length, length_penalty)
+
+
+class _Beams(NamedTuple):
+    """State of `beam_search`. Hypotheses stand best first; those that do not exist score -inf."""
+
+    index: Int[Array, ""]
+    live_tokens: Int[Array, "batch beams length+1"]  # without EOS so far
+    live_log_prob: Float[Array, "batch beams"]
+    finished_tokens: Int[Array, "batch beams length+1"]  # ended by EOS or at the greatest length
+    finished_score: Float[Array, "batch beams"]
+    improvable: Bool[Array, "batch"]  # a live hypothesis may still beat a finished one
+    cache: Cache
+
+
+def beam_search(
+    step: Step,
+    cache: Cache,
+    *,
+    batch: int,
+    beams: int,
+    max_length: int,
+    eos_id: int,
+    length_penalty: float = 0.0,
+    late_finishers: bool = False,
+    batch_axis: int = 0,
+) -> tuple[Int[Array, "batch beams length"], Float[Array, "batch beams"]]:
+    """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
+
+    This is the search of Hugging Face transformers with `early_stopping=False`:
+
+    - Of the 2 * beams best continuations at each step, the first `beams` may finish (with
+      `late_finishers`, as in T5X, any of them); the best `beams` that do not end live on.
+    - A row stops once its best live hypothesis, scored at its present length, does not beat the
+      worst of `beams` finished ones. With a length penalty above 0 that is a heuristic, for scores
+      may still rise with length.
+
+    `step` sees a beam axis after the batch: tokens [B, M], log_probs [B, M, V], and cache leaves
+    [B, M, ...]; the `cache` given here has no such axis yet.
+    """
+
+    def unfinished(state: _Beams):
+        return (state.index < max_length) & jnp.any(state.improvable)
+
+    def advance(state: _Beams) -> _Beams:
+        newest_BxM = lax.dynamic_index_in_dim(state.live_tokens, state.index, 2, keepdims=False)
+        log_probs_BxMxV, cache = step(state.cache, newest_BxM)
+        totals_BxMxV = state.live_log_prob[:, :, None] + log_probs_BxMxV
+        total, flat = lax.top_k(totals_BxMxV.reshape(batch, -1), 2 * beams)
+        parent, token = jnp.divmod(flat, log_probs_BxMxV.shape[-1])
+        length = state.index + 1
+        tokens = _take(state.live_tokens, parent).at[:, :, length].set(token)
+        ends = (token == eos_id) | (length == max_length)
+
+        live_log_prob, live = lax.top_k(jnp.where(ends, -jnp.inf, total), beams)
+        early = jnp.arange(2 * beams) < (2 * beams if late_finishers else beams)
+        finishes = ends & early[None, :] & state.improvable[:, None]
+        score = jnp.where(finishes, total / _scale(length, length_penalty), -jnp.inf)
+        all_scores = jnp.concatenate([state.finished_score, score], axis=1)
+        all_tokens = jnp.concatenate([state.finished_tokens, tokens], axis=1)
+        finished_score, finished = lax.top_k(all_scores, beams)
+        best_live_score = live_log_prob[:, 0] / _scale(length, length_penalty)
+        return _Beams(
+            index=length,
+            live_tokens=_take(tokens, live),
+            live_log_prob=live_log_prob,
+            finished_tokens=_take(all_tokens, finished),
+            finished_score=finished_score,
+            improvable=state.improvable & (best_live_score > finished_score[:, -1]),
+            cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
+        )
+
     start = _Beams(
         index=jnp.int32(0),
         live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
@@ -161,6 +235,19 @@ def beam_search(
     )
     end = lax.while_loop(unfinished, advance, start)
     return end.finished_tokens[:, :, 1:], end.finished_score
+
+
+def _all_alike(cache: Cache, batch: int, beams: int, max_length: int, batch_axis: int) -> _Beams:
+    """The first state: every row has one live hypothesis, the empty one, and none has finished."""
+    return _Beams(
+        index=jnp.int32(0),
+        live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
+        finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        finished_score=jnp.full((batch, beams), -jnp.inf),
+        improvable=jnp.ones(batch, bool),
+        cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache, batch_axis),
+    )
 
 
 def over_beams(step: Step, cache: Cache, batch_axis: int = 0) -> Step:
