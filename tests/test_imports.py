@@ -26,19 +26,29 @@ COMMANDS = {
 }
 # A room, or a file of no room -> what else it may import. Those that are left out are above these.
 MAY_IMPORT = {
+    "banks": {"layout"},
     "initializers": set(),
     "json_values": set(),
     "layout": set(),
-    "losses": set(),
     "mistakes": set(),
-    "optim": set(),
+    "optim": {"params"},
+    "params": set(),
     "settings": set(),
     "prompts": {"initializers"},
-    "models": {"layout", "prompts"},
+    "models": {"layout", "params", "prompts"},
     "data": {"json_values", "layout"},
-    "decoding": set(),
-    "devices": {"models"},
-    "checkpoints": {"data", "devices", "json_values", "layout", "models", "optim", "quantize"},
+    "decoding": {"banks", "data", "devices", "models"},
+    "devices": {"models", "params"},
+    "checkpoints": {
+        "banks",
+        "data",
+        "devices",
+        "json_values",
+        "layout",
+        "models",
+        "params",
+        "quantize",
+    },
     "interpretation": {"checkpoints", "data", "json_values"},
 }
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.hlo import Collective, Program
@@ -129,7 +129,7 @@ def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) 
 
 def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
     """What no compiler is asked for."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     sizes = {name: x.size for name, x in params.items()}
     return {
         "mesh": option.mesh,
