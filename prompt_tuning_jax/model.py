@@ -292,12 +292,5 @@ def load_model(
         vocabulary is not this model's.
     """
     source = BUNDLED if str(path_or_name) == "bundled" else path_or_name
-    loaded = load(source, dtype, verbose=verbose, vocabulary=vocabulary, mesh=mesh)
-    return FrozenModel(
-        loaded.config,
-        loaded.params,
-        loaded.vocabulary,
-        name=str(path_or_name),
-        mesh=mesh,
-        known_fingerprint=loaded.fingerprint,
-    )
+    config, params, found, known_fingerprint = load(source, dtype, verbose, vocabulary, mesh)
+    return FrozenModel(config, params, found, str(path_or_name), mesh, known_fingerprint)

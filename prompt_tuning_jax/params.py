@@ -125,12 +125,12 @@ def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "P D"] | None:
 def _folder(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is in the prompts' folder."""
     stack, folder, _ = PROMPT_FOLDER.split("/")
-    return params[stack].get(folder, {})
+    return params.get(stack, {}).get(folder, {})
 
 
 def _with_folder(params: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
     stack, folder, _ = PROMPT_FOLDER.split("/")
-    return {**params, stack: {**params[stack], folder: prompts}}
+    return {**params, stack: {**params.get(stack, {}), folder: prompts}}
 
 
 def _leaf(name: str) -> str:

@@ -32,10 +32,9 @@ class Loaded(NamedTuple):
 def load(
     source: str | Path,
     dtype: Any,
-    *,
-    verbose: bool = False,
-    vocabulary: str | Path | None = None,
-    mesh: Mesh | None = None,
+    verbose: bool,
+    vocabulary: str | Path | None,
+    mesh: Mesh | None,
 ) -> Loaded:
     """The model at `source`; see `model.load_model`, whose arguments and errors these are."""
     quantizer = quantize.Quantizer() if _dtype(dtype) == jnp.int8 else None

@@ -50,6 +50,11 @@ class Prompted(NamedTuple):
     vocabulary: Vocabulary | None
     mesh: Mesh | None
 
+    def bind(self, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        """The network, the batch's tokens, and where the prompts are in them; see `Family.bind`."""
+        bind = family_of(self.config).bind
+        return bind(self.config, self.params, batch, self.prompts.layout)
+
 
 def as_examples(texts: Sequence[Any]) -> list[dict[str, Any]]:
     """Inputs without targets, of texts or lists of token ids."""
@@ -87,12 +92,11 @@ def generate_tokens(
     model: Prompted, batch: Mapping[str, Any], keys: Array, **options: Unpack[DecodingOptions]
 ) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
     """Generation of one batch that is laid out; `keys[b]` seeds the sampling of input b."""
-    family = family_of(model.config)
-    network, tokens, places = family.bind(*model[:2], batch, model.prompts.layout)
-    members = {"members": model.prompts.copies}
+    network, tokens, places = model.bind(batch)
+    members = model.prompts.copies
     with sharding.active(model.mesh):
         return generation.generate_tokens(
-            network, model.params, tokens, rng=keys, **members, **places, **options
+            network, model.params, tokens, rng=keys, members=members, **places, **options
         )
 
 
@@ -125,10 +129,9 @@ def label_scores(
     examples, prompts = model.prompts.expanded(as_examples(texts))
     label_ids = label_tokens(labels, model.vocabulary)
     scores = np.zeros((len(examples), len(labels)), np.float32)
-    each, family = model._replace(prompts=prompts), family_of(model.config)
-    lengths = {"inputs": max_length, "targets": 1}
+    each, lengths = model._replace(prompts=prompts), {"inputs": max_length, "targets": 1}
     for rows, batch in batches(each, examples, batch_size, lengths):
-        network, tokens, places = family.bind(*each[:2], batch, prompts.layout)
+        network, tokens, places = each.bind(batch)
         with sharding.active(model.mesh):
             ranked = generation.rank(network, model.params, tokens, label_ids, **places)
         scores[rows] = sharding.to_host(ranked)[: len(rows)]
