@@ -20,6 +20,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.params import split_params
 from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import (
     TrainConfig,
@@ -64,7 +65,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     lengths = check_task(config, task, vocabulary)
 
     rules = trainable_rules(config)
-    parts = optim.split_params(start_params(config, model, task), rules)
+    parts = split_params(start_params(config, model, task), rules)
     check_prompt_trains(config, parts[1])
     check_weights_train(model, *parts)
     identity = run_identity(config, model, task, *parts)

@@ -20,6 +20,7 @@ from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.commands import evaluate
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
 from prompt_tuning_jax.train import main
 from prompt_tuning_jax.training.monitor import NotFiniteError
@@ -58,7 +59,7 @@ def start(model, tmp_path):
 
 
 def leaves(model):
-    return {name: np.array(x) for name, x in optim.flatten(model.params).items()}
+    return {name: np.array(x) for name, x in flatten(model.params).items()}
 
 
 def assert_same(ours, theirs):
@@ -168,15 +169,13 @@ def test_the_best_prompt_scores_the_same_outside_training(learnt, model_dir, tmp
 
 def test_the_state_holds_only_the_prompt_and_its_optimizer(learnt, model):
     directory, _ = learnt
-    parts = optim.split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
+    parts = split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
     arrays = (parts[0], optim.make_optimizer(parts[0], RULES).init(parts[0]))
     saved = json.loads((directory / "state" / "150" / "meta" / "metadata").read_text())
     state = RunState(directory, saved["identity"])
     restored, meta = state.restore(150, arrays)  # which fails on any array more or less
     state.close()
-    np.testing.assert_array_equal(
-        restored[0][optim.PROMPT_NAME], load_prompt(directory / "last").values
-    )
+    np.testing.assert_array_equal(restored[0][PROMPT_NAME], load_prompt(directory / "last").values)
     assert meta["history"][-1]["step"] == 150
 
 
@@ -216,7 +215,7 @@ def test_the_step_has_the_models_loss_and_gradient(model):
     for normalization, divisor in (("sum", 1), ("mean", 16)):
         config = TrainConfig(dropout_rate=0.0, loss_normalization=normalization)
         params = model.prompted(prompt).params
-        trainable, frozen = optim.split_params(params, RULES)
+        trainable, frozen = split_params(params, RULES)
         optimizer = optim.make_optimizer(trainable, RULES)
         step = make_train_step(config, model, optimizer)
         *_, metrics = step(trainable, optimizer.init(trainable), frozen, batch, jax.random.key(0))
@@ -240,7 +239,7 @@ def test_model_tuning_moves_everything(start, model, before, tmp_path):
 
 
 def test_prompt_and_model_tuning_together(start, model, before, tmp_path):
-    rules = [(optim.PROMPT_NAME, optim.paper_adafactor()), (".*", optim.adam(0.01))]
+    rules = [(PROMPT_NAME, optim.paper_adafactor()), (".*", optim.adam(0.01))]
     result = start(trainable=rules)
     best = tmp_path / "run" / "best"
     after = leaves(load_model(best))
@@ -430,10 +429,10 @@ def test_the_weights_of_a_stacked_model_are_not_trained(start, model):
 
 def poisoned(model):
     """The model with one weight that is not a number."""
-    flat = optim.flatten(model.params)
+    flat = flatten(model.params)
     name = "decoder/logits_dense/kernel"
     flat[name] = flat[name].at[0, 0].set(jnp.nan)
-    return model.replace(params=optim.unflatten(flat))
+    return model.replace(params=unflatten(flat))
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_prompt(start, model, tmp_path):
@@ -565,7 +564,7 @@ def test_the_metric_that_chooses_may_be_another(start):
 
 def test_identity_is_json(model):
     config = dataclasses.replace(TrainConfig(), feature_lengths=tiny.LENGTHS)
-    identity = run_identity(config, model, tiny.make_task(), {optim.PROMPT_NAME: None}, {})
+    identity = run_identity(config, model, tiny.make_task(), {PROMPT_NAME: None}, {})
     assert json.loads(json.dumps(identity)) == identity
 
 

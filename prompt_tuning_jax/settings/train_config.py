@@ -17,6 +17,7 @@ from prompt_tuning_jax.layout import VISIBILITIES
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.optim import Rule
+from prompt_tuning_jax.params import SHARED_NAME, FlatParams
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
     LayoutConfig,
@@ -299,8 +300,8 @@ def run_identity(
     config: TrainConfig,
     model: FrozenModel,
     task: Task,
-    trainable: optim.FlatParams,
-    frozen: optim.FlatParams,
+    trainable: FlatParams,
+    frozen: FlatParams,
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
     settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
@@ -314,6 +315,6 @@ def run_identity(
         "trainable": sorted(trainable),
     }
     if config.shared_prompt is not None:
-        shared = {**frozen, **trainable}[optim.SHARED_NAME]
+        shared = {**frozen, **trainable}[SHARED_NAME]
         settings["shared_prompt"] = fingerprint({"shared": shared})
     return {macro_name(name): value for name, value in settings.items()}

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
@@ -20,7 +19,13 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.optim import SHARED_NAME
+from prompt_tuning_jax.params import (
+    SHARED_NAME,
+    FlatParams,
+    unflatten,
+    whole_prompt,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Monitor, collapse_warning, prompt_signs
 
@@ -37,7 +42,7 @@ class Reporter:
     config: TrainConfig
     model: FrozenModel
     task: Task
-    frozen: optim.FlatParams
+    frozen: FlatParams
     feature_lengths: Mapping[str, int]
 
     @property
@@ -62,7 +67,7 @@ class Reporter:
             return not math.isnan(new)
         return sign * new > sign * old
 
-    def evaluate(self, step: int, trainable: optim.FlatParams, watch: Monitor) -> dict[str, Any]:
+    def evaluate(self, step: int, trainable: FlatParams, watch: Monitor) -> dict[str, Any]:
         """Scores the split, shows and logs the scores, and warns of a collapse."""
         started = time.perf_counter()
         model, prompt = self._divide(trainable)
@@ -93,10 +98,10 @@ class Reporter:
             )
         return {"step": step, "train_loss": watch.loss, **scores}
 
-    def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
+    def save(self, name: str, trainable: FlatParams, scores: Scores) -> None:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
-        if optim.without_prompt(trainable):
+        if without_prompt(trainable):
             params = model.params
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
@@ -105,7 +110,7 @@ class Reporter:
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
 
-    def keep_prompt(self, trainable: optim.FlatParams, scores: Scores) -> None:
+    def keep_prompt(self, trainable: FlatParams, scores: Scores) -> None:
         """Writes the prompt, but no tuned model, to `model_dir/prompts/STEP`.
 
         Written before the state of the same step: what a kill leaves too early or not at all, the
@@ -136,7 +141,7 @@ class Reporter:
     def finish(
         self,
         step: int,
-        trainable: optim.FlatParams,
+        trainable: FlatParams,
         history: list[dict[str, Any]],
         best: Scores | None,
         batches: TrainBatches,
@@ -159,13 +164,13 @@ class Reporter:
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
         watch.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
 
-    def _divide(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
+    def _divide(self, trainable: FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""
         model = self.model
-        if optim.without_prompt(trainable):
-            weights = optim.without_prompt({**self.frozen, **trainable})
-            model = model.replace(params=optim.unflatten(weights))
-        prompt = optim.whole_prompt({**self.frozen, **trainable})
+        if without_prompt(trainable):
+            weights = without_prompt({**self.frozen, **trainable})
+            model = model.replace(params=unflatten(weights))
+        prompt = whole_prompt({**self.frozen, **trainable})
         if prompt is None:
             return model, None
         layout, visibility = self.config.prompt_layout, self.config.prompt_visibility

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PADDING
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.params import FlatParams
 from prompt_tuning_jax.settings.setting import check_value, macro_name, names_where, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings, is_done
 from prompt_tuning_jax.training import monitor
@@ -48,7 +48,7 @@ class Run:
     name: str
     config: TrainConfig
     task: Task
-    start: optim.FlatParams
+    start: FlatParams
     batches: TrainBatches
     reporter: Reporter
     watch: RunMonitor | None = None
@@ -79,7 +79,7 @@ class Run:
             setattr(self, name, value)
         self.batches.set_state(self.data)
 
-    def look(self, trainable: optim.FlatParams, loss: float, healthy: bool) -> None:
+    def look(self, trainable: FlatParams, loss: float, healthy: bool) -> None:
         """Takes note of a step's figures, and evaluates the prompt where that is due."""
         self.watch.loss, self.healthy = loss, healthy
         if not self.is_due or not healthy:
@@ -90,7 +90,7 @@ class Run:
             self.best = scores
             self.reporter.save("best", trainable, scores)
 
-    def finish(self, trainable: optim.FlatParams) -> None:
+    def finish(self, trainable: FlatParams) -> None:
         """Writes what the run leaves behind."""
         if not self.healthy:
             self.watch.say("a loss or gradient was not finite; lower its LEARNING_RATE.")

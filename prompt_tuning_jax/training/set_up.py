@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
@@ -21,6 +20,14 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.params import (
+    PROMPT_NAME,
+    SHARED_NAME,
+    FlatParams,
+    unflatten,
+    with_shared,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
@@ -56,9 +63,9 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
     return model.replace(mesh=mesh if mesh.size > 1 else None)
 
 
-def on_mesh(model: FrozenModel, frozen: optim.FlatParams) -> FrozenModel:
+def on_mesh(model: FrozenModel, frozen: FlatParams) -> FrozenModel:
     """The model with the frozen weights as the mesh holds them; they are hashed but once."""
-    params = optim.unflatten(optim.without_prompt(frozen))
+    params = unflatten(without_prompt(frozen))
     return model.replace(params=params, known_fingerprint=model.fingerprint)
 
 
@@ -72,9 +79,9 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
     params = model.prompted(sharding.to_host(prompt)).params
-    if config.shared_prompt is not None:
-        params["encoder"]["prompt"]["shared"] = shared_values(config, model)
-    return params
+    if config.shared_prompt is None:
+        return params
+    return with_shared(params, shared_values(config, model))
 
 
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
@@ -90,20 +97,18 @@ def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
     return jnp.asarray(shared.values)
 
 
-def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
+def check_prompt_trains(config: TrainConfig, frozen: FlatParams) -> None:
     """Refuses rules that leave the prompt where it starts."""
-    if optim.PROMPT_NAME in frozen:
+    if PROMPT_NAME in frozen:
         raise ValueError(
             f"PROMPT_LENGTH is {config.prompt_length}, but no TRAINABLE rule matches "
-            f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+            f"{PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
         )
 
 
-def check_weights_train(
-    model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
-) -> None:
+def check_weights_train(model: FrozenModel, trainable: FlatParams, frozen: FlatParams) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
-    if set(trainable) == {optim.PROMPT_NAME}:
+    if set(trainable) == {PROMPT_NAME}:
         return
     for name, in_the_way in (
         ("MODEL_DTYPE=int8", is_quantized(frozen | trainable)),
@@ -117,8 +122,8 @@ def check_weights_train(
 
 
 def place(
-    mesh: Any, model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
-) -> tuple[optim.FlatParams, optim.FlatParams]:
+    mesh: Any, model: FrozenModel, trainable: FlatParams, frozen: FlatParams
+) -> tuple[FlatParams, FlatParams]:
     """Both parts on the mesh; what trains is float32, whatever the frozen weights' dtype.
 
     Trainable arrays are copies, since the step donates them; frozen ones are not.
@@ -142,14 +147,14 @@ def make_batches(
     task: Task,
     vocabulary: Vocabulary,
     lengths: Mapping[str, int],
-    params: optim.FlatParams,
+    params: FlatParams,
     mesh: Mesh,
 ) -> TrainBatches:
     """The training split's batches, each of `batch_size` examples; hosts share the reading."""
     given = task.split("train"), vocabulary
     common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
     if config.pack:
-        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+        prompts = (SHARED_NAME, PROMPT_NAME)
         batches = PackedBatches(
             *given,
             **common,

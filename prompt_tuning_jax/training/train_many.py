@@ -34,6 +34,7 @@ from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.params import PROMPT_NAME, FlatParams, split_params
 from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import (
     TrainConfig,
@@ -152,7 +153,7 @@ def check_level(everyone: Sequence[Run], step: int) -> None:
 
 def prepare(
     configs: Mapping[str, TrainConfig], model: FrozenModel, mesh: Mesh
-) -> tuple[list[Run], optim.FlatParams, dict[str, Any]]:
+) -> tuple[list[Run], FlatParams, dict[str, Any]]:
     """The runs, the weights that they share, and what tells them from other runs."""
     everyone, frozen, identity = [], None, {"RUNS": sorted(configs)}
     vocabulary = model.text_vocabulary("train on")
@@ -161,10 +162,10 @@ def prepare(
         task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
         params = start_params(config, model, task)
-        parts = optim.split_params(params, rules_at(config, DEFAULT_RATE))
-        if set(parts[0]) != {optim.PROMPT_NAME}:
+        parts = split_params(params, rules_at(config, DEFAULT_RATE))
+        if set(parts[0]) != {PROMPT_NAME}:
             raise ValueError(
-                f"Runs together share the model's weights, so only {optim.PROMPT_NAME!r} can "
+                f"Runs together share the model's weights, so only {PROMPT_NAME!r} can "
                 f"train, not {', '.join(sorted(parts[0]))}."
             )
         mine = run_identity(config, model, task, *parts)
@@ -180,9 +181,9 @@ def make_run(
     config: TrainConfig,
     task: Task,
     lengths: Mapping[str, int],
-    trainable: optim.FlatParams,
+    trainable: FlatParams,
     model: FrozenModel,
-    frozen: optim.FlatParams,
+    frozen: FlatParams,
     mesh: Mesh,
 ) -> Run:
     model = on_mesh(model, frozen)
@@ -254,7 +255,7 @@ def many_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, *sharding.batch_sharding(mesh).spec))
 
 
-def row(stack: tuple[Any, Any, Any], i: int) -> optim.FlatParams:
+def row(stack: tuple[Any, Any, Any], i: int) -> FlatParams:
     """What trains in one of the runs."""
     return {name: x[i] for name, x in stack[0].items()}
 
