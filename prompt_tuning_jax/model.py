@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import text
