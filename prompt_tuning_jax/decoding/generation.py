@@ -65,8 +65,7 @@ def generate_tokens(
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
 
     Args:
-      transformer: a `t5.network.Transformer`.
-      params: its parameters.
+      transformer, params: a `t5.network.Transformer` and its parameters.
       encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
       max_length, beams, length_penalty, temperature, top_k, top_p: see `DecodingOptions`.
       late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
