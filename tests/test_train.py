@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import signal
-import sys
 import threading
 
 import jax
@@ -18,12 +17,13 @@ from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
-from prompt_tuning_jax.train import main
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training import trainers
 from prompt_tuning_jax.training.monitor import NotFiniteError
-from prompt_tuning_jax.training.set_up import make_batches, open_model
+from prompt_tuning_jax.training.set_up import make_batches, open_model, run_identity
 from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
@@ -456,8 +456,7 @@ def no_step(monkeypatch):
     def fail(*_):
         raise AssertionError("the model was used")
 
-    # The package's `train` is the function, so the module goes by its full name.
-    monkeypatch.setattr(sys.modules["prompt_tuning_jax.train"], "make_train_step", fail)
+    monkeypatch.setattr(trainers, "make_train_step", fail)
 
 
 @pytest.mark.usefixtures("no_step")

@@ -31,7 +31,9 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train", "tune a prompt, or the model, on a task", config="TrainConfig"),
+    "train": Command(
+        "commands.train", "tune a prompt, or the model, on a task", config="TrainConfig"
+    ),
     "evaluate": Command("commands.evaluate", "score prompts on a task", config="EvaluateConfig"),
     "infer": Command(
         "commands.infer",

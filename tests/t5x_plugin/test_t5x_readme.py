@@ -94,7 +94,7 @@ def test_the_other_commands_parse(capsys):
                 convert.parser().parse_args(words[3:])
             case ["python", "-m", "prompt_tuning_jax.commands.exchange"]:
                 exchange.parser().parse_args(words[3:])
-            case ["python", "-m", "prompt_tuning_jax.train"]:
+            case ["python", "-m", "prompt_tuning_jax.commands.train"]:
                 config = command.parse(TrainConfig, words[3:], "")
                 ((pattern, _),) = config.trainable
                 assert pattern == "encoder/prompt/prompt"
