@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prompt_tuning_jax.banks import TunedBank, TunedPrompt
     from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
-    from prompt_tuning_jax.commands.evaluate import evaluate
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
     from prompt_tuning_jax.data.vocabulary import Vocabulary
+    from prompt_tuning_jax.evaluation.evaluate import evaluate
     from prompt_tuning_jax.evaluation.scoring import Evaluation
+    from prompt_tuning_jax.interpretation.interpret import interpret
     from prompt_tuning_jax.model import FrozenModel, load_model
     from prompt_tuning_jax.models.t5 import T5Config, Transformer
     from prompt_tuning_jax.optim import paper_adafactor
@@ -42,6 +43,7 @@ __all__ = [
     "Vocabulary",
     "evaluate",
     "file_task",
+    "interpret",
     "load_bank",
     "load_model",
     "load_prompt",
@@ -55,11 +57,12 @@ __all__ = [
 _MODULES = {
     "banks": ("TunedBank", "TunedPrompt"),
     "checkpoints.prompt_file": ("load_bank", "load_prompt", "save_prompt"),
-    "commands.evaluate": ("evaluate",),
+    "evaluation.evaluate": ("evaluate",),
     "data.files": ("file_task",),
     "data.task": ("ExampleList", "Task"),
     "data.vocabulary": ("Vocabulary",),
     "evaluation.scoring": ("Evaluation",),
+    "interpretation.interpret": ("interpret",),
     "model": ("FrozenModel", "load_model"),
     "models.t5": ("T5Config", "Transformer"),
     "optim": ("paper_adafactor",),

@@ -6,6 +6,10 @@
     results = pt.train_many({"seed0": {"seed": 0}, "seed1": {"seed": 1}}, task="bundled_woman",
                             model_dir="runs/woman", prompt_length=20)
 
+A run's directory holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the
+prompt at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`,
+and `state/`, from which the same call continues after an interruption.
+
 `train_runs` is the loop, read from top to bottom. One run is a list of one; in what several differ
 from it, the loop asks their trainer.
 """
@@ -40,7 +44,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
-        raise ValueError("RUNS are several runs: from Python, call train_many(runs, ...).")
+        raise ValueError("runs are several runs: call train_many(runs, ...).")
     check_settings(config)
     (result,) = train_runs(config, {"": config}, SingleTrainer).values()
     return result

@@ -270,11 +270,11 @@ def main() -> None:
     if args.data_dir:
         names = ("data_dir", "input_template", "target_template", "verbalizers", "columns")
         config = TaskConfig(**{name: getattr(args, name) for name in names})
-        task = with_test_split(load_task(config, model))
+        task = with_test_split(load_task(config, model.vocabulary))
         tasks = [dataclasses.replace(task, name=Path(args.data_dir).name)]
     else:
         names = list(BUNDLED_TASKS) if args.all else args.task
-        tasks = [load_task(TaskConfig(task=name), model) for name in names]
+        tasks = [load_task(TaskConfig(task=name), model.vocabulary) for name in names]
     rows = []
     for task in tasks:
         prompts = []

@@ -11,7 +11,7 @@
 #   --gpus N               of each node (0: the processors only)
 #   --time LIMIT           as SLURM writes it (24:00:00)
 #   --name NAME            of the job (prompt_tuning)
-#   --module MODULE        what runs (prompt_tuning_jax.commands.train)
+#   --module MODULE        what runs (prompt_tuning_jax.train)
 #   --python PYTHON        of an environment that all nodes see (.venv/bin/python)
 #   --option OPTION        handed to sbatch as it is, such as --partition=gpu; may be repeated
 #   --dry_run              prints the job's script, submits nothing
@@ -25,7 +25,7 @@ say() { printf 'launch_slurm: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; }
 
-nodes=1 gpus=0 time=24:00:00 name=prompt_tuning module=prompt_tuning_jax.commands.train
+nodes=1 gpus=0 time=24:00:00 name=prompt_tuning module=prompt_tuning_jax.train
 python=.venv/bin/python dry_run=''
 options=() arguments=()
 

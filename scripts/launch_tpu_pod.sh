@@ -17,8 +17,8 @@
 #   --version VERSION          runtime version of the hosts (tpu-ubuntu2204-base)
 #   --spot                     a slice that may be pre-empted, at a lower price
 #   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or this package's own
-#                              engine, prompt_tuning_jax.commands.train, whose MODEL_DIR is a
-#                              directory that all hosts mount
+#                              engine, prompt_tuning_jax.train, whose MODEL_DIR is a directory that
+#                              all hosts mount
 #   --copy FILE                also copies this file, such as your tasks.py; may be repeated
 #   --poll SECONDS             how often `run` looks (60)
 #   --max_restarts N           how many lost slices `run` replaces (100)

@@ -25,8 +25,8 @@ from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
-from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.commands.evaluate import evaluate_task
+from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 OUTPUT = Path(bundled.__file__).parent / "prompts"
@@ -68,7 +68,7 @@ def make(
     name: str, model: pt.FrozenModel, work: Path, output: Path, steps: int | None = None
 ) -> Path:
     """Trains one prompt, scores it on test, and writes its directory; the card comes last."""
-    config = command.parse(TrainConfig, train_arguments(name, str(work), steps), "")
+    config = command_line.parse(TrainConfig, train_arguments(name, str(work), steps), "")
     prompt = pt.train(dataclasses.replace(config, model=model)).prompt
     lengths = {"feature_lengths": config.feature_lengths, "batch_size": 100}
     test = evaluate_task(model, bundled_task(config.task), "test", prompt, **lengths).scores

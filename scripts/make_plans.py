@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 
-from prompt_tuning_jax.commands import command, plan
-from prompt_tuning_jax.planning import estimates as plans
 from prompt_tuning_jax.planning import hardware as targets
+from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
+from prompt_tuning_jax.settings.command_line import Parser
 
 # Model, slice, mesh, remat policy.
 TABLE = (
@@ -40,7 +40,7 @@ HEADER = ("model", "slice", *report.COLUMNS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser(description=__doc__, prog="make_plans.py")
+    parser = Parser(description=__doc__, prog="make_plans.py")
     parser.add_argument("--output", type=Path, required=True, help="without its endings")
     parser.add_argument("--again", action="append", default=[], metavar="MODEL@SLICE")
     args = parser.parse_args(argv)
@@ -59,8 +59,8 @@ def make(model: str, topology: str, mesh: str, remat: str) -> dict[str, Any]:
     """One compilation, as a record."""
     print(f"{model} on {topology}, {mesh}, remat {remat} ...", flush=True)
     target = targets.parse_slice(topology)
-    config = plan.model_config(model)
-    (made,) = plan.plan_slice(config, Lengths(), target, mesh, remat)
+    config = plans.model_config(model)
+    (made,) = plans.plan_slice(config, Lengths(), target, mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
     return {"model": model, "slice": topology, **made.as_json()}
 

@@ -31,8 +31,8 @@ from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
-from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
@@ -142,14 +142,14 @@ def isolated_on_files(task: pt.Task, limit: int | None, steps: int | None, seeds
 def files_task(args: argparse.Namespace) -> pt.Task:
     names = ("data_dir", "input_template", "verbalizers")
     config = TaskConfig(**{name: getattr(args, name) for name in names})
-    task = with_test_split(load_task(config, pt.load_model("bundled")))
+    task = with_test_split(load_task(config, pt.load_model("bundled").vocabulary))
     return dataclasses.replace(task, name=args.data_dir.name)
 
 
 def recipe(task: str, steps: int | None) -> TrainConfig:
     """The installed experiment's, by which the pre-built prompt was made."""
     settings = [] if steps is None else [f"--gin.TRAIN_STEPS={steps}", f"--gin.EVAL_PERIOD={steps}"]
-    return command.parse(TrainConfig, [f"--gin_file=experiments/{task}.gin", *settings], "")
+    return command_line.parse(TrainConfig, [f"--gin_file=experiments/{task}.gin", *settings], "")
 
 
 def show(costs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -71,7 +71,7 @@ def run_experiment(
     command = [
         sys.executable,
         "-m",
-        "prompt_tuning_jax.commands.train",
+        "prompt_tuning_jax.train",
         f"--gin_file=experiments/{name}.gin",
     ]
     command += [f"--gin.MODEL_DIR={folder}", *bindings]

@@ -56,7 +56,7 @@ def test_every_gpu_gets_a_process_with_the_same_arguments(cluster):
     assert done.returncode == 0, done.stderr
     for i in range(2):
         received = (cluster / f"task{i}").read_text().splitlines()
-        assert received == [f"{i} of 2", "-m", "prompt_tuning_jax.commands.train", *PROGRAM]
+        assert received == [f"{i} of 2", "-m", "prompt_tuning_jax.train", *PROGRAM]
     job = (cluster / "job").read_text()
     settings = re.findall(r"#SBATCH --(\S+)", job)
     assert {"nodes=3", "ntasks-per-node=2", "gpus-per-node=2", "partition=gpu"} <= set(settings)

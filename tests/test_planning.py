@@ -16,9 +16,9 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, t5_1_1
 from prompt_tuning_jax.planning import arithmetic, hlo, step
-from prompt_tuning_jax.planning import estimates as plans
 from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning import meshes as options
+from prompt_tuning_jax.planning import plan as plans
 
 LENGTHS = step.Lengths(batch=4, inputs=12, targets=2, prompt=4)
 CHIP = targets.CHIPS["v5e"]

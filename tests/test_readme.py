@@ -16,7 +16,7 @@ import xla_flags
 from prompt_tuning_jax import TrainConfig, load_prompt
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.settings.macros import macros
+from prompt_tuning_jax.settings.setting import macros
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

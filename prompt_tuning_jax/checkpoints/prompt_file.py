@@ -28,6 +28,7 @@ from prompt_tuning_jax.data.templates import label_text
 from prompt_tuning_jax.json_values import plain
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
+SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
 _VALUES = "prompt.safetensors"
 _METADATA = "prompt.json"
 _TENSOR = "prompt"

@@ -31,8 +31,8 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned
 from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.settings.macros import UsageError
 
 
 def to_huggingface(

@@ -19,9 +19,9 @@ from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import load_model
-from prompt_tuning_jax.settings.macros import UsageError
 
 _EXPORT = """Write a prompt for another library, by default as a PEFT adapter.
 

@@ -148,16 +148,16 @@ def get_metric(
     if name not in METRICS:
         near = difflib.get_close_matches(name, METRICS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no metric is called {name!r}; {hint}there are {', '.join(METRICS)}")
+        raise ValueError(f"No metric is called {name!r}; {hint}there are {', '.join(METRICS)}.")
     options = {}
     if name in ("f1", "macro_f1"):
         if not labels:
-            raise ValueError(f"the metric {name!r} needs the task's labels: give verbalizers")
+            raise ValueError(f"The metric {name!r} needs the task's labels: give verbalizers.")
         options["labels"] = tuple(labels)
     if name == "f1":
         options["positive"] = labels[-1] if positive is None else positive
         if options["positive"] not in labels:
-            raise ValueError(f"the positive label {positive!r} is not among {list(labels)}")
+            raise ValueError(f"The positive label {positive!r} is not among {list(labels)}.")
     return functools.partial(_scored, name, METRICS[name], options)
 
 
@@ -165,5 +165,5 @@ def _scored(
     name: str, function: Callable, options: dict, targets: list[str], predictions: list[str]
 ) -> dict[str, float]:
     if not targets:
-        raise ValueError(f"{name} of no predictions is not defined: the split is empty")
+        raise ValueError(f"{name} of no predictions is not defined: the split is empty.")
     return {name: function(targets, predictions, **options)}

@@ -1,6 +1,6 @@
 """The mesh, and every partition rule, in one visible table.
 
-`MESH = "data:4,fsdp:2,model:2"` names the mesh axes and their sizes; those left out have size 1,
+`data:4,fsdp:2,model:2` names the mesh axes and their sizes; those left out have size 1,
 and one may be -1 for the rest of the devices.
 
     data    splits the batch; every device of it holds all weights
@@ -27,6 +27,7 @@ from flax.linen import partitioning
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -67,7 +68,8 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
         name, _, size = part.strip().partition(":")
         if name not in sizes or not re.fullmatch(r"-1|[1-9]\d*", size):
             raise ValueError(
-                f"MESH {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of {', '.join(MESH_AXES)}."
+                f"{spelled('mesh')} {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of "
+                f"{', '.join(MESH_AXES)}."
             )
         sizes[name] = int(size)
     devices = jax.devices() if devices is None else devices
@@ -76,7 +78,8 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
     sizes = {k: rest if v == -1 else v for k, v in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"MESH {spec!r} asks for {math.prod(sizes.values())} devices, but there are "
+            f"{spelled('mesh')} {spec!r} asks for {math.prod(sizes.values())} devices, but there "
+            "are "
             f"{len(devices)}; give one axis the size -1 to take the rest."
         )
     return Mesh(_grid(tuple(sizes.values()), devices), MESH_AXES)
@@ -95,7 +98,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
         slices //= between[-1]
     if slices > 1:
         raise ValueError(
-            f"A MESH of {' x '.join(map(str, shape))} does not divide over the slices of these "
+            f"A mesh of {' x '.join(map(str, shape))} does not divide over the slices of these "
             "devices: give an axis, best data, a size that the number of slices divides."
         )
     within = tuple(size // count for size, count in zip(shape, between, strict=True))

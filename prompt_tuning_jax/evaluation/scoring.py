@@ -15,15 +15,14 @@ from jaxtyping import Float
 from prompt_tuning_jax.banks import Ensemble, TunedBank
 from prompt_tuning_jax.data.task import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ensemble_answer
 from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.model import FrozenModel, PromptLike
 from prompt_tuning_jax.models.t5.apply import apply
-from prompt_tuning_jax.settings.macros import check_least
 from prompt_tuning_jax.settings.prompt_config import own_words
-from prompt_tuning_jax.settings.task_config import lengths_of
-
-PREDICTIONS = ("rank", "generate")
+from prompt_tuning_jax.settings.setting import check_least
+from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,20 +243,6 @@ def _summarise(
     return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
 
 
-def choose_predictions(task: Task, predictions: str | None) -> str:
-    """ "rank" or "generate" for this task."""
-    if predictions is None:
-        return "rank" if task.verbalizers else "generate"
-    if predictions not in PREDICTIONS:
-        raise ValueError(f"PREDICTIONS must be one of {PREDICTIONS}, got {predictions!r}.")
-    if predictions == "rank" and not task.verbalizers:
-        raise ValueError(
-            f"PREDICTIONS='rank' needs the legal answers of {task.name!r}: set VERBALIZERS, or use "
-            "'generate'."
-        )
-    return predictions
-
-
 def _token_losses(config: Any, params: Any, batch: Any, layout: str) -> tuple[Any, Any]:
     logits = apply(config, params, batch, layout)
     weights = batch["decoder_loss_weights"]
@@ -330,5 +315,5 @@ def input_text(example: Any, model: FrozenModel) -> str:
 def apply_text_prompt(template: str, text: str) -> str:
     """`text` inside a hand-written prompt, in place of `{input}`."""
     if "{input}" not in template:
-        raise ValueError(f"TEXT_PROMPT {template!r} lacks the placeholder {{input}}.")
+        raise ValueError(f"{spelled('text_prompt')} {template!r} lacks the placeholder {{input}}.")
     return template.replace("{input}", text)

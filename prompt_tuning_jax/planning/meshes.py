@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
@@ -32,7 +33,7 @@ class Option:
 
     @property
     def mesh(self) -> str:
-        """As `MESH` takes it."""
+        """As `sharding.make_mesh` takes it."""
         sizes = {"data": self.data, "fsdp": self.fsdp, "model": self.model}
         return ",".join(f"{k}:{v}" for k, v in sizes.items() if v > 1) or "data:1"
 
@@ -72,7 +73,8 @@ def meshes(devices: int, batch: int, heads: int) -> list[Option]:
     ]
     if not found:
         raise ValueError(
-            f"--batch {batch} divides over no mesh of {devices} devices: rows are split over data "
+            f"{spelled('batch_size')} {batch} divides over no mesh of {devices} devices: rows are "
+            "split over data "
             f"and fsdp, and {heads} heads over model."
         )
     return found
@@ -86,7 +88,8 @@ def only_mesh(mesh: Mesh, batch: int) -> Option:
     """
     if batch % (parts := sharding.batch_parts(mesh)):
         raise ValueError(
-            f"--batch {batch} does not divide over the {parts} devices that --mesh gives to data "
+            f"{spelled('batch_size')} {batch} does not divide over the {parts} devices that "
+            f"{spelled('mesh')} gives to data "
             "and fsdp."
         )
     return Option(*(mesh.shape[axis] for axis in sharding.MESH_AXES))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
@@ -24,7 +24,6 @@ from prompt_tuning_jax.optim import SHARED_NAME
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
 
-SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
 Scores = Mapping[str, Any]
 
 

@@ -9,39 +9,13 @@ from typing import Any
 
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
-from prompt_tuning_jax.settings.macros import check_type, macro_name
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.settings.setting import check_value, macro_name, names_where, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
 from prompt_tuning_jax.training.step_types import Params
 
-# What one step has in common; every other setting may differ from run to run.
-COMMON = (
-    "model",
-    "vocabulary",
-    "model_dtype",
-    "scan_layers",
-    "remat_policy",
-    "attention_chunk",
-    "model_dir",
-    "mesh",
-    "batch_size",
-    "pack",
-    "microbatches",
-    "prompt_length",
-    "prompt_layout",
-    "prompt_visibility",
-    "shared_prompt",
-    "trainable",
-    "loss_normalization",
-    "dropout_rate",
-    "z_loss",
-    "eval_period",
-    "checkpoint_period",
-    "log_period",
-    "quiet",
-    "runs",
-)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -149,9 +123,12 @@ def run_configs(
 ) -> dict[str, TrainConfig]:
     """Every run's own settings, checked; names of fields and of macros both count."""
     if not runs:
-        raise ValueError("RUNS is empty: give a name and settings for each, {'a': {...}}.")
-    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    fields = {macro_name(name): name for name in types} | {name: name for name in types}
+        raise ValueError(
+            f"{spelled('runs')} is empty: give a name and settings for each, such as "
+            "slow.learning_rate=0.1."
+        )
+    declared, shared = settings_of(TrainConfig), names_where(TrainConfig, "shared")
+    fields = {macro_name(name): name for name in declared} | {name: name for name in declared}
     configs = {}
     for name, changes in runs.items():
         if (
@@ -159,23 +136,32 @@ def run_configs(
             or not NAME.fullmatch(name)
             or name in ("state", "tensorboard")
         ):
-            raise ValueError(f"RUNS: {name!r} cannot be the name of a run's directory.")
+            raise ValueError(
+                f"{spelled('runs')}: {name!r} cannot be the name of a run's directory."
+            )
         if not isinstance(changes, Mapping):
-            raise ValueError(f"RUNS: {name!r} needs settings, {{'LEARNING_RATE': 0.1}} or {{}}.")
+            raise ValueError(
+                f"{spelled('runs')}: {name!r} needs settings, {{'learning_rate': 0.1}} or {{}}."
+            )
         for given, value in changes.items():
             nearest = difflib.get_close_matches(str(given), fields, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "."
             if given not in fields:
-                raise ValueError(f"RUNS: {name!r} sets {given}, which is no setting{hint}")
-            if fields[given] in COMMON:
                 raise ValueError(
-                    f"RUNS: {name!r} sets {given}, which all runs have in common: set it for all, "
+                    f"{spelled('runs')}: {name!r} sets {given}, which is no setting{hint}"
+                )
+            if fields[given] in shared:
+                raise ValueError(
+                    f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set "
+                    "it for all, "
                     "or start another command."
                 )
-            check_type(f"RUNS: {name!r}: {given}", value, types[fields[given]])
+            check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
         own = {fields[given]: value for given, value in changes.items()}
         if len(own) < len(changes):
-            raise ValueError(f"RUNS: {name!r} sets a setting twice, as {', '.join(changes)}.")
+            raise ValueError(
+                f"{spelled('runs')}: {name!r} sets a setting twice, as {', '.join(changes)}."
+            )
         directory = str(Path(config.model_dir) / name)
         configs[name] = dataclasses.replace(config, model_dir=directory, runs=None, **own)
         check_settings(configs[name])

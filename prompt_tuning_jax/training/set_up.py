@@ -22,12 +22,11 @@ from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.evaluation.scoring import choose_predictions
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.settings.macros import macro_name
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
-from prompt_tuning_jax.settings.task_config import lengths_of, load_task
-from prompt_tuning_jax.settings.train_config import IDENTITY, TrainConfig
+from prompt_tuning_jax.settings.setting import macro_name, names_where, settings_of
+from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
+from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.runs import Run
@@ -83,7 +82,7 @@ def prepare(
     vocabulary = model.text_vocabulary("train on")
     runs, starts, placed, frozen = [], [], model, {}
     for name, config in sorted(configs.items()):
-        task = load_task(config, model)
+        task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
         parts = optim.split_params(start_params(config, model, task), trainable_rules(config))
         check_prompt_trains(config.prompt_length, parts[1])
@@ -157,7 +156,8 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
     """Checks the splits, the labels and how to evaluate; returns the feature lengths."""
     task.split("train")
     # A task may have no validation split, but a split that was asked for must be there.
-    if config.eval_split in task.splits or config.eval_split != TrainConfig.eval_split:
+    usual = settings_of(TrainConfig)["eval_split"].default
+    if config.eval_split in task.splits or config.eval_split != usual:
         task.split(config.eval_split)
         if task.metrics:
             choose_predictions(task, config.predictions)
@@ -208,7 +208,7 @@ def run_identity(
     frozen: Params,
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
-    settings = {name: getattr(config, name) for name in IDENTITY}
+    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
     examples = task.split("train")
     settings |= {
         "shared_prompt": None,

@@ -9,7 +9,7 @@ import pytest
 import shell
 
 from prompt_tuning_jax.commands import checkpoint as convert
-from prompt_tuning_jax.commands import command, exchange
+from prompt_tuning_jax.commands import exchange
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,8 +94,8 @@ def test_the_other_commands_parse(capsys):
                 convert.parser().parse_args(words[3:])
             case ["python", "-m", "prompt_tuning_jax.commands.exchange"]:
                 exchange.parser().parse_args(words[3:])
-            case ["python", "-m", "prompt_tuning_jax.commands.train"]:
-                config = command.parse(TrainConfig, words[3:], "")
+            case ["python", "-m", "prompt_tuning_jax.train"]:
+                config = command_line.parse(TrainConfig, words[3:], "")
                 ((pattern, _),) = config.trainable
                 assert pattern == "encoder/prompt/prompt"
             case ["scripts/install_t5x.sh" | "scripts/test.sh", *_]:
