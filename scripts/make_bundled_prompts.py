@@ -25,6 +25,7 @@ from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.commands.evaluate import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig

@@ -31,6 +31,7 @@ from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task

@@ -21,9 +21,9 @@ from test_vocabulary import train_model
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
-from prompt_tuning_jax.losses import token_cross_entropy
 from prompt_tuning_jax.models.t5.config import t5_1_1
 from prompt_tuning_jax.models.t5.network import Transformer
+from prompt_tuning_jax.optim import token_cross_entropy
 
 GOLDENS = Path(__file__).parent / "goldens" / "huggingface"
 MODELS = ("t5_v1_1", "t5_v1_0")

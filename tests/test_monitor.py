@@ -75,7 +75,7 @@ def test_a_prompt_made_of_embeddings_is_at_no_distance(key):
 def test_collapse_to_one_answer(predictions, targets, warns):
     warning = collapse_warning(Evaluation({}, targets, predictions))
     assert (warning is not None) == warns
-    assert not warns or ("'no'" in warning and "LEARNING_RATE" in warning)
+    assert not warns or ("'no'" in warning and "learning_rate" in warning)
 
 
 def test_metrics_are_read_one_step_late(monitor):
@@ -92,7 +92,7 @@ def test_metrics_are_read_one_step_late(monitor):
 def test_a_step_that_is_not_finite_is_named(monitor):
     monitor.dispatched(1, metrics(5.0), rows=4)
     monitor.dispatched(2, metrics(math.nan, finite=False), rows=4)
-    with pytest.raises(NotFiniteError, match=r"step 2.*LEARNING_RATE"):
+    with pytest.raises(NotFiniteError, match=r"step 2.*learning_rate"):
         monitor.dispatched(3, metrics(1.0), rows=4)
 
 

@@ -31,6 +31,7 @@ from prompt_tuning_jax.commands.infer import infer
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.params import REFERENCE_PROMPT
 from prompt_tuning_jax.training import prompt_start
 
 EVERY = (*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16)
@@ -340,7 +341,7 @@ class TestAddPrompt:
         assert open_checkpoint(path).kind == "orbax"
 
     def test_a_prompt_is_replaced_under_its_own_name(self, tmp_path, base):
-        first = t5x.add_prompt(base, TunedPrompt(PROMPT), tmp_path / "a", name=t5x.REFERENCE_PROMPT)
+        first = t5x.add_prompt(base, TunedPrompt(PROMPT), tmp_path / "a", name=REFERENCE_PROMPT)
         second = t5x.add_prompt(first, TunedPrompt(PROMPT + 1), tmp_path / "b")
         names = [n for n in open_checkpoint(second).sources if "prompt" in n]
         assert names == ["target/encoder/prompt/prompt/prompt"]

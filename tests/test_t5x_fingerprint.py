@@ -11,7 +11,7 @@ from prompt_tuning_jax import load_model
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.t5x import fingerprint as t5x_fingerprint
 from prompt_tuning_jax.checkpoints.t5x.fingerprint import checkpoint_fingerprint
-from prompt_tuning_jax.optim import flatten
+from prompt_tuning_jax.params import flatten
 
 KEPT = ".checkpoint_3.fingerprint.json"
 

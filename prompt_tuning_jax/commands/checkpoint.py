@@ -24,15 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.params import REFERENCE_PROMPT
 
 
 def to_huggingface(
@@ -267,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("prompt", help="prompt directory or file, or a T5X checkpoint holding one")
     one.add_argument("destination", help="directory in which checkpoint_STEP is written")
     one.add_argument("--step", type=int, help="by default the base's")
-    one.add_argument("--name", help=f"such as {t5x.REFERENCE_PROMPT}, as the reference names it")
+    one.add_argument("--name", help=f"such as {REFERENCE_PROMPT}, as the reference names it")
     one.add_argument("--form", choices=t5x.FORMS, help="by default the base's")
     one.add_argument("--allow_mismatch", action="store_true", help="a prompt of another model")
     one.set_defaults(run=_add_prompt)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from prompt_tuning_jax.banks import BankRows, TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.data.records import parse_json
 from prompt_tuning_jax.data.templates import (
@@ -104,6 +104,11 @@ def check_settings(config: InferConfig) -> None:
         )
 
 
+def is_ensemble(config: InferConfig) -> bool:
+    """Whether several prompts answer every record together."""
+    return config.prompts is not None and config.prompt_field is None
+
+
 def legal_answers(
     config: InferConfig, prompt: TunedPrompt | TunedBank | None
 ) -> dict[str | None, Choices]:
@@ -114,7 +119,7 @@ def legal_answers(
         different ones.
     """
     given = None if config.verbalizers is None else words_of(config.verbalizers)
-    bank = prompt.prompts if isinstance(prompt, TunedBank) else {None: prompt}
+    bank = {None: prompt} if config.prompts is None else prompt.prompts
     legal: dict[str | None, Choices] = {}
     for name, one in bank.items():
         own = given or (own_words(one) if one else None)
@@ -124,7 +129,7 @@ def legal_answers(
                 "answers."
             )
         legal[name] = None if config.predictions == "generate" else own
-    if isinstance(prompt, TunedBank) and config.prompt_field is None:
+    if is_ensemble(config):
         if len({own and frozenset(own) for own in legal.values()}) > 1:
             answers = "; ".join(f"{name}: {own and list(own)}" for name, own in legal.items())
             raise ValueError(
@@ -148,34 +153,38 @@ def predict(
     texts = [one.text for one in inputs]
     if config.text_prompt is not None:
         texts = [apply_text_prompt(config.text_prompt, text) for text in texts]
-    used = prompt
-    if isinstance(prompt, TunedBank):
-        used = prompt.ensemble() if config.prompt_field is None else rows_of(prompt, inputs)
+    used = prompts_of(config, prompt, inputs)
     choices = [legal[one.prompt] for one in inputs]
     options = {name: getattr(config, name) for name in ANSWERING}
     answers = answer(model, texts, choices, used, first=first, **options)
     for one, found in zip(inputs, answers, strict=True):
-        yield as_line(one, found)
+        yield as_line(one, found, votes=is_ensemble(config))
 
 
-def rows_of(bank: TunedBank, inputs: Sequence["Input"]) -> BankRows:
-    """Every input with the prompt that its record names."""
+def prompts_of(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None, inputs: Sequence["Input"]
+) -> PromptLike:
+    """The one prompt; of PROMPTS those that the records name, or all of them together."""
+    if config.prompts is None:
+        return prompt
+    if is_ensemble(config):
+        return prompt.ensemble()
     for one in inputs:
-        if one.prompt not in bank.prompts:
+        if one.prompt not in prompt.prompts:
             raise ValueError(
                 f"Line {one.line} of the input names the prompt {one.prompt!r}; there are "
-                f"{', '.join(bank.names)}."
+                f"{', '.join(prompt.names)}."
             )
-    return bank.rows([one.prompt for one in inputs])
+    return prompt.rows([one.prompt for one in inputs])
 
 
-def as_line(one: "Input", found: Answer) -> dict[str, Any]:
-    """An answer as JSON data, scores to four places."""
+def as_line(one: "Input", found: Answer, votes: bool) -> dict[str, Any]:
+    """An answer as JSON data, scores to four places, and the members' `votes`."""
     line: dict[str, Any] = {} if one.prompt is None else {"prompt": one.prompt}
     line |= {"prediction": found.prediction, "score": round(found.score, 4)}
     if found.scores is not None:
         line["scores"] = {label: round(score, 4) for label, score in found.scores.items()}
-    if found.votes is not None:
+    if votes and found.votes is not None:
         line["votes"] = found.votes
     return line
 

@@ -52,7 +52,7 @@ def _evaluate(config: EvaluateConfig, scoring: dict[str, Any]) -> Result:
     mesh = sharding.make_mesh(config.mesh)
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompts = load_prompts(config, model)
-    if not isinstance(prompts, TunedBank):
+    if config.prompts is None:
         return evaluate_task(model, load_task(config, model.vocabulary), prompt=prompts, **scoring)
     if config.prompt_field is None and names_a_task(config):
         return evaluate_ensemble(model, load_task(config, model.vocabulary), prompts, **scoring)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from prompt_tuning_jax.devices import hosts
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.scoring import Evaluation
 from prompt_tuning_jax.training.step_types import Metrics
 
@@ -52,7 +53,7 @@ def collapse_warning(evaluation: Evaluation) -> str | None:
     return (
         f"{share:.0%} of the predictions are {answer!r}, which is right for {expected:.0%}: the "
         "model has collapsed to one label so far. If this lasts, train longer, change "
-        "LEARNING_RATE, or initialise with class labels."
+        f"{spelled('learning_rate')}, or initialise with class labels."
     )
 
 
@@ -135,7 +136,7 @@ class Monitor(Log):
         if not metrics.pop("finite"):
             raise NotFiniteError(
                 f"The loss, a gradient or an update was not finite at step {step}. The last good "
-                "prompt is kept. Lower LEARNING_RATE, or load the model as float32."
+                f"prompt is kept. Lower {spelled('learning_rate')}, or load the model as float32."
             )
         self.loss = metrics["loss"]
         self._progress.update(self._task, completed=step)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
@@ -20,9 +19,15 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.optim import SHARED_NAME
+from prompt_tuning_jax.params import (
+    SHARED_NAME,
+    unflatten,
+    whole_prompt,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
+from prompt_tuning_jax.training.step_types import Params
 
 Scores = Mapping[str, Any]
 
@@ -37,7 +42,7 @@ class Outputs:
     config: TrainConfig
     model: FrozenModel
     task: Task
-    frozen: optim.FlatParams
+    frozen: Params
     feature_lengths: Mapping[str, int]
 
     @property
@@ -62,7 +67,7 @@ class Outputs:
             return not math.isnan(new)
         return sign * new > sign * old
 
-    def evaluate(self, step: int, trainable: optim.FlatParams, log: Log) -> dict[str, Any]:
+    def evaluate(self, step: int, trainable: Params, log: Log) -> dict[str, Any]:
         """Scores the split, shows and logs the scores, and warns of a collapse."""
         started = time.perf_counter()
         model, prompt = self._divide(trainable)
@@ -93,10 +98,10 @@ class Outputs:
             )
         return {"step": step, "train_loss": log.loss, **scores}
 
-    def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
+    def save(self, name: str, trainable: Params, scores: Scores) -> None:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
-        if optim.without_prompt(trainable):
+        if without_prompt(trainable):
             params = model.params
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
@@ -105,7 +110,7 @@ class Outputs:
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
 
-    def keep_prompt(self, trainable: optim.FlatParams, scores: Scores) -> None:
+    def keep_prompt(self, trainable: Params, scores: Scores) -> None:
         """Writes the prompt, but no tuned model, to `model_dir/prompts/STEP`.
 
         Written before the state of the same step: what a kill leaves too early or not at all, the
@@ -136,7 +141,7 @@ class Outputs:
     def finish(
         self,
         step: int,
-        trainable: optim.FlatParams,
+        trainable: Params,
         history: list[dict[str, Any]],
         best: Scores | None,
         batches: TrainBatches,
@@ -159,13 +164,13 @@ class Outputs:
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
         log.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
 
-    def _divide(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
+    def _divide(self, trainable: Params) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""
         model = self.model
-        if optim.without_prompt(trainable):
-            weights = optim.without_prompt({**self.frozen, **trainable})
-            model = model.replace(params=optim.unflatten(weights))
-        prompt = optim.whole_prompt({**self.frozen, **trainable})
+        if without_prompt(trainable):
+            weights = without_prompt({**self.frozen, **trainable})
+            model = model.replace(params=unflatten(weights))
+        prompt = whole_prompt({**self.frozen, **trainable})
         if prompt is None:
             return model, None
         layout, visibility = self.config.prompt_layout, self.config.prompt_visibility

@@ -86,7 +86,8 @@ class Run:
     def finish(self, trainable: Params) -> None:
         """Writes what the run leaves behind."""
         if not self.healthy:
-            self.log.say("a loss or gradient was not finite; lower its LEARNING_RATE.")
+            rate = spelled("learning_rate")
+            self.log.say(f"a loss or gradient was not finite; lower its {rate}.")
         told = self.history, self.best, self.batches, self.log
         self.outputs.finish(self.step, trainable, *told)
 
@@ -112,9 +113,10 @@ def check_level(runs: Sequence[Run], step: int) -> None:
     for run in runs:
         if run.step != step and not run.is_done:
             raise ValueError(
-                f"RUNS: {run.name!r} had ended at step {run.step}, and the others stand at {step}: "
-                "its TRAIN_STEPS or PATIENCE cannot be raised now. Train it in a MODEL_DIR of its "
-                f"own; PROMPT_INIT may be {run.config.model_dir}/last."
+                f"{spelled('runs')}: {run.name!r} had ended at step {run.step}, and the others "
+                f"stand at {step}: its {spelled('train_steps')} or {spelled('patience')} cannot be "
+                f"raised now. Train it in a {spelled('model_dir')} of its own; "
+                f"{spelled('prompt_init')} may be {run.config.model_dir}/last."
             )
 
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
@@ -22,7 +21,17 @@ from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.optim import Rule, model_rules, prompt_rules
+from prompt_tuning_jax.params import (
+    PROMPT_NAME,
+    SHARED_NAME,
+    split_params,
+    unflatten,
+    with_shared,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
 from prompt_tuning_jax.settings.setting import macro_name, names_where, settings_of
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
@@ -84,7 +93,7 @@ def prepare(
     for name, config in sorted(configs.items()):
         task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
-        parts = optim.split_params(start_params(config, model, task), trainable_rules(config))
+        parts = split_params(start_params(config, model, task), trainable_rules(config))
         check_prompt_trains(config.prompt_length, parts[1])
         check_weights_train(model, *parts)
         check(parts[0])
@@ -120,7 +129,7 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
 
 def on_mesh(model: FrozenModel, frozen: Params) -> FrozenModel:
     """The model with the frozen weights as the mesh holds them; they are hashed but once."""
-    params = optim.unflatten(optim.without_prompt(frozen))
+    params = unflatten(without_prompt(frozen))
     return model.replace(params=params, known_fingerprint=model.fingerprint)
 
 
@@ -134,9 +143,9 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
     params = model.prompted(sharding.to_host(prompt)).params
-    if config.shared_prompt is not None:
-        params["encoder"]["prompt"]["shared"] = shared_values(config, model)
-    return params
+    if config.shared_prompt is None:
+        return params
+    return with_shared(params, shared_values(config, model))
 
 
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
@@ -146,8 +155,8 @@ def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
         theirs, ours = getattr(shared, name), getattr(config, f"prompt_{name}")
         if theirs != ours:
             raise ValueError(
-                f"SHARED_PROMPT {config.shared_prompt} has the {name} {theirs!r}: set "
-                f"PROMPT_{name.upper()} to that, it is {ours!r}."
+                f"{spelled('shared_prompt')} {config.shared_prompt} has the {name} {theirs!r}: "
+                f"set {spelled(f'prompt_{name}')} to that, it is {ours!r}."
             )
     return jnp.asarray(shared.values)
 
@@ -166,37 +175,37 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
     return lengths
 
 
-def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
+def trainable_rules(config: TrainConfig) -> Sequence[Rule]:
     """The rules asked for, or those of prompt tuning or model tuning."""
     if config.trainable is not None:
         return config.trainable
     rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
     if config.prompt_length:
-        return optim.prompt_rules(**rate)
-    return optim.model_rules(**rate)
+        return prompt_rules(**rate)
+    return model_rules(**rate)
 
 
 def check_prompt_trains(prompt_length: int, frozen: Params) -> None:
     """Refuses rules that leave the prompt where it starts."""
-    if optim.PROMPT_NAME in frozen:
+    if PROMPT_NAME in frozen:
         raise ValueError(
-            f"PROMPT_LENGTH is {prompt_length}, but no TRAINABLE rule matches "
-            f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+            f"{spelled('prompt_length')} is {prompt_length}, but no {spelled('trainable')} rule "
+            f"matches {PROMPT_NAME!r}: add a rule for it, or set {spelled('prompt_length', 0)}."
         )
 
 
 def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
-    if set(trainable) == {optim.PROMPT_NAME}:
+    if set(trainable) == {PROMPT_NAME}:
         return
     for name, in_the_way in (
-        ("MODEL_DTYPE=int8", is_quantized(frozen | trainable)),
-        ("SCAN_LAYERS", model.config.scan_layers),
+        (spelled("model_dtype", "int8"), is_quantized(frozen | trainable)),
+        (spelled("scan_layers"), model.config.scan_layers),
     ):
         if in_the_way:
             raise ValueError(
-                f"With {name} only the prompt can train: leave that out, or leave PROMPT_LENGTH "
-                "above 0 and TRAINABLE unset."
+                f"With {name} only the prompt can train: leave that out, or leave "
+                f"{spelled('prompt_length')} above 0 and {spelled('trainable')} unset."
             )
 
 
@@ -219,7 +228,7 @@ def run_identity(
         "trainable": sorted(trainable),
     }
     if config.shared_prompt is not None:
-        shared = {**frozen, **trainable}[optim.SHARED_NAME]
+        shared = {**frozen, **trainable}[SHARED_NAME]
         settings["shared_prompt"] = fingerprint({"shared": shared})
     return {macro_name(name): value for name, value in settings.items()}
 
@@ -257,7 +266,7 @@ def make_batches(
     given = task.split("train"), vocabulary
     common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
     if config.pack:
-        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+        prompts = (SHARED_NAME, PROMPT_NAME)
         batches = PackedBatches(
             *given,
             **common,

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.models.t5.apply import apply
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.optim import weighted_loss
+from prompt_tuning_jax.params import merge_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
 from prompt_tuning_jax.training.step_types import (
@@ -42,20 +42,21 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     A step whose loss, gradient or update is not finite changes nothing.
     """
     asked = {"remat_policy": config.remat_policy, "attention_chunk": config.attention_chunk}
-    t5 = dataclasses.replace(
+    network_config = dataclasses.replace(
         model.config,
         dropout_rate=config.dropout_rate,
         prompt_visibility=config.prompt_visibility,
         **{name: value for name, value in asked.items() if value is not None},
     )
     layout, z_loss = config.prompt_layout, config.z_loss
+    apply = family_of(network_config).apply
 
     def loss_fn(
         trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None
     ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
-            logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
+            logits = apply(network_config, merge_params(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         return weighted_loss(logits, targets, weights, z_loss), weights.sum()
 

@@ -20,6 +20,7 @@ from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PADDING
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.params import PROMPT_NAME
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, Monitor
 from prompt_tuning_jax.training.runs import Run
@@ -157,9 +158,9 @@ class StackedTrainer:
 
     @staticmethod
     def check(trainable: Params) -> None:
-        if set(trainable) != {optim.PROMPT_NAME}:
+        if set(trainable) != {PROMPT_NAME}:
             raise ValueError(
-                f"Runs together share the model's weights, so only {optim.PROMPT_NAME!r} can "
+                f"Runs together share the model's weights, so only {PROMPT_NAME!r} can "
                 f"train, not {', '.join(sorted(trainable))}."
             )
 

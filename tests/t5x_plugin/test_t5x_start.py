@@ -6,8 +6,8 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import save_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.training.prompt_start import resolve
 

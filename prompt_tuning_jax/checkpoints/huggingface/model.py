@@ -44,6 +44,8 @@ from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 
+# The model that comes with the package.
+BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 _CONFIG = "config.json"
 _VOCABULARY = "spiece.model"
 _TOKENIZER = "tokenizer_config.json"

@@ -13,6 +13,7 @@ import numpy as np
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
 from prompt_tuning_jax.checkpoints.t5x.storage import Leaf, Storage, is_url, open_leaves
+from prompt_tuning_jax.params import is_prompt
 
 TARGET = "target/"
 STEP = "state/step"
@@ -153,7 +154,7 @@ def prompt_names(checkpoint: T5XCheckpoint) -> list[str]:
     The reference implementation has `encoder/prompt/prompt/prompt`.
     """
     names = (n.removeprefix(TARGET) for n in checkpoint.sources if n.startswith(TARGET))
-    return sorted(name for name in names if name.endswith("/prompt"))
+    return sorted(name for name in names if is_prompt(name))
 
 
 def _open_here(storage: Storage) -> T5XCheckpoint | None:

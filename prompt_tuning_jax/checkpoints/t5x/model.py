@@ -39,11 +39,10 @@ from prompt_tuning_jax.checkpoints.t5x.weights import Weight, by_leaf, find_weig
 from prompt_tuning_jax.checkpoints.weight_check import WeightReport
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.optim import PROMPT_NAME
+from prompt_tuning_jax.params import PROMPT_NAME, is_prompt
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
-REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
 _MAX_READERS = 4
 _BYTES_IN_TRANSIT = 2**30  # a leaf is one chunk, or a few: to read a part is to decode all of it
 
@@ -181,7 +180,7 @@ def add_prompt(
     name = name or (there or [PROMPT_NAME])[0]
     is_taken = name in weights and name not in there
     is_branch = any(other.startswith(f"{name}/") for other in weights)
-    if not name.endswith("/prompt") or is_taken or is_branch:
+    if not is_prompt(name) or is_taken or is_branch:
         raise ValueError(f"A prompt's leaf is called {PROMPT_NAME} or alike, not {name!r}.")
     _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
     step = (checkpoint.step or 0) if step is None else step
