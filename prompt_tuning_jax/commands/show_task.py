@@ -48,7 +48,9 @@ class ShowTaskConfig(LengthConfig, LayoutConfig, TaskConfig):
 
     split: str = setting("train", "which split to show.", group="data", first=True)
     examples: int = setting(2, "how many to show in full.", group="data", least=0)
-    limit: int = setting(10_000, "how many examples to count; 0 for all.", group="data", least=0)
+    limit: int | None = setting(
+        10_000, "how many examples to count; None for all.", group="data", least=1
+    )
     prompt: PathLike | None = setting(
         None, "a prompt whose place to show, instead of a length and a layout.", group="prompt"
     )
@@ -114,7 +116,7 @@ def show_task(config: ShowTaskConfig) -> dict[str, Any]:
         prompt_length=length,
         layout=layout,
         examples=config.examples,
-        limit=config.limit or None,
+        limit=config.limit,
     )
 
 
