@@ -31,7 +31,6 @@ import numpy as np
 from prompt_tuning_jax.banks import BankRows, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.data.records import parse_json
 from prompt_tuning_jax.data.templates import (
     Template,
     Verbalizers,
@@ -42,6 +41,7 @@ from prompt_tuning_jax.data.templates import (
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
 from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
+from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.macros import check_least
 from prompt_tuning_jax.settings.prompt_config import (
@@ -52,6 +52,7 @@ from prompt_tuning_jax.settings.prompt_config import (
 )
 
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
+_LINES = 'With an INPUT_TEMPLATE, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",
@@ -238,7 +239,7 @@ def read_inputs(
         if template is not None and not line.strip():
             continue
         where = f"Line {number} of the input"
-        record = None if template is None else parse_json(line, where)
+        record = None if template is None else json_object(line, where, _LINES)
         try:
             prompt = None if prompt_field is None else field_text(record, prompt_field)
             text = line if template is None else template.render(record)

@@ -18,8 +18,8 @@ from t5x import state_utils, utils
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import STEP, TARGET, open_checkpoint
-from prompt_tuning_jax.t5x_plugin.prompt_files import is_prompt
 from prompt_tuning_jax.t5x_plugin.run import absolute
+from prompt_tuning_jax.t5x_plugin.save import is_prompt
 
 Flat = dict[str, Any]
 Start = Callable[[tuple[int, int]], Float[np.ndarray, "P D"]]
