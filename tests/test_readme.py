@@ -62,7 +62,7 @@ def test_quickstart_runs_its_comparison(tmp_path):
     last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
     command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
     (tmp_path / "wordings.txt").write_text("Who is it? {input}\n{input}\n")
-    few = "--steps 2 --model_steps 1 --limit 12 --rates [0.003] --text_prompts wordings.txt"
+    few = "--steps 2 --model_steps 1 --limit 12 --rates 0.003 --text_prompts wordings.txt"
     command = command.replace('"$@"', f"{few} --output out.json")
     printed = run(command, tmp_path)
     figures = json.loads((tmp_path / "out.json").read_text())

@@ -1,7 +1,7 @@
 """Many prompts tuned at once on one frozen model: several tasks, seeds, or learning rates.
 
-    prompt-tuning train --gin_file=experiments/bundled_woman.gin --gin.MODEL_DIR=runs/woman \\
-        --gin.RUNS="{'seed0': {'RANDOM_SEED': 0}, 'seed1': {'RANDOM_SEED': 1}}"
+    prompt-tuning train bundled_woman --prompt_length 20 --model_dir runs/woman \\
+        --runs seed0.seed=0 seed1.seed=1
 
 or, from Python,
 
