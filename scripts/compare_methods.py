@@ -204,6 +204,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['seconds']:.0f} s",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
 
