@@ -52,7 +52,7 @@ def test_a_prompt_with_its_card(program, tmp_path):
     assert (prompt.metadata["task"], prompt.metadata["seed"]) == ("bundled_woman", 1)
     assert f"{prompt.metadata['test_scores']['accuracy']:.1f} % on test" in card
     assert load_model("bundled").fingerprint in card
-    assert "--gin.RANDOM_SEED=1" in card
+    assert "--seed 1" in card
     assert str(tmp_path) not in card + json.dumps(dict(prompt.metadata))
 
     (folder / "prompt.json").unlink()
