@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompts
 
 # Facts of a prompt file that say which frozen model the prompt is for.
@@ -118,8 +119,8 @@ def check_compatible(
             raise ValueError(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
-                "model it was tuned for, or override with allow_mismatch=True "
-                "(on the command line ALLOW_PROMPT_MISMATCH=True, or --allow_mismatch)."
+                "model it was tuned for, or override with "
+                f"{spelled('allow_prompt_mismatch')}."
             )
 
 

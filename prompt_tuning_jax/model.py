@@ -22,15 +22,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import text
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import ModelConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
@@ -255,8 +256,8 @@ class FrozenModel:
         if self.vocabulary is None:
             raise ValueError(
                 f"{self.name} has no vocabulary, so it cannot {action} text: name its spiece.model "
-                "(load_model's `vocabulary`; VOCABULARY, or --vocabulary, on the command line), or "
-                "pass token ids to `logits` or `generate_tokens`."
+                f"with {spelled('vocabulary')}, or, in Python, pass token ids to `logits` or "
+                "`generate_tokens`."
             )
         return self.vocabulary
 

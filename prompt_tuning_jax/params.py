@@ -20,6 +20,8 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float
 
+from prompt_tuning_jax.errors import spelled
+
 FlatParams = dict[str, Any]
 
 # Where prompts are, and nothing else; the same for every family of models.
@@ -55,11 +57,13 @@ def label_params(names: Sequence[str], rules: Sequence[tuple[str, Any]]) -> dict
             matches = [name for name in names if re.fullmatch(pattern, name)]
         except re.error as error:
             raise ValueError(
-                f"TRAINABLE rule {pattern!r} is not a regular expression: {error}."
+                f"{spelled('trainable')}: the rule {pattern!r} is not a regular expression: "
+                f"{error}."
             ) from error
         if not matches:
             raise ValueError(
-                f"TRAINABLE rule {pattern!r} matches no parameter. A rule must match a whole name, "
+                f"{spelled('trainable')}: the rule {pattern!r} matches no parameter. A rule must "
+                "match a whole name, "
                 f"such as {PROMPT_NAME!r} or 'decoder/.*'. Names here: {', '.join(names[:8])}, ..."
             )
         for name in matches:

@@ -6,6 +6,7 @@ writes plans.json and plans.md. Each plan is a compilation of minutes; those tha
 already are kept, so that an interrupted run continues. `--again xxl@v5e:4x4` makes one anew.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
-from prompt_tuning_jax.settings.command_line import Parser
 
 # Model, slice, mesh, remat policy.
 TABLE = (
@@ -41,7 +41,9 @@ HEADER = ("model", "slice", *report.COLUMNS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description=__doc__, prog="make_plans.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="without its endings")
     parser.add_argument("--again", action="append", default=[], metavar="MODEL@SLICE")
     args = parser.parse_args(argv)

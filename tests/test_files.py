@@ -122,8 +122,12 @@ GOOD = '{"sentence": "a", "label": 0}\n'
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.jsonl", GOOD + '{"sentence": "a" "label": 0}', r"x.jsonl, line 2: not valid JSON .*18"),
-        ("x.jsonl", GOOD + "\n[1]\n", "line 3: a line must be a JSON object"),
+        (
+            "x.jsonl",
+            GOOD + '{"sentence": "a" "label": 0}',
+            r"x.jsonl, line 2 is not valid JSON .*18",
+        ),
+        ("x.jsonl", GOOD + "\n[1]\n", "line 3 holds a list, not a JSON object"),
         (
             "x.jsonl",
             GOOD + '{"sentense": "a", "label": 0}',
@@ -133,7 +137,7 @@ GOOD = '{"sentence": "a", "label": 0}\n'
         ("x.jsonl", GOOD + '{"sentence": null, "label": 1}', "line 2: Field 'sentence' is null"),
         ("x.jsonl", GOOD + '{"sentence": ["a"], "label": 1}', "'sentence' is a list"),
         ("x.jsonl", GOOD + '{"sentence": "\\ud800", "label": 1}', "half a character"),
-        ("x.jsonl", GOOD + "[" * 100000, "line 2: not usable JSON"),
+        ("x.jsonl", GOOD + "[" * 100000, "line 2 is not valid JSON"),
         ("x.jsonl", "\n", "x.jsonl holds no records"),
         ("x.jsonl", "", "x.jsonl holds no records"),
         ("x.tsv", "sentence\tlabel\n", "x.tsv holds no records"),

@@ -180,7 +180,7 @@ class TestRoundTrip:
         def fail(*args):
             raise OSError("disk full")
 
-        monkeypatch.setattr(huggingface, "write_weights", fail)
+        monkeypatch.setattr(huggingface.model, "write_weights", fail)
         newer = jax.tree.map(lambda x: x + 1, params)
         for place in ("m", "elsewhere"):
             with pytest.raises(OSError, match="disk full"):

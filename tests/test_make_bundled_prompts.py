@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import load_model, load_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 PROMPTS = BUNDLED.parent / "prompts"

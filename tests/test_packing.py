@@ -13,7 +13,7 @@ import pytest
 import tiny
 from test_encoding import Letters
 
-from prompt_tuning_jax import ExampleList, TunedPrompt, save_prompt
+from prompt_tuning_jax import ExampleList, TunedPrompt, save_prompt, train_many
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.packing import (
@@ -30,7 +30,6 @@ from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
-from prompt_tuning_jax.training.train_many import train_many
 
 P = 5
 LENGTHS = {"inputs": 40, "targets": 12}

@@ -15,8 +15,8 @@ import pytest
 import xla_flags
 
 from prompt_tuning_jax import TrainConfig, load_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.settings.setting import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import signal
-import sys
 import threading
 
 import jax
@@ -13,18 +12,26 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, Task, load_model, load_prompt, optim, save_prompt
+from prompt_tuning_jax import (
+    ExampleList,
+    Task,
+    evaluate,
+    load_model,
+    load_prompt,
+    optim,
+    save_prompt,
+)
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
-from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
-from prompt_tuning_jax.train import main
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training import trainers
 from prompt_tuning_jax.training.monitor import NotFiniteError
-from prompt_tuning_jax.training.set_up import make_batches, open_model
+from prompt_tuning_jax.training.set_up import make_batches, open_model, run_identity
 from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
@@ -420,7 +427,7 @@ def test_the_frozen_model_is_hashed_once(start, model_dir, monkeypatch):
 
 
 def test_the_weights_of_a_stacked_model_are_not_trained(start, model):
-    with pytest.raises(ValueError, match="SCAN_LAYERS"):
+    with pytest.raises(ValueError, match="scan_layers"):
         start(model=model.scanned(), prompt_length=0)
 
 
@@ -442,7 +449,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_prompt(start, model, tmp_path
 
 
 def test_a_step_too_large_stops_the_run(start, tmp_path):
-    with pytest.raises(NotFiniteError, match="LEARNING_RATE"):
+    with pytest.raises(NotFiniteError, match="learning_rate"):
         start(learning_rate=1e38)
     assert np.isfinite(load_prompt(tmp_path / "run" / "last").values).all()
 
@@ -455,39 +462,38 @@ def no_step(monkeypatch):
     def fail(*_):
         raise AssertionError("the model was used")
 
-    # The package's `train` is the function, so the module goes by its full name.
-    monkeypatch.setattr(sys.modules["prompt_tuning_jax.train"], "make_train_step", fail)
+    monkeypatch.setattr(trainers, "make_train_step", fail)
 
 
 @pytest.mark.usefixtures("no_step")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_dir": None}, "MODEL_DIR"),
-        ({"train_steps": 0}, "TRAIN_STEPS"),
-        ({"prompt_length": -1}, "PROMPT_LENGTH"),
-        ({"prompt_layout": "infix"}, "PROMPT_LAYOUT.*infix"),
-        ({"dropout_rate": 1.0}, "DROPOUT_RATE"),
-        ({"loss_normalization": "max"}, "LOSS_NORMALIZATION"),
-        ({"mesh": "rows:2"}, "MESH"),
-        ({"mesh": "data:3"}, "MESH"),
-        ({"feature_lengths": {"inputs": 8}}, "TASK_FEATURE_LENGTHS"),
+        ({"model_dir": None}, "model_dir"),
+        ({"train_steps": 0}, "train_steps"),
+        ({"prompt_length": -1}, "prompt_length"),
+        ({"prompt_layout": "infix"}, "prompt_layout.*infix"),
+        ({"dropout_rate": 1.0}, "dropout_rate"),
+        ({"loss_normalization": "max"}, "loss_normalization"),
+        ({"mesh": "rows:2"}, "mesh"),
+        ({"mesh": "data:3"}, "mesh"),
+        ({"feature_lengths": {"inputs": 8}}, "feature_lengths"),
         ({"data_dir": "somewhere"}, "Give either"),
-        ({"task": None}, "MIXTURE_OR_TASK_NAME"),
+        ({"task": None}, "task"),
         ({"task": tiny.make_task(splits={})}, "no split 'train'"),
         ({"task": tiny.make_task(splits={"train": ExampleList()})}, "holds no examples"),
         ({"eval_split": "dev"}, "no split 'dev'"),
-        ({"predictions": "guess"}, "PREDICTIONS"),
-        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "PREDICTIONS"),
-        ({"eval_limit": 0}, "EVAL_LIMIT"),
-        ({"seed": -1}, "RANDOM_SEED"),
-        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "TASK_FEATURE_LENGTHS"),
-        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "LEARNING_RATE.*TRAINABLE"),
-        ({"metric": "f1"}, "METRIC is for a task of files; 'food' has its own"),
+        ({"predictions": "guess"}, "predictions"),
+        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "predictions"),
+        ({"eval_limit": 0}, "eval_limit"),
+        ({"seed": -1}, "seed"),
+        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "feature_lengths"),
+        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "learning_rate.*trainable"),
+        ({"metric": "f1"}, "metric is for a task of files; 'food' has its own"),
         ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
-        ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "PROMPT_LENGTH=0"),
+        ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "prompt_length=0"),
         ({"model": "no/such/model"}, "no/such/model"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
@@ -522,7 +528,7 @@ def test_keywords_change_a_config(model, tmp_path):
 @pytest.mark.usefixtures("no_step")
 def test_a_batch_that_does_not_divide_is_refused(start, monkeypatch):
     monkeypatch.undo()  # both devices
-    with pytest.raises(ValueError, match=r"BATCH_SIZE 7.*2 devices"):
+    with pytest.raises(ValueError, match=r"batch_size 7.*2 devices"):
         start(batch_size=7)
 
 

@@ -89,8 +89,8 @@ def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt_length": 0}, "PROMPT_LENGTH above 0"),
-        ({"prompt_layout": "suffix"}, "layout 'prefix': set PROMPT_LAYOUT"),
+        ({"prompt_length": 0}, "prompt_length above 0"),
+        ({"prompt_layout": "suffix"}, "layout 'prefix': set prompt_layout"),
         ({"shared_prompt": "no/such"}, "no/such"),
     ],
 )

@@ -15,6 +15,7 @@ from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import ModelConfig
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -61,5 +62,5 @@ def _dtype(name: Any) -> np.dtype:
     except TypeError:
         dtype = None
     if dtype not in map(jnp.dtype, DTYPES):
-        raise ValueError(f"A model's dtype (MODEL_DTYPE) is {' or '.join(DTYPES)}, not {name!r}.")
+        raise ValueError(f"{spelled('model_dtype')} must be {' or '.join(DTYPES)}, not {name!r}.")
     return dtype

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned

@@ -43,7 +43,11 @@ def run_inner(
         hint = nearest_hint(name, commands)
         raise UsageError(f"There is no {prog} {name}{hint} Commands: {', '.join(commands)}.")
     one = commands[name]
-    one.run(command_line.parse(one.config, rest, f"{one.summary}.", f"{prog} {name}"))
+    one.run(
+        command_line.parse(
+            one.config, rest, f"{one.summary[0].upper()}{one.summary[1:]}.", f"{prog} {name}"
+        )
+    )
 
 
 def use_compilation_cache() -> None:

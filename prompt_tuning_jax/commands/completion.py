@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints.prompt_file import prebuilt_names
 from prompt_tuning_jax.commands.cli import COMMANDS, OPTIONS, PROGRAM
-from prompt_tuning_jax.settings.command_line import GIN_OPTIONS, parse
+from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.gin_files import installed_files
 from prompt_tuning_jax.settings.setting import (
     declared,
@@ -28,6 +28,7 @@ from prompt_tuning_jax.settings.setting import (
     settings,
     settings_of,
 )
+from prompt_tuning_jax.settings.words import GIN_OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
 # Command ("" before one is given; "checkpoint diff" where it has commands) -> word -> summary.

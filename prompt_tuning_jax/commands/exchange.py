@@ -15,8 +15,8 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from prompt_tuning_jax.banks import TunedPrompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.errors import UsageError

@@ -27,7 +27,6 @@ import jax
 
 from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.data.records import parse_json
 from prompt_tuning_jax.data.templates import (
     Template,
     check_unicode,
@@ -38,6 +37,7 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
 from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
+from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.infer_config import InferConfig
@@ -49,6 +49,7 @@ from prompt_tuning_jax.settings.prompt_config import (
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
+_LINES = 'With an INPUT_TEMPLATE, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",
@@ -206,7 +207,7 @@ def read_inputs(
         if template is not None and not line.strip():
             continue
         where = f"Line {number} of the input"
-        record = None if template is None else parse_json(line, where)
+        record = None if template is None else json_object(line, where, _LINES)
         try:
             prompt = None if prompt_field is None else field_text(record, prompt_field)
             text = line if template is None else template.render(record)

@@ -11,10 +11,11 @@ prompts that training leaves in its model_dir; for a prompt within one they are 
 the pictures; without, the terminal gets tables. In Python it is `prompt_tuning_jax.interpret`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.console
 
+from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.interpretation.interpret import interpret
 from prompt_tuning_jax.interpretation.page import write_output
 from prompt_tuning_jax.interpretation.table import print_findings
@@ -35,8 +36,8 @@ class InterpretConfig(MismatchConfig, ModelConfig):
     neighbours: int = setting(
         5, "how many pieces to find for each position.", group="prompt", least=1
     )
-    verbalizers: Sequence[str] | None = setting(
-        None, "words to look for, instead of the prompt's own.", group="data"
+    verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
+        None, "words to look for, instead of the prompt's own; raw label=word too.", group="data"
     )
     model_dir: PathLike | None = setting(None, "of the run that made the prompt.", group="training")
     output: PathLike | None = setting(
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         config.prompt,
         config.model,
         neighbours=config.neighbours,
-        verbalizers=config.verbalizers,
+        verbalizers=None if config.verbalizers is None else words_of(config.verbalizers),
         model_dir=config.model_dir,
         vocabulary=config.vocabulary,
         allow_prompt_mismatch=config.allow_prompt_mismatch,

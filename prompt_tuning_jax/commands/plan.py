@@ -25,22 +25,24 @@ from prompt_tuning_jax.planning import hardware, table
 from prompt_tuning_jax.planning.plan import Plan, as_json, model_config, plan_gpu, plan_slice
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings.command_line import parse
-from prompt_tuning_jax.settings.common import LengthConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.settings.task_config import lengths_of
 
 
 @settings
-class PlanConfig(LengthConfig):
+class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
     model: str = setting(
         help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
         group="model",
     )
+    prompt_length: int = setting(100, "P, the number of vectors.", group="prompt", least=1)
     batch_size: int = setting(32, "rows, on all devices.", group="training", least=1)
-    feature_lengths: Mapping[str, int] = setting(
-        {"inputs": 512, "targets": 8}, "tokens of a row's input and target.", group="data"
+    feature_lengths: Mapping[str, int] | None = setting(
+        None,
+        "tokens of a row's input and target. None: inputs=512 targets=8.",
+        group="data",
     )
     topology: str | None = setting(
         None, f"v5e:4x4, v4:2x2x4; {', '.join(hardware.CHIPS)}.", group="devices"
@@ -66,6 +68,7 @@ class PlanConfig(LengthConfig):
 
 
 CONFIG = PlanConfig
+LENGTHS = {"inputs": 512, "targets": 8}
 
 
 def plans_of(config: PlanConfig) -> Iterator[Plan]:
@@ -75,7 +78,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
       UsageError: neither or both are named, or a setting is the other's.
     """
     check_hardware(config)
-    model, tokens = model_config(config.model), lengths_of(config.feature_lengths)
+    model, tokens = model_config(config.model), lengths_of(config.feature_lengths or LENGTHS)
     lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
     if config.topology is not None:
         target = hardware.parse_slice(config.topology)
@@ -118,5 +121,5 @@ def main(argv: list[str] | None = None) -> None:
 
 def _asked(config: PlanConfig) -> dict[str, Any]:
     """The settings that are not None, but where the plan is written."""
-    given = dataclasses.asdict(config)
+    given = dataclasses.asdict(config) | {"feature_lengths": config.feature_lengths or LENGTHS}
     return {k: v for k, v in given.items() if k != "output" and v is not None}

@@ -23,9 +23,9 @@ from typing import Any
 
 import rich.console
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
@@ -48,7 +48,9 @@ class ShowTaskConfig(LengthConfig, LayoutConfig, TaskConfig):
 
     split: str = setting("train", "which split to show.", group="data", first=True)
     examples: int = setting(2, "how many to show in full.", group="data", least=0)
-    limit: int = setting(10_000, "how many examples to count; 0 for all.", group="data", least=0)
+    limit: int | None = setting(
+        10_000, "how many examples to count; None for all.", group="data", least=1
+    )
     prompt: PathLike | None = setting(
         None, "a prompt whose place to show, instead of a length and a layout.", group="prompt"
     )
@@ -114,7 +116,7 @@ def show_task(config: ShowTaskConfig) -> dict[str, Any]:
         prompt_length=length,
         layout=layout,
         examples=config.examples,
-        limit=config.limit or None,
+        limit=config.limit,
     )
 
 

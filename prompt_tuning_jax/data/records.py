@@ -9,14 +9,16 @@ Files are UTF-8. Empty lines are skipped. Every error names the file, the line a
 """
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from prompt_tuning_jax.json_values import json_object
+
 Record = Mapping[str, Any]
 
 FORMATS = (".jsonl", ".tsv", ".csv")
+_REMEDY = 'A line must be an object such as {"text": "...", "label": 0}.'
 LARGEST_RECORD = 64 * 2**20
 """Bytes of the largest record read, so that a file without line ends cannot fill the memory."""
 
@@ -81,7 +83,7 @@ class RecordFile:
     def _parse(self, raw: bytes, where: str) -> Record:
         text = _decode(raw, where)
         if self._format == ".jsonl":
-            return parse_json(text, where)
+            return json_object(text, where, _REMEDY)
         values = self._split(text, where)
         if len(values) != len(self._columns):
             raise ValueError(
@@ -109,19 +111,3 @@ def _decode(raw: bytes, where: str) -> str:
             f"0x{raw[error.start]:02x}); convert the file, for example with "
             "`iconv -f latin1 -t utf-8`."
         ) from error
-
-
-def parse_json(text: str, where: str) -> Record:
-    """One line of a .jsonl file, which `where` names in errors."""
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not usable JSON ({error}).") from error
-    if not isinstance(record, dict):
-        raise ValueError(
-            f'{where}: a line must be a JSON object such as {{"text": "...", "label": 0}}, '
-            f"not a {type(record).__name__}."
-        )
-    return record

@@ -23,12 +23,15 @@ _START_ID = 0
 
 
 class DecodingOptions(TypedDict, total=False):
-    """How text is generated; see `generate_tokens`.
+    """How text is generated: greedily, by beam search or by sampling.
 
     Attributes:
       max_length: the most tokens to generate, EOS included; 64 where it is not given.
-      beams, length_penalty: beam search, where `beams` is above 1.
-      temperature, top_k, top_p: sampling, where `temperature` is above 0.
+      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
+      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      temperature: above 0, sample from softmax(logits / temperature).
+      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
+      top_p: then among the likeliest tokens that together reach probability p.
     """
 
     max_length: int
@@ -62,23 +65,16 @@ def generate_tokens(
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
 
     Args:
-      transformer: a `t5.network.Transformer`.
-      params: its parameters.
+      transformer, params: a `t5.network.Transformer` and its parameters.
       encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
-      max_length: the most tokens to generate, EOS included.
-      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
-      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      max_length, beams, length_penalty, temperature, top_k, top_p: see `DecodingOptions`.
       late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
-      temperature: above 0, sample from softmax(logits / temperature).
-      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
-      top_p: then among the likeliest tokens that together reach probability p.
       rng: for sampling: one key, or a key for each row [B], which makes what a row draws
         independent of its place in the batch.
       prompt_positions: where the prompt's rows sit; None lets the network put them first.
       prompt_ids: which prompt of a bank each row (or position) uses.
       members: how many consecutive rows are one input under the prompts of an ensemble, which
-        choose every token by their mean log-probability; tokens and scores have one row for
-        all of them.
+        choose every token by their mean log-probability and get one row of the results.
       return_all_beams: return all hypotheses, best first, instead of the best.
 
     Returns:

@@ -18,7 +18,7 @@ import gin
 
 from prompt_tuning_jax import gin_configs
 from prompt_tuning_jax.errors import UsageError
-from prompt_tuning_jax.settings.setting import nearest_hint
+from prompt_tuning_jax.settings.setting import macro_name, nearest_hint
 
 _GIN_CONFIGS = Path(gin_configs.__file__).parent
 
@@ -48,6 +48,8 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
     except (SyntaxError, tokenize.TokenError) as error:
         place = getattr(error, "filename", None) or ", ".join([*found, *bindings])
         raise UsageError(f"Gin cannot read {place}: {error}. Strings need quotes.") from error
+    except ValueError as error:  # an unknown name after "@", or before "."
+        raise UsageError(f"Gin: {' '.join(str(error).split())}") from error
 
 
 def _find(name: str, folders: Sequence[Path]) -> str:
@@ -96,8 +98,10 @@ def value_of(macro: str) -> Any:
     try:
         with gin.config_scope(macro):
             return _expand_home(setting())
-    except TypeError as error:  # gin says which
-        raise UsageError(f"{macro}: {' '.join(str(error).split())}.") from error
+    except TypeError as error:
+        text, unset = str(error), re.search(r"configurable 'macro' .* in scope '(\w+)'", str(error))
+        what = f"nothing sets %{unset[1]}" if unset else text.strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{macro}: {what}.") from error
 
 
 def _expand_home(value: Any) -> Any:
@@ -125,5 +129,6 @@ def check_known(given: Iterable[str], known: Collection[str]) -> None:
     text = gin.config_str()
     for macro in given:
         if macro not in known and not re.search(rf"%{macro}\b", text):
-            hint = nearest_hint(macro.upper(), known)
+            own = macro_name(macro.lower())  # SEED is T5X's RANDOM_SEED
+            hint = f"; did you mean {own}?" if own in known else nearest_hint(macro.upper(), known)
             raise UsageError(f"There is no setting {macro}{hint} Settings: {', '.join(known)}.")

@@ -7,9 +7,11 @@ from typing import Any
 
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.setting import GROUPS, declared, kinds_of, settings_of
+from prompt_tuning_jax.settings.values import takes_several
 
 _MARGIN = 30  # columns for the names
 _WIDTH = 100
+_FEW = 12  # settings, which the short help explains as well as the long one
 
 
 def help_text(
@@ -51,9 +53,12 @@ def shown_value(field: dataclasses.Field) -> str:
 def _usage(prog: str, fields: Sequence[dataclasses.Field]) -> str:
     words = []
     for field in fields:
+        required, name = field.default is dataclasses.MISSING, field.name.upper()
         if declared(field).positional:
-            word = field.name.upper()
-            words.append(word if field.default is dataclasses.MISSING else f"[{word}]")
+            word = f"{name} ..." if takes_several(field.type) else name
+            words.append(word if required else f"[{word}]")
+        elif required:
+            words.append(f"--{field.name} {name}")
     return " ".join([prog, *words, "[--SETTING value ...]"])
 
 
@@ -72,7 +77,7 @@ def _in_short(
 ) -> list[str]:
     """The settings of a first run explained; the others by name, under their groups."""
     first = [f for found in groups.values() for f in found if declared(f).first]
-    if len(first) in (0, len(fields)):
+    if len(fields) <= _FEW or not first:
         return [*_in_full(groups), *_paragraph("gin:", others.items())]
     lines = _paragraph("settings to begin with:", ((_option(f), declared(f).help) for f in first))
     names = {

@@ -106,15 +106,20 @@ def check_values(config: Any) -> None:
 
 
 def check_value(field: dataclasses.Field, value: Any, name: str) -> None:
-    """Refuses what `field` cannot be, with a ValueError that calls it `name`."""
+    """Refuses what `field` cannot be, with a UsageError that calls it `name`."""
     if value is field.default:
         return
     check_type(name, value, field.type)
+    if value is None:
+        return
     facts = declared(field)
-    if facts.least is not None and value is not None and value < facts.least:
-        raise ValueError(f"{name} must be at least {facts.least}, got {value}.")
+    if facts.least is not None and value < facts.least:
+        raise UsageError(f"{name} must be at least {facts.least}, got {value}.")
     if facts.choices is not None and value not in facts.choices:
-        raise ValueError(f"{name} must be one of {', '.join(facts.choices)}, got {value!r}.")
+        raise UsageError(f"{name} must be one of {', '.join(facts.choices)}, got {value!r}.")
+    may_be_path = {os.PathLike, Any} & set(kinds_of(field.type))
+    if may_be_path and isinstance(value, str) and not value:  # it would be the current directory
+        raise UsageError(f"{name} is empty: give it a value, or leave it out.")
 
 
 def check_type(name: str, value: Any, annotation: Any) -> None:
@@ -148,6 +153,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 def kind_name(kind: type) -> str:
     """What a kind of value is called where it is written."""
     names = {"NoneType": "None", "Mapping": "a mapping", "Sequence": "a list", "PathLike": "a path"}
+    names |= {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
     return names.get(kind.__name__, kind.__name__)
 
 

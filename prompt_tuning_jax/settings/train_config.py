@@ -1,4 +1,4 @@
-"""What a training run takes: its settings, what is checked of them, and what tells runs apart."""
+"""What a training run takes: its settings, and what is checked of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,18 +6,11 @@ from typing import Any
 
 import optax
 
-from prompt_tuning_jax import optim
-from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.data.encoding import check_distinct
-from prompt_tuning_jax.data.task import Task
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
-from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.optim import Rule
-from prompt_tuning_jax.params import SHARED_NAME, FlatParams
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
     LayoutConfig,
@@ -27,13 +20,10 @@ from prompt_tuning_jax.settings.common import (
 )
 from prompt_tuning_jax.settings.setting import (
     PathLike,
-    macro_name,
-    names_where,
     setting,
     settings,
-    settings_of,
 )
-from prompt_tuning_jax.settings.task_config import TaskConfig, choose_predictions, lengths_of
+from prompt_tuning_jax.settings.task_config import TaskConfig
 
 
 @settings
@@ -257,64 +247,3 @@ def _is_rule(rule: Any) -> bool:
         and isinstance(rule[0], str)
         and isinstance(rule[1], optax.GradientTransformation)
     )
-
-
-def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[str, int]:
-    """Checks the splits, the labels and how to evaluate; returns the feature lengths."""
-    task.split("train")
-    # A task may have no validation split, but a split that was asked for must be there.
-    if (
-        config.eval_split in task.splits
-        or config.eval_split != settings_of(TrainConfig)["eval_split"].default
-    ):
-        task.split(config.eval_split)
-        if task.metrics:
-            choose_predictions(task, config.predictions)
-    lengths = lengths_of(config.feature_lengths)
-    check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
-    return lengths
-
-
-def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
-    """The rules asked for, or those of prompt tuning or model tuning."""
-    if config.trainable is not None:
-        return config.trainable
-    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    if config.prompt_length:
-        return optim.prompt_rules(**rate)
-    return optim.model_rules(**rate)
-
-
-def is_done(
-    config: TrainConfig, step: int, history: Sequence[Any], best: Mapping[str, Any] | None
-) -> bool:
-    """Whether a run has had its steps, or has waited long enough for a better score."""
-    if step >= config.train_steps:
-        return True
-    if config.patience is None or best is None:
-        return False
-    return sum(scores["step"] > best["step"] for scores in history) >= config.patience
-
-
-def run_identity(
-    config: TrainConfig,
-    model: FrozenModel,
-    task: Task,
-    trainable: FlatParams,
-    frozen: FlatParams,
-) -> dict[str, Any]:
-    """What makes two runs the same run; a saved state is continued only by its own."""
-    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
-    examples = task.split("train")
-    settings |= {
-        "shared_prompt": None,
-        "model": model.fingerprint,
-        "model_dtype": str(model.params["token_embedder"]["embedding"].dtype),
-        "task": task.name,
-        "train_examples": len(examples) if hasattr(examples, "__len__") else None,
-        "trainable": sorted(trainable),
-    }
-    if config.shared_prompt is not None:
-        shared = {**frozen, **trainable}[SHARED_NAME]
-        settings["shared_prompt"] = fingerprint({"shared": shared})
-    return {macro_name(name): value for name, value in settings.items()}

@@ -11,15 +11,11 @@ from jaxtyping import Float
 
 from prompt_tuning_jax import initializers
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint, prompt_names
-from prompt_tuning_jax.checkpoints.t5x.storage import Leaf
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.t5x_plugin.prompt_files import (
-    base_fingerprint,
-    prompts_beside,
-    read_prompt,
-)
 from prompt_tuning_jax.t5x_plugin.restore import Start
+from prompt_tuning_jax.t5x_plugin.save import base_fingerprint, prompts_beside, read_prompt
 from prompt_tuning_jax.training.prompt_start import resolve, text_of
 
 EMBEDDING = "token_embedder/embedding"
@@ -157,19 +153,17 @@ class _Table:
         self._checkpoint = checkpoint
 
     @functools.cached_property
-    def _leaf(self) -> Leaf:
+    def _stored(self) -> StoredArray:
         opened = open_checkpoint(self._checkpoint)
         # A decoder-only model has its table inside the decoder.
         return opened.leaf(next((n for n in opened.sources if _is_table(n)), EMBEDDING))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._leaf.shape
+        return self._stored.shape
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, slice):  # past the end is an error to tensorstore, not to numpy
-            index = slice(*index.indices(self.shape[0]))
-        return self._leaf.read(index)
+        return self._stored.rows(index)
 
 
 def _is_table(name: str) -> bool:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +14,20 @@ from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import merge_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
+from prompt_tuning_jax.training.step_types import (
+    DeviceBatch,
+    Key,
+    Metrics,
+    Params,
+    StepFunction,
+    TrainStep,
+    Updated,
+)
 
 
 def make_train_step(
     config: TrainConfig, model: FrozenModel, optimizer: optax.GradientTransformation
-) -> Callable[..., Any]:
+) -> TrainStep:
     """The compiled step, from (trainable, opt_state, frozen, batch, dropout key).
 
     Returns (trainable, opt_state, metrics); the first two are updated in place.
@@ -29,7 +36,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
+def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
 
     A step whose loss, gradient or update is not finite changes nothing.
@@ -44,7 +51,9 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
     layout, z_loss = config.prompt_layout, config.z_loss
     apply = family_of(network_config).apply
 
-    def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
+    def loss_fn(
+        trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None
+    ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
             logits = apply(network_config, merge_params(trainable, frozen), batch, layout, key)
@@ -54,8 +63,13 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
     gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), config.microbatches)
 
     def step(
-        optimizer: Any, trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any
-    ) -> Any:
+        optimizer: optax.GradientTransformation,
+        trainable: Params,
+        opt_state: optax.OptState,
+        frozen: Params,
+        batch: DeviceBatch,
+        key: Key | None,
+    ) -> Updated:
         key = key if config.dropout_rate else None
         (total, tokens), grads = gradients(trainable, frozen, batch, key)
         if config.loss_normalization == "mean":
@@ -65,7 +79,7 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        metrics = {"loss": total / tokens, "gradient_norm": norm, "finite": finite}
+        metrics = Metrics(loss=total / tokens, gradient_norm=norm, finite=finite)
         kept = keep(updated, trainable), keep(new_state, opt_state)
         return *sharding.constrain(model.mesh, model.config, kept), metrics
 

@@ -10,10 +10,10 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import load_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.params import unflatten

@@ -9,10 +9,8 @@ alone, and no host holds a whole weight of which it needs a part.
 """
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Sharding
 
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface.names import t5x_shapes
 from prompt_tuning_jax.checkpoints.quantize import check_float
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
@@ -33,10 +32,10 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     open_checkpoint,
     prompt_names,
 )
-from prompt_tuning_jax.checkpoints.t5x.config import check_config, compare, infer_config
+from prompt_tuning_jax.checkpoints.t5x.config import check_config, infer_config
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
-from prompt_tuning_jax.checkpoints.t5x.weights import Weight, by_leaf, find_weights
-from prompt_tuning_jax.checkpoints.weight_check import WeightReport
+from prompt_tuning_jax.checkpoints.t5x.weights import find_weights
+from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import PROMPT_NAME, is_prompt
@@ -52,7 +51,7 @@ def load(
     dtype: Any = jnp.float32,
     shardings: Shardings | None = None,
     config: T5Config | None = None,
-    report: Callable[[WeightReport], None] | None = None,
+    report: Callable[[WeightComparison], None] | None = None,
     convert: Conversion | None = None,
 ) -> tuple[T5Config, dict[str, Any]]:
     """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
@@ -63,7 +62,7 @@ def load(
       dtype: of weights and activations, float32 or bfloat16, whatever is stored.
       shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
       config: what the checkpoint must be; its activations and dropout, which shapes do not
-        tell, are taken over. By default the config is inferred, see `t5x_config`.
+        tell, are taken over. By default the config is inferred, see `infer_config`.
       report: called with the table of weights before any is read; `print` shows it.
       convert: as in `huggingface.load`.
 
@@ -80,30 +79,18 @@ def load(
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
     config, weights = load_lazily(path, dtype, config, report)
-    places: Mapping[str, Sharding] = {}
-    if shardings is not None:
-        shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
-        places = shardings(config, shapes)
-
-    def read(names: Iterable[str]) -> dict[str, Any]:
-        cache: dict = {}  # layers stacked in one leaf are read together
-        values: dict[str, Any] = {}
-        for name in names:
-            value = _read(weights[name], places.get(name), cache)
-            values |= convert(name, value) if convert else {name: value}
-        return values
-
-    with ThreadPoolExecutor(_readers(weights.values(), convert is not None)) as pool:
-        parts = list(pool.map(read, by_leaf(weights)))
-    return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
+    places = shardings(config, weights) if shardings else {}
+    readers = _readers(weights.values(), convert is not None)
+    values = read_arrays(weights, places, convert, readers)
+    return config, unflatten_dict(values, sep="/")
 
 
 def load_lazily(
     path: str | os.PathLike,
     dtype: Any = None,
     config: T5Config | None = None,
-    report: Callable[[WeightReport], None] | None = None,
-) -> tuple[T5Config, dict[str, Weight]]:
+    report: Callable[[WeightComparison], None] | None = None,
+) -> tuple[T5Config, dict[str, StoredArray]]:
     """As `load`, but each weight, under its flat T5X name, is read when it is made an array.
 
     `dtype=None` keeps what is stored.
@@ -114,12 +101,13 @@ def load_lazily(
     if config is not None:
         check_config(checkpoint.path, inferred, config)
     config = dataclasses.replace(config or inferred, dtype=inferred.dtype)
-    found = compare(checkpoint.path, config, weights)
+    needed = {name: (name, shape) for name, shape in t5x_shapes(config).items()}
+    comparison = compare_weights(checkpoint.path, needed, weights, "the config")
     if report is not None:
-        report(found)
-    found.require_complete()
-    _check_unexpected(found)
-    return config, {name: weights[name] for name in found.matched}
+        report(comparison)
+    comparison.require_complete()
+    comparison.refuse_unknown_layers("It is another model's, and cannot be loaded as a T5.")
+    return config, {name: weights[name] for name in comparison.matched}
 
 
 def save(
@@ -189,19 +177,6 @@ def add_prompt(
     return _write(directory, everything, step, form or checkpoint.kind)
 
 
-def _check_unexpected(found: WeightReport) -> None:
-    """Refuses weights within layers that a T5 does not have there: the model is another one."""
-    layers = [name for name in found.unexpected if "/layers_" in name]
-    if layers:
-        raise ValueError(
-            f"{found.source} has {len(layers)} weight(s) in its layers that no T5 has, {layers[0]} "
-            "first: it is a checkpoint of another model, and cannot be loaded as a T5."
-        )
-    if found.unexpected:
-        names = ", ".join(found.unexpected)
-        logging.warning("%s: not part of the frozen model: %s", found.source, names)
-
-
 def _check_fits(
     prompt: TunedPrompt, place: str, weights: Mapping[str, Any], prompts: list[str], allow: bool
 ) -> None:
@@ -217,23 +192,12 @@ def _check_fits(
     check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)
 
 
-def _readers(weights: Iterable[Weight], converts: bool) -> int:
+def _readers(weights: Iterable[StoredArray], converts: bool) -> int:
     """How many leaves to read at a time: reads wait for disks and networks, but take memory."""
     if converts and jax.process_count() > 1:
         return 1  # all hosts convert the same weight together
-    largest = max(weight.leaf.nbytes for weight in weights)
+    largest = max(weight.source.nbytes for weight in weights)
     return max(1, min(_MAX_READERS, _BYTES_IN_TRANSIT // largest))
-
-
-def _read(weight: Weight, sharding: Sharding | None, cache: dict) -> Any:
-    if sharding is None:
-        return np.ascontiguousarray(weight.read(cache=cache))
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, weight.shape, strict=True))
-        return weight.read(bounds, cache)
-
-    return jax.make_array_from_callback(weight.shape, sharding, part)
 
 
 def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, form: str) -> Path:

@@ -21,7 +21,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
-from prompt_tuning_jax.checkpoints.t5x.fingerprint import checkpoint_fingerprint
+from prompt_tuning_jax.checkpoints.t5x.hash_cache import checkpoint_fingerprint
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import flatten, is_prompt, label_params, unflatten
