@@ -138,7 +138,7 @@ def test_your_own_data(tmp_path):
     best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
     assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
     assert answer["prediction"] in ("negative", "positive")
-    printed = run(block("checkpoint diff"), tmp_path)
+    printed = run(block("checkpoint diff bundled bundled-hf"), tmp_path)
     assert "70 leaves compared, 0 differ" in printed
     tuned, extracted = (load_prompt(tmp_path / path) for path in ("runs/mine/best", "prompts/mine"))
     np.testing.assert_array_equal(extracted.values, tuned.values)
