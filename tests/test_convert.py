@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints.compare import compare_models
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
-from prompt_tuning_jax.commands import checkpoint as convert
+from prompt_tuning_jax.commands import checkpoint as checkpoint_command
 from prompt_tuning_jax.commands import command
 
 PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
@@ -24,7 +25,7 @@ PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
 def run(*arguments) -> int:
     """The exit status."""
     try:
-        command.run(lambda: convert.main([str(argument) for argument in arguments]))
+        command.run(lambda: checkpoint_command.main([str(argument) for argument in arguments]))
     except SystemExit as exit_:
         return exit_.code
     return 0
@@ -219,7 +220,7 @@ class TestDiff:
         del weights["encoder/encoder_norm/scale"]
         weights["decoder/decoder_norm/scale"] = np.ones(3, np.float32)
         weights["encoder/prompt/prompt"] = PROMPT
-        found, compared = convert.diff(str(checkpoint), str(t5x.save(tmp_path, weights)))
+        found, compared = compare_models(str(checkpoint), str(t5x.save(tmp_path, weights)))
         assert compared == 53
         assert [(each.name, each.state) for each in found] == [
             ("decoder/decoder_norm/scale", "shape [16] | [3]"),

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.commands.exchange import export_prompt
+from prompt_tuning_jax.commands.export_prompt import export_prompt
 
 HUGGINGFACE = GOLDENS / "huggingface"
 BASE = HUGGINGFACE / "t5_v1_1"

@@ -16,16 +16,14 @@ class Command:
     """Where a command is.
 
     Attributes:
-      module: within the package.
+      module: within the package; its `main` takes the arguments that follow the command's name.
       summary: one line.
-      function: takes the arguments that follow the command's name.
       config: the class that a gin command reads; None for a command with options.
       ends_with_reader: as `command.run` takes it.
     """
 
     module: str
     summary: str
-    function: str = "main"
     config: str | None = None
     ends_with_reader: bool = False
 
@@ -43,8 +41,8 @@ COMMANDS = {
     "show-task": Command("commands.show_task", "see what a task is, before any training"),
     "plan": Command("commands.plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
     "checkpoint": Command("commands.checkpoint", "models between T5X and Hugging Face; list, extract, compare"),
-    "export": Command("commands.exchange", "a prompt for PEFT, or as a bare array", "export_main"),
-    "import": Command("commands.exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
+    "export": Command("commands.export_prompt", "a prompt for PEFT, or as a bare array"),
+    "import": Command("commands.import_prompt", "a prompt from PEFT, T5X or a bare array"),
     "combine": Command("commands.combine", "average, interpolate or compose prompts"),
     "completion": Command("commands.completion", "complete all this with the Tab key: bash, zsh or fish"),
 }
@@ -96,4 +94,4 @@ def _run(name: str, arguments: list[str]) -> None:
         module = importlib.import_module(f"prompt_tuning_jax.{one.module}")
     except KeyboardInterrupt:
         sys.exit(130)
-    command.run(lambda: getattr(module, one.function)(arguments), one.ends_with_reader)
+    command.run(lambda: module.main(arguments), one.ends_with_reader)

@@ -42,9 +42,7 @@ def collect() -> tuple[Words, Values]:
         if one.config is not None:
             of_one = _gin_command(name, getattr(module, one.config))
         else:
-            parser = module.parser()
-            own = parser if one.function == "main" else _nested(parser)[name]
-            of_one = _parsed_command(name, own)
+            of_one = _parsed_command(name, module.parser())
         words |= of_one[0]
         values |= of_one[1]
     return words, {key: found for key, found in values.items() if found}

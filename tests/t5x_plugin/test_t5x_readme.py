@@ -8,8 +8,7 @@ import gin
 import pytest
 import shell
 
-from prompt_tuning_jax.commands import checkpoint as convert
-from prompt_tuning_jax.commands import command, exchange
+from prompt_tuning_jax.commands import checkpoint, command, import_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,12 +89,12 @@ def test_the_other_commands_parse(capsys):
     seen = set()
     for words in COMMANDS:
         match words[:3]:
-            case ["python", "-m", "prompt_tuning_jax.commands.checkpoint"]:
-                convert.parser().parse_args(words[3:])
-            case ["python", "-m", "prompt_tuning_jax.commands.exchange"]:
-                exchange.parser().parse_args(words[3:])
-            case ["python", "-m", "prompt_tuning_jax.train"]:
-                config = command.parse(TrainConfig, words[3:], "")
+            case ["prompt-tuning", "checkpoint", *_]:
+                checkpoint.parser().parse_args(words[2:])
+            case ["prompt-tuning", "import", *_]:
+                import_prompt.parser().parse_args(words[2:])
+            case ["prompt-tuning", "train", *_]:
+                config = command.parse(TrainConfig, words[2:], "")
                 ((pattern, _),) = config.trainable
                 assert pattern == "encoder/prompt/prompt"
             case ["scripts/install_t5x.sh" | "scripts/test.sh", *_]:
@@ -105,7 +104,7 @@ def test_the_other_commands_parse(capsys):
                 subprocess.run(line, check=True, capture_output=True)
             case _:
                 assert words in T5X_COMMANDS
-        seen.add(words[0] if words[0] != "python" else words[2])
+        seen.add(words[{"python": 2, "prompt-tuning": 1}.get(words[0], 0)])
     assert len(seen) == 8
 
 
