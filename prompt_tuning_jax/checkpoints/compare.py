@@ -10,6 +10,8 @@ from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned
 
+_Arrays = Mapping[str, StoredArray]
+
 
 class Difference(NamedTuple):
     """How a leaf differs: its state, and the largest and the mean absolute difference."""
@@ -39,20 +41,18 @@ def compare_models(
     return [each for each in found if each is not None], len(names)
 
 
-def _comparable(
-    a: str, b: str, everything: bool
-) -> tuple[Mapping[str, StoredArray], Mapping[str, StoredArray]]:
+def _comparable(a: str, b: str, everything: bool) -> tuple[_Arrays, _Arrays]:
     if is_checkpoint(a) and is_checkpoint(b):
         prefix = "" if everything else TARGET
         ours, theirs = open_checkpoint(a).leaves(prefix), open_checkpoint(b).leaves(prefix)
         if everything or is_scanned(ours) == is_scanned(theirs):
             return ours, theirs
     elif everything:
-        raise ValueError("Only T5X checkpoints hold an optimizer's state: leave out --all.")
+        raise ValueError("Only T5X checkpoints hold an optimizer's state: leave out {spelled('everything')}.")
     return _weights(a), _weights(b)
 
 
-def _weights(path: str) -> Mapping[str, StoredArray]:
+def _weights(path: str) -> _Arrays:
     if is_checkpoint(path):
         return t5x.load_lazily(path)[1]
     return huggingface.load_lazily(path)[1]
