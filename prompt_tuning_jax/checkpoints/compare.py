@@ -9,6 +9,7 @@ from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.weights import is_scanned
+from prompt_tuning_jax.errors import spelled
 
 _Arrays = Mapping[str, StoredArray]
 
@@ -48,7 +49,9 @@ def _comparable(a: str, b: str, everything: bool) -> tuple[_Arrays, _Arrays]:
         if everything or is_scanned(ours) == is_scanned(theirs):
             return ours, theirs
     elif everything:
-        raise ValueError("Only T5X checkpoints hold an optimizer's state: leave out {spelled('everything')}.")
+        raise ValueError(
+            f"Only T5X checkpoints hold an optimizer's state: leave out {spelled('everything')}."
+        )
     return _weights(a), _weights(b)
 
 
