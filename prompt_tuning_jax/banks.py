@@ -94,7 +94,7 @@ def check_compatible(
     fingerprint: str | None = None,
     vocabulary_hash: str | None = None,
     emb_dim: int | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> None:
     """Refuses a prompt that was tuned for another frozen model or vocabulary.
 
@@ -102,7 +102,7 @@ def check_compatible(
     compared.
 
     Raises:
-      ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
+      ValueError: width, model or vocabulary differ. `allow_prompt_mismatch` overrides the last two.
     """
     if emb_dim is not None and prompt.shape[1] != emb_dim:
         raise ValueError(
@@ -115,7 +115,7 @@ def check_compatible(
         ("vocabulary", VOCABULARY, vocabulary_hash),
     ):
         theirs = prompt.metadata.get(key)
-        if not allow_mismatch and theirs and ours and theirs != ours:
+        if not allow_prompt_mismatch and theirs and ours and theirs != ours:
             raise ValueError(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "

@@ -17,9 +17,12 @@ class UsageError(ValueError):
 def spelled(name: str, value: Any = None) -> str:
     """A setting as the reader of an error writes it: `--batch_size`, or `batch_size` in Python.
 
-    With a value it is given that: `--prompt_length=0`.
+    With a value it is given that: `--prompt_length 0`, or `prompt_length=0` in Python.
     """
-    return _spelling(name) if value is None else f"{_spelling(name)}={value}"
+    written = _spelling(name)
+    if value is None:
+        return written
+    return f"{written} {value}" if written.startswith("--") else f"{written}={value}"
 
 
 def spell_as(how: Callable[[str], str]) -> Callable[[str], str]:

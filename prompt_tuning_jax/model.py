@@ -89,10 +89,12 @@ class FrozenModel:
         vocabulary_hash = self.vocabulary.fingerprint if self.vocabulary else None
         return {"fingerprint": self.fingerprint, "vocabulary_hash": vocabulary_hash}
 
-    def check(self, prompt: TunedPrompt, allow_mismatch: bool = False) -> None:
+    def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:
         """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
         width = self.config.emb_dim
-        check_compatible(prompt, **self.identity, emb_dim=width, allow_mismatch=allow_mismatch)
+        check_compatible(
+            prompt, **self.identity, emb_dim=width, allow_prompt_mismatch=allow_prompt_mismatch
+        )
 
     @property
     def embeddings(self) -> Float[Array, "V D"]:

@@ -32,6 +32,7 @@ from rich.table import Table
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
@@ -69,7 +70,8 @@ def drift(
 ) -> dict[str, float]:
     """Of the logits at 64 examples' target tokens: in their deviations, in nats, in percent."""
     examples = list(bundled_task(task).split("test"))[:64]
-    _, batch = next(iter(exact.batches(examples, None, len(examples), LENGTHS)))
+    sizes = {"batch_size": len(examples), "lengths": LENGTHS}
+    _, batch = next(eval_batches(examples, exact.vocabulary, **sizes))
     real = np.asarray(batch["decoder_loss_weights"]) > 0
     tokens = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     theirs, mine = (np.asarray(model.logits(*tokens, prompt))[real] for model in (exact, ours))

@@ -16,6 +16,7 @@ from prompt_tuning_jax import load_model, load_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.layers import SCALE
@@ -208,7 +209,7 @@ def test_the_bundled_models_logits_and_gradients_hardly_move(bundled, bundled_in
     examples = list(bundled_task("bundled_topic").split("validation"))[:16]
     prompt = load_prompt("bundled_topic")
     lengths = {"inputs": 64, "targets": 8}
-    _, batch = next(iter(bundled.batches(examples, None, 16, lengths)))
+    _, batch = next(eval_batches(examples, bundled.vocabulary, batch_size=16, lengths=lengths))
     real = np.asarray(batch["decoder_loss_weights"]) > 0
     names = ("encoder_input_tokens", "decoder_input_tokens")
     tokens = [batch[name] for name in names]

@@ -389,7 +389,7 @@ class TestAddPrompt:
         stranger = TunedPrompt(PROMPT, metadata={"base_model_fingerprint": "0" * 64})
         with pytest.raises(ValueError, match="not the model given"):
             t5x.add_prompt(source, stranger, tmp_path / "other")
-        t5x.add_prompt(source, stranger, tmp_path / "other", allow_mismatch=True)
+        t5x.add_prompt(source, stranger, tmp_path / "other", allow_prompt_mismatch=True)
 
     def test_no_t5(self, tmp_path):
         path = t5x.save(tmp_path, {"a": np.ones(2, np.float32)})

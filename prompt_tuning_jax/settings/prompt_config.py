@@ -68,20 +68,20 @@ def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
 
 
 def load_checked_prompt(
-    path: str | os.PathLike, model: FrozenModel, allow_mismatch: bool
+    path: str | os.PathLike, model: FrozenModel, allow_prompt_mismatch: bool
 ) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
-    model.check(prompt, allow_mismatch)
+    model.check(prompt, allow_prompt_mismatch)
     return prompt
 
 
-def _load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
+def _load_checked_bank(paths: Any, model: FrozenModel, allow_prompt_mismatch: bool) -> TunedBank:
     """Prompt files that belong to `model`, or a refusal that names the one that does not."""
     prompts = {}
     for name, path in named(paths).items():
         try:
-            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
+            prompts[name] = load_checked_prompt(path, model, allow_prompt_mismatch)
         except ValueError as error:
             raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
     return TunedBank(prompts)

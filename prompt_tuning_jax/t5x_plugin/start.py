@@ -28,7 +28,7 @@ def prompt_start(
     verbalizers: Sequence[str] | None = None,
     seed: int | None = 0,
     population_size: int | None = initializers.PAPER_POPULATION,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Start:
     """(P, D) -> the prompt's first values: those of this library's own trainer for the same seed.
 
@@ -43,7 +43,7 @@ def prompt_start(
       verbalizers: the task's label words.
       seed: None, by which T5X means any, is 0 here: all hosts must start from one prompt.
       population_size: how many of the first pieces rows are sampled from; None for all.
-      allow_mismatch: whether to take a prompt file of another base model.
+      allow_prompt_mismatch: whether to take a prompt file of another base model.
     """
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
@@ -52,7 +52,7 @@ def prompt_start(
             _Table(checkpoint),
             vocabulary,
             verbalizers,
-            check=functools.partial(_check_model, checkpoint, allow_mismatch),
+            check=functools.partial(_check_model, checkpoint, allow_prompt_mismatch),
             population_size=population_size,
             read=read_prompt,
         )
@@ -79,7 +79,7 @@ def tuned_prompt(
     prompt_file: str | None,
     checkpoint: str,
     config: T5Config | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Start:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
@@ -87,7 +87,7 @@ def tuned_prompt(
       checkpoint: the base checkpoint, whose weights must be those that a file's prompt was tuned
         for, or that of a training run.
       config: the model's, whose prompt must see what a prompt in a file was tuned to see.
-      allow_mismatch: whether to take a prompt that was tuned for other weights.
+      allow_prompt_mismatch: whether to take a prompt that was tuned for other weights.
 
     Raises:
       ValueError: (when asked for values) there is none, or one of another shape than the model's,
@@ -104,7 +104,7 @@ def tuned_prompt(
             )
         if prompt_file:
             _check_visibility(prompt_file, prompt, config)
-            _check_model(checkpoint, allow_mismatch, prompt)
+            _check_model(checkpoint, allow_prompt_mismatch, prompt)
         return prompt.values
 
     return values
@@ -140,9 +140,9 @@ def _check_visibility(prompt_file: str, prompt: TunedPrompt, config: T5Config | 
         )
 
 
-def _check_model(checkpoint: str, allow_mismatch: bool, prompt: TunedPrompt) -> None:
+def _check_model(checkpoint: str, allow_prompt_mismatch: bool, prompt: TunedPrompt) -> None:
     """Refuses a prompt of other weights, on all hosts alike."""
-    if not allow_mismatch and prompt.base_fingerprint is not None:
+    if not allow_prompt_mismatch and prompt.base_fingerprint is not None:
         check_compatible(prompt, fingerprint=base_fingerprint(checkpoint))
 
 

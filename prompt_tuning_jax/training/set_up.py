@@ -138,7 +138,7 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     if not config.prompt_length:
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
-    check = functools.partial(model.check, allow_mismatch=config.allow_prompt_mismatch)
+    check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
     initializer = prompt_start.resolve(config.prompt_init, *known, check)
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)

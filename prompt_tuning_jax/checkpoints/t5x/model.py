@@ -140,7 +140,7 @@ def add_prompt(
     step: int | None = None,
     name: str | None = None,
     form: str | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Path:
     """Writes a checkpoint that is `base` with a prompt; every other leaf is kept as it is.
 
@@ -150,7 +150,7 @@ def add_prompt(
       name: of the prompt's leaf; by default that of the base's prompt, or else this library's
         `encoder/prompt/prompt` (the reference implementation has `REFERENCE_PROMPT`).
       form: by default the base's.
-      allow_mismatch: take a prompt that was tuned for other weights.
+      allow_prompt_mismatch: take a prompt that was tuned for other weights.
 
     Returns:
       The checkpoint written, `directory/checkpoint_{step}`.
@@ -170,7 +170,7 @@ def add_prompt(
     is_branch = any(other.startswith(f"{name}/") for other in weights)
     if not is_prompt(name) or is_taken or is_branch:
         raise ValueError(f"A prompt's leaf is called {PROMPT_NAME} or alike, not {name!r}.")
-    _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
+    _check_fits(prompt, checkpoint.path, weights, there, allow_prompt_mismatch)
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}
     everything |= {STEP: np.int32(step), TARGET + name: prompt.values}
@@ -189,7 +189,9 @@ def _check_fits(
     if prompt.base_fingerprint is not None and not allow:
         frozen = find_weights({n: x for n, x in weights.items() if n not in prompts})
         ours = fingerprint(frozen)
-    check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)
+    check_compatible(
+        prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_prompt_mismatch=allow
+    )
 
 
 def _readers(weights: Iterable[StoredArray], converts: bool) -> int:
