@@ -57,8 +57,8 @@ def train_many(
 
     Each prompt has its own task, data order, initialisation, seed, learning rate and end, and comes
     out as that of a run of its own would (to rounding; with dropout, where both pad alike). One
-    step takes a batch of every run, [N, B, ...], through the model together. MODEL_DIR/NAME holds
-    what a run leaves behind, MODEL_DIR/state where all of them stand. A run whose loss becomes NaN
+    step takes a batch of every run, [N, B, ...], through the model together. model_dir/NAME holds
+    what a run leaves behind, model_dir/state where all of them stand. A run whose loss becomes NaN
     ends with its last good prompt; the others go on.
 
     Raises:
