@@ -6,10 +6,10 @@ from jaxtyping import Array, Float, Int
 
 
 def token_cross_entropy(
-    logits: Float[Array, "batch length vocab"],
-    targets: Int[Array, "batch length"],
+    logits: Float[Array, "B L V"],
+    targets: Int[Array, "B L"],
     z_loss: float = 0.0,
-) -> Float[Array, "batch length"]:
+) -> Float[Array, "B L"]:
     """Cross-entropy of each target token in nats, plus `z_loss * log(Z)**2`.
 
     The z-loss keeps the softmax normaliser Z near 1 (Mesh TensorFlow; T5X runs it at 1e-4).
@@ -20,9 +20,9 @@ def token_cross_entropy(
 
 
 def weighted_loss(
-    logits: Float[Array, "batch length vocab"],
-    targets: Int[Array, "batch length"],
-    weights: Float[Array, "batch length"],
+    logits: Float[Array, "B L V"],
+    targets: Int[Array, "B L"],
+    weights: Float[Array, "B L"],
     z_loss: float = 1e-4,
 ) -> Float[Array, ""]:
     """Loss summed over target tokens, each times its weight, as T5X sums it."""

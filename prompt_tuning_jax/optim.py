@@ -156,7 +156,7 @@ def without_prompt(flat: FlatParams) -> FlatParams:
     return {name: x for name, x in flat.items() if name not in _PROMPT_NAMES}
 
 
-def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "prompt embed"] | None:
+def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "P D"] | None:
     """The prompt, behind the shared one if there is one; None without a prompt."""
     parts = [np.asarray(flat[name]) for name in _PROMPT_NAMES if name in flat]
     return np.concatenate(parts) if parts else None

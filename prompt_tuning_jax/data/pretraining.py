@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from prompt_tuning_jax.data.task import Example, Source, epoch_order
 
-Ids = Int[np.ndarray, " length"]
+Ids = Int[np.ndarray, " T"]
 Objective = Callable[..., tuple[Ids, Ids]]
 """(tokens, rng, vocabulary) -> (inputs, targets)"""
 

@@ -24,7 +24,7 @@ _START_ID = 0
 def generate_tokens(
     transformer: nn.Module,
     params: Any,
-    encoder_input_tokens: Int[Array, "batch length"],
+    encoder_input_tokens: Int[Array, "B S"],
     *,
     max_length: int = 32,
     beams: int = 1,
@@ -34,11 +34,11 @@ def generate_tokens(
     top_k: int = 0,
     top_p: float = 1.0,
     rng: Array | None = None,
-    prompt_positions: Int[Array, "batch length"] | None = None,
-    prompt_ids: Int[Array, "batch *length"] | None = None,
+    prompt_positions: Int[Array, "B S"] | None = None,
+    prompt_ids: Int[Array, "B *S"] | None = None,
     members: int = 1,
     return_all_beams: bool = False,
-) -> tuple[Int[Array, "batch *beams generated"], Float[Array, "batch *beams"]]:
+) -> tuple[Int[Array, "B *beams L"], Float[Array, "B *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
 
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
@@ -93,12 +93,12 @@ def generate_tokens(
 def rank(
     transformer: nn.Module,
     params: Any,
-    encoder_input_tokens: Int[Array, "batch length"],
-    label_tokens: Int[Array, "labels label_length"],
+    encoder_input_tokens: Int[Array, "B S"],
+    label_tokens: Int[Array, "labels L"],
     *,
-    prompt_positions: Int[Array, "batch length"] | None = None,
-    prompt_ids: Int[Array, "batch *length"] | None = None,
-) -> Float[Array, "batch labels"]:
+    prompt_positions: Int[Array, "B S"] | None = None,
+    prompt_ids: Int[Array, "B *S"] | None = None,
+) -> Float[Array, "B labels"]:
     """Scores every label for every input: the sum of its tokens' log-probabilities, EOS included.
 
     The input is encoded once, however many labels there are.

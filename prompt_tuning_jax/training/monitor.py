@@ -24,7 +24,7 @@ class NotFiniteError(FloatingPointError):
 
 @jax.jit
 def prompt_signs(
-    prompt: Float[Array, "prompt embed"], embeddings: Float[Array, "vocab embed"]
+    prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]
 ) -> dict[str, Array]:
     """Mean norm of the prompt's rows, and mean distance to the nearest vocabulary embedding."""
     embeddings = embeddings.astype(jnp.float32)
