@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     one = ways.add_parser("interpolate", help="a prompt on the line between two")
     one.add_argument("prompts", nargs=2, help="START and END")
     one.add_argument("--at", type=float, required=True, help="0 is START, 1 is END")
-    one.set_defaults(combine=lambda args, prompts: interpolate(*prompts, args.at))
+    one.set_defaults(combine=lambda args, prompts: interpolate(prompts[0], prompts[1], args.at))
     one = ways.add_parser("compose", help="the rows of several prompts, one after another")
     one.add_argument("prompts", nargs="+", help="the shared part first")
     one.set_defaults(combine=lambda args, prompts: compose(prompts))

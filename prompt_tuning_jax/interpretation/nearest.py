@@ -78,9 +78,7 @@ def survey(table: Table) -> Survey:
     return Survey(np.concatenate(norms), mean, np.sqrt(variance))
 
 
-def label_vectors(
-    table: Table, labels: Sequence[Sequence[int]]
-) -> Float[np.ndarray, "labels D"]:
+def label_vectors(table: Table, labels: Sequence[Sequence[int]]) -> Float[np.ndarray, "labels D"]:
     """The mean embedding of each label's pieces (paper section 3.2)."""
     rows = [table[np.asarray(ids)].astype(np.float32).mean(axis=0) for ids in labels]
     return np.stack(rows) if rows else np.zeros((0, table.shape[1]), np.float32)

@@ -19,7 +19,7 @@ quotes), with the default or else, in brackets, the kind of value:
 _MARGIN = 28  # columns for the names
 
 
-def settings_help(macros: Mapping[str, dataclasses.Field], config_class: type) -> str:
+def settings_help(macros: Mapping[str, dataclasses.Field[Any]], config_class: type) -> str:
     """All settings, a paragraph for the command's own and one for each class it inherits from.
 
     Args:
@@ -40,7 +40,7 @@ def settings_help(macros: Mapping[str, dataclasses.Field], config_class: type) -
 
 def descriptions(config_class: type) -> dict[str, str]:
     """Field -> its text in the `Attributes` section of its class's docstring."""
-    found = {}
+    found: dict[str, str] = {}
     for kind in reversed(config_class.__mro__):
         doc = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         section = re.split(r"\n(?=\S)", doc.partition("Attributes:\n")[2])[0]
@@ -51,7 +51,7 @@ def descriptions(config_class: type) -> dict[str, str]:
     return found
 
 
-def shown_value(field: dataclasses.Field) -> str:
+def shown_value(field: dataclasses.Field[Any]) -> str:
     """`30000`, a default; or `<float>`, what may be given where the default is None."""
     if field.default is None:
         return f"<{_kinds(field.type)}>"

@@ -5,7 +5,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gin
@@ -25,7 +25,7 @@ def macro_name(field: str) -> str:
     return T5X_MACROS.get(field, field.upper())
 
 
-def macros(config_class: Callable[..., Any]) -> dict[str, dataclasses.Field]:
+def macros(config_class: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """Macro -> the config's field that it sets."""
     return {macro_name(field.name): field for field in dataclasses.fields(config_class)}
 

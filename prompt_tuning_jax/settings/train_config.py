@@ -217,7 +217,9 @@ def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
     """The rules asked for, or those of prompt tuning or model tuning."""
     if config.trainable is not None:
         return config.trainable
-    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
+    rate: dict[str, Any] = {}
+    if config.learning_rate is not None:
+        rate["learning_rate"] = config.learning_rate
     if config.prompt_length:
         return optim.prompt_rules(**rate)
     return optim.model_rules(**rate)

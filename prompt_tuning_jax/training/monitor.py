@@ -23,9 +23,7 @@ class NotFiniteError(FloatingPointError):
 
 
 @jax.jit
-def prompt_signs(
-    prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]
-) -> dict[str, Array]:
+def prompt_signs(prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]) -> dict[str, Array]:
     """Mean norm of the prompt's rows, and mean distance to the nearest vocabulary embedding."""
     embeddings = embeddings.astype(jnp.float32)
     squares = (
