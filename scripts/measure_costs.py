@@ -83,7 +83,7 @@ def drift(
 
 
 def divergence(
-    exact: Float[np.ndarray, "tokens vocab"], ours: Float[np.ndarray, "tokens vocab"]
+    exact: Float[np.ndarray, "tokens V"], ours: Float[np.ndarray, "tokens V"]
 ) -> Float[np.ndarray, " tokens"]:
     """Kullback-Leibler, of the distributions that two arrays of logits stand for."""
     p, q = jax.nn.log_softmax(exact), jax.nn.log_softmax(ours)

@@ -17,8 +17,8 @@ from common import GOLDENS, float64, widened
 from safetensors.numpy import load_file, save_file
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
-from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.commands.export_prompt import export_prompt
 
 HUGGINGFACE = GOLDENS / "huggingface"

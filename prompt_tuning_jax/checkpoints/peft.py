@@ -44,7 +44,7 @@ def is_adapter(directory: str | os.PathLike) -> bool:
 
 def read_adapter(
     directory: str | os.PathLike,
-) -> tuple[Float[np.ndarray, "prompt embed"], dict[str, Any]]:
+) -> tuple[Float[np.ndarray, "P D"], dict[str, Any]]:
     """A T5's prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
 
     Returns:
@@ -79,7 +79,7 @@ def read_adapter(
 
 def write_adapter(
     directory: str | os.PathLike,
-    values: Float[np.ndarray, "prompt embed"],
+    values: Float[np.ndarray, "P D"],
     *,
     base_model: str,
     num_layers: int,

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from prompt_tuning_jax.data.task import Example
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 Tokens = list[int]
 Batch = dict[str, np.ndarray]
@@ -35,7 +36,7 @@ def bucket_lengths(maximum: int, lengths: Sequence[int]) -> tuple[int, ...]:
     return (*sorted(length for length in set(lengths) if length < maximum), maximum)
 
 
-def check_distinct(labels: Iterable[str], vocabulary, limit: int | None = None) -> None:
+def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | None = None) -> None:
     """Refuses labels that a model cannot tell apart: characters it does not know look all alike.
 
     Args:
@@ -65,7 +66,12 @@ class Encoder:
     never the EOS itself, so that the model still sees where an input ends.
     """
 
-    def __init__(self, vocabulary, lengths: Mapping[str, int], buckets=None):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        lengths: Mapping[str, int],
+        buckets: Mapping[str, Sequence[int]] | None = None,
+    ):
         buckets = buckets or {}
         self.vocabulary = vocabulary
         self.lengths = {"inputs": lengths["inputs"], "targets": lengths["targets"]}

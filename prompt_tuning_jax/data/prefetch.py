@@ -23,7 +23,7 @@ class Prefetcher:
 
     def __init__(self, batches: TrainBatches, size: int = 2):
         self._batches = batches
-        self._queue: queue.Queue = queue.Queue(size)
+        self._queue: queue.Queue[Any] = queue.Queue(size)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
@@ -67,5 +67,5 @@ class Prefetcher:
     def __enter__(self) -> "Prefetcher":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

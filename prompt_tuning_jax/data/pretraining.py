@@ -6,15 +6,16 @@ are functions (tokens, rng, vocabulary) -> (inputs, targets) applied to chunks o
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning_jax.data.task import Example, Source, epoch_order
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
-Ids = Int[np.ndarray, " length"]
+Ids = Int[np.ndarray, " T"]
 Objective = Callable[..., tuple[Ids, Ids]]
 """(tokens, rng, vocabulary) -> (inputs, targets)"""
 
@@ -38,7 +39,8 @@ def paragraphs(text: str) -> list[str]:
     if not lengths:
         return []
     wrapped = np.quantile(lengths, 0.99) < HARD_WRAP
-    found, current = [], []
+    found: list[str] = []
+    current: list[str] = []
     for line in lines:
         starts_new = not wrapped or not line.strip() or line[:1].isspace()
         if starts_new and current:
@@ -72,7 +74,7 @@ class TextDirectory:
     fewer than 8 tokens are left out.
     """
 
-    def __init__(self, path: str | Path, vocabulary):
+    def __init__(self, path: str | Path, vocabulary: Vocabulary):
         files = sorted(Path(path).rglob("*.txt"))
         if not files:
             raise FileNotFoundError(
@@ -105,7 +107,7 @@ def read_text(file: Path) -> str:
 def span_corruption(
     tokens: Ids,
     rng: np.random.Generator,
-    vocabulary,
+    vocabulary: Vocabulary,
     noise_density: float = 0.15,
     mean_noise_span_length: float = 3.0,
 ) -> tuple[Ids, Ids]:
@@ -141,12 +143,12 @@ def _random_segments(total: int, count: int, rng: np.random.Generator) -> Int[np
     return np.diff([0, *bars, total])
 
 
-def _interleave(first: Sequence, second: Sequence) -> Iterator[int]:
+def _interleave(first: Iterable[Iterable[int]], second: Iterable[Iterable[int]]) -> Iterator[int]:
     pairs = zip(first, second, strict=True)
     return itertools.chain.from_iterable(itertools.chain.from_iterable(pairs))
 
 
-def prefix_lm(tokens: Ids, rng: np.random.Generator, vocabulary) -> tuple[Ids, Ids]:
+def prefix_lm(tokens: Ids, rng: np.random.Generator, vocabulary: Vocabulary) -> tuple[Ids, Ids]:
     """Prefix language modelling, the paper's LM adaptation: go on from a text cut at random.
 
     Both sides hold at least one token and end in EOS, as they do in the tasks that come later.
@@ -165,7 +167,9 @@ class TextSource:
     the end of a document. With `seed=None` chunks come in file order, cut as in seed 0.
     """
 
-    def __init__(self, directory: TextDirectory, objective: Objective, vocabulary, length: int):
+    def __init__(
+        self, directory: TextDirectory, objective: Objective, vocabulary: Vocabulary, length: int
+    ):
         if length < 2 * SHORTEST:
             raise ValueError(f"Chunks must have at least {2 * SHORTEST} tokens, not {length}.")
         self._directory, self._objective = directory, objective

@@ -36,7 +36,7 @@ class RecordFile:
         if columns and self._format == ".jsonl":
             raise ValueError(f"{self.path}: columns are for .tsv and .csv; JSON names its fields.")
         self._has_header = self._format != ".jsonl" and not columns
-        self._columns = list(columns) if columns else None
+        self._columns = list(columns or ())
 
     def scan(self) -> Iterator[tuple[int, int, Record]]:
         """All records in order, each with its byte offset and the number of its first line."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.data.task import FEATURES, Example, Task
-from prompt_tuning_jax.data.templates import words_of
+from prompt_tuning_jax.data.templates import Verbalizers, words_of
 from prompt_tuning_jax.data.tensorflow_log import quiet_start
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.errors import spelled
@@ -41,7 +41,7 @@ class SeqioTarget(str):
     task: seqio.Task
     example: Mapping[str, Any]
 
-    def __new__(cls, text: str, task: seqio.Task, example: Mapping[str, Any]):
+    def __new__(cls, text: str, task: seqio.Task, example: Mapping[str, Any]) -> "SeqioTarget":
         target = super().__new__(cls, text)
         target.task, target.example = task, example
         return target
@@ -141,8 +141,8 @@ def _target_text(task: seqio.Task, example: Mapping[str, Any]) -> str:
     return task.output_features["targets"].vocabulary.decode(example["targets"].tolist())
 
 
-def seqio_metrics(targets: list[SeqioTarget], predictions: list[str]) -> dict[str, float]:
-    """The scores of the targets' own tasks, and their `mean`.
+def seqio_metrics(targets: list[Any], predictions: list[str]) -> dict[str, float]:
+    """The scores of the own tasks of some `SeqioTarget`s, and their `mean`.
 
     Of several tasks each score is called `task/score`, and the mean is over tasks.
     """
@@ -174,7 +174,7 @@ def seqio_task(
     module: str | None = None,
     vocabulary: Vocabulary | None = None,
     feature_lengths: Mapping[str, int] | None = None,
-    verbalizers: Sequence[str] | None = None,
+    verbalizers: Verbalizers | None = None,
     data_dir: str | None = None,
 ) -> Task:
     """The SeqIO task or mixture called `name`, registered by importing `module`.

@@ -42,7 +42,9 @@ class Survey:
     def __init__(self, vocabulary: Vocabulary):
         self.examples, self.other_targets = 0, 0
         self.targets: collections.Counter[str] = collections.Counter()
-        self.lengths = {feature: collections.Counter() for feature in FEATURES}
+        self.lengths: dict[str, collections.Counter[int]] = {
+            feature: collections.Counter() for feature in FEATURES
+        }
         self._encode = Encoder(vocabulary, WHOLE)
 
     def add(self, example: Example) -> None:

@@ -45,7 +45,7 @@ class Vocabulary:
         self._processor = _processor(model_bytes + added, name)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, extra_ids: int = 100) -> "Vocabulary":
+    def load(cls, path: str | os.PathLike[str], extra_ids: int = 100) -> "Vocabulary":
         """Reads a `.model` file.
 
         Raises:

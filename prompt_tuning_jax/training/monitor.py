@@ -26,9 +26,7 @@ class NotFiniteError(FloatingPointError):
 
 
 @jax.jit
-def prompt_signs(
-    prompt: Float[Array, "prompt embed"], embeddings: Float[Array, "vocab embed"]
-) -> dict[str, Array]:
+def prompt_signs(prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]) -> dict[str, Array]:
     """Mean norm of the prompt's rows, and mean distance to the nearest vocabulary embedding."""
     embeddings = embeddings.astype(jnp.float32)
     squares = (
