@@ -62,7 +62,7 @@ def train_many(
     ends with its last good prompt; the others go on.
 
     Raises:
-      ValueError: as `train`; or a run changes what one step has in common (`runs.COMMON`).
+      ValueError: as `train`; or a run changes a setting that all runs share.
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     check_settings(config)
