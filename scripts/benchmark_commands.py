@@ -64,7 +64,7 @@ def real_size(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
             "LOG_PERIOD": 1,
             "DROPOUT_RATE": 0.0,
         }
-        command = [sys.executable, "-m", "prompt_tuning_jax.train"]
+        command = [sys.executable, "-m", "prompt_tuning_jax", "train"]
         command += [f"--gin.{name}={value}" for name, value in settings.items()]
         figures = time_training(command, environment(args.threads))
         weights, prompt = model / "model.safetensors", Path(folder) / "run/best/prompt.safetensors"

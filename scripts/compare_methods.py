@@ -35,8 +35,8 @@ from rich.table import Table
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, hand_written_prompts
 from prompt_tuning_jax.commands.command import use_compilation_cache
-from prompt_tuning_jax.commands.evaluate import evaluate_task
 from prompt_tuning_jax.data.task import target_text
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
 CONSOLE = Console(width=110)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a program of this package as a SLURM job: one process for each GPU, or for each node.
-#   scripts/launch_slurm.sh [options] -- PROGRAM ARGUMENTS
+#   scripts/launch_slurm.sh [options] -- COMMAND ARGUMENTS
 #
 # The processes find each other. A job that is pre-empted or reaches its time limit saves its state
 # two minutes before the end, is queued again, and continues from MODEL_DIR, which must be a
@@ -11,21 +11,21 @@
 #   --gpus N               of each node (0: the processors only)
 #   --time LIMIT           as SLURM writes it (24:00:00)
 #   --name NAME            of the job (prompt_tuning)
-#   --module MODULE        what runs (prompt_tuning_jax.train)
+#   --module MODULE        what runs (prompt_tuning_jax, whose arguments begin with a command)
 #   --python PYTHON        of an environment that all nodes see (.venv/bin/python)
 #   --option OPTION        handed to sbatch as it is, such as --partition=gpu; may be repeated
 #   --dry_run              prints the job's script, submits nothing
 #
 # Example, on four nodes with eight GPUs each:
 #   scripts/launch_slurm.sh --nodes 4 --gpus 8 --option --partition=gpu -- \
-#     --gin_file=my_run.gin --gin.MODEL_DIR=/shared/runs/one --gin.MESH=data:4,model:8
+#     train --gin_file=my_run.gin --model_dir=/shared/runs/one --mesh=data:4,model:8
 set -euo pipefail
 
 say() { printf 'launch_slurm: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; }
 
-nodes=1 gpus=0 time=24:00:00 name=prompt_tuning module=prompt_tuning_jax.train
+nodes=1 gpus=0 time=24:00:00 name=prompt_tuning module=prompt_tuning_jax
 python=.venv/bin/python dry_run=''
 options=() arguments=()
 

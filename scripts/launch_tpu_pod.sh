@@ -16,9 +16,9 @@
 #   --type TYPE                accelerator type (v4-32)
 #   --version VERSION          runtime version of the hosts (tpu-ubuntu2204-base)
 #   --spot                     a slice that may be pre-empted, at a lower price
-#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or this package's own
-#                              engine, prompt_tuning_jax.train, whose MODEL_DIR is a directory that
-#                              all hosts mount
+#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or prompt_tuning_jax, this
+#                              package's own engine, whose arguments begin with a command, such as
+#                              train, and whose model_dir is a directory that all hosts mount
 #   --copy FILE                also copies this file, such as your tasks.py; may be repeated
 #   --poll SECONDS             how often `run` looks (60)
 #   --max_restarts N           how many lost slices `run` replaces (100)
@@ -68,16 +68,19 @@ check() {
   [[ $name && $zone ]] || fail "--name and --zone say which slice; see --help"
   [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll must be a number of seconds, not $poll"
   [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts must be a number, not $max_restarts"
-  local item
+  local item before=
   for item in "${copies[@]}"; do [[ -f $item ]] || fail "--copy $item: there is no such file"; done
   [[ $dry_run ]] || command -v gcloud >/dev/null ||
     fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
   case $action in run | start) ;; *) return 0 ;; esac
   ((${#arguments[@]})) || fail "$module needs arguments, after --; see --help"
   for item in "${arguments[@]}"; do
-    [[ $item != --gin.MODEL_DIR=*gs://* || $module == t5x.* ]] ||
+    [[ $before != --model[_-]dir ]] || item=$before=$item
+    before=$item
+    [[ $item == --gin.MODEL_DIR=* || $item == --model[_-]dir=* ]] || continue
+    [[ $item != *gs://* || $module == t5x.* ]] ||
       fail "$module writes to a directory: mount the bucket on all hosts and name it by its path"
-    [[ $item != --gin.MODEL_DIR=* || $item == *gs://* ]] ||
+    [[ $item == *gs://* ]] ||
       say "warning: $item is lost with the slice unless it is on a disk that all hosts mount"
   done
 }

@@ -21,7 +21,7 @@ PROGRAM = (
 
 OWN_ENGINE = (
     *("run", "--name", "a", "--zone", "b", "--dry_run"),
-    *("--module", "prompt_tuning_jax.train"),
+    *("--module", "prompt_tuning_jax"),
 )
 
 # The slice's state is a file. A host's Python is a program of the test's choosing.
@@ -175,7 +175,7 @@ def test_gcloud_that_cannot_answer_makes_no_slice(cloud):
             "gs://bucket/run",
             "scripts/install_t5x.sh --venv .venv --accelerator tpu",
         ),
-        ("prompt_tuning_jax.train", "-m", "/mnt/runs/one", "jax[tpu]"),
+        ("prompt_tuning_jax", "-m", "/mnt/runs/one", "jax[tpu]"),
     ],
 )
 def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, way, model_dir, installer):

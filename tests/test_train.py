@@ -18,10 +18,10 @@ from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
-from prompt_tuning_jax.train import main
 from prompt_tuning_jax.training.monitor import NotFiniteError
 from prompt_tuning_jax.training.set_up import make_batches, open_model
 from prompt_tuning_jax.training.train_step import make_train_step

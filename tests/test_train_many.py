@@ -9,8 +9,8 @@ import tiny
 
 from prompt_tuning_jax import ExampleList, load_prompt, optim
 from prompt_tuning_jax import train as run_alone
+from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.train import main
 from prompt_tuning_jax.training.train_many import make_step, prepare, start_stack, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")

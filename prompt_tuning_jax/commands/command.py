@@ -38,12 +38,16 @@ def run_inner(
         listed = "\n".join(f"  {each:<14}{one.summary}" for each, one in commands.items())
         print(f"usage: {prog} COMMAND ...\n\n{description.strip()}\n\ncommands:\n{listed}\n")
         print(f"`{prog} COMMAND --help` explains the settings of one.")
-        return
+        sys.exit(0)
     if name not in commands:
         hint = nearest_hint(name, commands)
         raise UsageError(f"There is no {prog} {name}{hint} Commands: {', '.join(commands)}.")
     one = commands[name]
-    one.run(command_line.parse(one.config, rest, f"{one.summary[0].upper()}{one.summary[1:]}.", f"{prog} {name}"))
+    one.run(
+        command_line.parse(
+            one.config, rest, f"{one.summary[0].upper()}{one.summary[1:]}.", f"{prog} {name}"
+        )
+    )
 
 
 def use_compilation_cache() -> None:

@@ -1,10 +1,10 @@
 """The words of a command line, under the settings that they belong to.
 
-    TASK                          a word by itself is for the next setting that needs no name
-    --batch_size 32               one word follows, or stands after "="; `--batch-size` is the same
-    --columns sentence label      several follow where the setting is a list or a mapping, up to the
-                                  next option, or to "--"
-    --pack, --no-pack             True or False, which may also follow
+TASK                          a word by itself is for the next setting that needs no name
+--batch_size 32               one word follows, or stands after "="; `--batch-size` is the same
+--columns sentence label      several follow where the setting is a list or a mapping, up to the
+                              next option, or to "--"
+--pack, --no-pack             True or False, which may also follow
 """
 
 import collections

@@ -9,7 +9,7 @@ from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, optim, save_
 from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.commands.evaluate import evaluate_task
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
 
 pytestmark = pytest.mark.t5x
 LENGTHS = {"inputs": 128, "targets": 4}  # no input is cut
