@@ -48,7 +48,10 @@ def _comparable(a: str, b: str, everything: bool) -> tuple[_Arrays, _Arrays]:
         if everything or is_scanned(ours) == is_scanned(theirs):
             return ours, theirs
     elif everything:
-        raise ValueError("Only T5X checkpoints hold an optimizer's state: leave out --all.")
+        raise ValueError(
+            "Only T5X checkpoints hold an optimizer's state: leave out --all (in Python, "
+            "everything), or compare two of them."
+        )
     return _weights(a), _weights(b)
 
 
