@@ -21,6 +21,7 @@ LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
 VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
 IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
+BoolArray = Bool[Array, "..."] | Bool[np.ndarray, "..."]
 
 
 def place_prompt(
@@ -119,7 +120,7 @@ def _cut(xp: ModuleType, tokens_BxT: IntArray, layout: str, eos_id: int) -> IntA
     raise ValueError(f"Unknown prompt layout {layout!r}: choose from {', '.join(LAYOUTS)}.")
 
 
-def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None) -> Bool:
+def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None) -> BoolArray:
     """True where a position holds a token or a prompt row, False at padding; [B, S]."""
     if prompt_positions_BxS is None:
         return tokens_BxS > 0
@@ -149,8 +150,8 @@ def prompt_mask(
 
 
 def within_segments(
-    mask_BxLxS: Bool, query_segments_BxL: IntArray | None, key_segments_BxS: IntArray | None
-) -> Bool:
+    mask_BxLxS: BoolArray, query_segments_BxL: IntArray | None, key_segments_BxS: IntArray | None
+) -> BoolArray:
     """`mask`, and False between different packed examples where segment ids are given."""
     if query_segments_BxL is None or key_segments_BxS is None:
         return mask_BxLxS
