@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prompt_tuning_jax.banks import TunedBank, TunedPrompt
     from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
-    from prompt_tuning_jax.commands.evaluate import evaluate
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
     from prompt_tuning_jax.data.vocabulary import Vocabulary
+    from prompt_tuning_jax.evaluation.evaluate import evaluate
     from prompt_tuning_jax.evaluation.scoring import Evaluation
+    from prompt_tuning_jax.interpretation.interpret import interpret
     from prompt_tuning_jax.model import FrozenModel, load_model
     from prompt_tuning_jax.models.t5 import T5Config, Transformer
     from prompt_tuning_jax.optim import paper_adafactor
     from prompt_tuning_jax.settings.train_config import TrainConfig
-    from prompt_tuning_jax.train import train
+    from prompt_tuning_jax.train import train, train_many
     from prompt_tuning_jax.training.set_up import TrainResult
-    from prompt_tuning_jax.training.train_many import train_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Vocabulary",
     "evaluate",
     "file_task",
+    "interpret",
     "load_bank",
     "load_model",
     "load_prompt",
@@ -56,18 +57,18 @@ __all__ = [
 _MODULES = {
     "banks": ("TunedBank", "TunedPrompt"),
     "checkpoints.prompt_file": ("load_bank", "load_prompt", "save_prompt"),
-    "commands.evaluate": ("evaluate",),
+    "evaluation.evaluate": ("evaluate",),
     "data.files": ("file_task",),
     "data.task": ("ExampleList", "Task"),
     "data.vocabulary": ("Vocabulary",),
     "evaluation.scoring": ("Evaluation",),
+    "interpretation.interpret": ("interpret",),
     "model": ("FrozenModel", "load_model"),
     "models.t5": ("T5Config", "Transformer"),
     "optim": ("paper_adafactor",),
     "settings.train_config": ("TrainConfig",),
-    "train": ("train",),
+    "train": ("train", "train_many"),
     "training.set_up": ("TrainResult",),
-    "training.train_many": ("train_many",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,25 +1,12 @@
-"""New prompts from prompts: averaged, interpolated, or composed.
+"""New prompts from prompts: averaged, interpolated, or composed."""
 
-    prompt-tuning combine interpolate bundled_sentiment bundled_season --at 0.25 --output between
-    prompt-tuning combine average runs/mine/prompts/800 runs/mine/prompts/1000 --output mean
-    prompt-tuning combine compose shared own --output both
-
-An average smooths the last steps of one run; prompts of different runs lie far apart, and their
-average is rarely good. A composed prompt is a shared part followed by a task's own part. The own
-part works best if it was tuned behind the shared one, as training does with SHARED_PROMPT.
-"""
-
-import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning_jax.banks import TunedPrompt
-from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
-from prompt_tuning_jax.commands import command
 
 # Facts that are true of the combination where they are true of every part.
 COMMON = ("base_model", "base_model_fingerprint", "vocabulary_hash", "task", "verbalizers")
@@ -88,38 +75,3 @@ def _common_facts(prompts: Sequence[TunedPrompt]) -> dict[str, Any]:
 
 def _shapes(prompts: Sequence[TunedPrompt]) -> str:
     return ", ".join(str(list(prompt.shape)) for prompt in prompts)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = command.Parser(description=__doc__)
-    ways = result.add_subparsers(required=True, dest="way", metavar="WAY")
-    one = ways.add_parser("average", help="the mean of prompts of one shape")
-    one.add_argument("prompts", nargs="+", help="prompts to average")
-    one.add_argument("--weights", type=float, nargs="+", help="one for each; equal by default")
-    one.set_defaults(combine=lambda args, prompts: average(prompts, args.weights))
-    one = ways.add_parser("interpolate", help="a prompt on the line between two")
-    one.add_argument("prompts", nargs=2, help="START and END")
-    one.add_argument("--at", type=float, required=True, help="0 is START, 1 is END")
-    one.set_defaults(combine=lambda args, prompts: interpolate(prompts[0], prompts[1], args.at))
-    one = ways.add_parser("compose", help="the rows of several prompts, one after another")
-    one.add_argument("prompts", nargs="+", help="the shared part first")
-    one.set_defaults(combine=lambda args, prompts: compose(prompts))
-    for one in ways.choices.values():
-        one.add_argument("--output", type=Path, required=True, help="a directory, or a .npy file")
-    return result
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    combined = args.combine(args, [load_prompt(path) for path in args.prompts])
-    options = {key: getattr(args, key, None) for key in ("weights", "at")}
-    made_by = {"way": args.way, "of": args.prompts}
-    made_by |= {key: value for key, value in options.items() if value is not None}
-    path = save_prompt(args.output, combined, combined_from=made_by)
-    length, width = combined.shape
-    print(f"{path}: [{length}, {width}], {combined.layout}")
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -5,8 +5,8 @@
 # Actions
 #   run       all of it: makes the slice unless it is there, installs, starts the program on every
 #             host and follows it to its end. A slice that is pre-empted is made again and the same
-#             command started again, which continues from MODEL_DIR. May itself be interrupted: the
-#             program goes on, and the same `run` follows it again.
+#             command started again, which continues from its model directory. May itself be
+#             interrupted: the program goes on, and the same `run` follows it again.
 #   create    makes the slice           install  copies this checkout there and installs it
 #   start     starts the program        status   one line per host: running, or how it ended
 #   logs      the end of every log      stop     ends the program       delete  deletes the slice
@@ -16,18 +16,20 @@
 #   --type TYPE                accelerator type (v4-32)
 #   --version VERSION          runtime version of the hosts (tpu-ubuntu2204-base)
 #   --spot                     a slice that may be pre-empted, at a lower price
-#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or this package's own
-#                              engine, prompt_tuning_jax.train, whose MODEL_DIR is a directory that
-#                              all hosts mount
+#   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or prompt_tuning_jax, this
+#                              package's own engine: the arguments are then a command's, as in
+#                              `-- train --model_dir ...`, a directory that all hosts mount
 #   --copy FILE                also copies this file, such as your tasks.py; may be repeated
 #   --poll SECONDS             how often `run` looks (60)
 #   --max_restarts N           how many lost slices `run` replaces (100)
 #   --delete_after             `run` deletes the slice when the program has ended
 #   --dry_run                  prints the commands, runs none
 #
-# Needs gcloud, logged in, and `ssh-add ~/.ssh/google_compute_engine` once per session. Example:
+# Needs gcloud, logged in, and `ssh-add ~/.ssh/google_compute_engine` once per session. Examples:
 #   scripts/launch_tpu_pod.sh run --name pod --zone us-central2-b --type v4-32 --spot -- \
 #     --gin_file=my_run.gin --gin.MODEL_DIR="'gs://bucket/run'"
+#   scripts/launch_tpu_pod.sh run --name pod --zone us-central2-b --module prompt_tuning_jax -- \
+#     train --gin_file=my_run.gin --model_dir /mnt/shared/runs/one
 set -euo pipefail
 
 folder=prompt_tuning_jax # on the hosts, in the home directory
@@ -74,11 +76,23 @@ check() {
     fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
   case $action in run | start) ;; *) return 0 ;; esac
   ((${#arguments[@]})) || fail "$module needs arguments, after --; see --help"
-  for item in "${arguments[@]}"; do
-    [[ $item != --gin.MODEL_DIR=*gs://* || $module == t5x.* ]] ||
+  check_model_dir "${arguments[@]}"
+}
+
+check_model_dir() { # as T5X's macro, or as this package's option with one word or two
+  local directory
+  while (($#)); do
+    directory=
+    case $1 in
+      --gin.MODEL_DIR=* | --model[-_]dir=*) directory=${1#*=} ;;
+      --model[-_]dir) directory=${2:-} ;;
+    esac
+    shift
+    [[ $directory ]] || continue
+    [[ $directory != *gs://* || $module == t5x.* ]] ||
       fail "$module writes to a directory: mount the bucket on all hosts and name it by its path"
-    [[ $item != --gin.MODEL_DIR=* || $item == *gs://* ]] ||
-      say "warning: $item is lost with the slice unless it is on a disk that all hosts mount"
+    [[ $directory == *gs://* ]] ||
+      say "warning: $directory is lost with the slice unless it is on a disk that all hosts mount"
   done
 }
 

@@ -6,6 +6,7 @@ writes plans.json and plans.md. Each plan is a compilation of minutes; those tha
 already are kept, so that an interrupted run continues. `--again xxl@v5e:4x4` makes one anew.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import jax
 
-from prompt_tuning_jax.commands import command, plan
-from prompt_tuning_jax.planning import estimates as plans
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.planning import hardware as targets
+from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
@@ -40,7 +41,9 @@ HEADER = ("model", "slice", *report.COLUMNS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser(description=__doc__, prog="make_plans.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="without its endings")
     parser.add_argument("--again", action="append", default=[], metavar="MODEL@SLICE")
     args = parser.parse_args(argv)
@@ -59,8 +62,8 @@ def make(model: str, topology: str, mesh: str, remat: str) -> dict[str, Any]:
     """One compilation, as a record."""
     print(f"{model} on {topology}, {mesh}, remat {remat} ...", flush=True)
     target = targets.parse_slice(topology)
-    config = plan.model_config(model)
-    (made,) = plan.plan_slice(config, Lengths(), target, mesh, remat)
+    config = plans.model_config(model)
+    (made,) = plans.plan_slice(config, Lengths(), target, mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
     return {"model": model, "slice": topology, **made.as_json()}
 

@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0"; exit ;; esac
 . scripts/environment.sh
-say "installs the package into .venv (a minute or two), then measures (four minutes on 2 cores)"
+say "installs the package into .venv: a minute or two"
 make_environment .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+say "installed; now five ways to use one model, about four minutes on 2 cores. Their scores come one by one:"
 exec .venv/bin/python scripts/compare_methods.py "$@"

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.commands.evaluate import EvaluateConfig
-from prompt_tuning_jax.commands.infer import InferConfig
-from prompt_tuning_jax.settings.macros import macro_name
+from prompt_tuning_jax.settings import command_line
+from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig
+from prompt_tuning_jax.settings.infer_config import InferConfig
+from prompt_tuning_jax.settings.setting import macro_name
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import NotFiniteError
 
@@ -18,7 +18,7 @@ REFERS = "EVAL_PERIOD = %TRAIN_STEPS\n"
 
 
 def parse(*argv: str, config=TrainConfig):
-    return command.parse(config, list(argv), "")
+    return command_line.parse(config, list(argv), "")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax import gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(gin_configs.__file__).parent
@@ -26,14 +26,14 @@ def clean():
 
 
 def parse(files, *bindings):
-    return command.parse(
+    return command_line.parse(
         TrainConfig, [*(f"--gin_file={file}" for file in files), *bindings], "description"
     )
 
 
 @pytest.mark.parametrize("name", TUNING)
 def test_an_experiment_needs_nothing_but_its_own_file(name):
-    config = parse([name], "--gin.MODEL_DIR=runs/x")
+    config = parse([name], "--model_dir=runs/x")
     assert config.model_dir == "runs/x"
     assert config.task in BUNDLED_TASKS or config.input_template or config.task_module
     assert config.model

@@ -109,7 +109,7 @@ def run(task):
 
 
 def training(run: list[str], directory: Path) -> list[str]:
-    line = [sys.executable, "-m", "prompt_tuning_jax.train", *run]
+    line = [sys.executable, "-m", "prompt_tuning_jax", "train", *run]
     return [*line, f"--gin.MODEL_DIR={directory}"]
 
 

@@ -162,7 +162,7 @@ def test_mistakes_end_in_one_line(refusal, words, run, model_dir, tmp_path):
 def test_a_prompt_of_another_model_needs_to_be_allowed(refusal, run, vocabulary, tmp_path):
     other = tiny.save_model(tmp_path / "other", vocabulary, num_encoder_layers=2)
     assert "tuned for" in refusal(run / "best", "--model", other)
-    assert interpret(run / "best", str(other), allow_mismatch=True).drift
+    assert interpret(run / "best", str(other), allow_prompt_mismatch=True).drift
 
 
 def test_a_model_without_a_vocabulary_is_told_how_to_get_one(

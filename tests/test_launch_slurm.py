@@ -10,7 +10,7 @@ import pytest
 from common import HANG
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "launch_slurm.sh"
-PROGRAM = ("--gin_file=a run.gin", "--gin.INPUT_TEMPLATE='{text} is'")
+PROGRAM = ("train", "--gin_file=a run.gin", "--input_template", "{text} is")
 
 STAND_INS = {
     "sbatch": """cat > "$CLUSTER/job"; SLURM_JOB_ID=7 bash "$CLUSTER/job" """,
@@ -56,7 +56,7 @@ def test_every_gpu_gets_a_process_with_the_same_arguments(cluster):
     assert done.returncode == 0, done.stderr
     for i in range(2):
         received = (cluster / f"task{i}").read_text().splitlines()
-        assert received == [f"{i} of 2", "-m", "prompt_tuning_jax.train", *PROGRAM]
+        assert received == [f"{i} of 2", "-m", "prompt_tuning_jax", *PROGRAM]
     job = (cluster / "job").read_text()
     settings = re.findall(r"#SBATCH --(\S+)", job)
     assert {"nodes=3", "ntasks-per-node=2", "gpus-per-node=2", "partition=gpu"} <= set(settings)
@@ -85,7 +85,7 @@ def test_a_dry_run_prints_the_job_and_submits_nothing(cluster):
     [
         (("--nodes", "two"), PROGRAM, "--nodes must be a number above 0, not two"),
         (("--gpus", "-1"), PROGRAM, "--gpus must be a number"),
-        ((), (), "needs arguments, after --"),
+        ((), (), "there is no command after --"),
         (("--gpus",), (), "--gpus needs a value"),
         (("--gin_file=x",), (), "follow --"),
         (("--python", "absent/python"), PROGRAM, "no such program"),
@@ -100,12 +100,12 @@ def test_mistakes_are_named(cluster, options, program, message):
 def test_help_documents_every_option():
     text = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True).stdout
     options = set(re.findall(r"--\w+(?= \|)|(?<=\| )--\w+", SCRIPT.read_text())) - {"--help"}
-    assert len(options) > 6
+    assert len(options) == 6
     assert not [option for option in options if option not in text]
 
 
 def test_the_real_program_starts_under_slurm(cluster):
     """One task: its own mistake, in one line, is the job's."""
-    done = launch(cluster, "--python", sys.executable, program=("--gin.TRAIN_STEPS=0",))
+    done = launch(cluster, "--python", sys.executable, program=("train", "--train_steps=0"))
     assert done.returncode == 1
-    assert "MODEL_DIR" in done.stderr
+    assert "--train_steps" in done.stderr

@@ -7,8 +7,7 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import load_model, train
-from prompt_tuning_jax.training.train_many import train_many
+from prompt_tuning_jax import load_model, train, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SAVING = [

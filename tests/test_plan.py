@@ -163,7 +163,8 @@ def test_what_does_not_fit_a_tpu_is_a_result(narrow_model, tmp_path):
         [
             sys.executable,
             "-m",
-            "prompt_tuning_jax", "plan",
+            "prompt_tuning_jax",
+            "plan",
             "--model",
             narrow_model,
             *arguments,

@@ -81,7 +81,7 @@ def test_beside_a_script_too_wherever_that_is_called(clone, site, tmp_path):
 
 
 def test_a_command_starts_in_the_root(clone, site):
-    done = run(site, clone, "-m", "prompt_tuning_jax.train", "--help")
+    done = run(site, clone, "-m", "prompt_tuning_jax", "train", "--help")
     assert done.returncode == 0, done.stderr
     assert "prompt-tuning train" in done.stdout
 

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.attention import relative_buckets
+from prompt_tuning_jax.models.t5.attention_bias import relative_buckets
 from prompt_tuning_jax.prompts import Prompt, PromptBank
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"

@@ -15,7 +15,7 @@ def files(tmp_path_factory):
 
 
 def load(**fields):
-    return load_task(TaskConfig(**fields), model=None)
+    return load_task(TaskConfig(**fields), vocabulary=None)
 
 
 def rows(task, split):

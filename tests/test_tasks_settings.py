@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
@@ -152,7 +152,7 @@ def test_a_run_names_its_data_dir_and_model_only(data):
 
     module = "prompt_tuning_jax.tasks.registration"
     config = TaskConfig(task="words_mixture", task_module=module, data_dir=str(data))
-    task = load_task(config, Model)
+    task = load_task(config, Model.vocabulary)
     assert task.verbalizers == ("yes", "no")
     assert len(list(task.split("validation").stream(seed=None, epoch=0))) == 4
     assert len(task.splits["train"]) == 10

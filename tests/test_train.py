@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import signal
-import sys
 import threading
 
 import jax
@@ -13,17 +12,26 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, Task, load_model, load_prompt, optim, save_prompt
+from prompt_tuning_jax import (
+    ExampleList,
+    Task,
+    evaluate,
+    load_model,
+    load_prompt,
+    optim,
+    save_prompt,
+)
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.commands import evaluate
+from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.settings.train_config import TrainConfig, run_identity
-from prompt_tuning_jax.train import main
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training import trainers
 from prompt_tuning_jax.training.monitor import NotFiniteError
-from prompt_tuning_jax.training.set_up import make_batches, open_model
+from prompt_tuning_jax.training.set_up import make_batches, open_model, run_identity
 from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
@@ -58,7 +66,7 @@ def start(model, tmp_path):
 
 
 def leaves(model):
-    return {name: np.array(x) for name, x in optim.flatten(model.params).items()}
+    return {name: np.array(x) for name, x in flatten(model.params).items()}
 
 
 def assert_same(ours, theirs):
@@ -168,15 +176,13 @@ def test_the_best_prompt_scores_the_same_outside_training(learnt, model_dir, tmp
 
 def test_the_state_holds_only_the_prompt_and_its_optimizer(learnt, model):
     directory, _ = learnt
-    parts = optim.split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
+    parts = split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
     arrays = (parts[0], optim.make_optimizer(parts[0], RULES).init(parts[0]))
     saved = json.loads((directory / "state" / "150" / "meta" / "metadata").read_text())
     state = RunState(directory, saved["identity"])
     restored, meta = state.restore(150, arrays)  # which fails on any array more or less
     state.close()
-    np.testing.assert_array_equal(
-        restored[0][optim.PROMPT_NAME], load_prompt(directory / "last").values
-    )
+    np.testing.assert_array_equal(restored[0][PROMPT_NAME], load_prompt(directory / "last").values)
     assert meta["history"][-1]["step"] == 150
 
 
@@ -216,7 +222,7 @@ def test_the_step_has_the_models_loss_and_gradient(model):
     for normalization, divisor in (("sum", 1), ("mean", 16)):
         config = TrainConfig(dropout_rate=0.0, loss_normalization=normalization)
         params = model.prompted(prompt).params
-        trainable, frozen = optim.split_params(params, RULES)
+        trainable, frozen = split_params(params, RULES)
         optimizer = optim.make_optimizer(trainable, RULES)
         step = make_train_step(config, model, optimizer)
         *_, metrics = step(trainable, optimizer.init(trainable), frozen, batch, jax.random.key(0))
@@ -240,7 +246,7 @@ def test_model_tuning_moves_everything(start, model, before, tmp_path):
 
 
 def test_prompt_and_model_tuning_together(start, model, before, tmp_path):
-    rules = [(optim.PROMPT_NAME, optim.paper_adafactor()), (".*", optim.adam(0.01))]
+    rules = [(PROMPT_NAME, optim.paper_adafactor()), (".*", optim.adam(0.01))]
     result = start(trainable=rules)
     best = tmp_path / "run" / "best"
     after = leaves(load_model(best))
@@ -421,7 +427,7 @@ def test_the_frozen_model_is_hashed_once(start, model_dir, monkeypatch):
 
 
 def test_the_weights_of_a_stacked_model_are_not_trained(start, model):
-    with pytest.raises(ValueError, match="SCAN_LAYERS"):
+    with pytest.raises(ValueError, match="scan_layers"):
         start(model=model.scanned(), prompt_length=0)
 
 
@@ -430,10 +436,10 @@ def test_the_weights_of_a_stacked_model_are_not_trained(start, model):
 
 def poisoned(model):
     """The model with one weight that is not a number."""
-    flat = optim.flatten(model.params)
+    flat = flatten(model.params)
     name = "decoder/logits_dense/kernel"
     flat[name] = flat[name].at[0, 0].set(jnp.nan)
-    return model.replace(params=optim.unflatten(flat))
+    return model.replace(params=unflatten(flat))
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_prompt(start, model, tmp_path):
@@ -443,7 +449,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_prompt(start, model, tmp_path
 
 
 def test_a_step_too_large_stops_the_run(start, tmp_path):
-    with pytest.raises(NotFiniteError, match="LEARNING_RATE"):
+    with pytest.raises(NotFiniteError, match="learning_rate"):
         start(learning_rate=1e38)
     assert np.isfinite(load_prompt(tmp_path / "run" / "last").values).all()
 
@@ -456,39 +462,38 @@ def no_step(monkeypatch):
     def fail(*_):
         raise AssertionError("the model was used")
 
-    # The package's `train` is the function, so the module goes by its full name.
-    monkeypatch.setattr(sys.modules["prompt_tuning_jax.train"], "make_train_step", fail)
+    monkeypatch.setattr(trainers, "make_train_step", fail)
 
 
 @pytest.mark.usefixtures("no_step")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_dir": None}, "MODEL_DIR"),
-        ({"train_steps": 0}, "TRAIN_STEPS"),
-        ({"prompt_length": -1}, "PROMPT_LENGTH"),
-        ({"prompt_layout": "infix"}, "PROMPT_LAYOUT.*infix"),
-        ({"dropout_rate": 1.0}, "DROPOUT_RATE"),
-        ({"loss_normalization": "max"}, "LOSS_NORMALIZATION"),
-        ({"mesh": "rows:2"}, "MESH"),
-        ({"mesh": "data:3"}, "MESH"),
-        ({"feature_lengths": {"inputs": 8}}, "TASK_FEATURE_LENGTHS"),
+        ({"model_dir": None}, "model_dir"),
+        ({"train_steps": 0}, "train_steps"),
+        ({"prompt_length": -1}, "prompt_length"),
+        ({"prompt_layout": "infix"}, "prompt_layout.*infix"),
+        ({"dropout_rate": 1.0}, "dropout_rate"),
+        ({"loss_normalization": "max"}, "loss_normalization"),
+        ({"mesh": "rows:2"}, "mesh"),
+        ({"mesh": "data:3"}, "mesh"),
+        ({"feature_lengths": {"inputs": 8}}, "feature_lengths"),
         ({"data_dir": "somewhere"}, "Give either"),
-        ({"task": None}, "MIXTURE_OR_TASK_NAME"),
+        ({"task": None}, "task"),
         ({"task": tiny.make_task(splits={})}, "no split 'train'"),
         ({"task": tiny.make_task(splits={"train": ExampleList()})}, "holds no examples"),
         ({"eval_split": "dev"}, "no split 'dev'"),
-        ({"predictions": "guess"}, "PREDICTIONS"),
-        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "PREDICTIONS"),
-        ({"eval_limit": 0}, "EVAL_LIMIT"),
-        ({"seed": -1}, "RANDOM_SEED"),
-        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "TASK_FEATURE_LENGTHS"),
-        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "LEARNING_RATE.*TRAINABLE"),
-        ({"metric": "f1"}, "METRIC is for a task of files; 'food' has its own"),
+        ({"predictions": "guess"}, "predictions"),
+        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "predictions"),
+        ({"eval_limit": 0}, "eval_limit"),
+        ({"seed": -1}, "seed"),
+        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "feature_lengths"),
+        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "learning_rate.*trainable"),
+        ({"metric": "f1"}, "metric is for a task of files; 'food' has its own"),
         ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
-        ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "PROMPT_LENGTH=0"),
+        ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "prompt_length=0"),
         ({"model": "no/such/model"}, "no/such/model"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
@@ -523,7 +528,7 @@ def test_keywords_change_a_config(model, tmp_path):
 @pytest.mark.usefixtures("no_step")
 def test_a_batch_that_does_not_divide_is_refused(start, monkeypatch):
     monkeypatch.undo()  # both devices
-    with pytest.raises(ValueError, match=r"BATCH_SIZE 7.*2 devices"):
+    with pytest.raises(ValueError, match=r"batch_size 7.*2 devices"):
         start(batch_size=7)
 
 
@@ -565,7 +570,7 @@ def test_the_metric_that_chooses_may_be_another(start):
 
 def test_identity_is_json(model):
     config = dataclasses.replace(TrainConfig(), feature_lengths=tiny.LENGTHS)
-    identity = run_identity(config, model, tiny.make_task(), {optim.PROMPT_NAME: None}, {})
+    identity = run_identity(config, model, tiny.make_task(), {PROMPT_NAME: None}, {})
     assert json.loads(json.dumps(identity)) == identity
 
 

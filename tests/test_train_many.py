@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, load_prompt, optim
+from prompt_tuning_jax import ExampleList, load_prompt, optim, train_many
 from prompt_tuning_jax import train as run_alone
+from prompt_tuning_jax.commands.train import main
+from prompt_tuning_jax.devices.sharding import make_mesh
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.train import main
-from prompt_tuning_jax.training.train_many import make_step, prepare, start_stack, train_many
+from prompt_tuning_jax.training.runs import run_configs
+from prompt_tuning_jax.training.set_up import prepare
+from prompt_tuning_jax.training.trainers import StackedTrainer, make_stacked_step, start_stack
 
 pytestmark = pytest.mark.usefixtures("one_device")
 BASE = {
@@ -153,15 +156,12 @@ def test_a_run_ends_when_its_patience_does(together, alone):
 def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
-    from prompt_tuning_jax.devices.sharding import make_mesh
-    from prompt_tuning_jax.training.runs import run_configs
-
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
-    runs, frozen, _ = prepare(configs, model, make_mesh("data:1"))
-    stack = start_stack(runs, config)
+    runs, starts, _, frozen = prepare(configs, model, make_mesh("data:1"), StackedTrainer.check)
+    stack = start_stack(starts, config.trainable)
     batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}
     keys, rates = jax.random.split(jax.random.key(0), 8), np.ones(8, np.float32)
-    step = make_step(config, model)
+    step = make_stacked_step(config, model)
     lowered = step.lower(stack, frozen, batch, keys, rates, 0)
     memory = lowered.compile().memory_analysis()
     weights = sum(x.nbytes for x in frozen.values())
@@ -203,22 +203,22 @@ def test_from_the_command_line(model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("runs", "changes", "words"),
     [
-        ({}, {}, "RUNS is empty"),
+        ({}, {}, "runs is empty"),
         ({"a": {"sed": 1}}, {}, "'a' sets sed.*did you mean seed"),
         ({"a": {"batch_size": 8}}, {}, "batch_size, which all runs have in common"),
         ({"../a": {}}, {}, "cannot be the name"),
         ({"state": {}}, {}, "cannot be the name"),
-        ({"a": {"train_steps": 0}}, {}, "TRAIN_STEPS must be at least 1"),
+        ({"a": {"train_steps": 0}}, {}, "train_steps must be at least 1"),
         ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
-        ({"a": {"patience": 0}}, {}, "PATIENCE must be"),
-        ({1: {}}, {}, "RUNS: 1 cannot be the name"),
+        ({"a": {"patience": 0}}, {}, "patience must be"),
+        ({1: {}}, {}, "runs: 1 cannot be the name"),
         ({"a": ["seed"]}, {}, "'a' needs settings"),
         ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be int, not '1'"),
         ({"a": {"seed": 1, "RANDOM_SEED": 2}}, {}, "sets a setting twice"),
         (
             {"a": {"learning_rate": 0.1}},
             {"trainable": optim.prompt_rules()},
-            "LEARNING_RATE is the default optimizer's",
+            "learning_rate is the default optimizer's",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def command(model_dir, tmp_path_factory):
         "QUIET": True,
     }
     arguments = [f"--gin.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "prompt_tuning_jax.train", *arguments]
+    return [sys.executable, "-m", "prompt_tuning_jax", "train", *arguments]
 
 
 def begin(command, directory: Path) -> subprocess.Popen:

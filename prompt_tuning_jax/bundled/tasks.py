@@ -25,12 +25,14 @@ class BundledTask:
     """How the examples of a task are made.
 
     Attributes:
+      summary: one line.
       write: (rng, split, label number) -> the document.
       labels: the label words, or None where the answer is a name from the text.
       answer: the answer of a document without labels.
       prompts: hand-written prompts with a place for `{input}`, to compare with.
     """
 
+    summary: str
     write: Callable[[random.Random, str, int], Document]
     labels: tuple[str, ...] | None
     prompts: tuple[str, ...]
@@ -89,6 +91,7 @@ _OPINION_PROMPTS = (
 BUNDLED_TASKS: Mapping[str, BundledTask] = {
     # The labels are those of pre-training: a good question does most of the work.
     "bundled_sentiment": BundledTask(
+        "is the opinion positive or negative? asked in pre-training too",
         functools.partial(
             _opinion,
             subjects=("film", "book", "concert", "restaurant", "hotel", "trip"),
@@ -99,6 +102,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     ),
     # The same question in a second domain: other subjects, and partly other words.
     "bundled_sentiment_shift": BundledTask(
+        "the same about other subjects, and partly in other words",
         functools.partial(
             _opinion, subjects=("gadget", "job", "course", "park", "match"), adjectives="shift"
         ),
@@ -108,6 +112,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     # The same opinions under labels that say nothing of the kind: words that pre-training knows
     # as answers, but only to questions about colours, and no colour is in these texts.
     "bundled_verdict": BundledTask(
+        "is the opinion positive or negative? the answers are two colours",
         _verdict,
         ("orange", "purple"),
         (
@@ -123,6 +128,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     ),
     # Pre-training asks which of two things a text is about, never which of many.
     "bundled_topic": BundledTask(
+        "what is it about? a film, restaurant, hotel, job, park or match",
         _topic,
         TOPICS,
         (
@@ -140,6 +146,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     # Whether the one who writes is the one to whom it happened: never asked, though many questions
     # call such a person "the writer".
     "bundled_narrator": BundledTask(
+        "did this happen to the writer? never asked in pre-training",
         _narrator,
         ("no", "yes"),
         (
@@ -155,6 +162,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     ),
     # Whether the person is a woman: names and pronouns say so, and no question ever asks.
     "bundled_woman": BundledTask(
+        "did this happen to a woman? never asked in pre-training",
         _woman,
         ("no", "yes"),
         (
@@ -170,6 +178,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     ),
     # A fact that pre-training asks for, seldom named in the text itself.
     "bundled_season": BundledTask(
+        "in which season was it?",
         _season,
         SEASONS,
         (
@@ -185,6 +194,7 @@ BUNDLED_TASKS: Mapping[str, BundledTask] = {
     ),
     # An answer to find in the text, where other names stand beside it.
     "bundled_place": BundledTask(
+        "where was it? the answer is a name from the text",
         _place,
         None,
         (
@@ -207,7 +217,7 @@ def bundled_examples(name: str, split: str) -> ExampleList:
     """The examples of one split of a bundled task; the same every time, everywhere."""
     task = _find(name)
     if split not in SIZES:
-        raise ValueError(f"bundled task {name!r} has no split {split!r}; it has {tuple(SIZES)}")
+        raise ValueError(f"Bundled task {name!r} has no split {split!r}; it has {tuple(SIZES)}.")
     return ExampleList(task.example(split, index, name) for index in range(SIZES[split]))
 
 
@@ -238,6 +248,6 @@ def hand_written_prompts(name: str) -> Sequence[str]:
 def _find(name: str) -> BundledTask:
     if name not in BUNDLED_TASKS:
         raise ValueError(
-            f"no bundled task is called {name!r}; there are {', '.join(BUNDLED_TASKS)}"
+            f"No bundled task is called {name!r}; there are {', '.join(BUNDLED_TASKS)}."
         )
     return BUNDLED_TASKS[name]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
-from prompt_tuning_jax.checkpoints.json_file import read_json
+from prompt_tuning_jax.json_values import json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -57,9 +57,10 @@ def read_adapter(
     """
     directory = Path(directory)
     _check_files(directory)
-    config = read_json(directory / CONFIG)
+    path = directory / CONFIG
+    config = json_object(path.read_bytes(), path, "Fetch it again.")
     _check_kind(directory, config)
-    length, rows = _sizes(directory / CONFIG, config)
+    length, rows = _sizes(path, config)
     values = _read_tensor(directory / WEIGHTS)
     expected = (rows, config.get("token_dim"))
     if values.shape != expected:

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int8
 
 from prompt_tuning_jax.checkpoints import fingerprint
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5.layers import SCALE
 
 _LARGEST = 127
@@ -94,5 +95,5 @@ def check_float(params: Mapping[str, Any]) -> None:
     if is_quantized(params):
         raise ValueError(
             "int8 weights are for use only and are not saved: load the model as float32 or "
-            "bfloat16 (load_model's dtype; MODEL_DTYPE on the command line) and save that."
+            f"bfloat16 ({spelled('model_dtype')}) and save that."
         )

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from prompt_tuning_jax.errors import spelled
+
 DIRECTORY = "state"
 SHOWN = 4  # differences that an error names
 
@@ -55,7 +57,8 @@ class RunState:
         except ValueError as error:
             raise ValueError(
                 f"{self._directory / str(step)} does not fit this run: it was saved with another "
-                "optimizer, or is damaged. Set TRAINABLE back, or choose another MODEL_DIR."
+                f"optimizer, or is damaged. Set {spelled('trainable')} back, or choose another "
+                f"{spelled('model_dir')}."
             ) from error
         leaves = [restored[name] for name in target]
         return jax.tree.unflatten(jax.tree.structure(arrays), leaves), meta
@@ -87,7 +90,8 @@ class RunState:
             others = f"; {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             raise ValueError(
                 f"{self._directory.parent} holds another run ({'; '.join(changes[:SHOWN])}"
-                f"{others}): set it back to continue that run, or choose another MODEL_DIR."
+                f"{others}): set it back to continue that run, or choose another "
+                f"{spelled('model_dir')}."
             )
 
 

@@ -1,52 +1,46 @@
-"""`prompt-tuning COMMAND ...`, which is `python -m prompt_tuning_jax.MODULE ...` in fewer letters.
+"""`prompt-tuning COMMAND ...`: the commands by name.
 
 A command's module is imported when the command is called, so that the rest answers at once.
 """
 
-import dataclasses
 import difflib
 import importlib
 import sys
+from types import ModuleType
+from typing import NamedTuple
 
 from prompt_tuning_jax import __version__
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """Where a command is.
+class Command(NamedTuple):
+    """A module of `commands` with a `main(argv)`; CONFIG or COMMANDS there are its settings.
 
     Attributes:
-      module: within the package.
+      module: its name.
       summary: one line.
-      function: takes the arguments that follow the command's name.
-      config: the class that a gin command reads; None for a command with options.
       ends_with_reader: as `command.run` takes it.
     """
 
     module: str
     summary: str
-    function: str = "main"
-    config: str | None = None
     ends_with_reader: bool = False
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(f"prompt_tuning_jax.commands.{self.module}")
 
 
 COMMANDS = {
-    "train": Command("train", "tune a prompt, or the model, on a task", config="TrainConfig"),
-    "evaluate": Command("commands.evaluate", "score prompts on a task", config="EvaluateConfig"),
-    "infer": Command(
-        "commands.infer",
-        "answer each line of a file or of standard input",
-        config="InferConfig",
-        ends_with_reader=True,
-    ),
-    "interpret": Command("commands.interpret", "see what a prompt means: nearest words, clusters, drift"),
-    "show-task": Command("commands.show_task", "see what a task is, before any training"),
-    "plan": Command("commands.plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
-    "checkpoint": Command("commands.checkpoint", "models between T5X and Hugging Face; list, extract, compare"),
-    "export": Command("commands.exchange", "a prompt for PEFT, or as a bare array", "export_main"),
-    "import": Command("commands.exchange", "a prompt from PEFT, T5X or a bare array", "import_main"),
-    "combine": Command("commands.combine", "average, interpolate or compose prompts"),
-    "completion": Command("commands.completion", "complete all this with the Tab key: bash, zsh or fish"),
+    "train": Command("train", "tune a prompt, or the model, on a task"),
+    "evaluate": Command("evaluate", "score prompts on a task"),
+    "infer": Command("infer", "answer each line of a file or of standard input", True),
+    "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
+    "show-task": Command("show_task", "see what a task is, before any training; --list for all"),
+    "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
+    "checkpoint": Command("checkpoint", "convert, list, extract and compare T5 models"),
+    "export": Command("export_prompt", "a prompt for PEFT, or as a bare array"),
+    "import": Command("import_prompt", "a prompt from PEFT, T5X or a bare array"),
+    "combine": Command("combine", "average, interpolate or compose prompts"),
+    "completion": Command("completion", "complete all this with the Tab key: bash, zsh or fish"),
 }
 PROGRAM = "prompt-tuning"
 OPTIONS = ("--help", "--version")
@@ -56,11 +50,11 @@ usage: prompt-tuning COMMAND ...
 
 {commands}
 
-`prompt-tuning COMMAND --help` shows an example and every setting. To begin, with a model and a
-prompt that come with the package:
+`prompt-tuning COMMAND --help` shows an example and the settings to begin with, `--help all` every
+one. To begin, with a model and a prompt that come with the package:
 
     echo "I dined at the Wild Bear, and the cook was remarkable." \\
-        | prompt-tuning infer --gin.PROMPT=bundled_topic
+        | prompt-tuning infer --prompt bundled_topic
 """
 
 
@@ -78,22 +72,19 @@ def main(argv: list[str] | None = None) -> None:
     elif name == "--version":
         print(f"{PROGRAM} {__version__}")
     elif name in COMMANDS:
-        _run(name, arguments)
+        _run(COMMANDS[name], arguments)
     else:
-        nearest = [each for each, one in COMMANDS.items() if one.module.rpartition(".")[2] == name]
-        nearest += difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}."
         print(f"error: there is no command {name}; {hint}", file=sys.stderr)
         sys.exit(2)
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    one = COMMANDS[name]
-    sys.argv[0] = f"{PROGRAM} {name}"  # what argparse calls the program
+def _run(one: Command, arguments: list[str]) -> None:
     try:
-        from prompt_tuning_jax.commands import command
+        from prompt_tuning_jax.commands import command  # JAX, for which `--help` need not wait
 
-        module = importlib.import_module(f"prompt_tuning_jax.{one.module}")
+        module = one.load()
     except KeyboardInterrupt:
         sys.exit(130)
-    command.run(lambda: getattr(module, one.function)(arguments), one.ends_with_reader)
+    command.run(lambda: module.main(arguments), one.ends_with_reader)

@@ -17,7 +17,7 @@ MOST_TEXT = 2000  # characters of a record or a text
 BAR = 40
 
 
-def print_report(facts: Facts, console: rich.console.Console) -> None:
+def print_facts(facts: Facts, console: rich.console.Console) -> None:
     """Prints everything; colours and width are the console's."""
     splits = ", ".join(facts["splits"])
     title = rich.text.Text(facts["task"], style="bold")

@@ -118,7 +118,7 @@ class TrainBatches:
         buckets: Mapping[str, Sequence[int]] | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         self._seed, self._batch_size = seed, batch_size
         self._encoder = Encoder(vocabulary, lengths, buckets)
         self._reader: IndexReader | StreamReader
@@ -176,7 +176,7 @@ class TrainBatches:
             self._position += 1
             return pair
         if not self._position:
-            raise ValueError("the training split holds no examples")
+            raise ValueError("The training split holds no examples.")
         self._epoch, self._position, self._stream = self._epoch + 1, 0, None
         return self._next_pair()
 
@@ -208,8 +208,8 @@ class TrainBatches:
         for name in ("seed", "batch_size", "buckets"):
             if state[name] != mine[name]:
                 raise ValueError(
-                    f"the saved data position belongs to a run with {name} {state[name]}, but this "
-                    f"run has {mine[name]}: set it back, or start in a new directory"
+                    f"The saved data position belongs to a run with {name} {state[name]}, but this "
+                    f"run has {mine[name]}: set it back, or start in a new directory."
                 )
         self._epoch, self._position, self._stream = state["epoch"], state["position"], None
         self._pending = {}

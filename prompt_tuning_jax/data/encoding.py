@@ -32,7 +32,7 @@ def bucket_lengths(maximum: int, lengths: Sequence[int]) -> tuple[int, ...]:
     (32, 48, 64, 96, 100)
     """
     if maximum < 1:
-        raise ValueError(f"a sequence length must be at least 1, not {maximum}")
+        raise ValueError(f"A sequence length must be at least 1, not {maximum}.")
     return (*sorted(length for length in set(lengths) if length < maximum), maximum)
 
 
@@ -89,14 +89,16 @@ class Encoder:
     def encode(self, example: Example, feature: str) -> tuple[Tokens, bool]:
         """The ids, and whether they had to be cut, which is not counted here."""
         if feature not in example:
-            raise ValueError(f"an example has no {feature!r} field; its fields are {list(example)}")
+            raise ValueError(
+                f"An example has no {feature!r} field; its fields are {list(example)}."
+            )
         value, eos, limit = example[feature], self.vocabulary.eos_id, self.lengths[feature]
         if isinstance(value, str):
             tokens = [*self.vocabulary.encode(value), eos]
         else:
             tokens = np.asarray(value).tolist()
         if not tokens:
-            raise ValueError(f"an example's {feature!r} holds no token ids: {dict(example)}")
+            raise ValueError(f"An example's {feature!r} holds no token ids: {dict(example)}.")
         if len(tokens) <= limit:
             return tokens, False
         return [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit], True

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from prompt_tuning_jax.data.task import FEATURES, Example, Task
 from prompt_tuning_jax.data.templates import Verbalizers, words_of
 from prompt_tuning_jax.data.tensorflow_log import quiet_start
 from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.errors import spelled
 
 try:
     with quiet_start():
@@ -234,8 +235,8 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"cannot import the task module {module!r} ({error}): install it, or add its directory "
-            "to PYTHONPATH"
+            f"Cannot import the task module {module!r} ({error}): install it, or add its directory "
+            "to PYTHONPATH."
         ) from error
 
 
@@ -247,7 +248,7 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
             f"did you mean {' or '.join(map(repr, near))}?" if near else "is it the right module?"
         )
         raise ValueError(
-            f"no SeqIO task or mixture {name!r} after importing {module!r}, which has registered "
+            f"No SeqIO task or mixture {name!r} after importing {module!r}, which has registered "
             f"{len(known)}: {hint}"
         )
     return seqio.get_mixture_or_task(name)
@@ -263,8 +264,9 @@ def _tell(
         task.use(vocabulary=vocabulary, data_dir=data_dir)
     if data_dir is not None and not tellable:
         raise ValueError(
-            f"SeqIO task {provider.name!r} chooses its own data: leave DATA_DIR out (it has no "
-            "method `use`, by which it would be told)"
+            f"SeqIO task {provider.name!r} chooses its own data: leave {spelled('data_dir')} out "
+            "(it has no "
+            "method `use`, by which it would be told)."
         )
 
 
@@ -277,16 +279,16 @@ def _check_features(
         if name not in features:
             raise ValueError(
                 f"SeqIO task {task.name!r} has the features {', '.join(features)}; prompt "
-                "tuning needs 'inputs' and 'targets'"
+                "tuning needs 'inputs' and 'targets'."
             )
         if vocabulary is not None:
             _check_same(task.name, features[name].vocabulary, vocabulary)
         first = tasks[0].output_features[name].vocabulary
         if features[name].vocabulary != first:
             raise ValueError(
-                f"mixture {provider.name!r} has tasks with different vocabularies: {tasks[0].name} "
+                f"Mixture {provider.name!r} has tasks with different vocabularies: {tasks[0].name} "
                 f"{first}, {task.name} {features[name].vocabulary}. Give all of their features the "
-                "model's spiece.model, with the same number of extra ids"
+                "model's spiece.model, with the same number of extra ids."
             )
 
 
@@ -316,3 +318,23 @@ def _pieces(vocabulary: Vocabulary | seqio.Vocabulary) -> list[str] | None:
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return vocabulary.tokenizer.id_to_piece(list(range(vocabulary.vocab_size)))
     return None
+
+
+def registered(modules: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, one line) of every task and mixture that is registered with SeqIO.
+
+    Args:
+      modules: that register tasks when they are imported.
+    """
+    for module in modules:
+        _import(module)
+    for name in sorted(seqio.TaskRegistry.names()):
+        metrics = map(_name, seqio.TaskRegistry.get(name).predict_metric_fns)
+        yield name, f"SeqIO task, {', '.join(metrics) or 'no metrics'}"
+    for name in sorted(seqio.MixtureRegistry.names()):
+        count = len(seqio.MixtureRegistry.get(name).tasks)
+        yield name, f"SeqIO mixture of {count} tasks"
+
+
+def _name(metric: Callable[..., Any]) -> str:
+    return getattr(metric, "func", metric).__name__  # of a functools.partial

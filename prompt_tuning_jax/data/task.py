@@ -86,10 +86,11 @@ class Task:
         """The source of a split that must exist and hold examples."""
         if name not in self.splits:
             raise ValueError(
-                f"task {self.name!r} has no split {name!r}; it has {', '.join(sorted(self.splits))}"
+                f"Task {self.name!r} has no split {name!r}; it has "
+                f"{', '.join(sorted(self.splits))}."
             )
         if next(self.splits[name].stream(seed=None, epoch=0), None) is None:
-            raise ValueError(f"split {name!r} of task {self.name!r} holds no examples")
+            raise ValueError(f"Split {name!r} of task {self.name!r} holds no examples.")
         return self.splits[name]
 
     def score(self, targets: list[str], predictions: list[str]) -> dict[str, float]:

@@ -84,7 +84,7 @@ def task_facts(
     source = task.split(split)
     rates = dict(getattr(source, "rates", {}))
     if limit is None and len(rates) > 1:
-        raise ValueError(f"{task.name!r} is a mixture, which has no end: give a limit")
+        raise ValueError(f"{task.name!r} is a mixture, which has no end: give a limit.")
     stream = source.stream(seed=0 if len(rates) > 1 else None, epoch=0)
     shown, stream = _first(stream, min(examples, limit or examples))
     survey = Survey(vocabulary)

@@ -150,17 +150,22 @@ def beam_search(
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
-    start = _Beams(
+    start = _all_alike(cache, batch, beams, max_length, batch_axis)
+    end = lax.while_loop(unfinished, advance, start)
+    return end.finished_tokens[:, :, 1:], end.finished_score
+
+
+def _all_alike(cache: Cache, batch: int, beams: int, max_length: int, batch_axis: int) -> _Beams:
+    """The first state: every row has one live hypothesis, the empty one, and none has finished."""
+    return _Beams(
         index=jnp.int32(0),
         live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
-        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),  # all begin alike
+        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
         finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
         finished_score=jnp.full((batch, beams), -jnp.inf),
         improvable=jnp.ones(batch, bool),
         cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache, batch_axis),
     )
-    end = lax.while_loop(unfinished, advance, start)
-    return end.finished_tokens[:, :, 1:], end.finished_score
 
 
 def over_beams(step: Step, cache: Cache, batch_axis: int = 0) -> Step:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from prompt_tuning_jax.errors import spelled
+
 GIB = 2**30
 
 
@@ -68,11 +70,13 @@ def parse_slice(topology: str) -> Slice:
     """
     name, _, sides = topology.partition(":")
     if name not in CHIPS:
-        raise ValueError(f"--topology {topology}: there is {', '.join(CHIPS)}, not {name!r}.")
+        raise ValueError(
+            f"{spelled('topology')} {topology}: there is {', '.join(CHIPS)}, not {name!r}."
+        )
     chip = CHIPS[name]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides) or sides.count("x") + 1 != chip.sides:
         raise ValueError(
-            f"--topology {topology}: a {name} slice has {chip.sides} sides, such as "
+            f"{spelled('topology')} {topology}: a {name} slice has {chip.sides} sides, such as "
             f"{name}:{'2x2x4' if chip.sides == 3 else '4x4'}."
         )
     return Slice(chip, tuple(int(side) for side in sides.split("x")))
@@ -102,7 +106,7 @@ def devices(target: Slice) -> Sequence[jax.Device]:
                 platform="tpu", topology_name=target.name, **options
             ).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"libtpu cannot compile for {target.name}: {error}") from error
+        raise ValueError(f"libtpu cannot compile for {target.name}: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
+from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
@@ -32,7 +33,7 @@ class Option:
 
     @property
     def mesh(self) -> str:
-        """As `MESH` takes it."""
+        """As `sharding.make_mesh` takes it."""
         sizes = {"data": self.data, "fsdp": self.fsdp, "model": self.model}
         return ",".join(f"{k}:{v}" for k, v in sizes.items() if v > 1) or "data:1"
 
@@ -54,7 +55,7 @@ def traced_work(config: T5Config, lengths: Lengths) -> tuple[Work, int]:
 
 def weights_size(config: T5Config, lengths: Lengths) -> int:
     """Bytes of the frozen model."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     return sum(x.size * x.dtype.itemsize for x in params.values())
 
 
@@ -72,7 +73,8 @@ def meshes(devices: int, batch: int, heads: int) -> list[Option]:
     ]
     if not found:
         raise ValueError(
-            f"--batch {batch} divides over no mesh of {devices} devices: rows are split over data "
+            f"{spelled('batch_size')} {batch} divides over no mesh of {devices} devices: rows are "
+            "split over data "
             f"and fsdp, and {heads} heads over model."
         )
     return found
@@ -86,7 +88,8 @@ def only_mesh(mesh: Mesh, batch: int) -> Option:
     """
     if batch % (parts := sharding.batch_parts(mesh)):
         raise ValueError(
-            f"--batch {batch} does not divide over the {parts} devices that --mesh gives to data "
+            f"{spelled('batch_size')} {batch} does not divide over the {parts} devices that "
+            f"{spelled('mesh')} gives to data "
             "and fsdp."
         )
     return Option(*(mesh.shape[axis] for axis in sharding.MESH_AXES))

@@ -1,79 +1,111 @@
-"""What `--help` says of a command's settings: each macro, its default and its description.
-
-The descriptions are those of the config class's docstring, so that they are written once.
-"""
+"""What `--help` says of a command's settings, from their declarations."""
 
 import dataclasses
-import inspect
-import re
 import textwrap
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_HEAD = """\
-settings, each as --gin.NAME=value, or as a line NAME = value of a gin file (where a string needs
-quotes), with the default or else, in brackets, the kind of value:
-"""
-_MARGIN = 28  # columns for the names
+from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.settings.setting import GROUPS, declared, kinds_of, settings_of
+from prompt_tuning_jax.settings.values import takes_several
+
+_MARGIN = 30  # columns for the names
+_WIDTH = 100
+_FEW = 12  # settings, which the short help explains as well as the long one
 
 
-def settings_help(macros: Mapping[str, dataclasses.Field[Any]], config_class: type) -> str:
-    """All settings, a paragraph for the command's own and one for each class it inherits from.
+def help_text(
+    config_class: type, description: str, prog: str, others: Mapping[str, str], part: str = ""
+) -> str:
+    """The help of a command.
 
     Args:
-      macros: macro -> field of `config_class`.
+      others: options that are no settings, and what they do.
+      part: "" for the settings that a first run needs, with the names of all others; "all", or one
+        of `GROUPS`, for every setting in full.
+
+    Raises:
+      UsageError: there is no such part.
     """
-    described = descriptions(config_class)
-    paragraphs = [_HEAD]
-    for kind in config_class.__mro__[:-1]:
-        own = inspect.get_annotations(kind)
-        lines = (
-            _line(f"{macro}={shown_value(field)}", described.get(field.name, ""))
-            for macro, field in macros.items()
-            if field.name in own
-        )
-        paragraphs.append("\n".join(lines) + "\n")
-    return "\n".join(paragraphs)
+    fields = list(settings_of(config_class).values())
+    groups = {name: [f for f in fields if declared(f).group == name] for name in GROUPS}
+    groups = {name: found for name, found in groups.items() if found}
+    if part and part not in ("all", *groups):
+        raise UsageError(f"--help {part}: choose all, {', '.join(groups)}.")
+    head = [f"usage: {_usage(prog, fields)}", "", description.strip(), ""]
+    if part:
+        asked = groups if part == "all" else {part: groups[part]}
+        return "\n".join([*head, *_in_full(asked), *_paragraph("gin:", others.items())])
+    return "\n".join([*head, *_in_short(prog, fields, groups, others)])
 
 
-def descriptions(config_class: type) -> dict[str, str]:
-    """Field -> its text in the `Attributes` section of its class's docstring."""
-    found: dict[str, str] = {}
-    for kind in reversed(config_class.__mro__):
-        doc = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
-        section = re.split(r"\n(?=\S)", doc.partition("Attributes:\n")[2])[0]
-        for entry in re.split(r"^  (?=\S)", section, flags=re.MULTILINE)[1:]:
-            names, _, text = entry.partition(": ")
-            text = re.sub(r"^\([A-Z_]+\) ", "", " ".join(text.split()))  # its macro, if another
-            found |= dict.fromkeys(names.split(", "), text)
-    return found
+def shown_value(field: dataclasses.Field) -> str:
+    """`30000`, a default; or `<float>`, what may be given where there is none."""
+    if field.default is None or field.default is dataclasses.MISSING:
+        kinds = (kind for kind in kinds_of(field.type) if kind is not type(None))
+        names = {"Mapping": "name=value ...", "Sequence": "words", "str": "text", "Any": "value"}
+        names["PathLike"] = ""  # a path is written as text
+        shown = (names.get(kind.__name__, kind.__name__) for kind in kinds)
+        return f"<{'|'.join(filter(None, dict.fromkeys(shown)))}>"
+    return str(field.default)
 
 
-def shown_value(field: dataclasses.Field[Any]) -> str:
-    """`30000`, a default; or `<float>`, what may be given where the default is None."""
-    if field.default is None:
-        return f"<{_kinds(field.type)}>"
-    name = getattr(field.default, "__name__", None)  # float32, a type
-    return name or str(field.default)
+def _usage(prog: str, fields: Sequence[dataclasses.Field]) -> str:
+    words = []
+    for field in fields:
+        required, name = field.default is dataclasses.MISSING, field.name.upper()
+        if declared(field).positional:
+            word = f"{name} ..." if takes_several(field.type) else name
+            words.append(word if required else f"[{word}]")
+        elif required:
+            words.append(f"--{field.name} {name}")
+    return " ".join([prog, *words, "[--SETTING value ...]"])
 
 
-def _kinds(annotation: Any) -> str:
-    """`float`, or `dict|list`: what a plain value of this annotation is called."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        kinds = (kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
-        return "|".join(map(_kinds, kinds))
-    kind = typing.get_origin(annotation) or annotation
-    names = {"Mapping": "dict", "Sequence": "list", "Any": "value"}
-    return names.get(kind.__name__, kind.__name__)
+def _in_full(groups: Mapping[str, Sequence[dataclasses.Field]]) -> list[str]:
+    lines = []
+    for name, fields in groups.items():
+        lines += _paragraph(f"{name}:", ((_option(f), declared(f).help) for f in fields))
+    return lines
 
 
-def _line(head: str, text: str) -> str:
-    margin = " " * _MARGIN
-    lines = textwrap.wrap(
-        text, 100, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+def _in_short(
+    prog: str,
+    fields: Sequence[dataclasses.Field],
+    groups: Mapping[str, Sequence[dataclasses.Field]],
+    others: Mapping[str, str],
+) -> list[str]:
+    """The settings of a first run explained; the others by name, under their groups."""
+    first = [f for found in groups.values() for f in found if declared(f).first]
+    if len(fields) <= _FEW or not first:
+        return [*_in_full(groups), *_paragraph("gin:", others.items())]
+    lines = _paragraph("settings to begin with:", ((_option(f), declared(f).help) for f in first))
+    names = {
+        group: " ".join(f"--{f.name}" for f in found if f not in first)
+        for group, found in groups.items()
+    }
+    lines += _paragraph("and others:", ((g, n) for g, n in names.items() if n), width=10)
+    return [*lines, f"`{prog} --help all` explains every one, `--help GROUP` those of a group.", ""]
+
+
+def _option(field: dataclasses.Field) -> str:
+    return f"--{field.name} {shown_value(field)}"
+
+
+def _paragraph(title: str, rows: Iterable[tuple[str, Any]], width: int = _MARGIN) -> list[str]:
+    return [title, *(line for head, text in rows for line in _entry(head, text, width)), ""]
+
+
+def _entry(head: str, text: str, width: int) -> list[str]:
+    margin = " " * width
+    wrapped = textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_on_hyphens=False,
+        break_long_words=False,
     ) or [margin]
-    if len(head) + 4 > _MARGIN:
-        return "\n".join([f"  {head}", *lines])
-    return "\n".join([f"  {head}".ljust(_MARGIN) + lines[0][_MARGIN:], *lines[1:]])
+    if len(head) + 4 > width:
+        return [f"  {head}", *wrapped]
+    return [f"  {head}".ljust(width) + wrapped[0][width:], *wrapped[1:]]

@@ -1,45 +1,55 @@
 """The prompts that a command names, read and checked against the model."""
 
-import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_jax.banks import TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.settings.common import MismatchConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptConfig:
-    """Which prompts are used. Each field is a gin macro in capitals.
+@settings
+class PromptConfig(MismatchConfig):
+    """Which prompts are used."""
 
-    Attributes:
-      prompt: a prompt file or directory; None for the model alone.
-      prompts: several, as a list of paths or as {name: path}.
-      prompt_field: the field of JSON records, or of a file task's, that names the prompt of each;
-        None for an ensemble.
-      text_prompt: a hand-written prompt around the input, such as "Is it good? {input}".
-      allow_prompt_mismatch: use prompts that were tuned for another model or vocabulary.
-    """
-
-    prompt: str | None = None
-    prompts: Any = None
-    prompt_field: str | None = None
-    text_prompt: str | None = None
-    allow_prompt_mismatch: bool = False
+    prompt: PathLike | None = setting(
+        None,
+        "a prompt's file, directory or, of a pre-built one, name; None for the model alone.",
+        group="prompt",
+        first=True,
+    )
+    prompts: Mapping[str, str] | Sequence[str] | None = setting(
+        None, "several prompts, as paths or as name=path.", group="prompt"
+    )
+    prompt_field: str | None = setting(
+        None,
+        """the field of JSON records, or of a file task's, that names the prompt of each; None for
+        an ensemble.""",
+        group="prompt",
+    )
+    text_prompt: str | None = setting(
+        None,
+        """a hand-written prompt around the input, such as "Is it good? {input}".""",
+        group="prompt",
+    )
 
 
 def check_prompts(config: PromptConfig) -> None:
     """Refuses settings of prompts that contradict each other, before anything is loaded."""
     if config.prompt is not None and config.prompts is not None:
-        raise ValueError("Give either PROMPT, or PROMPTS for several.")
+        raise ValueError(f"Give either {spelled('prompt')}, or {spelled('prompts')} for several.")
     if config.prompt_field is not None and config.prompts is None:
         raise ValueError(
-            "PROMPT_FIELD needs PROMPTS, such as {'sentiment': 'runs/sentiment/best'}."
+            f"{spelled('prompt_field')} needs {spelled('prompts')}, such as "
+            "sentiment=runs/sentiment/best topic=runs/topic/best."
         )
     if config.prompts is not None and not named(config.prompts):
-        raise ValueError("PROMPTS is empty.")
+        raise ValueError(f"{spelled('prompts')} is empty.")
 
 
 def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | TunedBank | None:
@@ -58,20 +68,20 @@ def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
 
 
 def load_checked_prompt(
-    path: str | os.PathLike[str], model: FrozenModel, allow_mismatch: bool
+    path: str | os.PathLike, model: FrozenModel, allow_prompt_mismatch: bool
 ) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
-    model.check(prompt, allow_mismatch)
+    model.check(prompt, allow_prompt_mismatch)
     return prompt
 
 
-def _load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
+def _load_checked_bank(paths: Any, model: FrozenModel, allow_prompt_mismatch: bool) -> TunedBank:
     """Prompt files that belong to `model`, or a refusal that names the one that does not."""
     prompts = {}
     for name, path in named(paths).items():
         try:
-            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
+            prompts[name] = load_checked_prompt(path, model, allow_prompt_mismatch)
         except ValueError as error:
             raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
     return TunedBank(prompts)

@@ -1,57 +1,73 @@
 """A task by name: bundled, from files, or registered with SeqIO."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.data.files import file_task
 from prompt_tuning_jax.data.task import Task
-from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.settings.common import PREDICTIONS, FormConfig, ModelConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 
 LENGTHS = {"inputs": 512, "targets": 64}
 FILES_ONLY = ("input_template", "target_template", "metric", "positive", "columns")
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-    """Which frozen model, and which task. Each field is a gin macro in capitals.
+@settings
+class TaskConfig(FormConfig, ModelConfig):
+    """Which frozen model, and which task."""
 
-    Attributes:
-      model: (INITIAL_CHECKPOINT_PATH) "bundled", a Hugging Face T5 directory, a T5X checkpoint, or
-        a hub name.
-      vocabulary: the model's spiece.model, where its directory does not hold one.
-      task: (MIXTURE_OR_TASK_NAME) a bundled task, a registered SeqIO task or mixture, or a `Task`.
-      task_module: (MIXTURE_OR_TASK_MODULE) the Python module that registers the SeqIO task.
-      feature_lengths: (TASK_FEATURE_LENGTHS) longest `inputs` and `targets` in tokens, EOS
-        included; the prompt comes on top.
-      train_file, validation_file, test_file: .jsonl, .tsv or .csv files, instead of `task`.
-      data_dir: a directory that holds train, validation and test files, instead of naming them; of
-        a SeqIO task, the directory with the data sets' release files, instead of TFDS.
-      input_template, target_template: such as "sentence: {sentence}" and "{label}".
-      verbalizers: raw label -> its word, such as {"0": "negative", "1": "positive"}, or the list of
-        legal answers.
-      metric: the metric by which a files task is scored, "accuracy" if not given, or several, of
-        which the first chooses the best step.
-      positive: the verbalizer that the metric "f1" looks for; None: the last one.
-      columns: names of the columns of files without a header.
-    """
-
-    model: Any = "bundled"
-    vocabulary: str | None = None
-    task: Any = None
-    task_module: str | None = None
-    feature_lengths: Mapping[str, int] | None = None
-    train_file: str | None = None
-    validation_file: str | None = None
-    test_file: str | None = None
-    data_dir: str | None = None
-    input_template: str | None = None
-    target_template: str = "{label}"
-    verbalizers: Mapping[str, str] | Sequence[str] | None = None
-    metric: str | Sequence[str] | None = None
-    positive: str | None = None
-    columns: Sequence[str] | None = None
+    task: Any = setting(
+        None,
+        "a bundled task, a registered SeqIO task or mixture, or, in Python, a `Task`.",
+        group="data",
+        first=True,
+        positional=True,
+    )
+    task_module: str | None = setting(
+        None, "the Python module that registers the SeqIO task.", group="data"
+    )
+    data_dir: PathLike | None = setting(
+        None,
+        """a directory of train, validation and test files (.jsonl, .tsv or .csv), instead of a
+        task; of a SeqIO task, the directory with the data sets' release files, instead of TFDS.""",
+        group="data",
+        first=True,
+        identity=True,
+    )
+    train_file: PathLike | None = setting(
+        None, "a .jsonl, .tsv or .csv file, instead of data_dir.", group="data", identity=True
+    )
+    validation_file: PathLike | None = setting(None, "the same, to evaluate on.", group="data")
+    test_file: PathLike | None = setting(None, "the same, as the split `test`.", group="data")
+    target_template: str = setting(
+        "{label}", "makes the target from a record's fields.", group="data", identity=True
+    )
+    columns: Sequence[str] | None = setting(
+        None, "names of the columns of files without a header.", group="data", identity=True
+    )
+    feature_lengths: Mapping[str, int] | None = setting(
+        None,
+        """the longest inputs and targets in tokens, EOS included; the prompt comes on top. None:
+        inputs=512 targets=64.""",
+        group="data",
+        identity=True,
+    )
+    metric: str | Sequence[str] | None = setting(
+        None,
+        """the metric of a files task, "accuracy" if not given, or several, of which the first
+        chooses the best step.""",
+        group="evaluation",
+        identity=True,
+    )
+    positive: str | None = setting(
+        None,
+        """the verbalizer that the metric "f1" looks for; None: the last one.""",
+        group="evaluation",
+        identity=True,
+    )
 
 
 def lengths_of(given: Mapping[str, int] | None) -> dict[str, int]:
@@ -61,16 +77,19 @@ def lengths_of(given: Mapping[str, int] | None) -> dict[str, int]:
         isinstance(n, int) and n > 0 for n in lengths.values()
     ):
         raise ValueError(
-            "TASK_FEATURE_LENGTHS must give 'inputs' and 'targets', such as "
-            f"{{'inputs': 512, 'targets': 16}}, got {lengths}."
+            f"{spelled('feature_lengths')} must give inputs and targets, 1 or more, such as "
+            f"inputs=512 targets=16, got {lengths}."
         )
     return lengths
 
 
-def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()) -> Task:
+def load_task(
+    config: TaskConfig, vocabulary: Vocabulary | None, fields: Sequence[str] = ()
+) -> Task:
     """The task that `config` names.
 
     Args:
+      vocabulary: the frozen model's, for SeqIO.
       fields: of files' records, to keep in the examples.
 
     Raises:
@@ -79,15 +98,17 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
     files = _names_files(config)
     if files == (config.task is not None):
         raise ValueError(
-            "Give either MIXTURE_OR_TASK_NAME, or files: DATA_DIR (or TRAIN_FILE, VALIDATION_FILE) "
-            "with INPUT_TEMPLATE."
+            f"Give either {spelled('task')}, or files: {spelled('data_dir')} (or "
+            f"{spelled('train_file')}, {spelled('validation_file')}) with "
+            f"{spelled('input_template')}."
         )
     if files:
         return _load_files(config, fields)
     if fields:
         raise ValueError(
-            f"The field {fields[0]!r} is read from files' records: give DATA_DIR (or "
-            "VALIDATION_FILE) with INPUT_TEMPLATE instead of MIXTURE_OR_TASK_NAME."
+            f"The field {fields[0]!r} is read from files' records: give {spelled('data_dir')} (or "
+            f"{spelled('validation_file')}) with {spelled('input_template')} instead of "
+            f"{spelled('task')}."
         )
     if isinstance(config.task, Task) or config.task in BUNDLED_TASKS:
         _refuse(config, (*FILES_ONLY, "verbalizers"))
@@ -95,7 +116,7 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
     if config.task_module is None:
         raise ValueError(
             f"{config.task!r} is no bundled task ({', '.join(BUNDLED_TASKS)}). For a SeqIO task, "
-            "name the module that registers it: MIXTURE_OR_TASK_MODULE."
+            f"name the module that registers it with {spelled('task_module')}."
         )
     _refuse(config, FILES_ONLY)
     from prompt_tuning_jax.data.seqio_source import seqio_task
@@ -103,7 +124,7 @@ def load_task(config: TaskConfig, model: FrozenModel, fields: Sequence[str] = ()
     return seqio_task(
         config.task,
         module=config.task_module,
-        vocabulary=model.vocabulary,
+        vocabulary=vocabulary,
         feature_lengths=config.feature_lengths,
         verbalizers=config.verbalizers,
         data_dir=config.data_dir,
@@ -114,9 +135,9 @@ def _refuse(config: TaskConfig, names: Sequence[str]) -> None:
     """Refuses settings that the task itself decides, where they are not left at their defaults."""
     task = config.task.name if isinstance(config.task, Task) else config.task
     for name in names:
-        if getattr(config, name) != getattr(TaskConfig, name):
+        if getattr(config, name) != settings_of(TaskConfig)[name].default:
             raise ValueError(
-                f"{name.upper()} is for a task of files; {task!r} has its own: leave it out."
+                f"{spelled(name)} is for a task of files; {task!r} has its own: leave it out."
             )
 
 
@@ -138,7 +159,9 @@ def _is_seqio(config: TaskConfig) -> bool:
 def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
     if config.input_template is None:
         raise ValueError(
-            "Files need INPUT_TEMPLATE, such as \"'sentence: {sentence}'\", naming their fields."
+            f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which "
+            "names "
+            "their fields."
         )
     return file_task(
         config.data_dir,
@@ -153,3 +176,19 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         columns=config.columns,
         fields=fields,
     )
+
+
+def choose_predictions(task: Task, predictions: str | None) -> str:
+    """ "rank" or "generate" for this task."""
+    if predictions is None:
+        return "rank" if task.verbalizers else "generate"
+    if predictions not in PREDICTIONS:
+        raise ValueError(
+            f"{spelled('predictions')} must be {' or '.join(PREDICTIONS)}, not {predictions!r}."
+        )
+    if predictions == "rank" and not task.verbalizers:
+        raise ValueError(
+            f"{spelled('predictions', 'rank')} needs the legal answers of {task.name!r}: set "
+            f"{spelled('verbalizers')}, or use 'generate'."
+        )
+    return predictions

@@ -2,14 +2,20 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from prompt_tuning_jax import optim
+from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.params import without_prompt
+from prompt_tuning_jax.planning import hardware, meshes
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.hlo import Collective, Program
@@ -129,7 +135,7 @@ def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) 
 
 def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
     """What no compiler is asked for."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     sizes = {name: x.size for name, x in params.items()}
     return {
         "mesh": option.mesh,
@@ -139,6 +145,80 @@ def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> di
         "flops": traced_work(config, lengths)[0].flops,
         "useful_flops": useful_flops(sizes, config, lengths),
         "peak_flops": chip.flops,
+    }
+
+
+_FAMILIES = {"t5_1_1": t5_1_1, "t5_1_0": t5_1_0, "mt5": mt5}
+
+
+def model_config(model: str) -> T5Config:
+    """The shape of `xxl`, `t5_1_0_large`, `mt5_xl`, or of a Hugging Face model's directory."""
+    settings = {"dtype": jnp.bfloat16, "scan_layers": True}
+    if (file := Path(model) / "config.json").is_file():
+        config = read_config(file, untied=True)
+        # Only the gated models have an output layer of their own; the weights are not asked.
+        if len(config.mlp_activations) == 1:
+            config = read_config(file, untied=False)
+        return dataclasses.replace(config, **settings)
+    family, _, size = model.rpartition("_")
+    make = _FAMILIES.get(family or "t5_1_1")
+    try:
+        if make is not None:
+            return make(size, **settings)
+    except ValueError:  # no such size: the message below says what there is
+        pass
+    raise ValueError(
+        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after t5_1_1_, "
+        "t5_1_0_ or "
+        "mt5_, or a directory with a Hugging Face config.json."
+    )
+
+
+def plan_slice(
+    config: T5Config,
+    lengths: Lengths,
+    target: hardware.Slice,
+    mesh: str | None = None,
+    remat: str | None = None,
+    tries: int = 3,
+) -> Iterator[Plan]:
+    """Plans for a TPU slice, one compilation each.
+
+    Args:
+      mesh: only this one, such as "fsdp:16"; None: the `tries` likeliest.
+      remat: only this policy; None: all, or with `mesh` the cheapest that is likely to fit.
+
+    Raises:
+      ValueError: nothing divides, or libtpu knows no such slice.
+      ImportError: libtpu is not installed.
+    """
+    devices = hardware.devices(target)
+    if mesh:
+        splits = [meshes.only_mesh(sharding.make_mesh(mesh, devices), lengths.batch)]
+    else:
+        splits = meshes.meshes(len(devices), lengths.batch, config.num_heads)
+    policies = [remat] if remat else REMAT_POLICIES
+    chosen = meshes.likeliest(config, lengths, target.chip, splits, policies)
+    for option in chosen[: 1 if mesh else tries]:
+        yield compiled_plan(config, lengths, target.chip, devices, option)
+
+
+def plan_gpu(
+    config: T5Config, lengths: Lengths, chip: Chip, remat: str | None = None
+) -> Iterator[Plan]:
+    """Plans for one GPU: arithmetic, one for each policy."""
+    for policy in [remat] if remat else REMAT_POLICIES:
+        yield arithmetic_plan(config, lengths, chip, policy)
+
+
+def as_json(args: dict[str, Any], found: list[Plan]) -> dict[str, Any]:
+    """What was asked, and every plan; `recommended` is a place among them."""
+    best = recommended(found)
+    return {
+        "asked": args,
+        "versions": versions(),
+        "plans": [plan.as_json() for plan in found],
+        "recommended": None if best is None else found.index(best),
     }
 
 
