@@ -1,4 +1,4 @@
-"""Strict switches for every test: two simulated devices, no silent rank promotion."""
+"""Strict switches for every test: two simulated devices, arrays as annotated, no rank promotion."""
 
 import atexit
 import collections
@@ -19,6 +19,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# First: from here on whatever is imported of the library has its arrays checked.
+import array_checks
 import jax
 import pytest
 import tiny
@@ -92,6 +94,13 @@ def model_dir(tmp_path_factory, vocabulary):
 @pytest.fixture(scope="session")
 def model(model_dir) -> FrozenModel:
     return load_model(model_dir)
+
+
+@pytest.fixture
+def wrong_arrays():
+    """Lets the library's own checks see arrays that its annotations forbid."""
+    with array_checks.off():
+        yield
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def one_sequence(
             index=state.index + 1,
             tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, 0, chosen_B)),
             log_prob=state.log_prob + jnp.where(state.done, 0.0, gain_B),
-            length=state.length + ~state.done,
+            length=state.length + (~state.done).astype(jnp.int32),
             done=state.done | (chosen_B == eos_id),
             cache=cache,
         )

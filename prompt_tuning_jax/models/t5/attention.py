@@ -204,6 +204,6 @@ class CrossAttention(_Attention):
 
 def _query_init(head_dim: int) -> Callable[..., Any]:
     def init(*args):
-        return _attention_init(*args) / np.float32(np.sqrt(head_dim))
+        return _attention_init(*args) / float(np.sqrt(head_dim))
 
     return init
