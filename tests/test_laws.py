@@ -21,7 +21,8 @@ from prompt_tuning_jax.data.packing import arrange, pack, row_counts
 from prompt_tuning_jax.data.records import RecordFile
 from prompt_tuning_jax.data.templates import Template, label_text
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt, place_prompts
-from prompt_tuning_jax.settings.macros import check_type, given_macros, macro_name, macros
+from prompt_tuning_jax.settings.gin_files import given_macros
+from prompt_tuning_jax.settings.setting import check_type, macro_name, macros
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 # The same cases in every run, whatever the machine's speed.
