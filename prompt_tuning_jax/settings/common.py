@@ -41,8 +41,8 @@ class DeviceConfig:
     )
     model_dtype: Any = setting(
         default="float32",
-        help="""of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for the
-        weights alone and takes a quarter of float32's memory.""",
+        help="""of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for
+        the weights alone and takes a quarter of float32's memory.""",
         group="devices",
         shared=True,
     )
@@ -61,8 +61,8 @@ class FormConfig:
     )
     verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
         default=None,
-        help="""raw label=word for each label, such as 0=negative 1=positive, or the legal answers. For
-        inference only the words count; None: those that the prompt's file records.""",
+        help="""raw label=word for each label, such as 0=negative 1=positive, or the legal answers.
+        For inference only the words count; None: those that the prompt's file records.""",
         group="data",
         first=True,
         identity=True,
@@ -75,8 +75,8 @@ class PredictionConfig:
 
     predictions: str | None = setting(
         default=None,
-        help=""""rank" scores the verbalizers and takes the best; "generate" decodes text. None: rank
-        where there are verbalizers.""",
+        help=""""rank" scores the verbalizers and takes the best; "generate" decodes text. None:
+        rank where there are verbalizers.""",
         group="evaluation",
         choices=PREDICTIONS,
         identity=True,

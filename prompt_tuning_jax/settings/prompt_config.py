@@ -28,8 +28,8 @@ class PromptConfig(MismatchConfig):
     )
     prompt_field: str | None = setting(
         default=None,
-        help="""the field of JSON records, or of a file task's, that names the prompt of each; None for
-        an ensemble.""",
+        help="""the field of JSON records, or of a file task's, that names the prompt of each; None
+        for an ensemble.""",
         group="prompt",
     )
     text_prompt: str | None = setting(

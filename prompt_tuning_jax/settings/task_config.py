@@ -63,8 +63,8 @@ class TaskConfig(FormConfig, ModelConfig):
     )
     feature_lengths: Mapping[str, int] | None = setting(
         default=None,
-        help="""the longest inputs and targets in tokens, EOS included; the prompt comes on top. None:
-        inputs=512 targets=64.""",
+        help="""the longest inputs and targets in tokens, EOS included; the prompt comes on top.
+        None: inputs=512 targets=64.""",
         group="data",
         identity=True,
     )

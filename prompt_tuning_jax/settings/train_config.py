@@ -119,8 +119,8 @@ class TrainConfig(
     )
     pack: bool = setting(
         default=False,
-        help="""a batch is the next batch_size examples of the data, several in a row; by default it is
-        examples of similar length, one in a row, which is usually faster.""",
+        help="""a batch is the next batch_size examples of the data, several in a row; by default it
+        is examples of similar length, one in a row, which is usually faster.""",
         group="training",
         identity=True,
         shared=True,
@@ -170,33 +170,33 @@ class TrainConfig(
     )
     microbatches: int = setting(
         default=1,
-        help="""how many parts of a batch go through the model one after the other, with one update for
-        all: the same step in less memory.""",
+        help="""how many parts of a batch go through the model one after the other, with one update
+        for all: the same step in less memory.""",
         group="devices",
         least=1,
         shared=True,
     )
     scan_layers: bool = setting(
         default=False,
-        help="""stack the layers' weights and compile one layer for all: a deep model compiles as fast as
-        a shallow one, and with the mesh's fsdp only one layer is whole at a time.""",
+        help="""stack the layers' weights and compile one layer for all: a deep model compiles as
+        fast as a shallow one, and with the mesh's fsdp only one layer is whole at a time.""",
         group="devices",
         identity=True,
         shared=True,
     )
     remat_policy: str | None = setting(
         default=None,
-        help="""what the backward pass computes again instead of keeping it in memory: none, minimal (all
-        but products with weights) or full. None: as the model says, which is none.""",
+        help="""what the backward pass computes again instead of keeping it in memory: none, minimal
+        (all but products with weights) or full. None: as the model says, which is none.""",
         group="devices",
         choices=REMAT_POLICIES,
         shared=True,
     )
     attention_chunk: int | None = setting(
         default=None,
-        help="""how many queries' attention scores are in memory at a time; 0 for all. None: as the model
-        says: all in rows of at most 512, or in batches so small that a layer's scores take 32 MB or
-        less, else 128.""",
+        help="""how many queries' attention scores are in memory at a time; 0 for all. None: as the
+        model says: all in rows of at most 512, or in batches so small that a layer's scores take 32
+        MB or less, else 128.""",
         group="devices",
         least=0,
         shared=True,
