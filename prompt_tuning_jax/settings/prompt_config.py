@@ -68,7 +68,7 @@ def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
 
 
 def load_checked_prompt(
-    path: str | os.PathLike, model: FrozenModel, allow_prompt_mismatch: bool
+    path: str | os.PathLike[str], model: FrozenModel, allow_prompt_mismatch: bool
 ) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
