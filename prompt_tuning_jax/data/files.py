@@ -85,7 +85,10 @@ class FileSource(IndexedSource):
     """Examples of one file, checked and indexed when first used."""
 
     def __init__(
-        self, path: str | os.PathLike[str], make: ExampleMaker, columns: Sequence[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        make: ExampleMaker,
+        columns: Sequence[str] | None = None,
     ):
         self._records = RecordFile(path, columns)
         self._make = make
