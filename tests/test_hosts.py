@@ -284,7 +284,7 @@ def test_a_mistake_is_named_by_every_process(run, tmp_path):
         assert processes.wait(60) == [1, 1]
         for i in range(2):
             (line,) = re.findall("^error: .*", processes.text(i), re.MULTILINE)
-            assert "BATCH_SIZE 3 does not divide over the 2 devices" in line
+            assert "--batch_size 3 does not divide over the 2 devices" in line
 
 
 @pytest.mark.parametrize(

@@ -492,7 +492,7 @@ def no_step(monkeypatch):
         ({"metric": "f1"}, "metric is for a task of files; 'food' has its own"),
         ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
-        ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
+        ({"trainable": [("promt", optim.adam(0.1))]}, "trainable.*promt"),
         ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "prompt_length=0"),
         ({"model": "no/such/model"}, "no/such/model"),
     ],
