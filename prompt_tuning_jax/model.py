@@ -48,7 +48,7 @@ class DecodingOptions(TypedDict, total=False):
     """How text is generated; see `generation.generate_tokens`.
 
     Attributes:
-      max_length: the most tokens to generate, EOS included; 32 where it is not given.
+      max_length: the most tokens to generate, EOS included; 64 where it is not given.
       beams, length_penalty: beam search, where `beams` is above 1.
       temperature, top_k, top_p: sampling, where `temperature` is above 0.
     """

@@ -26,7 +26,7 @@ def generate_tokens(
     params: Any,
     encoder_input_tokens: Int[Array, "batch length"],
     *,
-    max_length: int = 32,
+    max_length: int = 64,
     beams: int = 1,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
