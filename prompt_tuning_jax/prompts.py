@@ -15,10 +15,9 @@ from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.initializers import Initializer, uniform
-from prompt_tuning_jax.layout import AnyArray
 
 # Which prompt of a bank each row uses, or each position of rows that hold several examples.
-PromptIds = Int[AnyArray, " B"] | Int[AnyArray, "B S"]
+PromptIds = Int[Array, " B"] | Int[Array, "B S"]
 
 
 class Prompt(nn.Module):
@@ -31,7 +30,7 @@ class Prompt(nn.Module):
     initializer: Initializer = uniform(0.5)
 
     @nn.compact
-    def __call__(self, features: int) -> Float[AnyArray, "P D"]:
+    def __call__(self, features: int) -> Float[Array, "P D"]:
         """The prompt, `features` = D wide."""
         return _parameter(self, self._init, (self.length, features), ("prompt", "embed"))
 
@@ -51,7 +50,7 @@ class PromptBank(nn.Module):
     initializer: Initializer = uniform(0.5)
 
     @nn.compact
-    def __call__(self, features: int) -> Float[AnyArray, "N P D"]:
+    def __call__(self, features: int) -> Float[Array, "N P D"]:
         """All prompts, `features` = D wide."""
         shape = (self.num_prompts, self.length, features)
         return _parameter(self, self._init_each, shape, ("prompt_bank", "prompt", "embed"))
@@ -63,7 +62,7 @@ class PromptBank(nn.Module):
 
 def _parameter(
     module: nn.Module, init: Callable[..., Any], shape: tuple[int, ...], axes: tuple[str, ...]
-) -> Float[AnyArray, "*N P D"]:
+) -> Float[Array, "*N P D"]:
     if module.has_variable("params", "prompt"):
         _checked(module.get_variable("params", "prompt"), shape)
     return partitioning.param_with_axes("prompt", init, shape, axes=axes)
@@ -82,8 +81,8 @@ def _checked(values: Any, shape: tuple[int, ...]) -> Float[Array, "*N P D"]:
 
 def join(
     embedded_BxSxD: Float[Array, "B S D"],
-    prompts: Float[AnyArray, "*N P D"],
-    prompt_positions_BxS: Int[AnyArray, "B S"],
+    prompts: Float[Array, "*N P D"],
+    prompt_positions_BxS: Int[Array, "B S"],
     prompt_ids: PromptIds | None = None,
 ) -> Float[Array, "B S D"]:
     """Puts the prompt's rows where `prompt_positions` says; other positions keep their embedding.

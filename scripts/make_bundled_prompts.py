@@ -25,7 +25,7 @@ from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
-from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.commands.command import use_compilation_cache
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(
             f"no recipe for {', '.join(sorted(unknown))}; choose from {', '.join(RECIPES)}"
         )
-    command.use_compilation_cache()
+    use_compilation_cache()
     model = pt.load_model("bundled")
     for name in args.names:
         if (args.output / name / "CARD.md").exists() and not args.force:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import TunedPrompt, load_prompt, save_prompt
-from prompt_tuning_jax.combine import average, compose, interpolate, main
+from prompt_tuning_jax.combine import average, compose, interpolate
+from prompt_tuning_jax.commands.combine import main
 
 
 def prompt(length=3, seed=0, layout="prefix", width=4, **facts):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, save_prompt
-from prompt_tuning_jax.commands import evaluate
-from prompt_tuning_jax.commands import evaluate as evaluate_function
-from prompt_tuning_jax.commands.evaluate import EvaluateConfig, evaluate_task, main
+from prompt_tuning_jax import ExampleList, evaluate, save_prompt
+from prompt_tuning_jax.commands.evaluate import main
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig
 
 FILES = {"input_template": "{text}", "verbalizers": {"0": "yes", "1": "no"}}
 
@@ -118,8 +118,8 @@ def test_a_limit_takes_the_first_examples(model):
     ("options", "changes", "words"),
     [
         ({"text_prompt": "Is it good?"}, {}, "{input}"),
-        ({"predictions": "guess"}, {}, "PREDICTIONS.*'guess'"),
-        ({"predictions": "rank"}, {"verbalizers": None}, "VERBALIZERS"),
+        ({"predictions": "guess"}, {}, "predictions.*'guess'"),
+        ({"predictions": "rank"}, {"verbalizers": None}, "verbalizers"),
     ],
 )
 def test_mistakes_are_refused(model, options, changes, words):
@@ -130,10 +130,10 @@ def test_mistakes_are_refused(model, options, changes, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"limit": 0}, "LIMIT must be at least 1"),
-        ({"batch_size": 0}, "BATCH_SIZE must be at least 1"),
-        ({"feature_lengths": {"inputs": 8}}, "TASK_FEATURE_LENGTHS"),
-        ({"model_dtype": "bfloat"}, "MODEL_DTYPE.*float32 or bfloat16.*'bfloat'"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"feature_lengths": {"inputs": 8}}, "feature_lengths"),
+        ({"model_dtype": "bfloat"}, "dtype.*float32 or bfloat16.*'bfloat'"),
     ],
 )
 def test_wrong_settings_are_named(model_dir, files, options, words):
@@ -174,17 +174,13 @@ def test_python_and_command_line_agree(model, model_dir, files, prompt, tmp_path
     expected = score(model, tiny.make_task(), prompt)
     options = command_options(model_dir, files, tmp_path / "p")
     assert evaluate(**options) == expected
-    assert evaluate_function(EvaluateConfig(**options)) == expected
+    assert evaluate(EvaluateConfig(**options)) == expected
     main(
         [
-            f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
-            f"--gin.DATA_DIR={files}",
-            f"--gin.PROMPT={tmp_path / 'p'}",
-            f"--gin.OUTPUT={tmp_path / 'out.json'}",
-            "--gin.INPUT_TEMPLATE={text}",
-            "--gin.VERBALIZERS={'0': 'yes', '1': 'no'}",
-            "--gin.BATCH_SIZE=8",
-            f"--gin.TASK_FEATURE_LENGTHS={tiny.LENGTHS}",
+            *("--model", str(model_dir), "--data_dir", str(files)),
+            *("--prompt", str(tmp_path / "p"), "--output", str(tmp_path / "out.json")),
+            *("--input_template", "{text}", "--verbalizers", "0=yes", "1=no", "--batch_size=8"),
+            *("--feature_lengths", *(f"{name}={n}" for name, n in tiny.LENGTHS.items())),
         ]
     )
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected.scores, abs=1e-4)

@@ -247,7 +247,7 @@ def test_a_tuned_model_is_written_once_and_read_by_all(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alone, tmp_path):
-    line = [sys.executable, "-m", "prompt_tuning_jax.commands.evaluate", *task]
+    line = [sys.executable, "-m", "prompt_tuning_jax", "evaluate", *task]
     line += [f"--gin.PROMPT={alone / 'best'}", "--gin.BATCH_SIZE=5"]
     with Processes(line, tmp_path) as processes:
         assert processes.wait() == [0, 0], processes.text(0) + processes.text(1)
@@ -262,15 +262,15 @@ def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alo
 @pytest.mark.slow
 def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
     (tmp_path / "in").write_text("the soup was good\nthe tea was cold\nbread\n")
-    line = [sys.executable, "-m", "prompt_tuning_jax.commands.infer"]
+    line = [sys.executable, "-m", "prompt_tuning_jax", "infer"]
     line += [f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}", f"--gin.PROMPT={alone / 'best'}"]
     with Processes(line, tmp_path / "stdin") as processes:
         assert processes.wait() == [1, 1]
-        assert "give INPUT_FILE" in processes.text(0)
+        assert "give --input_file" in processes.text(0)
     line += [f"--gin.INPUT_FILE={tmp_path / 'in'}", "--gin.BATCH_SIZE=4"]
-    once = start([*line, f"--gin.OUTPUT_FILE={tmp_path / 'one'}"], tmp_path / "log")
+    once = start([*line, f"--output={tmp_path / 'one'}"], tmp_path / "log")
     assert once.wait(HANG) == 0, (tmp_path / "log").read_text()
-    with Processes([*line, f"--gin.OUTPUT_FILE={tmp_path / 'two'}"], tmp_path / "logs") as both:
+    with Processes([*line, f"--output={tmp_path / 'two'}"], tmp_path / "logs") as both:
         assert both.wait() == [0, 0], both.text(0) + both.text(1)
     one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))
     for ours, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):

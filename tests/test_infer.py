@@ -28,7 +28,7 @@ def infer(model_dir, tmp_path):
     def run(lines, **options):
         source, target = tmp_path / "in", tmp_path / "out"
         source.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        files = {"input_file": str(source), "output_file": str(target)}
+        files = {"input_file": str(source), "output": str(target)}
         command.infer(model=str(model_dir), **(files | SIZES | options))
         return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
 
@@ -64,10 +64,8 @@ def test_standard_input_and_output(model_dir, prompt_dir, infer, monkeypatch, ca
     monkeypatch.setattr(sys, "stdin", io.StringIO("\r\n".join(TEXTS)))
     command.main(
         [
-            f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
-            f"--gin.PROMPT={prompt_dir}",
-            "--gin.BATCH_SIZE=4",
-            "--gin.MAX_INPUT_LENGTH=12",
+            *("--model", str(model_dir), "--prompt", str(prompt_dir)),
+            *("--batch_size", "4", "--max_input_length", "12"),
         ]
     )
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == plain
@@ -100,7 +98,7 @@ def test_text_may_be_generated_in_spite_of_labels(infer, prompt_dir):
 def test_the_words_of_a_mapping_are_the_labels(infer, prompt_dir):
     mapping = infer(TEXTS, prompt=str(prompt_dir), verbalizers={"0": "good", "1": "bad"})
     assert mapping == infer(TEXTS, prompt=str(prompt_dir), verbalizers=["good", "bad"])
-    with pytest.raises(ValueError, match="must be a list"):
+    with pytest.raises(ValueError, match="must be a mapping or a list"):
         infer(TEXTS, prompt=str(prompt_dir), verbalizers="good")
 
 
@@ -164,7 +162,7 @@ def test_long_inputs_are_not_cut_unseen(infer, prompt_dir):
     ("options", "words"),
     [
         ({"input_template": "text: text"}, "names no field"),
-        ({"text_prompt": "caf\udce9 {input}"}, "TEXT_PROMPT: half a character, or not UTF-8"),
+        ({"text_prompt": "caf\udce9 {input}"}, "text_prompt: half a character, or not UTF-8"),
         ({"prompts": [1]}, "named by its path"),
     ],
 )
@@ -196,8 +194,8 @@ def test_a_malformed_line_is_named(infer, lines, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"predictions": "guess"}, "PREDICTIONS"),
-        ({"predictions": "rank"}, "VERBALIZERS"),
+        ({"predictions": "guess"}, "predictions must be one of rank, generate"),
+        ({"predictions": "rank"}, "predictions=rank needs verbalizers"),
         ({"text_prompt": "good?"}, "{input}"),
         ({"input_template": "{text"}, "template"),
         ({"input_file": "no/such/file"}, "no/such/file"),

@@ -41,7 +41,7 @@ def infer(model_dir, tmp_path, prompts):
     def run(lines, **options):
         source, target = tmp_path / "in", tmp_path / "out"
         source.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        given = {"model": str(model_dir), "input_file": str(source), "output_file": str(target)}
+        given = {"model": str(model_dir), "input_file": str(source), "output": str(target)}
         command.infer(**(given | {"prompts": prompts} | SIZES | options))
         return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
 
@@ -102,13 +102,9 @@ def test_the_command_line(model_dir, prompts, infer, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines())))
     command.main(
         [
-            f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
-            f"--gin.PROMPTS={list(prompts.values())}",
-            "--gin.PROMPT_FIELD=prompt",
-            "--gin.INPUT_TEMPLATE={text}",
-            "--gin.BATCH_SIZE=4",
-            "--gin.MAX_INPUT_LENGTH=12",
-            "--gin.MAX_LENGTH=5",
+            *("--model", str(model_dir), "--prompts", *prompts.values()),
+            *("--prompt_field", "prompt", "--input_template", "{text}", "--batch_size", "4"),
+            *("--max_input_length", "12", "--max_length", "5"),
         ]
     )
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
@@ -117,13 +113,13 @@ def test_the_command_line(model_dir, prompts, infer, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prompt": "x"}, "either PROMPT, or PROMPTS"),
-        ({"prompts": None, **MIXED}, "PROMPT_FIELD needs PROMPTS"),
-        (MIXED | {"input_template": None}, "INPUT_TEMPLATE"),
+        ({"prompt": "x"}, "either prompt, or prompts"),
+        ({"prompts": None, **MIXED}, "prompt_field needs prompts"),
+        (MIXED | {"input_template": None}, "input_template"),
         (MIXED | {"prompt_field": "text"}, "Line 1 .*'the soup was good'; there are judge"),
         (MIXED | {"prompt_field": "task"}, "Line 1.*task"),
-        ({"input_template": "{text}"}, r"same answers.*judge: \['yes', 'no'\].*VERBALIZERS"),
-        (MIXED | {"prompts": 5}, "several prompts.*'5'"),
+        ({"input_template": "{text}"}, r"same answers.*judge: \['yes', 'no'\].*verbalizers"),
+        (MIXED | {"prompts": 5}, "prompts must be a mapping or a list"),
     ],
 )
 def test_mistakes_are_named(infer, options, words):

@@ -10,7 +10,8 @@ import tiny
 
 from prompt_tuning_jax import load_model, save_prompt, train
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.commands.interpret import NEEDS_RUN, find_run, interpret, main
+from prompt_tuning_jax.commands.interpret import main
+from prompt_tuning_jax.interpretation.interpret import find_run, interpret
 
 SHAPE = (3, 16)
 
@@ -59,10 +60,11 @@ def refusal(capsys):
 
 
 def test_a_prompt_of_words_is_read(words, model):
-    found = interpret(words, model, neighbours=1, labels=["yes"])
+    found = interpret(words, model, neighbours=1, verbalizers=["yes"])
     assert [position.cosine[0].text for position in found.positions] == ["yes", "soup"]
     assert found.labels.positions == {"yes": [0]}
-    assert found.notes == [NEEDS_RUN]
+    (note,) = found.notes
+    assert "need the run that made the prompt: name its directory with model_dir" in note
     assert found.drift is found.changes is None
     assert found.prompt["length"] == 2
 
@@ -95,14 +97,14 @@ def test_the_first_prompt_has_not_drifted(run, model):
 def test_a_prompt_elsewhere_is_told_its_run(run, model, tmp_path):
     path = save_prompt(tmp_path / "p", np.ones(SHAPE, np.float32), step=2)
     assert find_run(path) is None
-    found = interpret(path, model, run=run)
+    found = interpret(path, model, model_dir=run)
     assert len(found.drift) == 3
     assert found.notes == ["The run's prompt at step 2 is not this prompt."]
 
 
 def test_labels_given_take_the_place_of_the_prompts_own(run, model):
-    assert interpret(run / "best", model, labels=["soup"]).labels.words == ["soup"]
-    assert interpret(run / "best", model, labels=[]).labels is None
+    assert interpret(run / "best", model, verbalizers=["soup"]).labels.words == ["soup"]
+    assert interpret(run / "best", model, verbalizers=[]).labels is None
 
 
 # --- the command
@@ -149,11 +151,12 @@ def test_mistakes_end_in_one_line(refusal, words, run, model_dir, tmp_path):
     tiny_model = ("--model", model_dir)
     assert "no prompt at" in refusal(tmp_path / "absent", *tiny_model)
     assert "16 wide, the model 192" in refusal(words)
-    assert "1 to 34" in refusal(words, *tiny_model, "--neighbours", 0)
+    assert "at least 1" in refusal(words, *tiny_model, "--neighbours", 0)
+    assert "1 to 34" in refusal(words, *tiny_model, "--neighbours", 35)
     assert "--neighbours" in refusal(words, *tiny_model, "--neighbours", "some")
-    assert "Label '' has no tokens" in refusal(words, *tiny_model, "--labels", "yes,")
-    assert "is not the MODEL_DIR" in refusal(words, *tiny_model, "--run", tmp_path)
-    assert "the run that made it" in refusal(words, *tiny_model, "--run", run)
+    assert "must be a word, not ''" in refusal(words, *tiny_model, "--verbalizers", "yes", "")
+    assert "is not the MODEL_DIR" in refusal(words, *tiny_model, "--model_dir", tmp_path)
+    assert "the run that made it" in refusal(words, *tiny_model, "--model_dir", run)
     assert "absent" in refusal(words, "--model", tmp_path / "absent")
     (tmp_path / "file").touch()
     assert "file" in refusal(words, *tiny_model, "--output", tmp_path / "file" / "meaning")

@@ -107,5 +107,5 @@ def test_help_documents_every_option():
 def test_the_real_program_starts_under_slurm(cluster):
     """One task: its own mistake, in one line, is the job's."""
     done = launch(cluster, "--python", sys.executable, program=("train", "--train_steps=0"))
-    assert done.returncode == 1
-    assert "--train_steps" in done.stderr
+    assert done.returncode == 2
+    assert "error: --train_steps must be at least 1, got 0." in done.stderr

@@ -69,8 +69,8 @@ def test_each_part_has_its_own_dropout(model):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"microbatches": 0}, "MICROBATCHES must be at least 1"),
-        ({"microbatches": 3}, "BATCH_SIZE 8 does not divide into MICROBATCHES 3"),
+        ({"microbatches": 0}, "microbatches must be at least 1"),
+        ({"microbatches": 3}, "batch_size 8 does not divide into microbatches 3"),
     ],
 )
 def test_a_wrong_number_is_named(tmp_path, one_device, changes, words):

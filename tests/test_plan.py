@@ -16,7 +16,7 @@ from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning.step import Lengths
 
 GPU = ["--gpu_memory", "16", "--flops", "65e12", "--bandwidth", "300e9"]
-SIZES = ["--batch", "2", "--inputs", "8", "--targets", "2", "--prompt", "4"]
+SIZES = ["--batch_size=2", "--feature_lengths", "inputs=8", "targets=2", "--prompt_length=4"]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_model_by_its_directory(model_dir, model):
 
 def test_a_gpu_is_planned_for_by_arithmetic(capsys, tmp_path, model_dir):
     file = tmp_path / "new" / "plan.json"
-    plan.main(["--model", str(model_dir), *GPU, *SIZES, "--json", str(file)])
+    plan.main(["--model", str(model_dir), *GPU, *SIZES, "--output", str(file)])
     printed = capsys.readouterr().out
     assert "All arithmetic" in printed
     written = json.loads(file.read_text())
@@ -58,7 +58,7 @@ def test_a_gpu_is_planned_for_by_arithmetic(capsys, tmp_path, model_dir):
 
 def test_what_does_not_fit_is_said_with_by_how_much(capsys, model_dir):
     little = ["--gpu_memory", "1e-6", *GPU[2:]]
-    plan.main(["--model", str(model_dir), *little, *SIZES, "--remat", "full"])
+    plan.main(["--model", str(model_dir), *little, *SIZES, "--remat_policy", "full"])
     printed = capsys.readouterr().out
     assert "Nothing fits: the smallest, MESH 'data:1' with remat 'full', is 0.00 GiB" in printed
 
@@ -72,10 +72,10 @@ def test_what_does_not_fit_is_said_with_by_how_much(capsys, model_dir):
         (["--model", "small", "--topology", "v5e:2x2", "--flops", "1"], 2, "a GPU's"),
         (["--model", "small", "--gpu_memory", "16"], 2, "--bandwidth"),
         (["--model", "small", *GPU, "--mesh", "data:2"], 2, "needs a --topology"),
-        (["--model", "small", *GPU, "--batch", "0"], 2, "must be 1 or more"),
-        (["--model", "small", "--gpu_memory", "-1"], 2, "must be above 0"),
-        (["--model", "small", *GPU, "--json", "/dev/null/plan.json"], 1, "/dev/null"),
-        (["--model", "small", *GPU, "--json", "."], 1, "name a file"),
+        (["--model", "small", *GPU, "--batch_size", "0"], 2, "must be at least 1"),
+        (["--model", "small", "--gpu_memory", "-1"], 2, "must be at least 0"),
+        (["--model", "small", *GPU, "--output", "/dev/null/plan.json"], 1, "/dev/null"),
+        (["--model", "small", *GPU, "--output", "."], 1, "name a file"),
     ],
 )
 def test_a_mistake_ends_in_one_line(capsys, monkeypatch, arguments, code, words):
@@ -157,8 +157,9 @@ def test_a_step_compiled_for_tpus_has_no_gradients_of_frozen_weights(narrow_mode
 @needs_libtpu
 def test_what_does_not_fit_a_tpu_is_a_result(narrow_model, tmp_path):
     file = tmp_path / "plan.json"
-    sizes = ["--batch", "256", "--inputs", "2048", "--mesh", "data:1", "--remat", "none"]
-    arguments = ["--topology", "v5e:1x1", *sizes, "--json", str(file)]
+    sizes = ["--batch_size=256", "--feature_lengths", "inputs=2048", "targets=8", "--mesh=data:1"]
+    sizes += ["--remat_policy=none"]
+    arguments = ["--topology", "v5e:1x1", *sizes, "--output", str(file)]
     done = subprocess.run(
         [
             sys.executable,

@@ -284,14 +284,14 @@ def test_meshes_are_all_even_splits():
     found = {one.mesh for one in options.meshes(8, batch=4, heads=6)}
     assert found == {"data:4,model:2", "fsdp:4,model:2", "data:2,fsdp:2,model:2"}
     assert [one.mesh for one in options.meshes(1, batch=3, heads=6)] == ["data:1"]
-    with pytest.raises(ValueError, match="--batch 5 divides over no mesh of 4"):
+    with pytest.raises(ValueError, match="batch_size 5 divides over no mesh of 4"):
         options.meshes(4, batch=5, heads=3)
 
 
 def test_a_mesh_that_splits_rows_unevenly_is_refused():
     mesh = sharding.make_mesh("data:2")
     assert options.only_mesh(mesh, 6) == options.Option(data=2)
-    with pytest.raises(ValueError, match="--batch 5 does not divide over the 2 devices"):
+    with pytest.raises(ValueError, match="batch_size 5 does not divide over the 2 devices"):
         options.only_mesh(mesh, 5)
 
 

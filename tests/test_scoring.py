@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, TunedPrompt, load_bank, save_prompt
+from prompt_tuning_jax import ExampleList, TunedPrompt, evaluate, load_bank, save_prompt
 from prompt_tuning_jax.banks import TunedBank
-from prompt_tuning_jax.commands import evaluate
 from prompt_tuning_jax.commands.evaluate import main
 from prompt_tuning_jax.evaluation.scoring import evaluate_ensemble, evaluate_task, evaluate_tasks
 
@@ -115,15 +114,12 @@ def test_prompts_of_a_task_are_an_ensemble(model, model_dir, files):
 
 def test_the_command_shows_members_mean_best_and_ensemble(model_dir, files, tmp_path, capsys):
     arguments = [
-        f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}",
-        f"--gin.DATA_DIR={files / 'data'}",
-        "--gin.INPUT_TEMPLATE={text}",
-        "--gin.VERBALIZERS={'0': 'yes', '1': 'no'}",
-        f"--gin.PROMPTS=['{files / 'food'}', '{files / 'drink'}']",
-        "--gin.BATCH_SIZE=8",
-        f"--gin.TASK_FEATURE_LENGTHS={tiny.LENGTHS}",
+        *("--model", str(model_dir), "--data_dir", str(files / "data")),
+        *("--input_template", "{text}", "--verbalizers", "0=yes", "1=no"),
+        *("--prompts", str(files / "food"), str(files / "drink"), "--batch_size", "8"),
+        *("--feature_lengths", *(f"{name}={length}" for name, length in tiny.LENGTHS.items())),
     ]
-    main([*arguments, f"--gin.OUTPUT={tmp_path / 'out.json'}"])
+    main([*arguments, f"--output={tmp_path / 'out.json'}"])
     out, err = capsys.readouterr()
     scores = json.loads(out)
     assert set(scores) == {"members", "mean", "best", "ensemble"}
@@ -134,20 +130,20 @@ def test_the_command_shows_members_mean_best_and_ensemble(model_dir, files, tmp_
         assert row in err
     written = json.loads((tmp_path / "out.json").read_text())
     assert len(written["ensemble"]["predictions"]) == 20
-    main([*arguments, "--gin.PROMPT_FIELD=prompt"])
+    main([*arguments, "--prompt_field=prompt"])
     assert set(json.loads(capsys.readouterr().out)) == {"food", "drink"}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt": "x"}, "either PROMPT, or PROMPTS"),
-        ({"prompts": None, "prompt_field": "prompt"}, "PROMPT_FIELD needs PROMPTS"),
-        ({"prompts": []}, "PROMPTS is empty"),
-        ({"prompts": "runs/a"}, "several prompts"),
+        ({"prompt": "x"}, "either prompt, or prompts"),
+        ({"prompts": None, "prompt_field": "prompt"}, "prompt_field needs prompts"),
+        ({"prompts": []}, "prompts is empty"),
+        ({"prompts": "runs/a"}, "prompts must be a mapping or a list"),
         ({"prompt_field": "prompted"}, "'prompted'"),
         ({"prompt_field": "text"}, "names the prompt .* there are food, drink"),
-        ({"data_dir": None, "task": "bundled_topic", "prompt_field": "x"}, "field 'x'.*DATA_DIR"),
+        ({"data_dir": None, "task": "bundled_topic", "prompt_field": "x"}, "field 'x'.*data_dir"),
         ({"data_dir": None}, "'food' is no bundled task"),
     ],
 )

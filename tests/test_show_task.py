@@ -15,6 +15,7 @@ from prompt_tuning_jax.data.encoding import Encoder
 from prompt_tuning_jax.data.task import ExampleList, Task
 from prompt_tuning_jax.data.task_facts import DIFFERENT_TARGETS, task_facts
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.settings.task_config import LENGTHS
 
 WORDS = {"0": "negative", "1": "positive"}
 ROWS = (("a dull film", 0), ("a bright and a long film of many many words", 1), ("fine", 1))
@@ -33,7 +34,7 @@ def files(tmp_path_factory):
 def of_files(files, *arguments):
     return [
         *("--data_dir", str(files), "--input_template", "sentence: {sentence}"),
-        *("--verbalizers", json.dumps(WORDS), *arguments),
+        *("--verbalizers", *(f"{label}={word}" for label, word in WORDS.items()), *arguments),
     ]
 
 
@@ -56,7 +57,17 @@ def refusal(capsys, *arguments, code=1):
 @pytest.mark.parametrize("layout", ["prefix", "suffix_before_eos"])
 def test_the_row_is_the_one_the_encoder_gets(capsys, files, layout):
     facts = facts_of(
-        capsys, *of_files(files, "--prompt", 4, "--layout", layout, "--lengths", "inputs=8")
+        capsys,
+        *of_files(
+            files,
+            "--prompt_length",
+            4,
+            "--prompt_layout",
+            layout,
+            "--feature_lengths",
+            "inputs=8",
+            "targets=64",
+        ),
     )
     vocabulary = show_task.read_vocabulary()
     cut = Encoder(vocabulary, {"inputs": 8, "targets": 64})
@@ -72,7 +83,7 @@ def test_the_row_is_the_one_the_encoder_gets(capsys, files, layout):
 
 
 def test_files_give_records_labels_and_the_share_cut(capsys, files):
-    facts = facts_of(capsys, *of_files(files, "--lengths", "inputs=10,targets=1"))
+    facts = facts_of(capsys, *of_files(files, "--feature_lengths", "inputs=10", "targets=1"))
     vocabulary = show_task.read_vocabulary()
     assert facts["records"][0] == {"sentence": "a dull film", "label": "0"}
     assert facts["targets"]["counts"] == {"positive": 2, "negative": 1}
@@ -92,7 +103,7 @@ def test_files_give_records_labels_and_the_share_cut(capsys, files):
 def test_a_limit_bounds_what_is_counted(capsys):
     some = facts_of(capsys, "bundled_topic", "--limit", 10, "--examples", 12)
     assert (some["counted"], some["complete"], len(some["examples"])) == (10, False, 10)
-    whole = facts_of(capsys, "bundled_topic", "--split", "validation", "--limit", 0)
+    whole = facts_of(capsys, "bundled_topic", "--split", "validation", "--limit", None)
     assert (whole["counted"], whole["complete"]) == (500, True)
     assert whole["splits"] == ["test", "train", "validation"]
 
@@ -102,7 +113,7 @@ def test_free_text_takes_bounded_memory(vocabulary):
     examples = ExampleList({"inputs": "a", "targets": f"b {i}"} for i in range(size))
     task = Task("free", {"train": examples})
     facts = task_facts(
-        task, "train", vocabulary, show_task.LENGTHS, prompt_length=2, layout="prefix", limit=None
+        task, "train", vocabulary, LENGTHS, prompt_length=2, layout="prefix", limit=None
     )
     assert len(facts["targets"]["counts"]) == DIFFERENT_TARGETS
     assert facts["targets"]["others"] == 50
@@ -115,12 +126,12 @@ def test_a_prompt_file_gives_length_and_layout(capsys, files, tmp_path):
     facts = facts_of(capsys, *of_files(files, "--prompt", tmp_path / "p"))
     assert facts["prompt"] == {"length": 6, "layout": "suffix"}
     assert facts["examples"][0]["row"]["prompt_positions"][-6:] == list(range(6))
-    given = of_files(files, "--prompt", tmp_path / "p", "--layout", "prefix")
-    assert "leave out --layout" in refusal(capsys, *given)
+    given = of_files(files, "--prompt", tmp_path / "p", "--prompt_layout", "after_bos")
+    assert "leave out --prompt_layout" in refusal(capsys, *given)
 
 
 def test_the_report_for_people_shows_everything(capsys, files):
-    show_task.main(of_files(files, "--prompt", "4"))
+    show_task.main(of_files(files, "--prompt_length", "4"))
     shown = capsys.readouterr().out
     for text in ("record 0", "[prompt 0..3]", "positive", "66.7%", "cut at 512: 0.00%"):
         assert text in shown
@@ -129,7 +140,7 @@ def test_the_report_for_people_shows_everything(capsys, files):
 def test_mistakes_end_in_one_line(capsys, files, tmp_path):
     own = refusal(capsys, "bundled_sentiment", "--input_template", "{text}")
     assert "'bundled_sentiment' has its own" in own
-    assert "--module" in refusal(capsys, "super_glue_rte")
+    assert "--task_module" in refusal(capsys, "super_glue_rte")
     assert "has no split 'dev'" in refusal(capsys, "bundled_topic", "--split", "dev")
     assert "no directory" in refusal(
         capsys, "--data_dir", tmp_path / "absent", "--input_template", "{a}"
@@ -137,10 +148,12 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
     assert "did you mean 'sentence'" in refusal(
         capsys, "--data_dir", files, "--input_template", "{sentense}"
     )
-    assert "inputs=512,targets=64" in refusal(
-        capsys, "bundled_topic", "--lengths", "input=3", code=2
+    assert "inputs=512 targets=16" in refusal(
+        capsys, "bundled_topic", "--feature_lengths", "input=3"
     )
-    assert "not valid JSON" in refusal(capsys, "bundled_topic", "--verbalizers", "{0: 1}", code=2)
+    assert "no Python list or mapping" in refusal(
+        capsys, "bundled_topic", "--verbalizers", "{no: 1}", code=2
+    )
     assert "--vocabulary" in refusal(capsys, "bundled_topic", "--model", tmp_path)
     assert "No SentencePiece model" in refusal(capsys, "bundled_topic", "--vocabulary", tmp_path)
     assert refusal(capsys, "bundled_topic", "--prompt", tmp_path / "absent")
@@ -148,7 +161,8 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
 
 def test_tensorflow_is_not_needed():
     blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'seqio', 't5x']));"
-    program = "from prompt_tuning_jax.commands.show_task import main; main(['bundled_place', '--limit=5'])"
+    program = "from prompt_tuning_jax.commands.show_task import main;"
+    program += "main(['bundled_place', '--limit=5'])"
     done = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "the first 5 examples" in done.stdout
@@ -170,9 +184,7 @@ class TestSeqio:
 
         vocabulary = show_task.read_vocabulary(vocabulary=VOCABULARY_FILE)
         task = seqio_task("bundled_season", module=module, vocabulary=vocabulary)
-        theirs = task_facts(
-            task, "validation", vocabulary, show_task.LENGTHS, prompt_length=100, limit=20
-        )
+        theirs = task_facts(task, "validation", vocabulary, LENGTHS, prompt_length=100, limit=20)
         assert theirs["records"][0] == {
             feature: ours["examples"][0][feature]["text"] for feature in ("inputs", "targets")
         }
@@ -192,12 +204,12 @@ class TestSeqio:
         try:
             task = seqio_task("topics_and_seasons", module=module)
             options = {"vocabulary": show_task.read_vocabulary(), "prompt_length": 1}
-            facts = task_facts(task, "train", lengths=show_task.LENGTHS, limit=400, **options)
+            facts = task_facts(task, "train", lengths=LENGTHS, limit=400, **options)
             seasons = sum(facts["targets"]["counts"][s] for s in ("spring", "winter", "autumn"))
             assert facts["rates"] == names
             assert seasons + facts["targets"]["counts"]["summer"] == pytest.approx(100, abs=30)
             with pytest.raises(ValueError, match="no end: give a limit"):
-                task_facts(task, "train", lengths=show_task.LENGTHS, limit=None, **options)
+                task_facts(task, "train", lengths=LENGTHS, limit=None, **options)
         finally:
             seqio.MixtureRegistry.remove("topics_and_seasons")
 
@@ -209,8 +221,8 @@ class TestSeqio:
             (tmp_path / folder / "birds.txt").write_text(prose)
         facts = facts_of(
             capsys,
-            *("text_span_corruption", "--module", "prompt_tuning_jax.tasks.language_modeling"),
-            *("--data_dir", tmp_path, "--lengths", "inputs=64,targets=32"),
+            *("text_span_corruption", "--task_module", "prompt_tuning_jax.tasks.language_modeling"),
+            *("--data_dir", tmp_path, "--feature_lengths", "inputs=64", "targets=32"),
         )
         assert 32 < facts["lengths"]["inputs"]["longest"] <= 64
         assert facts["lengths"]["targets"]["truncated"] == 0

@@ -47,12 +47,12 @@ def test_single_files(files):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "MIXTURE_OR_TASK_NAME"),
+        ({}, "Give either task, or files: data_dir"),
         ({"task": "food", "data_dir": "data"}, "Give either"),
-        ({"data_dir": "data"}, "INPUT_TEMPLATE"),
-        ({"task": "bundled_season", "metric": "f1"}, "METRIC is for a task of files"),
-        ({"task": "bundled_season", "verbalizers": ["a"]}, "VERBALIZERS is for a task of files"),
-        ({"task": "no_such_task"}, "no_such_task.*MIXTURE_OR_TASK_MODULE"),
+        ({"data_dir": "data"}, "Files need input_template"),
+        ({"task": "bundled_season", "metric": "f1"}, "metric is for a task of files"),
+        ({"task": "bundled_season", "verbalizers": ["a"]}, "verbalizers is for a task of files"),
+        ({"task": "no_such_task"}, "no_such_task.*task_module"),
         ({"data_dir": "no/such/place", **FILES}, "no/such/place"),
         ({"train_file": "no/such/file.jsonl", **FILES}, "no/such/file"),
     ],

@@ -10,7 +10,7 @@ import tiny
 from prompt_tuning_jax import ExampleList, load_prompt, optim, train_many
 from prompt_tuning_jax import train as run_alone
 from prompt_tuning_jax.commands.train import main
-from prompt_tuning_jax.devices.sharding import make_mesh
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.runs import run_configs
 from prompt_tuning_jax.training.set_up import prepare
@@ -157,7 +157,9 @@ def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
-    runs, starts, _, frozen = prepare(configs, model, make_mesh("data:1"), StackedTrainer.check)
+    runs, starts, _, frozen = prepare(
+        configs, model, sharding.make_mesh("data:1"), StackedTrainer.check
+    )
     stack = start_stack(starts, config.trainable)
     batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}
     keys, rates = jax.random.split(jax.random.key(0), 8), np.ones(8, np.float32)
@@ -213,7 +215,7 @@ def test_from_the_command_line(model_dir, tmp_path):
         ({"a": {"patience": 0}}, {}, "patience must be"),
         ({1: {}}, {}, "runs: 1 cannot be the name"),
         ({"a": ["seed"]}, {}, "'a' needs settings"),
-        ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be int, not '1'"),
+        ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be a whole number, not '1'"),
         ({"a": {"seed": 1, "RANDOM_SEED": 2}}, {}, "sets a setting twice"),
         (
             {"a": {"learning_rate": 0.1}},
@@ -247,3 +249,16 @@ def test_the_order_of_runs_does_not_matter(together):
     assert not np.array_equal(first["a"].prompt.values, first["b"].prompt.values)
     for name in runs:
         np.testing.assert_array_equal(again[name].prompt.values, whole[name].prompt.values)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_nothing_goes_to_the_device_unasked_in_a_step(together, alone, monkeypatch, several):
+    put = sharding.put
+
+    def forgetful(tree, places):
+        is_batch = "encoder_input_tokens" in tree
+        return tree if is_batch else put(tree, places)
+
+    monkeypatch.setattr(sharding, "put", forgetful)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        together({"a": {}}) if several else alone("one", {})

@@ -46,7 +46,6 @@ assert_type(bank.names, tuple[str, ...])
 
 model = pt.load_model("bundled")
 assert_type(model, pt.FrozenModel)
-assert_type(model.config, pt.T5Config)
 texts = ["a fine film", "a dull film"]
 assert_type(model.generate(texts, prompt, beams=4, max_length=8).texts, list[str])
 assert_type(model.generate(texts, bank.rows(["sentiment", "topic"])).scores, np.ndarray)

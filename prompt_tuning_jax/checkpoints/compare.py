@@ -50,7 +50,8 @@ def _comparable(a: str, b: str, everything: bool) -> tuple[_Arrays, _Arrays]:
             return ours, theirs
     elif everything:
         raise ValueError(
-            f"Only T5X checkpoints hold an optimizer's state: leave out {spelled('everything')}."
+            f"Only T5X checkpoints hold an optimizer's state: leave out {spelled('everything')}, "
+            "or compare two of them."
         )
     return _weights(a), _weights(b)
 

@@ -26,7 +26,7 @@ def to_huggingface(
     activations: tuple[str, ...] | None = None,
     report: Report | None = None,
 ) -> Path:
-    """Writes a model as a Hugging Face directory; a file's weights are in memory at a time.
+    """Writes a model as a Hugging Face directory, with one file's weights at a time in memory.
 
     Args:
       source: a T5X checkpoint, or a model in Hugging Face's format.

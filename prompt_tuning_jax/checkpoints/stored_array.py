@@ -5,8 +5,8 @@
     kernel.read()                                            # the values
     kernel.read((slice(0, 64), slice(None)))                 # 64 rows, and only those are read
 
-What changes an array gives another `StoredArray`, so that a device's part of a weight is found in
-the file through all changes, and read alone.
+Each change gives another `StoredArray`. Of the last one, a part can still be read alone: it is
+traced back through the changes to where it lies in the file.
 """
 
 import math
@@ -62,7 +62,7 @@ class StoredArray:
 
     @property
     def source(self) -> "StoredArray":
-        """The array as it is stored, whose layer or other form this is; itself where it is both."""
+        """The array in the file that this one is made of; itself if nothing was changed."""
         return self
 
     def read(self, part: Part | None = None, cache: Cache | None = None) -> np.ndarray:
@@ -70,7 +70,7 @@ class StoredArray:
 
         Args:
           part: a slice for each dimension, as JAX names a device's part; None for all.
-          cache: keeps what was read of `source`, for other arrays with the same source.
+          cache: keeps what was read of `source`, for other arrays that are made of it.
 
         Raises:
           ValueError: the file is damaged; or as `as_floats` says.
@@ -128,9 +128,9 @@ class StoredArray:
         return _View(self, _joined(self.shape, axis), self.dtype, values)
 
     def as_floats(self, dtype: Any = None) -> "StoredArray":
-        """As a weight's values must be; `read` raises ValueError if they are not.
+        """The values in `dtype` (None: as stored), which must be floating-point and finite.
 
-        They are floating-point and finite, in `dtype`, or, if that is None, in the dtype stored.
+        `read` raises ValueError if they are not.
         """
 
         def values(part: Part, cache: Cache | None) -> np.ndarray:
@@ -186,7 +186,7 @@ def _joined(shape: Shape, axis: int) -> Shape:
 
 
 def by_source(arrays: Mapping[str, StoredArray]) -> list[list[str]]:
-    """The names of the arrays, those together that are layers of one stored array."""
+    """The names of the arrays, in groups that are made of the same array in the file."""
     groups: dict[int, list[str]] = {}
     for name, array in arrays.items():
         groups.setdefault(id(array.source), []).append(name)
@@ -199,11 +199,11 @@ def read_arrays(
     convert: Conversion | None = None,
     readers: int = 1,
 ) -> dict[str, Any]:
-    """The arrays' values: no more than `readers` stored arrays are in memory beside the result.
+    """Reads arrays, `readers` of the file's at a time: no more are in memory beside the result.
 
     Args:
-      places: where an array goes, of which each device's part is then read alone; those that it
-        does not name become numpy arrays.
+      places: name -> the sharding of the array to make; each device's part is then read alone.
+        Those that it does not name become numpy arrays.
       convert: (name, values) -> what replaces them, by name, as soon as they are read.
 
     Raises:

@@ -39,20 +39,24 @@ class ConvertConfig:
     destination: PathLike = setting(help="the directory to write.", group="model", positional=True)
     to: str = setting(help="huggingface or t5x.", group="model", choices=("huggingface", "t5x"))
     vocabulary: PathLike | None = setting(
-        None, "a spiece.model to copy into a Hugging Face directory.", group="model"
+        default=None, help="a spiece.model to copy into a Hugging Face directory.", group="model"
     )
     activations: Sequence[str] | None = setting(
-        None, "of the MLP, such as silu linear. None: as its shapes suggest.", group="model"
+        default=None,
+        help="of the MLP, such as silu linear. None: as its shapes suggest.",
+        group="model",
     )
     model_dtype: str | None = setting(
-        None,
-        "of the weights written. None: a T5X checkpoint's own, else float32.",
+        default=None,
+        help="of the weights written. None: a T5X checkpoint's own, else float32.",
         group="model",
         choices=("float32", "bfloat16"),
     )
-    step: int | None = setting(None, "names the T5X checkpoint. None: 0.", group="model", least=0)
+    step: int | None = setting(
+        default=None, help="names the T5X checkpoint. None: 0.", group="model", least=0
+    )
     form: str | None = setting(
-        None, "of a T5X checkpoint. None: orbax.", group="model", choices=t5x.FORMS
+        default=None, help="of a T5X checkpoint. None: orbax.", group="model", choices=t5x.FORMS
     )
 
 
@@ -77,7 +81,7 @@ class ListConfig:
     """What `checkpoint list` takes."""
 
     checkpoint: PathLike = setting(help="a T5X checkpoint.", group="model", positional=True)
-    everything: bool = setting(False, "the optimizer's state too.", group="model")
+    everything: bool = setting(default=False, help="the optimizer's state too.", group="model")
 
 
 def _list(config: ListConfig) -> None:
@@ -107,9 +111,12 @@ class DiffConfig:
 
     a: PathLike = setting(help=_MODELS, group="model", positional=True)
     b: PathLike = setting(help="the other model.", group="model", positional=True)
-    everything: bool = setting(False, "the optimizer's state too.", group="model")
+    everything: bool = setting(default=False, help="the optimizer's state too.", group="model")
     tolerance: float = setting(
-        0.0, "the absolute difference up to which values count as equal.", group="model", least=0
+        default=0.0,
+        help="the absolute difference up to which values count as equal.",
+        group="model",
+        least=0,
     )
 
 
@@ -142,11 +149,15 @@ class AddPromptConfig(MismatchConfig):
     destination: PathLike = setting(
         help="the directory in which checkpoint_STEP is written.", group="model", positional=True
     )
-    step: int | None = setting(None, "None: the base's.", group="model", least=0)
+    step: int | None = setting(default=None, help="None: the base's.", group="model", least=0)
     name: str | None = setting(
-        None, f"of the leaf, such as {REFERENCE_PROMPT}, the reference's.", group="prompt"
+        default=None,
+        help=f"of the leaf, such as {REFERENCE_PROMPT}, the reference's.",
+        group="prompt",
     )
-    form: str | None = setting(None, "None: the base's.", group="model", choices=t5x.FORMS)
+    form: str | None = setting(
+        default=None, help="None: the base's.", group="model", choices=t5x.FORMS
+    )
 
 
 def _add_prompt(config: AddPromptConfig) -> None:

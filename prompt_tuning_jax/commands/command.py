@@ -38,7 +38,7 @@ def run_inner(
         listed = "\n".join(f"  {each:<14}{one.summary}" for each, one in commands.items())
         print(f"usage: {prog} COMMAND ...\n\n{description.strip()}\n\ncommands:\n{listed}\n")
         print(f"`{prog} COMMAND --help` explains the settings of one.")
-        return
+        sys.exit(0)
     if name not in commands:
         hint = nearest_hint(name, commands)
         raise UsageError(f"There is no {prog} {name}{hint} Commands: {', '.join(commands)}.")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints.prompt_file import prebuilt_names
-from prompt_tuning_jax.commands.cli import COMMANDS, OPTIONS, PROGRAM
+from prompt_tuning_jax.commands import cli
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.gin_files import installed_files
 from prompt_tuning_jax.settings.setting import (
@@ -39,9 +39,12 @@ Values = Mapping[str, Sequence[str]]
 
 def collect() -> tuple[Words, Values]:
     """All words and values, from the commands' declared settings."""
-    words = {"": {name: one.summary for name, one in COMMANDS.items()} | dict.fromkeys(OPTIONS, "")}
+    words = {
+        "": {name: one.summary for name, one in cli.COMMANDS.items()}
+        | dict.fromkeys(cli.OPTIONS, "")
+    }
     values: dict[str, Sequence[str]] = {}
-    for name, one in COMMANDS.items():
+    for name, one in cli.COMMANDS.items():
         module = one.load()
         if inner := getattr(module, "COMMANDS", None):
             words[name] = {each: found.summary for each, found in inner.items()} | {"--help": ""}
@@ -183,7 +186,7 @@ def fish(words: Words, values: Values) -> str:
 
 
 def _rule(condition: str, *options: str) -> str:
-    return shlex.join(["complete", "-c", PROGRAM, "-n", condition, *options])
+    return shlex.join(["complete", "-c", cli.PROGRAM, "-n", condition, *options])
 
 
 _FISH = """\

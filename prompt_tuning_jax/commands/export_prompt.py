@@ -47,13 +47,18 @@ class ExportConfig(MismatchConfig):
         help="the adapter's directory, or a .npy file.", group="prompt", positional=True
     )
     to: str | None = setting(
-        None, "peft or npy. None: as the destination is named.", group="prompt", choices=FORMS
+        default=None,
+        help="peft or npy. None: as the destination is named.",
+        group="prompt",
+        choices=FORMS,
     )
     model: PathLike | None = setting(
-        None, "the frozen model that it was tuned for. None: bundled.", group="model"
+        default=None, help="the frozen model that it was tuned for. None: bundled.", group="model"
     )
     base_model: str | None = setting(
-        None, "the model's name for PEFT, such as a hub's. None: as model.", group="model"
+        default=None,
+        help="the model's name for PEFT, such as a hub's. None: as model.",
+        group="model",
     )
 
 

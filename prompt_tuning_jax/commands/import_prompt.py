@@ -35,26 +35,28 @@ class ImportConfig(MismatchConfig):
         help="the prompt's directory to write.", group="prompt", positional=True
     )
     model: PathLike | None = setting(
-        None, "the frozen model that it was tuned for, to be recorded.", group="model"
+        default=None, help="the frozen model that it was tuned for, to be recorded.", group="model"
     )
     vocabulary: PathLike | None = setting(
-        None, "the model's spiece.model, where its directory does not hold one.", group="model"
+        default=None,
+        help="the model's spiece.model, where its directory does not hold one.",
+        group="model",
     )
     prompt_layout: str | None = setting(
-        None,
-        "where its rows stood in tuning, if the source does not say. None: prefix.",
+        default=None,
+        help="where its rows stood in tuning, if the source does not say. None: prefix.",
         group="prompt",
         choices=LAYOUTS,
     )
     prompt_visibility: str | None = setting(
-        None,
-        "what they attended to, if the source does not say. None: full.",
+        default=None,
+        help="what they attended to, if the source does not say. None: full.",
         group="prompt",
         choices=VISIBILITIES,
     )
-    task: str | None = setting(None, "the task's name, to be recorded.", group="data")
+    task: str | None = setting(default=None, help="the task's name, to be recorded.", group="data")
     verbalizers: Sequence[str] | None = setting(
-        None, "the legal answers, to be recorded.", group="data"
+        default=None, help="the legal answers, to be recorded.", group="data"
     )
 
 

@@ -49,7 +49,7 @@ from prompt_tuning_jax.settings.prompt_config import (
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
-_LINES = 'With an INPUT_TEMPLATE, every line is an object such as {"text": "..."}.'
+_LINES = 'With an input template, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",

@@ -13,6 +13,7 @@ bytes of memory a record. Making it reads and checks every record once, before t
 
 import array
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -83,7 +84,12 @@ class ExampleMaker:
 class FileSource(IndexedSource):
     """Examples of one file, checked and indexed when first used."""
 
-    def __init__(self, path: str | Path, make: ExampleMaker, columns: Sequence[str] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        make: ExampleMaker,
+        columns: Sequence[str] | None = None,
+    ):
         self._records = RecordFile(path, columns)
         self._make = make
 
@@ -113,11 +119,11 @@ class FileSource(IndexedSource):
 
 
 def file_task(
-    data: str | Path | None = None,
+    data: str | os.PathLike[str] | None = None,
     *,
-    train: str | Path | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    train: str | os.PathLike[str] | None = None,
+    validation: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
     input_template: str,
     target_template: str,
     verbalizers: Verbalizers | None = None,
@@ -164,7 +170,7 @@ def file_task(
     )
 
 
-def find_splits(directory: str | Path) -> dict[str, Path]:
+def find_splits(directory: str | os.PathLike[str]) -> dict[str, Path]:
     """The files of each split in a directory."""
     directory = Path(directory)
     if not directory.is_dir():

@@ -9,6 +9,7 @@ Files are UTF-8. Empty lines are skipped. Every error names the file, the line a
 """
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +27,7 @@ LARGEST_RECORD = 64 * 2**20
 class RecordFile:
     """A file of records. `columns` names the fields of a .tsv or .csv file without a header."""
 
-    def __init__(self, path: str | Path, columns: Sequence[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str], columns: Sequence[str] | None = None):
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no file {self.path}: check the path.")

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -175,7 +176,7 @@ def seqio_task(
     vocabulary: Vocabulary | None = None,
     feature_lengths: Mapping[str, int] | None = None,
     verbalizers: Verbalizers | None = None,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Task:
     """The SeqIO task or mixture called `name`, registered by importing `module`.
 
@@ -209,7 +210,7 @@ def find_provider(
     name: str,
     module: str | None = None,
     vocabulary: Vocabulary | seqio.Vocabulary | None = None,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> seqio.Task | seqio.Mixture:
     """The task or mixture that importing `module` registers, told of the model and the data.
 
@@ -257,11 +258,11 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
 def _tell(
     provider: seqio.Task | seqio.Mixture,
     vocabulary: Vocabulary | seqio.Vocabulary | None,
-    data_dir: str | None,
+    data_dir: str | os.PathLike[str] | None,
 ) -> None:
     tellable = [task for task in _tasks(provider) if hasattr(task, "use")]
     for task in tellable:
-        task.use(vocabulary=vocabulary, data_dir=data_dir)
+        task.use(vocabulary=vocabulary, data_dir=None if data_dir is None else str(data_dir))
     if data_dir is not None and not tellable:
         raise ValueError(
             f"SeqIO task {provider.name!r} chooses its own data: leave {spelled('data_dir')} out "

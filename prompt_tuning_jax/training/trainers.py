@@ -263,7 +263,7 @@ def make_stacked_step(
 def rules_at(
     trainable: Sequence[optim.Rule] | None, rate: jax.Array | float
 ) -> Sequence[optim.Rule]:
-    """The rules of TRAINABLE, or the prompt's at a learning rate that may be traced."""
+    """The rules asked for, or the prompt's at a learning rate that may be traced."""
     return optim.prompt_rules(rate) if trainable is None else trainable
 
 
@@ -271,7 +271,7 @@ def start_stack(starts: Sequence[Params], rules: Sequence[optim.Rule] | None) ->
     """The runs' starts as one stack.
 
     Args:
-      rules: TRAINABLE, which are the same for all.
+      rules: those asked for, the same for all.
     """
     trainable = jax.tree.map(lambda *xs: jnp.stack(xs), *starts)
     init = optim.make_optimizer(starts[0], rules_at(rules, DEFAULT_RATE)).init

@@ -9,7 +9,7 @@ from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, save_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
-from prompt_tuning_jax.commands.evaluate import evaluate_task
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.params import unflatten
 
 pytestmark = pytest.mark.t5x

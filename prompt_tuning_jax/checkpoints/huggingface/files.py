@@ -23,7 +23,7 @@ TOKENIZER = "tokenizer_config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ROWS = 4096
-# What a header calls a dtype. A weight of none of these is read as far as the package can.
+# A dtype's name in a header -> numpy's dtype, for those that a T5 may be found in.
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -95,16 +95,16 @@ def stored_arrays(directory: Path) -> dict[str, StoredArray]:
 def _arrays_in(path: Path) -> dict[str, StoredArray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: its index names it. Fetch it again.")
-    with _understood(path):
+    with _errors_naming(path):
         file = safe_open(path, framework="numpy")
         return {key: _array(path, key, file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
 
 
 def _array(path: Path, key: str, values: Any) -> StoredArray:
-    """`values` is read when it is indexed; the file stays open as long as it is there."""
+    """The array that safetensors' slice `values` reads; it keeps the file open."""
 
     def read_part(part: tuple[Any, ...]) -> np.ndarray:
-        with _understood(path):
+        with _errors_naming(path):
             return values[part]
 
     dtype = _DTYPES.get(values.get_dtype())
@@ -112,7 +112,7 @@ def _array(path: Path, key: str, values: Any) -> StoredArray:
 
 
 @contextmanager
-def _understood(path: Path) -> Iterator[None]:
+def _errors_naming(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:

@@ -25,7 +25,9 @@ from prompt_tuning_jax.models.t5.softmax import softmax
 
 _attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
+# Keys and values of what is attended to; of a prompt that stands before it.
 KeyValue = tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]
+PromptKeyValue = tuple[Float[Array, "B H P K"], Float[Array, "B H P K"]]
 
 
 class _Attention(nn.Module):
@@ -123,7 +125,7 @@ class SelfAttention(_Attention):
         *,
         bias: Bias,
         deterministic: bool,
-        before: KeyValue | None = None,
+        before: PromptKeyValue | None = None,
         cache_index: Int[Array, ""] | Int[Array, " B"] | None = None,
         make_cache: bool = False,
     ) -> Float[Array, "B L D"]:

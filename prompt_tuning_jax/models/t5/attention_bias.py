@@ -12,7 +12,6 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5.config import T5Config
 
 MASKED = -1e10
@@ -30,7 +29,7 @@ class Bias(NamedTuple):
     distances: Float[Array, "#B H L S"] | None = None
 
 
-def mask_bias(mask_BxLxS: Bool[AnyArray, "#B #L S"]) -> Float[Array, "#B 1 #L S"]:
+def mask_bias(mask_BxLxS: Bool[Array, "#B #L S"]) -> Float[Array, "#B 1 #L S"]:
     """0 where attention may look, a very negative number where it must not; alike in all heads."""
     return jnp.where(mask_BxLxS, 0.0, MASKED).astype(jnp.float32)[:, None]
 

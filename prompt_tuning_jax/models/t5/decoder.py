@@ -8,7 +8,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5 import cache, cross_keys_values, layers, scan
 from prompt_tuning_jax.models.t5.attention import CrossAttention, KeyValue, SelfAttention
 from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
@@ -116,10 +115,10 @@ class Decoder(ToLogits):
     def __call__(
         self,
         encoded_BxSxD: Float[Array, "B S D"],
-        tokens_BxL: Int[AnyArray, "B L"],
+        tokens_BxL: Int[Array, "B L"],
         *,
-        cross_mask_BxLxS: Bool[AnyArray, "B #L S"],
-        segment_ids: Int[AnyArray, "B L"] | None,
+        cross_mask_BxLxS: Bool[Array, "B #L S"],
+        segment_ids: Int[Array, "B L"] | None,
         deterministic: bool,
         decode: bool,
         cross_kv: KeyValues | None,
@@ -156,8 +155,8 @@ class Decoder(ToLogits):
 
     def _self_bias(
         self,
-        tokens_BxL: Int[AnyArray, "B L"],
-        segment_ids: Int[AnyArray, "B L"] | None,
+        tokens_BxL: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"] | None,
         cache_index: Int[Array, ""] | None,
     ) -> Bias:
         """The causal mask, which keeps packed examples apart too, and the relative positions.

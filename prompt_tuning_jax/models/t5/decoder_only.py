@@ -16,7 +16,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5 import cache, layers, scan
 from prompt_tuning_jax.models.t5.attention import SelfAttention
 from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
@@ -80,15 +79,15 @@ class Decoder(ToLogits):
 
     def whole_rows(
         self,
-        tokens_BxT: Int[AnyArray, "B T"],
+        tokens_BxT: Int[Array, "B T"],
         *,
-        inputs_BxT: Int[AnyArray, "B T"] | None,
-        prompt_positions: Int[AnyArray, "B S"] | None,
+        inputs_BxT: Int[Array, "B T"] | None,
+        prompt_positions: Int[Array, "B S"] | None,
         prompt_ids: PromptIds | None,
-        segment_ids: Int[AnyArray, "B T"] | None,
+        segment_ids: Int[Array, "B T"] | None,
         deterministic: bool,
         make_cache: bool,
-        prefill_lengths_B: Int[AnyArray, " B"] | None,
+        prefill_lengths_B: Int[Array, " B"] | None,
     ) -> Float[Array, "B T V"]:
         """Logits of every token; makes the cache, or fills it as far as the lengths say."""
         x_BxSxD, is_input_BxS = self._embed(tokens_BxT, inputs_BxT, prompt_positions, prompt_ids)
@@ -109,11 +108,10 @@ class Decoder(ToLogits):
         return self.to_logits(y_BxSxD[:, P:], self.token_embedder, deterministic)
 
     def next_token(
-        self, tokens_Bx1: Int[AnyArray, "B #1"], deterministic: bool
+        self, tokens_Bx1: Int[Array, "B 1"], deterministic: bool
     ) -> Float[Array, "B 1 V"]:
         """Logits after one more token in every row, which goes where the row's cache ends."""
         index = self.get_variable("cache", cache.INDEX)
-        self._check_step(tokens_Bx1, index)
         self.put_variable("cache", cache.INDEX, index + 1)
         index_B = jnp.broadcast_to(index, tokens_Bx1.shape[:1])
         y_Bx1xD = self._through_layers(
@@ -127,11 +125,11 @@ class Decoder(ToLogits):
 
     def _embed(
         self,
-        tokens: Int[AnyArray, "B T"],
-        inputs: Int[AnyArray, "B T"] | None,
-        prompt_positions: Int[AnyArray, "B S"] | None,
+        tokens: Int[Array, "B T"],
+        inputs: Int[Array, "B T"] | None,
+        prompt_positions: Int[Array, "B S"] | None,
         prompt_ids: PromptIds | None,
-    ) -> tuple[Float[Array, "B S D"], Bool[AnyArray, "B S"] | None]:
+    ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"] | None]:
         """The embedded row with the prompt in it, and True where a position is input."""
         if self.make_prompt is None:
             return self.token_embedder(tokens), None if inputs is None else layout.attended(inputs)
@@ -169,8 +167,8 @@ class Decoder(ToLogits):
     def _row_bias(
         self,
         S: int,
-        is_input_BxS: Bool[AnyArray, "B S"] | None,
-        segment_ids: Int[AnyArray, "B S"] | None,
+        is_input_BxS: Bool[Array, "B S"] | None,
+        segment_ids: Int[Array, "B S"] | None,
     ) -> Bias:
         """Mask and relative-position bias of whole rows.
 
@@ -191,7 +189,7 @@ class Decoder(ToLogits):
         bias_BxHx1xS = jnp.swapaxes(bias_HxBxS, 0, 1)[:, :, None]
         return Bias(mask_bias((distance_BxS >= 0)[:, None]), bias_BxHx1xS)
 
-    def _refill(self, S: int, lengths_B: Int[AnyArray, " B"]) -> Int[Array, ""]:
+    def _refill(self, S: int, lengths_B: Int[Array, " B"]) -> Int[Array, ""]:
         """Makes the cache's contents count as `lengths` positions of each row.
 
         Returns:
@@ -208,13 +206,14 @@ class Decoder(ToLogits):
         self.put_variable("cache", cache.INDEX, lengths_B.astype(jnp.int32))
         return jnp.zeros((), jnp.int32)
 
-    def _check_step(self, tokens: AnyArray, index: Array) -> None:
-        if tokens.shape[1] != 1:
+    def check_next_token(self, tokens_BxT: Int[Array, "B T"]) -> None:
+        """ValueError where `next_token` cannot take these tokens, or not yet."""
+        if tokens_BxT.shape[1] != 1:
             raise ValueError(
-                f"With a cache, decode=True takes one token a row, not {tokens.shape[1]}: use "
+                f"With a cache, decode=True takes one token a row, not {tokens_BxT.shape[1]}: use "
                 "prefill=True for what comes before."
             )
-        if self.make_prompt is not None and index.ndim == 0:
+        if self.make_prompt is not None and self.get_variable("cache", cache.INDEX).ndim == 0:
             raise ValueError(
                 "The cache does not hold the prompt: a call with prefill=True puts it there, "
                 "before the first with decode=True."
@@ -251,19 +250,19 @@ class DecoderOnly(nn.Module):
 
     def __call__(
         self,
-        decoder_input_tokens: Int[AnyArray, "B T"],
-        decoder_target_tokens: Int[AnyArray, "B T"],
-        decoder_segment_ids: Int[AnyArray, "B T"] | None = None,
-        decoder_positions: Int[AnyArray, "B T"] | None = None,
-        decoder_causal_attention: Int[AnyArray, "B T"] | None = None,
+        decoder_input_tokens: Int[Array, "B T"],
+        decoder_target_tokens: Int[Array, "B T"],
+        decoder_segment_ids: Int[Array, "B T"] | None = None,
+        decoder_positions: Int[Array, "B T"] | None = None,
+        decoder_causal_attention: Int[Array, "B T"] | None = None,
         *,
-        prompt_positions: Int[AnyArray, "B S"] | None = None,
+        prompt_positions: Int[Array, "B S"] | None = None,
         prompt_ids: PromptIds | None = None,
         enable_dropout: bool = True,
         decode: bool = False,
         max_decode_length: int | None = None,
         prefill: bool = False,
-        prefill_lengths: Int[AnyArray, " B"] | None = None,
+        prefill_lengths: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits of each next token, float32.
 
@@ -283,6 +282,7 @@ class DecoderOnly(nn.Module):
         self._check_decoding(decoder_segment_ids, decode, prefill, prefill_lengths)
         deterministic = not enable_dropout
         if decode and self.decoder.has_variable("cache", cache.INDEX):
+            self.decoder.check_next_token(decoder_input_tokens)
             return self.decoder.next_token(decoder_input_tokens, deterministic)
         return self.decoder.whole_rows(
             decoder_input_tokens,

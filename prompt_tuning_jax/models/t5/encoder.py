@@ -9,9 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout, prompts
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5 import isolated_prompt, layers, scan
-from prompt_tuning_jax.models.t5.attention import KeyValue, SelfAttention
+from prompt_tuning_jax.models.t5.attention import KeyValue, PromptKeyValue, SelfAttention
 from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
 from prompt_tuning_jax.models.t5.config import T5Config
 
@@ -37,7 +36,7 @@ class EncoderLayer(nn.Module):
         *,
         bias: Bias,
         deterministic: bool,
-        before: KeyValue | None = None,
+        before: PromptKeyValue | None = None,
     ) -> Float[Array, "B S D"]:
         """`before` are keys and values of positions before x's; `bias` has columns for them too."""
         if self.config.scan_layers:
@@ -85,11 +84,11 @@ class Encoder(nn.Module):
 
     def __call__(
         self,
-        tokens_BxT: Int[AnyArray, "B T"],
+        tokens_BxT: Int[Array, "B T"],
         *,
-        prompt_positions: Int[AnyArray, "B S"] | None,
+        prompt_positions: Int[Array, "B S"] | None,
         prompt_ids: prompts.PromptIds | None,
-        segment_ids: Int[AnyArray, "B T"] | None,
+        segment_ids: Int[Array, "B T"] | None,
         deterministic: bool,
     ) -> Float[Array, "B S D"]:
         """The encoder's output. The arguments are those of `Transformer.encode`."""
@@ -116,10 +115,10 @@ class Encoder(nn.Module):
 
     def _mask(
         self,
-        tokens_BxS: Int[AnyArray, "B S"],
-        prompt_positions: Int[AnyArray, "B S"] | None,
-        segment_ids: Int[AnyArray, "B S"] | None,
-    ) -> Bool[AnyArray, "B #S S"]:
+        tokens_BxS: Int[Array, "B S"],
+        prompt_positions: Int[Array, "B S"] | None,
+        segment_ids: Int[Array, "B S"] | None,
+    ) -> Bool[Array, "B #S S"]:
         """True where a position [dimension 1] may attend to a position [dimension 2]."""
         mask_BxLxS = layout.attended(tokens_BxS, prompt_positions)[:, None, :]
         if prompt_positions is not None and self.config.prompt_visibility != "full":
@@ -129,7 +128,7 @@ class Encoder(nn.Module):
         return layout.within_segments(mask_BxLxS, segment_ids, segment_ids)
 
     def _through_layers(
-        self, x_BxSxD: Float[Array, "B S D"], mask_BxLxS: Bool[AnyArray, "B #S S"], deterministic
+        self, x_BxSxD: Float[Array, "B S D"], mask_BxLxS: Bool[Array, "B #S S"], deterministic
     ) -> Float[Array, "B S D"]:
         bias = self.bias(mask_BxLxS, queries=x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
@@ -140,7 +139,7 @@ class Encoder(nn.Module):
         x_BxSxD, _ = scan.through(self.layers, step, x_BxSxD, depth=self.config.num_encoder_layers)
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
 
-    def bias(self, mask_BxLxS: Bool[AnyArray, "#B #L S"], *, queries: int) -> Bias:
+    def bias(self, mask_BxLxS: Bool[Array, "#B #L S"], *, queries: int) -> Bias:
         """The mask, and the relative positions of the last `queries` of S positions.
 
         Scanned layers have relative-position biases of their own and add them themselves.

@@ -13,16 +13,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5 import scan
 
 
 def encode(
     encoder: nn.Module,
-    tokens_BxT: Int[AnyArray, "B T"],
-    prompts: Float[AnyArray, "*N P D"],
+    tokens_BxT: Int[Array, "B T"],
+    prompts: Float[Array, "*N P D"],
     *,
-    prompt_ids: Int[AnyArray, " B"] | None,
+    prompt_ids: Int[Array, " B"] | None,
     deterministic: bool,
 ) -> Float[Array, "B S D"]:
     """The output of an `encoder.Encoder`, S = P + T; the prompt stands before the input."""

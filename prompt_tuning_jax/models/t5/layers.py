@@ -14,7 +14,6 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # `kernel_scale` stands beside a `kernel` that is stored as int8; see `checkpoints.quantize`.
@@ -26,8 +25,8 @@ _ACTIVATIONS = {"gelu": nn.gelu, "linear": lambda x: x, "relu": nn.relu, "silu":
 class Weight(NamedTuple):
     """A matrix [in, out] to multiply with: `values`, and a `scale` per column if they are int8."""
 
-    values: AnyArray
-    scale: Float[AnyArray, "1 outputs"] | None = None
+    values: Array
+    scale: Float[Array, "1 outputs"] | None = None
 
 
 class Kernel(nn.Module):
@@ -67,7 +66,7 @@ def dense(x: Float[Array, "*shape inputs"], weight: Weight) -> Float[Array, "*sh
     return scaled(flat.reshape(*x.shape[:-1], -1), weight.scale)
 
 
-def product(subscripts: str, x: Float[Array, "..."], values: AnyArray) -> Float[Array, "..."]:
+def product(subscripts: str, x: Float[Array, "..."], values: Array) -> Float[Array, "..."]:
     """einsum of x and a weight's values, which are cast to x's dtype.
 
     int8 values are cast twice, for the product and again for its gradient, so that no copy of the
@@ -80,7 +79,7 @@ def product(subscripts: str, x: Float[Array, "..."], values: AnyArray) -> Float[
     return (jax.checkpoint(einsum) if values.dtype == jnp.int8 else einsum)(x, values)
 
 
-def scaled(x: Float[Array, "..."], scale: Float[AnyArray, "..."] | None) -> Float[Array, "..."]:
+def scaled(x: Float[Array, "..."], scale: Float[Array, "..."] | None) -> Float[Array, "..."]:
     """x times a scale that broadcasts, in float32; x itself where there is no scale."""
     if scale is None:
         return x
@@ -101,7 +100,7 @@ class Embed(nn.Module):
         )
         self.scale_Vx1 = self.get_variable("params", "embedding" + SCALE)
 
-    def __call__(self, tokens: Int[AnyArray, "B L"]) -> Float[Array, "B L D"]:
+    def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """The tokens' rows of the table."""
         # Rows first, cast second: a cast of the whole table would copy it.
         rows = self.embedding[tokens].astype(self.config.dtype)

@@ -10,7 +10,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout
-from prompt_tuning_jax.layout import AnyArray
 from prompt_tuning_jax.models.t5 import layers
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
@@ -56,15 +55,15 @@ class Transformer(nn.Module):
 
     def __call__(
         self,
-        encoder_input_tokens: Int[AnyArray, "B T"],
-        decoder_input_tokens: Int[AnyArray, "B L"],
-        decoder_target_tokens: Int[AnyArray, "B L"],
-        encoder_segment_ids: Int[AnyArray, "B T"] | None = None,
-        decoder_segment_ids: Int[AnyArray, "B L"] | None = None,
-        encoder_positions: Int[AnyArray, "B T"] | None = None,
-        decoder_positions: Int[AnyArray, "B L"] | None = None,
+        encoder_input_tokens: Int[Array, "B T"],
+        decoder_input_tokens: Int[Array, "B L"],
+        decoder_target_tokens: Int[Array, "B L"],
+        encoder_segment_ids: Int[Array, "B T"] | None = None,
+        decoder_segment_ids: Int[Array, "B L"] | None = None,
+        encoder_positions: Int[Array, "B T"] | None = None,
+        decoder_positions: Int[Array, "B L"] | None = None,
         *,
-        prompt_positions: Int[AnyArray, "B S"] | None = None,
+        prompt_positions: Int[Array, "B S"] | None = None,
         prompt_ids: PromptIds | None = None,
         enable_dropout: bool = True,
         decode: bool = False,
@@ -102,11 +101,11 @@ class Transformer(nn.Module):
 
     def encode(
         self,
-        encoder_input_tokens: Int[AnyArray, "B T"],
-        encoder_segment_ids: Int[AnyArray, "B T"] | None = None,
+        encoder_input_tokens: Int[Array, "B T"],
+        encoder_segment_ids: Int[Array, "B T"] | None = None,
         enable_dropout: bool = True,
         *,
-        prompt_positions: Int[AnyArray, "B S"] | None = None,
+        prompt_positions: Int[Array, "B S"] | None = None,
         prompt_ids: PromptIds | None = None,
     ) -> Float[Array, "B S D"]:
         """The encoder's output over tokens and prompt.
@@ -136,18 +135,18 @@ class Transformer(nn.Module):
 
     def decode(
         self,
-        encoded: Float[AnyArray, "B S D"],
-        encoder_input_tokens: Int[AnyArray, "B T"],
-        decoder_input_tokens: Int[AnyArray, "B L"],
-        decoder_target_tokens: Int[AnyArray, "B L"],
-        encoder_segment_ids: Int[AnyArray, "B T"] | None = None,
-        decoder_segment_ids: Int[AnyArray, "B L"] | None = None,
-        decoder_positions: Int[AnyArray, "B L"] | None = None,
+        encoded: Float[Array, "B S D"],
+        encoder_input_tokens: Int[Array, "B T"],
+        decoder_input_tokens: Int[Array, "B L"],
+        decoder_target_tokens: Int[Array, "B L"],
+        encoder_segment_ids: Int[Array, "B T"] | None = None,
+        decoder_segment_ids: Int[Array, "B L"] | None = None,
+        decoder_positions: Int[Array, "B L"] | None = None,
         enable_dropout: bool = True,
         decode: bool = False,
         max_decode_length: int | None = None,
         *,
-        prompt_positions: Int[AnyArray, "B S"] | None = None,
+        prompt_positions: Int[Array, "B S"] | None = None,
         cross_kv: KeyValues | None = None,
     ) -> Float[Array, "B L V"]:
         """Logits of each next target token, float32.
@@ -182,16 +181,16 @@ class Transformer(nn.Module):
             cross_kv=cross_kv,
         )
 
-    def project_encoded(self, encoded: Float[AnyArray, "B S D"]) -> KeyValues:
+    def project_encoded(self, encoded: Float[Array, "B S D"]) -> KeyValues:
         """Every decoder layer's cross-attention keys and values [B, H, S, K], for `decode`."""
         return self.decoder.project_encoded(encoded)
 
     def _attended(
         self,
         S: int,
-        tokens_BxT: Int[AnyArray, "B T"],
-        prompt_positions: Int[AnyArray, "B S"] | None,
-    ) -> Bool[AnyArray, "B S"]:
+        tokens_BxT: Int[Array, "B T"],
+        prompt_positions: Int[Array, "B S"] | None,
+    ) -> Bool[Array, "B S"]:
         """True at those of the encoder's S positions that are not padding."""
         prompt_length = S - tokens_BxT.shape[1]
         if self.prompt is not None and prompt_positions is None and prompt_length > 0:

@@ -73,7 +73,7 @@ def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Cal
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A T5's parameters as those of the same T5 with `scan_layers=True`.
+    """A T5's parameters in the form that `scan_layers=True` needs; its numbers stay the same.
 
     Every layer gets a copy of its stack's relative-position bias.
 
@@ -106,9 +106,10 @@ def _take_layers(flat: dict[str, Any], stack: str) -> list[dict[str, Any]]:
 
 
 def _split_heads(name: str, kernel: Any, heads: int) -> Any:
-    """Attention kernels: [D, H*K] to [D, H, K], and the outward one [H*K, D] to [H, K, D].
+    """Attention's kernels with heads on an axis of their own, other weights as they are.
 
-    Their scales, if they are int8, are split likewise; the outward one's [1, D] to [1, 1, D].
+    [D, H*K] to [D, H, K], and the outward one's [H*K, D] to [H, K, D]. Scales of int8 kernels
+    follow: [1, H*K] to [1, H, K], and the outward one's [1, D] to [1, 1, D].
     """
     if name.endswith("attention/out/kernel"):
         return kernel.reshape(heads, -1, kernel.shape[-1])
@@ -120,5 +121,6 @@ def _split_heads(name: str, kernel: Any, heads: int) -> Any:
 
 
 def _stack(values: list[Any]) -> Any:
+    """The layers' weights in one array: numpy's of numpy's, JAX's of JAX's."""
     numpy = jnp if isinstance(values[0], jax.Array) else np
     return numpy.stack(values, axis=AXIS)
