@@ -309,7 +309,7 @@ class PromptSet:
         compiled function: outside it, JAX compiles each operation.
 
         Args:
-          rows: row i of the batch is input rows[i]; later rows are empty. None: all inputs, in order.
+          rows: row i of the batch is input rows[i], later ones are empty. None: all in order.
         """
         tokens = batch["encoder_input_tokens"]
         if self.values is None or not (self._is_bank or isinstance(tokens, np.ndarray)):
