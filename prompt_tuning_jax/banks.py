@@ -207,7 +207,7 @@ class TunedBank:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptSet:
-    """The prompts of one call: every form of "a prompt" is one of these behind the boundary.
+    """The prompts of one call; `FrozenModel.prompted` makes one of whatever a prompt was given as.
 
     Attributes:
       values: one prompt [P, D], or several [N, P, D]; None for the model alone.
@@ -265,7 +265,7 @@ class PromptSet:
 
     @property
     def layout(self) -> str:
-        """Where the prompts stand in a batch that `place` left as it was."""
+        """Where the first prompt stands: for a batch that `place` leaves to the network."""
         return str(self.layouts[0])
 
     @property
@@ -303,14 +303,13 @@ class PromptSet:
         eos_id: int,
         rows: Int[np.ndarray, " rows"] | None = None,
     ) -> dict[str, Any]:
-        """`batch` with every row once for each copy, room for its prompt, and the layout.
+        """Lays the prompts out in `batch`: a row for each copy of an input, with room for a prompt.
 
         One prompt among tokens that are no numpy array is left to the network to place, inside the
         compiled function: outside it, JAX compiles each operation.
 
         Args:
-          rows: the inputs that the first rows of the batch are, the others being empty; None: all
-            inputs in order.
+          rows: row i of the batch is input rows[i], later ones are empty. None: all in order.
         """
         tokens = batch["encoder_input_tokens"]
         if self.values is None or not (self._is_bank or isinstance(tokens, np.ndarray)):

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from prompt_tuning_jax.layout import AnyArray
-
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
-Embeddings = Float[AnyArray, "V D"]
+Embeddings = Float[Array | np.ndarray, "V D"]
 
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
 PAPER_POPULATION = 5000

@@ -5,8 +5,8 @@ model = pt.load_model("bundled")
 prompt = pt.load_prompt("runs/sentiment/best")
 labels, scores = model.classify(["The soup was cold."], ["positive", "negative"], prompt=prompt)
 
-Where a prompt is asked for, `banks` has two more kinds: another prompt for each input, and an
-ensemble.
+A prompt is a `TunedPrompt`, an array [P, D], `bank.rows(names)` (one for each input) or
+`bank.ensemble()`; see `banks`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.family import ModelConfig, family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
 
@@ -63,7 +63,7 @@ class FrozenModel:
         `scanned` stacked them, or a mesh split them.
     """
 
-    config: ModelConfig
+    config: NetworkConfig
     params: Mapping[str, Any]
     vocabulary: Vocabulary | None = None
     name: str = "model"
@@ -237,7 +237,7 @@ class FrozenModel:
         return text.label_scores(self.prompted(prompt), texts, labels, *sizes)
 
     def prompted(self, prompt: PromptLike) -> Prompted:
-        """The model with the prompts inside; without any, whatever params hold."""
+        """The model with the prompts among its parameters; with None they are as they were."""
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
         if prompts.values is None:
             return Prompted(config, self.params, prompts, self.vocabulary, self.mesh)

@@ -24,7 +24,7 @@ from prompt_tuning_jax.errors import spelled
 
 FlatParams = dict[str, Any]
 
-# Where prompts are, and nothing else; the same for every family of models.
+# Where the prompts of a model are, and nothing else. (`models.t5.decoder_only` has its own place.)
 PROMPT_FOLDER = "encoder/prompt/"
 PROMPT_NAME = f"{PROMPT_FOLDER}prompt"
 # A prompt that stands before it, frozen unless a rule says otherwise.

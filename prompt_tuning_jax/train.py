@@ -10,8 +10,8 @@ A run's directory holds `best/` and `last/` (the prompt, or the tuned model), `p
 prompt at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`,
 and `state/`, from which the same call continues after an interruption.
 
-`train_runs` is the loop, read from top to bottom. One run is a list of one; in what several differ
-from it, the loop asks their trainer.
+`train_runs` is the loop, read from top to bottom. One run is a list of one; where several runs
+need other work, their trainer does it.
 """
 
 import contextlib
@@ -31,7 +31,13 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
-from prompt_tuning_jax.training.set_up import TrainResult, open_model, prepare, read_result
+from prompt_tuning_jax.training.set_up import (
+    TrainResult,
+    open_model,
+    prepare,
+    read_result,
+    spelled_identity,
+)
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 
 
@@ -89,7 +95,7 @@ def train_runs(
     # 4. Each run takes up its step, history and best, and its data the place where they stood.
     # 5. The logs forget the scalars of later steps; the next batch is the one after the last saved.
     # What was written after that state (best/, prompts/STEP/) is written again, the same.
-    state = RunState(config.model_dir, trainer.identity)
+    state = RunState(config.model_dir, trainer.identity, shown=spelled_identity)
     if (latest := state.latest_step()) is not None:
         step = latest
         trainer.restore(step, *state.restore(step, trainer.arrays))

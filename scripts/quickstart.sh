@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv if need be, installs the package (no TensorFlow), and compares prompt tuning with
-# hand-written prompts and model tuning on a bundled task: about 5 minutes on 2 CPU cores.
+# hand-written prompts and model tuning on a bundled task: about 5 minutes on 2 CPU cores, installation included.
 #   scripts/quickstart.sh [arguments of scripts/compare_methods.py]
 set -euo pipefail
 cd "$(dirname "$0")/.."

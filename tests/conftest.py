@@ -1,4 +1,4 @@
-"""Strict switches for every test: two simulated devices, arrays as annotated, no rank promotion."""
+"""Strict switches for every test: two simulated devices, arrays as annotated, no promotion."""
 
 import atexit
 import collections
@@ -29,6 +29,7 @@ from common import NEEDS_T5X
 from prompt_tuning_jax import FrozenModel, load_model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 

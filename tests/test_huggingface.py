@@ -66,7 +66,8 @@ def assert_same(params, others):
 def mean_loss(logits, labels):
     """Hugging Face's loss: the mean over labels that are not -100."""
     losses = token_cross_entropy(logits, jnp.maximum(labels, 0))
-    return jnp.sum(losses * (labels >= 0)) / jnp.sum(labels >= 0)
+    weights = (labels >= 0).astype(jnp.float32)
+    return jnp.sum(losses * weights) / jnp.sum(weights)
 
 
 class TestGoldens:

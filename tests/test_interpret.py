@@ -154,7 +154,7 @@ def test_mistakes_end_in_one_line(refusal, words, run, model_dir, tmp_path):
     assert "at least 1" in refusal(words, *tiny_model, "--neighbours", 0)
     assert "1 to 34" in refusal(words, *tiny_model, "--neighbours", 35)
     assert "--neighbours" in refusal(words, *tiny_model, "--neighbours", "some")
-    assert "Label '' has no tokens" in refusal(words, *tiny_model, "--verbalizers", "yes", "")
+    assert "must be a word, not ''" in refusal(words, *tiny_model, "--verbalizers", "yes", "")
     assert "is not the MODEL_DIR" in refusal(words, *tiny_model, "--model_dir", tmp_path)
     assert "the run that made it" in refusal(words, *tiny_model, "--model_dir", run)
     assert "absent" in refusal(words, "--model", tmp_path / "absent")

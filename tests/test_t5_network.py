@@ -70,7 +70,7 @@ def loss(network, params, io):
     log_z = jax.nn.logsumexp(logits, axis=-1)
     targets = io["in/decoder_target_tokens"][..., None]
     nll = log_z - jnp.take_along_axis(logits, targets, axis=-1)[..., 0] + 1e-4 * log_z**2
-    return jnp.sum(nll * io["in/decoder_loss_weights"])
+    return jnp.sum(nll * io["in/decoder_loss_weights"].astype(jnp.float32))
 
 
 def close(actual, expected, tolerance=1e-5):

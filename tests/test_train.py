@@ -404,7 +404,7 @@ def test_a_run_does_not_go_on_with_other_labels_or_weights(model_dir, tmp_path, 
 def test_a_prompt_of_another_model_is_no_start_unless_asked_for(start, model, tmp_path):
     values = np.ones((5, model.config.emb_dim), np.float32)
     path = str(save_prompt(tmp_path / "other", values, fingerprint="f" * 64))
-    with pytest.raises(ValueError, match=r"PROMPT_INIT .*tuned for another model"):
+    with pytest.raises(ValueError, match=r"prompt_init .*tuned for another model"):
         start(prompt_init=path)
     start(prompt_init=path, allow_prompt_mismatch=True)
     np.testing.assert_array_equal(load_prompt(tmp_path / "run" / "prompts" / "0").values, values)
@@ -534,7 +534,7 @@ def test_a_batch_that_does_not_divide_is_refused(start, monkeypatch):
 
 @pytest.mark.usefixtures("no_step")
 def test_a_prompt_file_of_another_length_is_refused(start, learnt):
-    with pytest.raises(ValueError, match="PROMPT_LENGTH to 5"):
+    with pytest.raises(ValueError, match="prompt_length to 5"):
         start(prompt_init=str(learnt[0] / "best"), prompt_length=6)
 
 

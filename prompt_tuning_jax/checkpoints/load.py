@@ -16,15 +16,15 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.family import ModelConfig
+from prompt_tuning_jax.models.family import NetworkConfig
 
 DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Loaded(NamedTuple):
-    """What a model's files hold; `fingerprint` where the weights in memory no longer tell it."""
+    """What a model's files hold; the fingerprint only where int8 has replaced the weights."""
 
-    config: ModelConfig
+    config: NetworkConfig
     params: Mapping[str, Any]
     vocabulary: Vocabulary | None
     fingerprint: str | None

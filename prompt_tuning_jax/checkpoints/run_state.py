@@ -5,7 +5,7 @@ complete state and renames, so a run killed at any moment resumes from a whole o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,17 @@ class RunState:
     Args:
       identity: what makes two runs the same run, setting -> value; another run's state is
         refused, with the settings that differ.
+      shown: how an error calls a key of the identity.
     """
 
-    def __init__(self, model_dir: str | Path, identity: Mapping[str, Any], keep: int = 2):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        identity: Mapping[str, Any],
+        keep: int = 2,
+        shown: Callable[[str], str] = str,
+    ):
+        self._shown = shown
         self._directory = Path(model_dir).absolute() / DIRECTORY
         self._identity = json.loads(json.dumps(dict(identity), default=_as_json))
         self._manager = ocp.CheckpointManager(
@@ -82,7 +90,7 @@ class RunState:
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
         mine = self._identity
         changes = [
-            f"{name} was {saved.get(name)!r}, now {mine.get(name)!r}"
+            f"{self._shown(name)} was {saved.get(name)!r}, now {mine.get(name)!r}"
             for name in dict.fromkeys([*mine, *saved])
             if saved.get(name) != mine.get(name)
         ]

@@ -49,7 +49,7 @@ from prompt_tuning_jax.settings.prompt_config import (
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
-_LINES = 'With an INPUT_TEMPLATE, every line is an object such as {"text": "..."}.'
+_LINES = 'With an input template, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",
@@ -71,7 +71,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
       ValueError: a record that is no JSON object, or lacks a field of the template; it names the
         line.
     """
-    config = config or InferConfig(**options)
+    config = dataclasses.replace(config or InferConfig(), **options)
     check_settings(config)
     template = None if config.input_template is None else Template(config.input_template)
     mesh = sharding.make_mesh(config.mesh)
@@ -113,7 +113,9 @@ def is_ensemble(config: InferConfig) -> bool:
 def legal_answers(
     config: InferConfig, prompt: TunedPrompt | TunedBank | None
 ) -> dict[str | None, Choices]:
-    """The answers to rank, by the name of a record's prompt, or None's; a None generates.
+    """Prompt name -> the answers to rank, or None where text is generated.
+
+    The name is None where records name no prompt.
 
     Raises:
       ValueError: answers are asked to be ranked, but unknown; or the members of an ensemble know
@@ -165,7 +167,7 @@ def predict(
 def prompts_of(
     config: InferConfig, prompt: TunedPrompt | TunedBank | None, inputs: Sequence["Input"]
 ) -> PromptLike:
-    """The one prompt; of PROMPTS those that the records name, or all of them together."""
+    """The one prompt; of several, those that the records name, or all of them together."""
     if config.prompts is None:
         return prompt
     if is_ensemble(config):

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from prompt_tuning_jax.data.task import Example, Source, epoch_order
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 
-Ids = Int[np.ndarray, " T"]
+Ids = Int[np.ndarray, " _"]  # of any length
 Objective = Callable[..., tuple[Ids, Ids]]
 """(tokens, rng, vocabulary) -> (inputs, targets)"""
 

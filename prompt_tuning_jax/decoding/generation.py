@@ -59,7 +59,7 @@ def generate_tokens(
     prompt_ids: Int[Array, "B *S"] | None = None,
     members: int = 1,
     return_all_beams: bool = False,
-) -> tuple[Int[Array, "B *beams L"], Float[Array, "B *beams"]]:
+) -> tuple[Int[Array, "inputs *beams L"], Float[Array, "inputs *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
 
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.

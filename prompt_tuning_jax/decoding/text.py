@@ -17,7 +17,7 @@ from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.models.family import ModelConfig, family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 
 # One list of legal answers for all inputs, or one for each input.
 LabelChoice = Sequence[str] | Sequence[Sequence[str]]
@@ -44,7 +44,7 @@ class Classified(NamedTuple):
 class Prompted(NamedTuple):
     """A frozen model with the prompts of a call in its parameters, and what reads its texts."""
 
-    config: ModelConfig
+    config: NetworkConfig
     params: Mapping[str, Any]
     prompts: PromptSet
     vocabulary: Vocabulary | None

@@ -5,12 +5,12 @@ and one may be -1 for the rest of the devices.
 
     data    splits the batch; every device of it holds all weights
     fsdp    splits the batch too, and the weights: each is gathered where a layer uses it, and not
-            kept for the backward pass if layers are scanned and rematerialised (`ModelConfig`)
+            kept for the backward pass if layers are scanned and rematerialised (`T5Config`)
     model   splits the computation within a layer, and its weights with it (tensor parallelism)
 
 Prompts and their optimizer state are on every device. With several hosts the mesh spans all their
-devices, and arrays are global: `put` makes one from values that every host knows, of which it keeps
-its own part; `to_host` makes values that every host knows of an array, and all hosts call it.
+devices, and arrays are global: `put` makes one from the same values on every host, each of which
+keeps its own part; `to_host` gives every host the whole of an array, and all hosts call it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.family import ModelConfig, family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.params import flatten
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -45,11 +45,11 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "prompt_bank": None,
     "prompt": None,
 }
-# What a checkpoint's reader is told: (config, name -> what has a shape) -> name -> sharding.
-Shardings = Callable[[ModelConfig, Mapping[str, Any]], Mapping[str, Sharding]]
+# For a checkpoint's reader: (config, name -> weight or its shape) -> name -> sharding.
+Shardings = Callable[[NetworkConfig, Mapping[str, Any]], Mapping[str, Sharding]]
 # What it may do to each weight as soon as that is read: (name, weight) -> name -> array.
 Conversion = Callable[[str, Any], Mapping[str, Any]]
-# Within a layer nothing is split over what only says where weights are kept.
+# fsdp says where weights are kept; the arrays within a layer are not split over it.
 RULES_IN_USE = AXIS_RULES | {"embed": None}
 
 
@@ -142,13 +142,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 @functools.lru_cache
-def logical_axes(config: ModelConfig) -> Mapping[str, tuple[str, ...]]:
+def logical_axes(config: NetworkConfig) -> Mapping[str, tuple[str, ...]]:
     """Parameter name -> its logical axes, read from the network itself."""
     flat = flatten(family_of(config).abstract_variables(config, None)["params_axes"])
     return {name.removesuffix("_axes"): tuple(meta.names) for name, meta in flat.items()}
 
 
-def param_shardings(mesh: Mesh, config: ModelConfig, tree: Any) -> Any:
+def param_shardings(mesh: Mesh, config: NetworkConfig, tree: Any) -> Any:
     """A sharding for every leaf of flat parameters, or of an optimizer's state over them.
 
     A leaf belongs to the parameter that it is named for, and is split by the table as far as its
@@ -170,7 +170,7 @@ def param_shardings(mesh: Mesh, config: ModelConfig, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def constrain(mesh: Mesh | None, config: ModelConfig, tree: Any) -> Any:
+def constrain(mesh: Mesh | None, config: NetworkConfig, tree: Any) -> Any:
     """Within a compiled function: `tree` where `param_shardings` says; as it is without a mesh."""
     if mesh is None:
         return tree

@@ -68,8 +68,7 @@ def interpret(
 
 
 def find_run(prompt: str | os.PathLike) -> Path | None:
-    """The directory of the run that a prompt lies in, as best/, last/ or prompts/STEP/; None if "
-    "in none."""
+    """The directory of the run that a prompt lies in, as best/, last/ or prompts/STEP/, or None."""
     place = Path(prompt)
     if not place.exists():  # the name of a bundled prompt
         return None

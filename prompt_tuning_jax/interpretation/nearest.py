@@ -89,8 +89,10 @@ def unit(vectors: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n D"]:
     return vectors / _divisors(_norms(vectors))[..., None]
 
 
-def cosines(vectors: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n"]:
-    """The cosine of each pair of vectors, [..., N, N]."""
+def cosines(
+    vectors: Float[np.ndarray, "*n vectors D"],
+) -> Float[np.ndarray, "*n vectors vectors"]:
+    """The cosine of each pair of vectors."""
     directions = unit(vectors)
     return np.clip(directions @ np.swapaxes(directions, -1, -2), -1, 1)
 

@@ -50,7 +50,9 @@ def to_html(found: Interpretation, svgs: dict[str, str]) -> str:
         k=found.k,
         threshold=f"{found.clusters.threshold:.2f}",
         neighbours=_neighbours(found),
-        labels=_labels(found) if found.labels else "<p>None known: name them with --labels.</p>",
+        labels=_labels(found)
+        if found.labels
+        else "<p>None known: name them with --verbalizers.</p>",
         norms=svgs["norms"],
         similarity=svgs["similarity"],
         map=svgs["map"],

@@ -1,7 +1,11 @@
-"""What a family of models provides: with this, no other room asks which family a model is of.
+"""What a family of models provides: the model, training and decoding ask no more of one than this.
 
-A family is a module. `family_of(config)` finds it by the type of the config, so a new family is a
-folder here and a line in FAMILIES.
+A family is a module, which `family_of(config)` finds by the type of the config. A new family is
+
+- a folder here, with the functions of `Family`, and a line in FAMILIES;
+- in `checkpoints`, its files' readers: `load.py` and `huggingface/` know T5 alone, and so does
+  `quantize.py`, which names the weights that become int8;
+- whatever of `planning` and `commands/export_prompt.py` is to know it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,14 +18,20 @@ from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5 import apply as t5
 
 
-class ModelConfig(Protocol):
-    """What is read of the config of any family, a frozen dataclass that can be hashed."""
+class NetworkConfig(Protocol):
+    """What is read of the config of any family, a frozen dataclass that can be hashed.
+
+    The training step replaces the last four in a copy of it.
+    """
 
     emb_dim: int
     eos_id: int
     dtype: Any
     scan_layers: bool
     prompt_visibility: str
+    dropout_rate: float
+    remat_policy: str
+    attention_chunk: int | None
 
 
 @runtime_checkable
@@ -37,7 +47,7 @@ class Family(Protocol):
     EMBEDDING_NAME: str
 
     def abstract_variables(
-        self, config: ModelConfig, prompt_shape: tuple[int, ...] | None
+        self, config: NetworkConfig, prompt_shape: tuple[int, ...] | None
     ) -> Mapping[str, Any]:
         """The shapes of `params`, and their logical axes as flax's `params_axes`.
 
@@ -47,7 +57,7 @@ class Family(Protocol):
 
     def apply(
         self,
-        config: ModelConfig,
+        config: NetworkConfig,
         params: Mapping[str, Any],
         batch: Mapping[str, Any],
         layout: str = "prefix",
@@ -55,15 +65,21 @@ class Family(Protocol):
     ) -> Float[Array, "B L V"]:
         """Logits for a batch with T5X's keys, packed or not.
 
+        A shared prompt in `params` stands before the trained one: `params.join_shared`.
+
         Args:
           layout: where the prompt stands if the batch does not say so itself.
           dropout_rng: None for no dropout.
         """
 
     def bind(
-        self, config: ModelConfig, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
+        self,
+        config: NetworkConfig,
+        params: Mapping[str, Any],
+        batch: Mapping[str, Any],
+        layout: str,
     ) -> tuple[Any, Int[Array, "B S"] | Int[np.ndarray, "B S"], dict[str, Any]]:
-        """(network, its tokens, where the prompt's rows are in them): what `decoder` asks for."""
+        """The network, its tokens, and, as keywords, where the prompt's rows are in them."""
 
     def decoder(
         self,
@@ -79,7 +95,7 @@ class Family(Protocol):
           length it makes or fills a cache; without, the tokens are all there are.
         """
 
-    def cache_axis(self, config: ModelConfig) -> int:
+    def cache_axis(self, config: NetworkConfig) -> int:
         """Which axis of a cache's leaves is the batch."""
 
     def stack_layers(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +105,7 @@ class Family(Protocol):
 FAMILIES: Mapping[type, Family] = {T5Config: t5}
 
 
-def family_of(config: ModelConfig) -> Family:
+def family_of(config: NetworkConfig) -> Family:
     """The family that a config is of.
 
     Raises:

@@ -15,8 +15,8 @@ class ModelConfig:
 
     model: Any = setting(
         default="bundled",
-        help="""the frozen model: "bundled", a Hugging Face T5 directory, a T5X checkpoint, or a hub
-        name.""",
+        help="""the frozen model: "bundled", a Hugging Face T5 directory, a T5X checkpoint, a hub
+        name or, in Python, a `FrozenModel`.""",
         group="model",
         first=True,
         shared=True,

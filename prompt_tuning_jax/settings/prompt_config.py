@@ -53,7 +53,7 @@ def check_prompts(config: PromptConfig) -> None:
 
 
 def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | TunedBank | None:
-    """The prompt, or the bank of PROMPTS, that `config` names."""
+    """The prompt, or the bank of several, that `config` names."""
     if config.prompts is not None:
         return _load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
     if config.prompt is not None:

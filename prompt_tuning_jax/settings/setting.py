@@ -41,7 +41,7 @@ class Setting:
       least: the least number that it may be.
       choices: what it may be, beside its default.
       first: whether a first run needs it, so that the short `--help` explains it.
-      identity: whether a run continues from its state only with the same value.
+      identity: whether a run can continue only if the value is still the same.
       shared: whether all runs that train together have it in common.
       positional: whether it may be given without its name, in the order of declaration.
     """
@@ -98,6 +98,12 @@ def names_where(config_class: type, fact: str) -> list[str]:
 def macro_name(name: str) -> str:
     """The gin macro of a setting: its name in capitals, or T5X's."""
     return T5X_MACROS.get(name, name.upper())
+
+
+def setting_name(macro: str) -> str:
+    """The setting that a gin macro is for."""
+    names = {own: name for name, own in T5X_MACROS.items()}
+    return names.get(macro, macro.lower())
 
 
 def macros(config_class: type) -> dict[str, dataclasses.Field[Any]]:

@@ -203,15 +203,14 @@ class TrainConfig(
     )
 
 
-def check_settings(config: TrainConfig) -> Path:
-    """Everything that can be checked without loading anything; returns the run's directory."""
+def check_settings(config: TrainConfig) -> None:
+    """Refuses what is wrong before anything is loaded, and makes the run's directory."""
     if config.model_dir is None:
         raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
     if "://" in str(config.model_dir):
         raise ValueError(
             f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and "
-            "name "
-            "it by its path. (Under T5X, MODEL_DIR may be gs://...)"
+            "name it by its path. (Under T5X, MODEL_DIR may be gs://...)"
         )
     for rule in config.trainable or ():
         if not _is_rule(rule):
@@ -248,7 +247,6 @@ def check_settings(config: TrainConfig) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{spelled('model_dir')} {path} cannot be written: {error}.") from error
-    return path
 
 
 def _is_rule(rule: Any) -> bool:

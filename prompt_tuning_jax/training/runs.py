@@ -123,7 +123,7 @@ def check_level(runs: Sequence[Run], step: int) -> None:
 def run_configs(
     config: TrainConfig, runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, TrainConfig]:
-    """Every run's own settings, checked; names of fields and of macros both count."""
+    """Every run's own settings, checked; a setting is known by its name or its gin macro."""
     if not runs:
         raise ValueError(
             f"{spelled('runs')} is empty: give a name and settings for each, such as "
@@ -155,8 +155,7 @@ def run_configs(
             if fields[given] in shared:
                 raise ValueError(
                     f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set "
-                    "it for all, "
-                    "or start another command."
+                    "it for all, or start another command."
                 )
             check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
         own = {fields[given]: value for given, value in changes.items()}

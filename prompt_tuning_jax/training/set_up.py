@@ -23,10 +23,12 @@ from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.optim import Rule, model_rules, prompt_rules
 from prompt_tuning_jax.params import (
     PROMPT_NAME,
     SHARED_NAME,
+    flatten,
     split_params,
     unflatten,
     with_shared,
@@ -65,7 +67,7 @@ class Prepared(NamedTuple):
     """Runs before their first step.
 
     Attributes:
-      starts: what trains in each run, as it begins; its optimizer may donate it.
+      starts: the trainable parameters of each run, as it begins; the first step may donate them.
       model: the model as the mesh holds it, without what trains.
       frozen: its weights and a shared prompt, flat; there once for all runs.
     """
@@ -209,6 +211,12 @@ def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -
             )
 
 
+def spelled_identity(key: str) -> str:
+    """A key of `run_identity`, before which a run's name may stand, as its reader writes it."""
+    run, colon, macro = key.rpartition(": ")
+    return f"{run}{colon}{spelled(setting_name(macro))}"
+
+
 def run_identity(
     config: TrainConfig,
     model: FrozenModel,
@@ -222,7 +230,7 @@ def run_identity(
     settings |= {
         "shared_prompt": None,
         "model": model.fingerprint,
-        "model_dtype": str(model.params["token_embedder"]["embedding"].dtype),
+        "model_dtype": str(flatten(model.params)[family_of(model.config).EMBEDDING_NAME].dtype),
         "task": task.name,
         "train_examples": len(examples) if hasattr(examples, "__len__") else None,
         "trainable": sorted(trainable),

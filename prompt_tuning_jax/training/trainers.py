@@ -1,6 +1,6 @@
 """What trains, and the step that moves it: of one run, or of several on one frozen model.
 
-The loop in `train.py` asks a trainer for all in which one run and several differ.
+Whatever is different between one run and several, the loop in `train.py` leaves to a trainer.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Trainer(Protocol):
     Attributes:
       runs: in the order of the arrays.
       identity: what tells these runs from others.
-      arrays: what is saved of what trains, as it is after the last step.
+      arrays: the trainable parameters and their optimizer's state, as they are saved.
     """
 
     runs: list[Run]
@@ -205,7 +205,7 @@ class StackedTrainer:
         return means
 
     def must_look(self, step: int) -> bool:
-        """Nothing else tells that a run broke, which ends it."""
+        """At every line of the log, to see whether a run is not finite any more and must end."""
         return step % self._log_period == 0
 
     def look(self) -> list[tuple[float, bool]]:
@@ -263,7 +263,7 @@ def make_stacked_step(
 def rules_at(
     trainable: Sequence[optim.Rule] | None, rate: jax.Array | float
 ) -> Sequence[optim.Rule]:
-    """The rules of TRAINABLE, or the prompt's at a learning rate that may be traced."""
+    """The rules asked for, or the prompt's at a learning rate that may be traced."""
     return optim.prompt_rules(rate) if trainable is None else trainable
 
 
@@ -271,7 +271,7 @@ def start_stack(starts: Sequence[Params], rules: Sequence[optim.Rule] | None) ->
     """The runs' starts as one stack.
 
     Args:
-      rules: TRAINABLE, which are the same for all.
+      rules: those asked for, the same for all.
     """
     trainable = jax.tree.map(lambda *xs: jnp.stack(xs), *starts)
     init = optim.make_optimizer(starts[0], rules_at(rules, DEFAULT_RATE)).init
@@ -279,7 +279,7 @@ def start_stack(starts: Sequence[Params], rules: Sequence[optim.Rule] | None) ->
 
 
 def take_rows(stack: Stack, rows: np.ndarray, mesh: Mesh) -> Stack:
-    """Copies of some runs' arrays, where a step leaves them: elsewhere it is compiled again."""
+    """Copies of some runs' arrays, placed as a step returns them: it is not compiled again."""
     return sharding.put(jax.tree.map(lambda x: x[rows], stack), sharding.replicated(mesh))
 
 

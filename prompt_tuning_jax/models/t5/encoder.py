@@ -1,4 +1,4 @@
-"""T5's encoder, and the one place where a prompt joins it.
+"""T5's encoder. A prompt joins its embedded input, or goes through it apart (`isolated_prompt`).
 
 B batch   S joined length   T input tokens   P prompt length   N prompts in the bank   D embed
 """
