@@ -53,7 +53,7 @@ class Bag:
 
     def decoder(self, network, params, tokens, places):
         table, prompt = params["table"], prompt_of(params)
-        bag_BxD = (table[tokens] * (tokens > 0)[..., None]).sum(axis=1)
+        bag_BxD = jnp.where((tokens > 0)[..., None], table[tokens], 0.0).sum(axis=1)
         if prompt is not None:
             rows = prompt[None] if prompt.ndim == 2 else prompt[places["prompt_ids"]]
             bag_BxD += jnp.broadcast_to(rows.sum(axis=1), bag_BxD.shape)
