@@ -33,7 +33,7 @@ from prompt_tuning_jax.settings.task_config import lengths_of
 class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
-    model: str = setting(
+    model: PathLike = setting(
         help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
         group="model",
     )
