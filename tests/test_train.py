@@ -13,11 +13,18 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, Task, load_model, load_prompt, optim, save_prompt
+from prompt_tuning_jax import (
+    ExampleList,
+    Task,
+    evaluate,
+    load_model,
+    load_prompt,
+    optim,
+    save_prompt,
+)
 from prompt_tuning_jax import model as model_module
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.checkpoints.run_state import RunState
-from prompt_tuning_jax.commands import evaluate
 from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.devices import hosts, sharding
@@ -464,27 +471,30 @@ def no_step(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_dir": None}, "MODEL_DIR"),
-        ({"train_steps": 0}, "TRAIN_STEPS"),
-        ({"prompt_length": -1}, "PROMPT_LENGTH"),
-        ({"prompt_layout": "infix"}, "PROMPT_LAYOUT.*infix"),
-        ({"dropout_rate": 1.0}, "DROPOUT_RATE"),
-        ({"loss_normalization": "max"}, "LOSS_NORMALIZATION"),
+        ({"model_dir": None}, "Set model_dir"),
+        ({"train_steps": 0}, "train_steps must be at least 1"),
+        ({"prompt_length": -1}, "prompt_length must be at least 0"),
+        ({"prompt_layout": "infix"}, "prompt_layout.*infix"),
+        ({"dropout_rate": 1.0}, "dropout_rate"),
+        ({"loss_normalization": "max"}, "loss_normalization"),
         ({"mesh": "rows:2"}, "MESH"),
         ({"mesh": "data:3"}, "MESH"),
-        ({"feature_lengths": {"inputs": 8}}, "TASK_FEATURE_LENGTHS"),
+        ({"feature_lengths": {"inputs": 8}}, "feature_lengths must give"),
         ({"data_dir": "somewhere"}, "Give either"),
-        ({"task": None}, "MIXTURE_OR_TASK_NAME"),
+        ({"task": None}, "Give either task, or files"),
         ({"task": tiny.make_task(splits={})}, "no split 'train'"),
         ({"task": tiny.make_task(splits={"train": ExampleList()})}, "holds no examples"),
         ({"eval_split": "dev"}, "no split 'dev'"),
-        ({"predictions": "guess"}, "PREDICTIONS"),
-        ({"predictions": "guess", "task": tiny.make_task(metrics=())}, "PREDICTIONS"),
-        ({"eval_limit": 0}, "EVAL_LIMIT"),
-        ({"seed": -1}, "RANDOM_SEED"),
-        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "TASK_FEATURE_LENGTHS"),
-        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "LEARNING_RATE.*TRAINABLE"),
-        ({"metric": "f1"}, "METRIC is for a task of files; 'food' has its own"),
+        ({"predictions": "guess"}, "predictions must be one of"),
+        (
+            {"predictions": "guess", "task": tiny.make_task(metrics=())},
+            "predictions must be one of",
+        ),
+        ({"eval_limit": 0}, "eval_limit must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"feature_lengths": {"inputs": 8, "targets": 0}}, "feature_lengths must give"),
+        ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "learning_rate.*trainable"),
+        ({"metric": "f1"}, "metric is for a task of files; 'food' has its own"),
         ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "TRAINABLE.*promt"),
@@ -523,7 +533,7 @@ def test_keywords_change_a_config(model, tmp_path):
 @pytest.mark.usefixtures("no_step")
 def test_a_batch_that_does_not_divide_is_refused(start, monkeypatch):
     monkeypatch.undo()  # both devices
-    with pytest.raises(ValueError, match=r"BATCH_SIZE 7.*2 devices"):
+    with pytest.raises(ValueError, match=r"batch_size 7.*2 devices"):
         start(batch_size=7)
 
 

@@ -203,22 +203,22 @@ def test_from_the_command_line(model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("runs", "changes", "words"),
     [
-        ({}, {}, "RUNS is empty"),
+        ({}, {}, "runs is empty"),
         ({"a": {"sed": 1}}, {}, "'a' sets sed.*did you mean seed"),
         ({"a": {"batch_size": 8}}, {}, "batch_size, which all runs have in common"),
         ({"../a": {}}, {}, "cannot be the name"),
         ({"state": {}}, {}, "cannot be the name"),
-        ({"a": {"train_steps": 0}}, {}, "TRAIN_STEPS must be at least 1"),
+        ({"a": {"train_steps": 0}}, {}, "train_steps must be at least 1"),
         ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
-        ({"a": {"patience": 0}}, {}, "PATIENCE must be"),
-        ({1: {}}, {}, "RUNS: 1 cannot be the name"),
+        ({"a": {"patience": 0}}, {}, "patience must be"),
+        ({1: {}}, {}, "runs: 1 cannot be the name"),
         ({"a": ["seed"]}, {}, "'a' needs settings"),
-        ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be int, not '1'"),
+        ({"a": {"RANDOM_SEED": "1"}}, {}, "'a': RANDOM_SEED must be a whole number, not '1'"),
         ({"a": {"seed": 1, "RANDOM_SEED": 2}}, {}, "sets a setting twice"),
         (
             {"a": {"learning_rate": 0.1}},
             {"trainable": optim.prompt_rules()},
-            "LEARNING_RATE is the default optimizer's",
+            "learning_rate is the default optimizer's",
         ),
     ],
 )

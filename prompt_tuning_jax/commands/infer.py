@@ -91,8 +91,8 @@ def check_settings(config: InferConfig) -> None:
     check_prompts(config)
     if config.input_template is not None and not Template(config.input_template).fields:
         raise ValueError(
-            f"{spelled('input_template')} {config.input_template!r} names no field, so every input would be the "
-            "same: write a record's fields in braces, such as '{text}'."
+            f"{spelled('input_template')} {config.input_template!r} names no field, so every input "
+            "would be the same: write a record's fields in braces, such as '{text}'."
         )
     if config.text_prompt is not None:
         check_unicode(config.text_prompt, spelled("text_prompt"))
@@ -119,7 +119,8 @@ def legal_answers(
         own = given or (own_words(one) if one else None)
         if config.predictions == "rank" and not own:
             raise ValueError(
-                f"{spelled('predictions', 'rank')} needs {spelled('verbalizers')}, the legal answers."
+                f"{spelled('predictions', 'rank')} needs {spelled('verbalizers')}, the legal "
+                "answers."
             )
         legal[name] = None if config.predictions == "generate" else own
     if isinstance(prompt, TunedBank) and config.prompt_field is None:

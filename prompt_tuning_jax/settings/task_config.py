@@ -159,8 +159,8 @@ def _is_seqio(config: TaskConfig) -> bool:
 def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
     if config.input_template is None:
         raise ValueError(
-            f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which names "
-            "their fields."
+            f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which "
+            "names their fields."
         )
     return file_task(
         config.data_dir,

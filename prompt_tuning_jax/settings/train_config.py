@@ -207,8 +207,8 @@ def check_settings(config: TrainConfig) -> Path:
         raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
     if "://" in str(config.model_dir):
         raise ValueError(
-            f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and name "
-            "it by its path. (Under T5X, MODEL_DIR may be gs://...)"
+            f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and "
+            "name it by its path. (Under T5X, MODEL_DIR may be gs://...)"
         )
     for rule in config.trainable or ():
         if not _is_rule(rule):
@@ -218,7 +218,8 @@ def check_settings(config: TrainConfig) -> Path:
             )
     if config.shared_prompt is not None and not config.prompt_length:
         raise ValueError(
-            f"{spelled('shared_prompt')} stands before a prompt: set {spelled('prompt_length')} above 0."
+            f"{spelled('shared_prompt')} stands before a prompt: set {spelled('prompt_length')} "
+            "above 0."
         )
     if config.learning_rate is not None and config.trainable is not None:
         raise ValueError(
