@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.models.t5 import T5Config, Transformer
     from prompt_tuning_jax.optim import paper_adafactor
     from prompt_tuning_jax.settings.train_config import TrainConfig
-    from prompt_tuning_jax.train import train
+    from prompt_tuning_jax.train import train, train_many
     from prompt_tuning_jax.training.set_up import TrainResult
-    from prompt_tuning_jax.training.train_many import train_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -68,9 +67,8 @@ _MODULES = {
     "models.t5": ("T5Config", "Transformer"),
     "optim": ("paper_adafactor",),
     "settings.train_config": ("TrainConfig",),
-    "train": ("train",),
+    "train": ("train", "train_many"),
     "training.set_up": ("TrainResult",),
-    "training.train_many": ("train_many",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

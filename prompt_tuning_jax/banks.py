@@ -6,18 +6,22 @@
     model.classify(texts, labels, prompt=bank.ensemble()).labels     # all prompts vote on each text
 
 The prompts may differ in length and layout. A batch then carries its layout as data:
-`prompt_positions` [B, S] and `prompt_ids` [B] beside `encoder_input_tokens` [B, S].
+`prompt_positions` [B, S] and `prompt_ids` [B] beside `encoder_input_tokens` [B, S]. What a call
+uses, one prompt, rows of a bank, an ensemble or none, is a `PromptSet`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompts
 
 # Facts of a prompt file that say which frozen model the prompt is for.
@@ -36,7 +40,7 @@ class TunedPrompt:
       metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
     """
 
-    values: Float[np.ndarray, "prompt embed"]
+    values: Float[np.ndarray, "P D"]
     layout: str = "prefix"
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     visibility: str = "full"
@@ -68,10 +72,10 @@ class TunedPrompt:
         return self.metadata.get(FINGERPRINT)
 
 
-def checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:
+def checked_values(values: Any, name: str) -> Float[np.ndarray, "P D"]:
     values = np.asarray(values)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"A prompt is [length, width]; {name} is {list(values.shape)}.")
+        raise ValueError(_shape_error(values, name))
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"A prompt is floating-point; {name} is {values.dtype}.")
     values = np.ascontiguousarray(values, np.float32)
@@ -80,13 +84,17 @@ def checked_values(values: Any, name: str) -> Float[np.ndarray, "prompt embed"]:
     return values
 
 
+def _shape_error(values: Any, name: str) -> str:
+    return f"A prompt is [length, width]; {name} is {list(values.shape)}."
+
+
 def check_compatible(
     prompt: TunedPrompt,
     *,
     fingerprint: str | None = None,
     vocabulary_hash: str | None = None,
     emb_dim: int | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> None:
     """Refuses a prompt that was tuned for another frozen model or vocabulary.
 
@@ -94,7 +102,7 @@ def check_compatible(
     compared.
 
     Raises:
-      ValueError: width, model or vocabulary differ. `allow_mismatch` overrides the last two.
+      ValueError: width, model or vocabulary differ. `allow_prompt_mismatch` overrides the last two.
     """
     if emb_dim is not None and prompt.shape[1] != emb_dim:
         raise ValueError(
@@ -107,12 +115,12 @@ def check_compatible(
         ("vocabulary", VOCABULARY, vocabulary_hash),
     ):
         theirs = prompt.metadata.get(key)
-        if not allow_mismatch and theirs and ours and theirs != ours:
+        if not allow_prompt_mismatch and theirs and ours and theirs != ours:
             raise ValueError(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
-                "model it was tuned for, or override with allow_mismatch=True "
-                "(on the command line ALLOW_PROMPT_MISMATCH=True, or --allow_mismatch)."
+                "model it was tuned for, or override with "
+                f"{spelled('allow_prompt_mismatch')}."
             )
 
 
@@ -154,7 +162,7 @@ class TunedBank:
         return tuple(self.prompts)
 
     @functools.cached_property
-    def lengths(self) -> Int[np.ndarray, " bank"]:
+    def lengths(self) -> Int[np.ndarray, " N"]:
         return np.array([len(prompt.values) for prompt in self.prompts.values()], np.int32)
 
     @functools.cached_property
@@ -162,7 +170,7 @@ class TunedBank:
         return np.array([prompt.layout for prompt in self.prompts.values()])
 
     @functools.cached_property
-    def values(self) -> Float[np.ndarray, "bank prompt embed"]:
+    def values(self) -> Float[np.ndarray, "N P D"]:
         """All prompts, the shorter ones filled with rows of 0 that no position refers to."""
         longest = self.lengths.max()
         rows = [(0, longest - length) for length in self.lengths]
@@ -172,12 +180,7 @@ class TunedBank:
         ]
         return np.stack(padded)
 
-    @property
-    def _stand_apart(self) -> bool:
-        alike = len(set(self.lengths)) == 1 and set(self.layouts) == {"prefix"}
-        return alike and self.visibility.startswith("isolated")
-
-    def rows(self, names: Sequence[str]) -> "BankRows":
+    def rows(self, names: Sequence[str]) -> "PromptSet":
         """Input i uses the prompt called `names[i]`.
 
         Raises:
@@ -187,84 +190,159 @@ class TunedBank:
         for name in names:
             if name not in ids:
                 raise ValueError(f"No prompt is called {name!r}; there are {', '.join(ids)}.")
-        return BankRows(self, np.array([ids[name] for name in names], np.int32))
+        return self._set(ids=np.array([ids[name] for name in names], np.int32))
 
-    def ensemble(self) -> "Ensemble":
-        """All prompts answer every input together."""
-        return Ensemble(self)
+    def ensemble(self) -> "PromptSet":
+        """The prompts as members that answer every input together (the paper, section 6).
 
-    def place(
-        self, batch: Mapping[str, Any], ids_B: Int[np.ndarray, " batch"], eos_id: int
-    ) -> dict[str, Any]:
-        """`batch` with room for prompt `ids_B[b]` in row b, and its layout, as numpy arrays.
-
-        Isolated prompts of one length before their inputs need no room; see `prompted.bind`.
+        Rank classification takes the majority of the members' labels, and among labels with equally
+        many votes the one with the highest mean log-probability. Generation chooses every next
+        token by the mean of the members' log-probabilities.
         """
-        if self._stand_apart:
-            return {**batch, "prompt_ids": ids_B}
-        tokens_BxS, positions_BxS = place_prompts(
-            np.asarray(batch["encoder_input_tokens"]),
-            self.lengths[ids_B],
-            self.layouts[ids_B],
-            int(self.lengths.max()),
-            eos_id,
-        )
-        layout = {"prompt_positions": positions_BxS, "prompt_ids": ids_B}
-        return {**batch, "encoder_input_tokens": tokens_BxS, **layout}
+        return self._set(copies=len(self))
+
+    def _set(self, **use: Any) -> "PromptSet":
+        return PromptSet(self.values, self.lengths, self.layouts, self.visibility, **use)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BankRows:
-    """A bank, and which of its prompts each input uses: `ids` [n]."""
+class PromptSet:
+    """The prompts of one call; `FrozenModel.prompted` makes one of whatever a prompt was given as.
 
-    bank: TunedBank
-    ids: Int[np.ndarray, " inputs"] = dataclasses.field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, inputs: Sequence[int]) -> "BankRows":
-        """The same for some of the inputs."""
-        return BankRows(self.bank, self.ids[np.asarray(inputs, int)])
-
-    def place(
-        self, batch: Mapping[str, Any], rows: Int[np.ndarray, " rows"], eos_id: int
-    ) -> dict[str, Any]:
-        """`batch` with the layout of inputs `rows`; rows after these are empty."""
-        empty = len(batch["encoder_input_tokens"]) - len(rows)
-        return self.bank.place(batch, np.pad(self.ids[rows], (0, empty)), eos_id)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ensemble:
-    """The prompts of a bank as members that answer together (the paper, section 6).
-
-    Rank classification takes the majority of the members' labels, and among labels with equally
-    many votes the one with the highest mean log-probability. Generation chooses every next token by
-    the mean of the members' log-probabilities.
+    Attributes:
+      values: one prompt [P, D], or several [N, P, D]; None for the model alone.
+      lengths: [N], of each prompt; what it leaves of P is never referred to.
+      layouts: [N], where each stands in its input, of `layout.LAYOUTS`.
+      visibility: what all of them may attend to, of `layout.VISIBILITIES`; None: what the model's
+        config says.
+      ids: [n], which prompt each of n inputs uses; None: the same for all inputs.
+      copies: how often every input goes through the model, each time with another prompt.
     """
 
-    bank: TunedBank
+    values: Float[Array, "*N P D"] | Float[np.ndarray, "*N P D"] | None
+    lengths: Int[np.ndarray, " N"]
+    layouts: np.ndarray
+    visibility: str | None
+    ids: Int[np.ndarray, " n"] | None = None
+    copies: int = 1
 
-    def __len__(self) -> int:
-        return len(self.bank)
+    @classmethod
+    def of(cls, prompt: "PromptLike") -> "PromptSet":
+        """`prompt` in whichever form: None, an array, a `TunedPrompt`, or a set already.
 
-    def copies(self, inputs: Sequence[Any]) -> tuple[list[Any], BankRows]:
-        """Every input once for each member, copies together, and the prompt of each copy."""
-        ids = np.tile(np.arange(len(self), dtype=np.int32), len(inputs))
-        return [one for one in inputs for _ in range(len(self))], BankRows(self.bank, ids)
+        An array stands before its inputs; it may be traced, as under `jax.grad`.
+
+        Raises:
+          ValueError: a prompt's name, a bank that does not say which input uses what, or values
+            that are no prompt's.
+        """
+        if isinstance(prompt, PromptSet):
+            return prompt
+        if isinstance(prompt, str | Path):
+            raise ValueError(f"Expected a prompt, got its name: pass load_prompt({str(prompt)!r}).")
+        if isinstance(prompt, TunedBank):
+            raise ValueError(
+                "Expected a prompt, got a bank: pass bank.rows(names), each input's own prompt, or "
+                "bank.ensemble(), all of them together."
+            )
+        if prompt is None:
+            return cls(None, np.zeros(1, np.int32), np.array(["prefix"]), None)
+        layout, visibility, values = "prefix", None, prompt
+        if isinstance(prompt, TunedPrompt):
+            layout, visibility, values = prompt.layout, prompt.visibility, prompt.values
+        elif not isinstance(prompt, jax.core.Tracer):
+            values = checked_values(prompt, "this prompt")
+        elif prompt.ndim != 2:
+            raise ValueError(_shape_error(prompt, "this prompt"))
+        return cls(values, np.array([len(values)], np.int32), np.array([layout]), visibility)
+
+    def __repr__(self) -> str:
+        if self.values is None:
+            return "PromptSet(no prompt)"
+        size = f"{list(self.values.shape)}, {self.visibility or 'model'} visibility"
+        use = "" if self.ids is None else f", {len(self.ids)} inputs"
+        return f"PromptSet({size}{use}, {self.copies} at a time)"
+
+    @property
+    def layout(self) -> str:
+        """Where the first prompt stands: for a batch that `place` leaves to the network."""
+        return str(self.layouts[0])
+
+    @property
+    def _is_bank(self) -> bool:
+        return self.values is not None and self.values.ndim == 3
+
+    @property
+    def _need_no_room(self) -> bool:
+        """Isolated prompts of one length before their inputs: the network keeps them apart."""
+        alike = len(set(self.lengths)) == 1 and set(self.layouts) == {"prefix"}
+        return alike and str(self.visibility).startswith("isolated")
+
+    def check_inputs(self, count: int) -> None:
+        """Refuses, with a ValueError, another number of inputs than there are prompts for."""
+        if self.ids is not None and len(self.ids) != count:
+            raise ValueError(f"{count} inputs, but rows of {len(self.ids)} prompts.")
+
+    def take(self, inputs: Sequence[int]) -> "PromptSet":
+        """The same for some of the inputs."""
+        if self.ids is None:
+            return self
+        return dataclasses.replace(self, ids=self.ids[np.asarray(inputs, int)])
+
+    def expanded(self, inputs: Sequence[Any]) -> tuple[Sequence[Any], "PromptSet"]:
+        """Every input once for each of its copies, which stand together, and their prompts."""
+        if self.copies == 1:
+            return inputs, self
+        ids = np.tile(np.arange(self.copies, dtype=np.int32), len(inputs))
+        repeated = [one for one in inputs for _ in range(self.copies)]
+        return repeated, dataclasses.replace(self, ids=ids, copies=1)
 
     def place(
-        self, batch: Mapping[str, Any], rows: Int[np.ndarray, " rows"], eos_id: int
+        self,
+        batch: Mapping[str, Any],
+        eos_id: int,
+        rows: Int[np.ndarray, " rows"] | None = None,
     ) -> dict[str, Any]:
-        """`batch` with every row once for each member, [B * N, S], copies together."""
-        del rows
-        ids = np.tile(np.arange(len(self), dtype=np.int32), len(batch["encoder_input_tokens"]))
-        repeated = {name: np.repeat(x, len(self), axis=0) for name, x in batch.items()}
-        return self.bank.place(repeated, ids, eos_id)
+        """Lays the prompts out in `batch`: a row for each copy of an input, with room for its prompt.
+
+        One prompt among tokens that are no numpy array is left to the network to place, inside the
+        compiled function: outside it, JAX compiles each operation.
+
+        Args:
+          rows: row i of the batch is input rows[i]; later rows are empty. None: all inputs, in order.
+        """
+        tokens = batch["encoder_input_tokens"]
+        if self.values is None or not (self._is_bank or isinstance(tokens, np.ndarray)):
+            return dict(batch)
+        if self.copies > 1:
+            batch = {name: np.repeat(x, self.copies, axis=0) for name, x in batch.items()}
+        ids_B = self._ids_of(len(tokens), rows)
+        placed = {"prompt_ids": ids_B} if self._is_bank else {}
+        if not self._need_no_room:
+            placed["encoder_input_tokens"], placed["prompt_positions"] = place_prompts(
+                np.asarray(batch["encoder_input_tokens"]),
+                self.lengths[ids_B],
+                self.layouts[ids_B],
+                int(self.lengths.max()),
+                eos_id,
+            )
+        return {**batch, **placed}
+
+    def _ids_of(self, count: int, rows: Int[np.ndarray, " rows"] | None) -> Int[np.ndarray, " B"]:
+        """The prompt of each row of a batch of `count` inputs, copies together."""
+        if self.ids is None:
+            return np.tile(np.arange(self.copies, dtype=np.int32), count)
+        if rows is None:
+            self.check_inputs(count)
+            return self.ids
+        return np.pad(self.ids[rows], (0, count - len(rows)))
 
 
-def vote(scores: Float[np.ndarray, "inputs members labels"]) -> Int[np.ndarray, " inputs"]:
+# What is taken where a prompt is asked for.
+PromptLike = TunedPrompt | PromptSet | Float[Array, "P D"] | np.ndarray | None
+
+
+def vote(scores: Float[np.ndarray, "n N C"]) -> Int[np.ndarray, " n"]:
     """The label of each input by majority; ties go to the highest mean score."""
     votes = np.eye(scores.shape[-1])[scores.argmax(axis=-1)].sum(axis=1)
     tied = votes == votes.max(axis=-1, keepdims=True)

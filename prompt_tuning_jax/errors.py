@@ -17,17 +17,29 @@ class UsageError(ValueError):
 def spelled(name: str, value: Any = None) -> str:
     """A setting as the reader of an error writes it: `--batch_size`, or `batch_size` in Python.
 
-    With a value it is given that: `--prompt_length=0`.
+    With a value it is given that: `--prompt_length 0`, or `prompt_length=0` in Python.
     """
-    return _spelling(name) if value is None else f"{_spelling(name)}={value}"
+    written = _spelling(name)
+    if value is None:
+        return written
+    return f"{written} {value}" if written.startswith("--") else f"{written}={value}"
+
+
+def spell_as(how: Callable[[str], str]) -> Callable[[str], str]:
+    """From now on, errors are for a reader who writes the setting `name` as `how(name)`.
+
+    Returns what was in its place.
+    """
+    global _spelling
+    before, _spelling = _spelling, how
+    return before
 
 
 @contextlib.contextmanager
 def spelling(how: Callable[[str], str]) -> Iterator[None]:
-    """While inside, errors are for a reader who writes the setting `name` as `how(name)`."""
-    global _spelling
-    before, _spelling = _spelling, how
+    """`spell_as` while inside."""
+    before = spell_as(how)
     try:
         yield
     finally:
-        _spelling = before
+        spell_as(before)

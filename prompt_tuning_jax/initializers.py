@@ -1,7 +1,9 @@
 """Where a prompt starts (paper sections 2.1 and 3.2).
 
-Each function returns a closure `(key, (P, D)) -> [P, D] float32`, which a prompt module calls.
-Numbers are the reference implementation's for the same key.
+Each function returns an initialiser: a function `(key, (P, D)) -> [P, D] float32`, which a prompt
+module calls. Numbers are the reference implementation's for the same key.
+
+P prompt length   D embed   V vocabulary
 """
 
 import logging
@@ -14,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
-Embeddings = Float[Array, "vocab embed"] | Float[np.ndarray, "vocab embed"]
+Embeddings = Float[Array | np.ndarray, "V D"]
 
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
 PAPER_POPULATION = 5000
@@ -137,7 +139,8 @@ def _encode(vocabulary: Vocabulary, words: str, what: str) -> list[int]:
     return tokens
 
 
-def _lookup(embeddings: Embeddings, tokens: list[int]) -> Float[Array, "T D"]:
+def _lookup(embeddings: Embeddings, tokens: list[int]) -> Float[Array, "pieces D"]:
+    """The tokens' rows of the table, float32."""
     return jnp.asarray(embeddings[np.asarray(tokens)], jnp.float32)
 
 

@@ -3,9 +3,11 @@
 A layout turns rows of T tokens into rows of S = T + P positions:
 
     encoder_input_tokens  [B, S]  token ids, 0 at padding and at prompt positions
-    prompt_positions      [B, S]  -1 at a token, i in 0..P-1 where row i of the prompt sits
+    prompt_positions      [B, S]  -1 at a token or padding, i in 0..P-1 where row i of the prompt is
 
 Everything here works on numpy arrays (input pipeline) and on JAX arrays (inside jit).
+
+B batch   S joined length   T input tokens   P prompt length   L queries (targets, or S again)
 """
 
 from collections.abc import Sequence
@@ -20,17 +22,17 @@ LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
 # What a prompt's positions may attend to; see `prompt_mask`.
 VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
-IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
+AnyArray = Array | np.ndarray
 
 
 def place_prompt(
-    tokens_BxT: IntArray, prompt_length: int, layout: str = "prefix", eos_id: int = 1
-) -> tuple[IntArray, IntArray]:
+    tokens_BxT: Int[AnyArray, "B T"], prompt_length: int, layout: str = "prefix", eos_id: int = 1
+) -> tuple[Int[AnyArray, "B S"], Int[AnyArray, "B S"]]:
     """Makes room for a prompt of `prompt_length` positions in right-padded rows of tokens.
 
-    `prefix` stands before the first token, `after_bos` right after it, `suffix` right after the
-    row's last token, `suffix_before_eos` likewise but before an `eos_id` that ends the row.
-    Padding stays at the end.
+    The prompt goes before the first token (`prefix`), right after it (`after_bos`), right after the
+    row's last token (`suffix`), or there but before an `eos_id` that ends the row
+    (`suffix_before_eos`). Padding stays at the end.
 
     >>> place_prompt(np.array([[7, 8, 1, 0]]), 2, "suffix_before_eos")
     (array([[7, 8, 0, 0, 1, 0]]), array([[-1, -1,  0,  1, -1, -1]]))
@@ -50,13 +52,13 @@ def place_prompt(
 
 
 def place_prompts(
-    tokens_BxT: Int[np.ndarray, "batch tokens"],
-    prompt_lengths_B: Int[np.ndarray, " batch"],
+    tokens_BxT: Int[np.ndarray, "B T"],
+    prompt_lengths_B: Int[np.ndarray, " B"],
     layouts_B: Sequence[str],
     room: int,
     eos_id: int = 1,
-) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, "batch length"]]:
-    """`place_prompt` for rows whose prompts differ in length and layout.
+) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"]]:
+    """`place_prompt` for rows whose prompts differ in length or layout.
 
     Args:
       prompt_lengths_B: the length of each row's prompt, at most `room`.
@@ -65,6 +67,9 @@ def place_prompts(
 
     Returns:
       (encoder_input_tokens [B, S], prompt_positions [B, S]), S = T + room.
+
+    Raises:
+      ValueError: unknown layout, or tokens that are not [B, T] integers.
     """
     _check_tokens(tokens_BxT)
     layouts_B = np.asarray(layouts_B)
@@ -75,7 +80,7 @@ def place_prompts(
     return _spread(np, tokens_BxT, cut_B[:, None], prompt_lengths_B[:, None], room)
 
 
-def _check_tokens(tokens_BxT: IntArray) -> None:
+def _check_tokens(tokens_BxT: AnyArray) -> None:
     if tokens_BxT.ndim != 2 or tokens_BxT.shape[1] == 0 or tokens_BxT.dtype.kind not in "iu":
         raise ValueError(
             "place_prompt needs integer tokens of shape [batch, length], length 1 or more; "
@@ -85,11 +90,11 @@ def _check_tokens(tokens_BxT: IntArray) -> None:
 
 def _spread(
     xp: ModuleType,
-    tokens_BxT: IntArray,
-    cut_Bx1: IntArray,
-    prompt_length: int | IntArray,
+    tokens_BxT: Int[AnyArray, "B T"],
+    cut_Bx1: Int[AnyArray, "B 1"],
+    prompt_length: int | Int[AnyArray, "B 1"],
     room: int,
-) -> tuple[IntArray, IntArray]:
+) -> tuple[Int[AnyArray, "B S"], Int[AnyArray, "B S"]]:
     """One formula for every layout: tokens up to the cut, the prompt, then the other tokens."""
     T = tokens_BxT.shape[1]
     s_1xS = xp.arange(T + room, dtype=tokens_BxT.dtype)[None, :]
@@ -101,8 +106,10 @@ def _spread(
     return xp.where(is_token_BxS, moved_BxS, 0), xp.where(is_prompt_BxS, row_BxS, -1)
 
 
-def _cut(xp: ModuleType, tokens_BxT: IntArray, layout: str, eos_id: int) -> IntArray:
-    """How many of a row's tokens stand before its prompt, [B]."""
+def _cut(
+    xp: ModuleType, tokens_BxT: Int[AnyArray, "B T"], layout: str, eos_id: int
+) -> Int[AnyArray, " B"]:
+    """How many of a row's tokens stand before its prompt."""
     T = tokens_BxT.shape[1]
     place_1xT = xp.arange(1, T + 1, dtype=tokens_BxT.dtype)[None, :]
     length_B = xp.max(xp.where(tokens_BxT != 0, place_1xT, 0), axis=1)
@@ -119,43 +126,49 @@ def _cut(xp: ModuleType, tokens_BxT: IntArray, layout: str, eos_id: int) -> IntA
     raise ValueError(f"Unknown prompt layout {layout!r}: choose from {', '.join(LAYOUTS)}.")
 
 
-def attended(tokens_BxS: IntArray, prompt_positions_BxS: IntArray | None = None) -> Bool:
-    """True where a position holds a token or a prompt row, False at padding; [B, S]."""
+def attended(
+    tokens_BxS: Int[AnyArray, "B S"], prompt_positions_BxS: Int[AnyArray, "B S"] | None = None
+) -> Bool[AnyArray, "B S"]:
+    """True where a position holds a token or a row of the prompt, False at padding."""
     if prompt_positions_BxS is None:
         return tokens_BxS > 0
     return (tokens_BxS > 0) | (prompt_positions_BxS >= 0)
 
 
 def prompt_mask(
-    positions_BxQ: IntArray, positions_BxS: IntArray, visibility: str
-) -> Bool[Array, "batch queries keys"]:
-    """What prompt positions may attend to, True for every other query.
+    positions_BxL: Int[AnyArray, "B L"], positions_BxS: Int[AnyArray, "B S"], visibility: str
+) -> Bool[AnyArray, "B L S"]:
+    """True where a query may attend to a key; limits only queries that are prompt positions.
 
     Args:
-      positions_BxQ, positions_BxS: `prompt_positions` of queries and keys.
-      visibility: "full", "causal" or "self" of a prompt's own rows, after "isolated_" without
-        the input; "isolated" is all of the prompt's rows and nothing else.
+      positions_BxL, positions_BxS: `prompt_positions` of queries and keys.
+      visibility: which of the prompt's rows a prompt position sees: all ("full"), itself and
+        earlier ones ("causal") or itself ("self"). It sees the input too, unless the name begins
+        with "isolated" ("isolated" alone is all of the prompt's rows and nothing else).
     """
-    row_BxQx1, row_Bx1xS = positions_BxQ[:, :, None], positions_BxS[:, None, :]
+    row_BxLx1, row_Bx1xS = positions_BxL[:, :, None], positions_BxS[:, None, :]
     within = visibility.removeprefix("isolated").removeprefix("_") or "full"
     sees = {
         "full": row_Bx1xS >= 0,
-        "causal": row_Bx1xS <= row_BxQx1,
-        "self": row_Bx1xS == row_BxQx1,
+        "causal": row_Bx1xS <= row_BxLx1,
+        "self": row_Bx1xS == row_BxLx1,
     }
     sees_input = not visibility.startswith("isolated")
     of_prompt = ((row_Bx1xS >= 0) & sees[within]) | ((row_Bx1xS < 0) & sees_input)
-    return (row_BxQx1 < 0) | of_prompt
+    return (row_BxLx1 < 0) | of_prompt
 
 
 def within_segments(
-    mask_BxLxS: Bool, query_segments_BxL: IntArray | None, key_segments_BxS: IntArray | None
-) -> Bool:
-    """`mask`, and False between different packed examples where segment ids are given."""
+    mask_BxLxS: Bool[AnyArray, "#B #L S"],
+    query_segments_BxL: Int[AnyArray, "B L"] | None,
+    key_segments_BxS: Int[AnyArray, "B S"] | None,
+) -> Bool[AnyArray, "#B #L S"]:
+    """`mask`, but False between different packed examples where segment ids are given."""
     if query_segments_BxL is None or key_segments_BxS is None:
         return mask_BxLxS
     return mask_BxLxS & (query_segments_BxL[:, :, None] == key_segments_BxS[:, None, :])
 
 
-def _numpy_of(array: IntArray) -> ModuleType:
+def _numpy_of(array: AnyArray) -> ModuleType:
+    """The library to compute with: jax.numpy for JAX's arrays."""
     return jnp if isinstance(array, jax.Array) else np

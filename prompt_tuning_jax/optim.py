@@ -1,33 +1,20 @@
-"""What trains and how: rules over parameter names, and the paper's optimizer.
+"""What trains and how: rules over parameter names, the paper's optimizer, and T5's loss.
 
-A rule is `(regex, optimizer)`. The first rule whose regex matches a parameter's whole name trains
-it; a parameter that no rule matches is frozen. `split_params` divides the model accordingly:
-
-    before   {encoder: {prompt: {prompt}, layers_0: {...}}, decoder: {...}}
-    after    trainable  {"encoder/prompt/prompt": ...}
-             frozen     {"encoder/layers_0/attention/key/kernel": ..., ...}
-
-Gradients are taken with respect to `trainable` alone, so frozen weights have neither a gradient
-nor optimizer state, and may have any dtype.
+A rule is `(regex, optimizer)`, over the parameters' names: see `params.split_params`.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gin
-import numpy as np
+import jax
+import jax.numpy as jnp
 import optax
-from flax import traverse_util
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning_jax.params import PROMPT_NAME, FlatParams, label_params
 
 Rule = tuple[str, optax.GradientTransformation]
-FlatParams = dict[str, Any]
-
-PROMPT_NAME = "encoder/prompt/prompt"
-# A prompt that stands before it, frozen unless a rule says otherwise.
-SHARED_NAME = "encoder/prompt/shared"
-_PROMPT_NAMES = (SHARED_NAME, PROMPT_NAME)
 
 
 @gin.configurable
@@ -102,67 +89,31 @@ def model_rules(learning_rate: float = 0.001) -> list[Rule]:
     return [(".*", model_tuning_adafactor(learning_rate))]
 
 
-def flatten(params: Mapping[str, Any]) -> FlatParams:
-    """`{a: {b: x}}` as `{"a/b": x}`."""
-    return traverse_util.flatten_dict(params, sep="/")
-
-
-def unflatten(flat: FlatParams) -> dict[str, Any]:
-    """`{"a/b": x}` as `{a: {b: x}}`."""
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def label_params(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
-    """For each trainable name, the index of its rule as a string.
-
-    Raises:
-      ValueError: a regex is malformed or matches no parameter, so that a rule with a typo cannot
-        silently train nothing.
-    """
-    labels: dict[str, str] = {}
-    for index, (pattern, _) in enumerate(rules):
-        try:
-            matches = [name for name in names if re.fullmatch(pattern, name)]
-        except re.error as error:
-            raise ValueError(
-                f"TRAINABLE rule {pattern!r} is not a regular expression: {error}."
-            ) from error
-        if not matches:
-            raise ValueError(
-                f"TRAINABLE rule {pattern!r} matches no parameter. A rule must match a whole name, "
-                f"such as {PROMPT_NAME!r} or 'decoder/.*'. Names here: {', '.join(names[:8])}, ..."
-            )
-        for name in matches:
-            labels.setdefault(name, str(index))
-    return labels
-
-
-def split_params(params: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[FlatParams, FlatParams]:
-    """Divides `params` into (trainable, frozen), both flat."""
-    flat = flatten(params)
-    labels = label_params(list(flat), rules)
-    trainable = {name: x for name, x in flat.items() if name in labels}
-    frozen = {name: x for name, x in flat.items() if name not in labels}
-    return trainable, frozen
-
-
-def merge_params(trainable: FlatParams, frozen: FlatParams) -> dict[str, Any]:
-    """The whole model again; no array is copied."""
-    return unflatten({**frozen, **trainable})
-
-
-def without_prompt(flat: FlatParams) -> FlatParams:
-    """The parameters that are the model's own."""
-    return {name: x for name, x in flat.items() if name not in _PROMPT_NAMES}
-
-
-def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "prompt embed"] | None:
-    """The prompt, behind the shared one if there is one; None without a prompt."""
-    parts = [np.asarray(flat[name]) for name in _PROMPT_NAMES if name in flat]
-    return np.concatenate(parts) if parts else None
-
-
 def make_optimizer(trainable: FlatParams, rules: Sequence[Rule]) -> optax.GradientTransformation:
     """One transformation over the flat trainable parameters, each under its own rule."""
     labels = label_params(list(trainable), rules)
     return optax.partition({str(i): rule[1] for i, rule in enumerate(rules)}, labels)
+
+
+def token_cross_entropy(
+    logits: Float[Array, "B L V"],
+    targets: Int[Array, "B L"],
+    z_loss: float = 0.0,
+) -> Float[Array, "B L"]:
+    """Cross-entropy of each target token in nats, plus `z_loss * log(Z)**2`.
+
+    The z-loss keeps the softmax normaliser Z near 1 (Mesh TensorFlow; T5X runs it at 1e-4).
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_z - target_logits + z_loss * jnp.square(log_z)
+
+
+def weighted_loss(
+    logits: Float[Array, "B L V"],
+    targets: Int[Array, "B L"],
+    weights: Float[Array, "B L"],
+    z_loss: float = 1e-4,
+) -> Float[Array, ""]:
+    """Loss summed over target tokens, each times its weight, as T5X sums it."""
+    return jnp.sum(token_cross_entropy(logits, targets, z_loss) * weights)

@@ -1,6 +1,8 @@
 """The trained parameter: one prompt [P, D], or a bank of N prompts [N, P, D].
 
 A prompt is float32 whatever the model's dtype, and is cast where it joins the embedded tokens.
+
+B batch   S joined length   P prompt length   N prompts in the bank   D embed
 """
 
 from collections.abc import Callable
@@ -14,6 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.initializers import Initializer, uniform
 
+# Which prompt of a bank each row uses, or each position of rows that hold several examples.
+PromptIds = Int[Array, " B"] | Int[Array, "B S"]
+
 
 class Prompt(nn.Module):
     """One prompt of `length` rows: parameter `prompt` [P, D], axes ("prompt", "embed").
@@ -25,7 +30,8 @@ class Prompt(nn.Module):
     initializer: Initializer = uniform(0.5)
 
     @nn.compact
-    def __call__(self, features: int) -> Float[Array, "prompt embed"]:
+    def __call__(self, features: int) -> Float[Array, "P D"]:
+        """The prompt, `features` = D wide."""
         return _parameter(self, self._init, (self.length, features), ("prompt", "embed"))
 
     def _init(self, key: jax.Array, shape: tuple[int, int]) -> Float[Array, "P D"]:
@@ -33,10 +39,10 @@ class Prompt(nn.Module):
 
 
 class PromptBank(nn.Module):
-    """`num_prompts` prompts: parameter `prompt` [N, P, D].
+    """`num_prompts` prompts: parameter `prompt` [N, P, D], axes ("prompt_bank", "prompt", "embed").
 
-    Each is started by `initializer` with a key of its own. Which row of a batch uses which prompt
-    is data: `prompt_ids`.
+    `initializer` makes each one's first values, with a key of its own. Which row of a batch uses
+    which prompt is data: `prompt_ids`.
     """
 
     num_prompts: int
@@ -44,7 +50,8 @@ class PromptBank(nn.Module):
     initializer: Initializer = uniform(0.5)
 
     @nn.compact
-    def __call__(self, features: int) -> Float[Array, "prompt_bank prompt embed"]:
+    def __call__(self, features: int) -> Float[Array, "N P D"]:
+        """All prompts, `features` = D wide."""
         shape = (self.num_prompts, self.length, features)
         return _parameter(self, self._init_each, shape, ("prompt_bank", "prompt", "embed"))
 
@@ -55,13 +62,13 @@ class PromptBank(nn.Module):
 
 def _parameter(
     module: nn.Module, init: Callable[..., Any], shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
+) -> Float[Array, "*N P D"]:
     if module.has_variable("params", "prompt"):
         _checked(module.get_variable("params", "prompt"), shape)
     return partitioning.param_with_axes("prompt", init, shape, axes=axes)
 
 
-def _checked(values: Any, shape: tuple[int, ...]) -> jax.Array:
+def _checked(values: Any, shape: tuple[int, ...]) -> Float[Array, "*N P D"]:
     values = jnp.asarray(values, jnp.float32)
     if values.shape != shape:
         raise ValueError(
@@ -73,15 +80,17 @@ def _checked(values: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 def join(
-    embedded_BxSxD: Float[Array, "batch length embed"],
-    prompts: Float[Array, "*bank prompt embed"],
-    prompt_positions_BxS: Int[Array, "batch length"],
-    prompt_ids: Int[Array, "batch *length"] | None = None,
-) -> Float[Array, "batch length embed"]:
-    """Puts prompt rows where `prompt_positions` says; other positions keep their embedding.
+    embedded_BxSxD: Float[Array, "B S D"],
+    prompts: Float[Array, "*N P D"],
+    prompt_positions_BxS: Int[Array, "B S"],
+    prompt_ids: PromptIds | None = None,
+) -> Float[Array, "B S D"]:
+    """Puts the prompt's rows where `prompt_positions` says; other positions keep their embedding.
 
-    `prompts` is [P, D] or [N, P, D]; `prompt_ids` is [B], or [B, S] where a row holds several
-    prompts, and may be left out where there is only one.
+    Args:
+      prompts: one prompt [P, D], or a bank [N, P, D].
+      prompt_ids: [B], or [B, S] where rows hold several prompts. May be left out where there is
+        only one prompt.
 
     Raises:
       ValueError: a bank of several prompts without `prompt_ids`, or a prompt of another width.

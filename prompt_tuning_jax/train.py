@@ -1,49 +1,44 @@
-"""Training: prompt tuning, model tuning, or both, in one loop read from top to bottom.
+"""Training: prompt tuning, model tuning, or both; one run, or several on one frozen model.
 
     result = pt.train(task="bundled_sentiment", model_dir="runs/sentiment", prompt_length=20)
     model.classify(texts, verbalizers, prompt=result.prompt)
 
-The run's directory holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the
+    results = pt.train_many({"seed0": {"seed": 0}, "seed1": {"seed": 1}}, task="bundled_woman",
+                            model_dir="runs/woman", prompt_length=20)
+
+A run's directory holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the
 prompt at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`,
 and `state/`, from which the same call continues after an interruption.
+
+`train_runs` is the loop, read from top to bottom. One run is a list of one; where several runs
+need other work, their trainer does it.
 """
 
 import contextlib
 import dataclasses
 import signal
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.settings.task_config import load_task
-from prompt_tuning_jax.settings.train_config import (
-    TrainConfig,
-    check_settings,
-    check_task,
-    is_done,
-    run_identity,
-    trainable_rules,
-)
-from prompt_tuning_jax.training import monitor
-from prompt_tuning_jax.training.outputs import Reporter
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
+from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
-    check_prompt_trains,
-    check_weights_train,
-    make_batches,
-    on_mesh,
     open_model,
-    place,
+    prepare,
     read_result,
-    start_optimizer,
-    start_params,
+    spelled_identity,
 )
-from prompt_tuning_jax.training.train_step import make_train_step
+from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
@@ -56,72 +51,121 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
-    model_dir = check_settings(config)
+    check_settings(config)
+    (result,) = train_runs(config, {"": config}, SingleTrainer).values()
+    return result
+
+
+def train_many(
+    runs: Mapping[str, Mapping[str, Any]], config: TrainConfig | None = None, **options: Any
+) -> dict[str, TrainResult]:
+    """Runs, or continues, all of `runs`: name -> what it changes in `config` (fields as keywords).
+
+    Each prompt has its own task, data order, initialisation, seed, learning rate and end, and comes
+    out as that of a run of its own would (to rounding; with dropout, where both pad alike). One
+    step takes a batch of every run, [N, B, ...], through the model together. model_dir/NAME holds
+    what a run leaves behind, model_dir/state where all of them stand. A run whose loss becomes NaN
+    ends with its last good prompt; the others go on.
+
+    Raises:
+      ValueError: as `train`; or a run changes a setting that all runs share.
+    """
+    config = dataclasses.replace(config or TrainConfig(), **options)
+    check_settings(config)
+    return train_runs(config, run_configs(config, runs), StackedTrainer)
+
+
+def train_runs(
+    config: TrainConfig, configs: Mapping[str, TrainConfig], trainer_class: type[Trainer]
+) -> dict[str, TrainResult]:
+    """Trains, evaluates and saves until every run is done: the loop itself.
+
+    Args:
+      config: what the runs have in common.
+      configs: name -> the settings of each, its own directory among them.
+    """
     mesh = sharding.make_mesh(config.mesh)
-    model = open_model(config, mesh)
-    task = load_task(config, model.vocabulary)
-    vocabulary = model.text_vocabulary("train on")
-    lengths = check_task(config, task, vocabulary)
+    trainer, model = set_up(config, configs, trainer_class, mesh)
+    runs, step = trainer.runs, 0
 
-    rules = trainable_rules(config)
-    parts = optim.split_params(start_params(config, model, task), rules)
-    check_prompt_trains(config, parts[1])
-    check_weights_train(model, *parts)
-    identity = run_identity(config, model, task, *parts)
-    trainable, frozen = place(mesh, model, *parts)
-    # From here on the model is what is frozen, where the mesh holds it; no other copy stays alive.
-    model, parts = on_mesh(model, frozen), None
-    optimizer = optim.make_optimizer(trainable, rules)
-    opt_state = start_optimizer(mesh, model, optimizer, trainable)
-    train_step = make_train_step(config, model, optimizer)
-    dropout_key = jax.random.key(config.seed)
-    batches = make_batches(config, task, vocabulary, lengths, {**trainable, **frozen}, mesh)
-
-    step, history, best = 0, [], None
-    state = RunState(model_dir, identity)
+    # A run resumes in this order:
+    # 1. Everything is made as for a first step, above: model, task, data, what trains, the step.
+    # 2. The latest whole state is found; if it is of other settings or data, it is refused.
+    # 3. Its arrays take the place of what trains and of the optimizer's state.
+    # 4. Each run takes up its step, history and best, and its data the place where they stood.
+    # 5. The logs forget the scalars of later steps; the next batch is the one after the last saved.
+    # What was written after that state (best/, prompts/STEP/) is written again, the same.
+    state = RunState(config.model_dir, trainer.identity, shown=spelled_identity)
     if (latest := state.latest_step()) is not None:
-        (trainable, opt_state), saved = state.restore(latest, (trainable, opt_state))
-        batches.set_state(saved["data"])
-        step, history, best = latest, saved["history"], saved["best"]
-    reporter = Reporter(config, model, task, frozen, lengths)
-    watch = monitor.Monitor(model_dir, step, config.train_steps, config.log_period, config.quiet)
-    if step == 0:
-        reporter.keep_prompt(trainable, {"step": 0})
+        step = latest
+        trainer.restore(step, *state.restore(step, trainer.arrays))
+        check_level(runs, step)
 
-    with contextlib.closing(state), contextlib.closing(watch), hosts.stop_signal() as stop:
-        with Prefetcher(batches) as prefetched:
-            while not is_done(config, step, history, best):
-                batch, data = next(prefetched)
-                batch = sharding.put(batch, sharding.batch_sharding(mesh))
-                trainable, opt_state, metrics = train_step(
-                    trainable, opt_state, frozen, batch, jax.random.fold_in(dropout_key, step)
-                )
-                step += 1
-                try:
-                    watch.dispatched(step, metrics, config.batch_size)
-                    last = step == config.train_steps
-                    if reporter.can_evaluate and (last or step % config.eval_period == 0):
-                        watch.finish_step()
-                        history.append(scores := reporter.evaluate(step, trainable, watch))
-                        reporter.keep_prompt(trainable, scores)
-                        if best is None or reporter.is_better(scores, best):
-                            best = scores
-                            reporter.save("best", trainable, best)
-                    done = is_done(config, step, history, best)
-                    stopping = stop(step) and not done
-                    if done or stopping or step % config.checkpoint_period == 0:
-                        watch.finish_step()
-                        # The list is a copy: it is written while the run goes on.
-                        now = {"data": data, "history": list(history), "best": best}
-                        state.save(step, (trainable, opt_state), **now)
-                except monitor.NotFiniteError:
-                    reporter.save("last", trainable, {"step": step})
-                    raise
-                if stopping:
-                    break
-        if not is_done(config, step, history, best):
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(contextlib.closing(state))
+        steps = max(run.config.train_steps for run in runs)
+        monitor = Monitor(Path(config.model_dir), step, steps, config.log_period, config.quiet)
+        closing.enter_context(contextlib.closing(monitor))
+        for run in runs:
+            run.log = closing.enter_context(trainer.open_log(run, monitor))
+            if step == 0:
+                run.outputs.keep_prompt(trainer.trainable(run), {"step": 0})
+        stop, stopping = closing.enter_context(hosts.stop_signal()), False
+
+        # The runs that are not done go on together until the next of them is.
+        while (active := [run for run in runs if not run.is_done]) and not stopping:
+            trainer.take(active)
+            with Prefetcher(RunBatches(active, trainer.join)) as prefetched:
+                while not (stopping or any(run.is_done for run in active)):
+                    batch, data = next(prefetched)
+                    metrics = trainer.step(batch, step)
+                    step += 1
+                    for run, position in zip(active, data, strict=True):
+                        run.step, run.data = step, position
+                    saves = step % config.checkpoint_period == 0
+                    try:
+                        monitor.dispatched(step, metrics, config.batch_size * len(active))
+                        looks = saves or trainer.must_look(step)
+                        if looks or any(run.is_due or run.is_done for run in active):
+                            monitor.finish_step()
+                            for run, seen in zip(active, trainer.look(), strict=True):
+                                run.log.loss, run.healthy = seen
+                            for run in active:
+                                if run.is_due:
+                                    run.evaluate(trainer.trainable(run))
+                        ended = any(run.is_done for run in active)
+                        stopping = stop(step) and not all(run.is_done for run in runs)
+                        if ended or stopping or saves:
+                            monitor.finish_step()
+                            state.save(step, trainer.arrays, **trainer.standing())
+                    except NotFiniteError:
+                        for run in active:
+                            run.outputs.save("last", trainer.trainable(run), {"step": step})
+                        raise
+            for run in active:  # the batches made ahead are made again
+                run.batches.set_state(run.data)
+
+        if stopping:
             state.close()
-            watch.say(f"Stopped at step {step}; the same command continues from here.")
+            monitor.say(f"Stopped at step {step}; the same command continues from here.")
             sys.exit(128 + signal.SIGTERM)
-        reporter.finish(step, trainable, history, best, batches, watch)
-    return read_result(model_dir, model, history, config.model_dtype)
+        for run in runs:
+            run.finish(trainer.trainable(run))
+    return {
+        run.name: read_result(Path(run.config.model_dir), model, run.history, config.model_dtype)
+        for run in runs
+    }
+
+
+def set_up(
+    config: TrainConfig,
+    configs: Mapping[str, TrainConfig],
+    trainer_class: type[Trainer],
+    mesh: Mesh,
+) -> tuple[Trainer, FrozenModel]:
+    """The runs before their first step, and the model without what trains.
+
+    From here on the frozen weights are where the mesh holds them; no other copy stays alive.
+    """
+    prepared = prepare(configs, open_model(config, mesh), mesh, trainer_class.check)
+    return trainer_class(config, prepared, mesh), prepared.model

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 CONSOLE = Console(width=110)
 Result = dict[str, Any]
 FEW_STEPS = 5
+LENGTHS = ("inputs", "targets")
 # A run of one step is made of these, each with those before it.
 STAGES = {
     "imports": "import prompt_tuning_jax.train",
@@ -53,19 +54,19 @@ def real_size(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
             sys.exit("make_random_t5.py has failed; its error is above.")
         write_records(Path(folder) / "train.jsonl", count=8 * sizes["batch"])
         settings = {
-            "INITIAL_CHECKPOINT_PATH": model,
-            "TRAIN_FILE": Path(folder) / "train.jsonl",
-            "INPUT_TEMPLATE": "'{text}'",
-            "TASK_FEATURE_LENGTHS": {name: sizes[name] for name in ("inputs", "targets")},
-            "MODEL_DIR": Path(folder) / "run",
-            "PROMPT_LENGTH": sizes["prompt"],
-            "BATCH_SIZE": sizes["batch"],
-            "TRAIN_STEPS": args.steps,
-            "LOG_PERIOD": 1,
-            "DROPOUT_RATE": 0.0,
+            "model": model,
+            "train_file": Path(folder) / "train.jsonl",
+            "input_template": "{text}",
+            "model_dir": Path(folder) / "run",
+            "prompt_length": sizes["prompt"],
+            "batch_size": sizes["batch"],
+            "train_steps": args.steps,
+            "log_period": 1,
+            "dropout_rate": 0.0,
         }
         command = [sys.executable, "-m", "prompt_tuning_jax", "train"]
-        command += [f"--gin.{name}={value}" for name, value in settings.items()]
+        command += [f"--{name}={value}" for name, value in settings.items()]
+        command += ["--feature_lengths", *(f"{name}={sizes[name]}" for name in LENGTHS)]
         figures = time_training(command, environment(args.threads))
         weights, prompt = model / "model.safetensors", Path(folder) / "run/best/prompt.safetensors"
         return {
@@ -141,8 +142,8 @@ def seconds_of(command: list[str], env: Mapping[str, str]) -> float:
 def seconds_to_first_step(model_dir: str, env: Mapping[str, str]) -> float:
     """Of the bundled experiment; the run ends after two steps."""
     command = [sys.executable, "-m", "prompt_tuning_jax", "train"]
-    command += ["--gin_file=experiments/bundled_topic.gin", f"--gin.MODEL_DIR={model_dir}"]
-    command += ["--gin.TRAIN_STEPS=2", "--gin.LOG_PERIOD=1", "--gin.EVAL_LIMIT=1"]
+    command += ["--gin_file=experiments/bundled_topic.gin", f"--model_dir={model_dir}"]
+    command += ["--train_steps=2", "--log_period=1", "--eval_limit=1"]
     return time_training(command, env)["seconds_to_first_step"]
 
 
@@ -192,8 +193,8 @@ def t5x_trainer(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
 def own_run(model_dir: str, steps: int) -> list[str]:
     return [
         *("prompt_tuning_jax", "train", "--gin_file=experiments/bundled_topic.gin"),
-        *(f"--gin.MODEL_DIR={model_dir}", f"--gin.TRAIN_STEPS={steps}", "--gin.EVAL_LIMIT=1"),
-        *("--gin.EVAL_PERIOD=100000", "--gin.CHECKPOINT_PERIOD=100000", "--gin.QUIET=True"),
+        *(f"--model_dir={model_dir}", f"--train_steps={steps}", "--eval_limit=1"),
+        *("--eval_period=100000", "--checkpoint_period=100000", "--quiet"),
     ]
 
 

@@ -14,11 +14,11 @@ from prompt_tuning_jax import TunedPrompt, optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.models.t5.apply import with_prompt
-from prompt_tuning_jax.settings.train_config import TrainConfig, trainable_rules
-from prompt_tuning_jax.training.set_up import place
-from prompt_tuning_jax.training.train_many import make_step, take
+from prompt_tuning_jax.params import PROMPT_NAME, split_params, with_prompt
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.set_up import place, trainable_rules
 from prompt_tuning_jax.training.train_step import make_train_step
+from prompt_tuning_jax.training.trainers import make_stacked_step, take_rows
 
 RUNS = 8  # prompts of `many`
 DECODED = 8  # tokens of `decode`
@@ -58,7 +58,7 @@ def facts(trainable: Any) -> dict[str, Any]:
 
 def train_step(settings: Settings) -> tuple[Repeat, dict]:
     """The step of `prompt-tuning train`, prepared as `train` prepares it."""
-    rules = [(optim.PROMPT_NAME, optax.adamw(1e-3))]
+    rules = [(PROMPT_NAME, optax.adamw(1e-3))]
     config = TrainConfig(
         trainable=rules,
         dropout_rate=settings["dropout"],
@@ -96,10 +96,10 @@ def many(settings: Settings) -> tuple[Repeat, dict]:
 def together(config, model, states, frozen, batches) -> Repeat:
     trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
     mesh = sharding.make_mesh("data:-1")
-    stack = take((trainable, opt_state, jnp.ones(RUNS, bool)), jnp.arange(RUNS), mesh)
+    stack = take_rows((trainable, opt_state, jnp.ones(RUNS, bool)), np.arange(RUNS), mesh)
     batch = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
     keys, rates = jax.random.split(jax.random.key(0), RUNS), jnp.full(RUNS, 0.3)
-    step = make_step(config, model)
+    step = make_stacked_step(config, model)
 
     def repeat(times: int) -> None:
         nonlocal stack
@@ -155,7 +155,7 @@ def start(
     """[what trains, its optimizer's state], the frozen weights, and the step."""
     rules = trainable_rules(config)
     mesh = sharding.make_mesh("data:-1")
-    parts = optim.split_params(with_prompt(model.params, prompt), rules)
+    parts = split_params(with_prompt(model.params, prompt), rules)
     trainable, frozen = place(mesh, model, *parts)
     optimizer = optim.make_optimizer(trainable, rules)
     state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))

@@ -12,7 +12,7 @@ are means over seeds, and the differences that matter are given for every seed.
     python scripts/compare_methods.py                               # one bundled task, quickly
     python scripts/compare_methods.py --all --seeds 3 --steps 1000  # every bundled task
     python scripts/compare_methods.py --data_dir SST-2 --input_template '{sentence}' \\
-        --verbalizers '{"0": "negative", "1": "positive"}' --text_prompts prompts.txt
+        --verbalizers 0=negative 1=positive --text_prompts prompts.txt
 """
 
 import argparse
@@ -24,6 +24,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, hand_written_prompts
-from prompt_tuning_jax.commands.command import use_compilation_cache
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.task import target_text
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
@@ -168,6 +169,13 @@ def compare(setting: Setting, prompts: list[str], seeds: int, rates: list[float]
     }
 
 
+def label_words(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """>>> label_words(["0=negative", "1=positive"])
+    {'0': 'negative', '1': 'positive'}
+    """
+    return None if pairs is None else dict(pair.split("=", 1) for pair in pairs)
+
+
 def with_test_split(task: pt.Task) -> pt.Task:
     """Where there is no test split, validation becomes it and a tenth of train stands in for it."""
     if "test" in task.splits:
@@ -196,6 +204,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['seconds']:.0f} s",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
 
@@ -247,8 +256,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data_dir", help="your own train, validation (and test) files")
     parser.add_argument("--input_template")
     parser.add_argument("--target_template", default="{label}")
-    parser.add_argument("--verbalizers", type=json.loads, help="JSON: raw label -> word")
-    parser.add_argument("--columns", type=json.loads, help="JSON list, for files without header")
+    parser.add_argument("--verbalizers", nargs="+", help="raw label=word for each label")
+    parser.add_argument("--columns", nargs="+", help="names, for files without header")
     parser.add_argument("--text_prompts", help="a file of hand-written prompts, one a line")
     parser.add_argument("--steps", type=int, default=360)
     parser.add_argument("--model_steps", type=int, default=90, help="steps of model tuning")
@@ -256,7 +265,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_input_length", type=int, default=128)
     parser.add_argument("--limit", type=int, help="evaluate on the first so many examples only")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rates", type=json.loads, default=[0.003, 0.01])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.003, 0.01])
     parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
     parser.add_argument("--plot", type=Path, help="PNG file for the learning curves")
     return parser.parse_args()
@@ -264,12 +273,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    use_compilation_cache()
+    command.use_compilation_cache()
     model = pt.load_model(args.model)
     lengths = {"inputs": args.max_input_length, "targets": 8}
     if args.data_dir:
         names = ("data_dir", "input_template", "target_template", "verbalizers", "columns")
-        config = TaskConfig(**{name: getattr(args, name) for name in names})
+        given = {name: getattr(args, name) for name in names}
+        config = TaskConfig(**given | {"verbalizers": label_words(args.verbalizers)})
         task = with_test_split(load_task(config, model.vocabulary))
         tasks = [dataclasses.replace(task, name=Path(args.data_dir).name)]
     else:

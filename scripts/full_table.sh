@@ -12,7 +12,7 @@ compare() {
     --output scripts/results/comparison.json "$@"
 }
 entailment() {
-  compare --data_dir "$super_glue/$1" --verbalizers "$2" --text_prompts "$3" \
+  compare --data_dir "$super_glue/$1" --text_prompts "$2" --verbalizers "${@:3}" \
     --input_template 'premise: {premise} hypothesis: {hypothesis}' --steps 120 --model_steps 40
 }
 compare --task bundled_narrator bundled_verdict bundled_season \
@@ -20,9 +20,8 @@ compare --task bundled_narrator bundled_verdict bundled_season \
 compare --task bundled_woman bundled_topic bundled_sentiment
 compare --task bundled_sentiment_shift bundled_place --seeds 1
 compare --data_dir "$sst2" --input_template '{sentence}' \
-  --verbalizers '{"0": "negative", "1": "positive"}' \
+  --verbalizers 0=negative 1=positive \
   --text_prompts scripts/text_prompts/sst2.txt --steps 600 --model_steps 150
 [ -n "$super_glue" ] || exit 0
-entailment RTE '{"entailment": "yes", "not_entailment": "no"}' scripts/text_prompts/rte.txt
-entailment CB '{"entailment": "yes", "contradiction": "no", "neutral": "maybe"}' \
-  scripts/text_prompts/cb.txt
+entailment RTE scripts/text_prompts/rte.txt entailment=yes not_entailment=no
+entailment CB scripts/text_prompts/cb.txt entailment=yes contradiction=no neutral=maybe

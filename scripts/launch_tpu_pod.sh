@@ -5,8 +5,8 @@
 # Actions
 #   run       all of it: makes the slice unless it is there, installs, starts the program on every
 #             host and follows it to its end. A slice that is pre-empted is made again and the same
-#             command started again, which continues from MODEL_DIR. May itself be interrupted: the
-#             program goes on, and the same `run` follows it again.
+#             command started again, which continues from its model directory. May itself be
+#             interrupted: the program goes on, and the same `run` follows it again.
 #   create    makes the slice           install  copies this checkout there and installs it
 #   start     starts the program        status   one line per host: running, or how it ended
 #   logs      the end of every log      stop     ends the program       delete  deletes the slice
@@ -17,17 +17,19 @@
 #   --version VERSION          runtime version of the hosts (tpu-ubuntu2204-base)
 #   --spot                     a slice that may be pre-empted, at a lower price
 #   --module MODULE            what runs (t5x.train): t5x.eval, t5x.infer, or prompt_tuning_jax, this
-#                              package's own engine, whose arguments begin with a command, such as
-#                              train, and whose model_dir is a directory that all hosts mount
+#                              package's own engine: the arguments are then a command's, as in
+#                              `-- train --model_dir ...`, a directory that all hosts mount
 #   --copy FILE                also copies this file, such as your tasks.py; may be repeated
 #   --poll SECONDS             how often `run` looks (60)
 #   --max_restarts N           how many lost slices `run` replaces (100)
 #   --delete_after             `run` deletes the slice when the program has ended
 #   --dry_run                  prints the commands, runs none
 #
-# Needs gcloud, logged in, and `ssh-add ~/.ssh/google_compute_engine` once per session. Example:
+# Needs gcloud, logged in, and `ssh-add ~/.ssh/google_compute_engine` once per session. Examples:
 #   scripts/launch_tpu_pod.sh run --name pod --zone us-central2-b --type v4-32 --spot -- \
 #     --gin_file=my_run.gin --gin.MODEL_DIR="'gs://bucket/run'"
+#   scripts/launch_tpu_pod.sh run --name pod --zone us-central2-b --module prompt_tuning_jax -- \
+#     train --gin_file=my_run.gin --model_dir /mnt/shared/runs/one
 set -euo pipefail
 
 folder=prompt_tuning_jax # on the hosts, in the home directory
@@ -68,20 +70,29 @@ check() {
   [[ $name && $zone ]] || fail "--name and --zone say which slice; see --help"
   [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll must be a number of seconds, not $poll"
   [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts must be a number, not $max_restarts"
-  local item before=
+  local item
   for item in "${copies[@]}"; do [[ -f $item ]] || fail "--copy $item: there is no such file"; done
   [[ $dry_run ]] || command -v gcloud >/dev/null ||
     fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
   case $action in run | start) ;; *) return 0 ;; esac
   ((${#arguments[@]})) || fail "$module needs arguments, after --; see --help"
-  for item in "${arguments[@]}"; do
-    [[ $before != --model[_-]dir ]] || item=$before=$item
-    before=$item
-    [[ $item == --gin.MODEL_DIR=* || $item == --model[_-]dir=* ]] || continue
-    [[ $item != *gs://* || $module == t5x.* ]] ||
+  check_model_dir "${arguments[@]}"
+}
+
+check_model_dir() { # as T5X's macro, or as this package's option with one word or two
+  local directory
+  while (($#)); do
+    directory=
+    case $1 in
+      --gin.MODEL_DIR=* | --model[-_]dir=*) directory=${1#*=} ;;
+      --model[-_]dir) directory=${2:-} ;;
+    esac
+    shift
+    [[ $directory ]] || continue
+    [[ $directory != *gs://* || $module == t5x.* ]] ||
       fail "$module writes to a directory: mount the bucket on all hosts and name it by its path"
-    [[ $item == *gs://* ]] ||
-      say "warning: $item is lost with the slice unless it is on a disk that all hosts mount"
+    [[ $directory == *gs://* ]] ||
+      say "warning: $directory is lost with the slice unless it is on a disk that all hosts mount"
   done
 }
 

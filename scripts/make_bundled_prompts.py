@@ -36,6 +36,7 @@ ENSEMBLE = "bundled_woman"
 RECIPES = {task: (task, 0) for task in BUNDLED_TASKS}
 RECIPES |= {f"{ENSEMBLE}_seed{seed}": (ENSEMBLE, seed) for seed in range(1, 5)}
 
+LINE_BREAK = " \\\n        "
 CARD = """# {name}
 
 A prompt for the bundled T5 1.1: {length} vectors of width {width}, placed as {layout}.
@@ -44,7 +45,7 @@ A prompt for the bundled T5 1.1: {length} vectors of width {width}, placed as {l
 - Accuracy: {validation:.1f} % on validation (500 examples), {test:.1f} % on test (1,000 examples).
   Step {step} of {steps} was chosen, for being the best on validation.
 - Base model: bundled, fingerprint `{fingerprint}`.
-- Use: `prompt-tuning infer --gin.PROMPT={name}`
+- Use: `prompt-tuning infer --prompt {name}`
 
 ## How it was made
 
@@ -59,10 +60,10 @@ Machine: {machine}; {versions}.
 def train_arguments(name: str, work: str, steps: int | None) -> list[str]:
     """What `prompt-tuning train` is told to make this prompt."""
     task, seed = RECIPES[name]
-    settings = [f"--gin_file=experiments/{task}.gin", f"--gin.RANDOM_SEED={seed}"]
+    settings = [f"--gin_file=experiments/{task}.gin", "--seed", str(seed)]
     if steps is not None:
-        settings.append(f"--gin.TRAIN_STEPS={steps}")
-    return [*settings, f"--gin.MODEL_DIR={work}/{name}"]
+        settings += ["--train_steps", str(steps)]
+    return [*settings, "--model_dir", f"{work}/{name}"]
 
 
 def make(
@@ -98,7 +99,9 @@ def card(
         step=facts["step"],
         steps=config.train_steps,
         fingerprint=facts["base_model_fingerprint"],
-        command=" \\\n        ".join(["prompt-tuning train", *map(shlex.quote, arguments)]),
+        command=shlex.join(["prompt-tuning", "train", *arguments]).replace(
+            " --", " \\\n        --"
+        ),
         seed=config.seed,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         versions=", ".join(

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report

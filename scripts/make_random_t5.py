@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.models.t5 import T5Config, Transformer, t5_1_1
+from prompt_tuning_jax.params import flatten, unflatten
 
 SIZES = ("tiny", "small", "base", "large", "xl", "xxl")
 TINY = {"emb_dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 128} | dict.fromkeys(
@@ -48,7 +48,7 @@ def random_params(config: T5Config, seed: int = 0) -> dict[str, Any]:
             spread *= config.head_dim**-0.5  # stands for the division of the scores
         return rng.standard_normal(shape, np.float32) * np.float32(spread)
 
-    return optim.unflatten({n: draw(n, x.shape) for n, x in optim.flatten(shapes).items()})
+    return unflatten({n: draw(n, x.shape) for n, x in flatten(shapes).items()})
 
 
 def save_random_t5(output: Path, size: str, vocabulary: Vocabulary, seed: int = 0) -> T5Config:

@@ -3,7 +3,7 @@
     python scripts/measure_costs.py int8 --output scripts/results/costs.json          # 5 minutes
     python scripts/measure_costs.py isolated --output scripts/results/costs.json      # 15 minutes
     python scripts/measure_costs.py isolated --seeds 3 --steps 600 --data_dir SST-2 \\
-        --input_template '{sentence}' --verbalizers '{"0": "negative", "1": "positive"}'
+        --input_template '{sentence}' --verbalizers 0=negative 1=positive
 
 int8       the pre-built prompts, which were tuned on float32 weights, on int8 weights: test scores,
            and how far the logits move.
@@ -24,13 +24,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from compare_methods import with_test_split
+from compare_methods import label_words, with_test_split
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
@@ -68,7 +70,8 @@ def drift(
 ) -> dict[str, float]:
     """Of the logits at 64 examples' target tokens: in their deviations, in nats, in percent."""
     examples = list(bundled_task(task).split("test"))[:64]
-    _, batch = next(iter(exact.batches(examples, None, len(examples), LENGTHS)))
+    sizes = {"batch_size": len(examples), "lengths": LENGTHS}
+    _, batch = next(eval_batches(examples, exact.vocabulary, **sizes))
     real = np.asarray(batch["decoder_loss_weights"]) > 0
     tokens = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     theirs, mine = (np.asarray(model.logits(*tokens, prompt))[real] for model in (exact, ours))
@@ -80,7 +83,7 @@ def drift(
 
 
 def divergence(
-    exact: Float[np.ndarray, "tokens vocab"], ours: Float[np.ndarray, "tokens vocab"]
+    exact: Float[np.ndarray, "tokens V"], ours: Float[np.ndarray, "tokens V"]
 ) -> Float[np.ndarray, " tokens"]:
     """Kullback-Leibler, of the distributions that two arrays of logits stand for."""
     p, q = jax.nn.log_softmax(exact), jax.nn.log_softmax(ours)
@@ -140,15 +143,18 @@ def isolated_on_files(task: pt.Task, limit: int | None, steps: int | None, seeds
 
 
 def files_task(args: argparse.Namespace) -> pt.Task:
-    names = ("data_dir", "input_template", "verbalizers")
-    config = TaskConfig(**{name: getattr(args, name) for name in names})
+    config = TaskConfig(
+        data_dir=args.data_dir,
+        input_template=args.input_template,
+        verbalizers=label_words(args.verbalizers),
+    )
     task = with_test_split(load_task(config, pt.load_model("bundled").vocabulary))
     return dataclasses.replace(task, name=args.data_dir.name)
 
 
 def recipe(task: str, steps: int | None) -> TrainConfig:
     """The installed experiment's, by which the pre-built prompt was made."""
-    settings = [] if steps is None else [f"--gin.TRAIN_STEPS={steps}", f"--gin.EVAL_PERIOD={steps}"]
+    settings = [] if steps is None else [f"--train_steps={steps}", f"--eval_period={steps}"]
     return command_line.parse(TrainConfig, [f"--gin_file=experiments/{task}.gin", *settings], "")
 
 
@@ -170,7 +176,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of isolated, instead of the experiments' own")
     parser.add_argument("--data_dir", type=Path, help="of isolated: files instead of bundled tasks")
     parser.add_argument("--input_template", help="with --data_dir")
-    parser.add_argument("--verbalizers", type=json.loads, help="with --data_dir, JSON")
+    parser.add_argument("--verbalizers", nargs="+", help="with --data_dir, label=word")
     parser.add_argument("--seeds", type=int, default=3, help="with --data_dir")
     parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
     args = parser.parse_args()

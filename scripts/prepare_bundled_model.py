@@ -65,18 +65,13 @@ Machine: {machine}; jax {jax_version}.
 
 
 def run_experiment(
-    name: str, folder: Path, steps: int | None, *bindings: str
+    name: str, folder: Path, steps: int | None, *settings: str
 ) -> list[dict[str, Any]]:
     """Trains by one of the installed experiments; returns its history."""
-    command = [
-        sys.executable,
-        "-m",
-        "prompt_tuning_jax.train",
-        f"--gin_file=experiments/{name}.gin",
-    ]
-    command += [f"--gin.MODEL_DIR={folder}", *bindings]
+    command = [sys.executable, "-m", "prompt_tuning_jax", "train"]
+    command += [f"--gin_file=experiments/{name}.gin", f"--model_dir={folder}", *settings]
     if steps is not None:
-        command.append(f"--gin.TRAIN_STEPS={steps}")
+        command.append(f"--train_steps={steps}")
     subprocess.run(command, check=True)
     return json.loads((folder / "history.json").read_text())
 
@@ -92,7 +87,7 @@ def prepare(args: argparse.Namespace) -> None:
         given.append("--gin.prompt_tuning_jax.bundled.recipe.pretraining_task.control=True")
     spans_folder, adapted_folder = args.work / "spans", args.work / "adapted"
     spans = run_experiment("pretrain_span_corruption", spans_folder, args.span_steps, *given)
-    start = f"--gin.INITIAL_CHECKPOINT_PATH={spans_folder / 'last'}"
+    start = f"--model={spans_folder / 'last'}"
     adapted = run_experiment(
         "pretrain_lm_adaptation", adapted_folder, args.adaptation_steps, start, *given
     )

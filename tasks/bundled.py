@@ -9,7 +9,6 @@ import functools
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import (
     BUNDLED_TASKS,
     SIZES,
@@ -17,6 +16,7 @@ from prompt_tuning_jax.bundled.tasks import (
     bundled_examples,
     bundled_task,
 )
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 VOCABULARY_FILE = BUNDLED / "spiece.model"
 EXTRA_IDS = 100

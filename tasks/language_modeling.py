@@ -10,7 +10,7 @@ and as many `text_...` tasks, on .txt files in the data directory (`text_release
 comes from TFDS, or from the JSON files of its release in c4/en/.
 
 The objectives are those of `prompt_tuning_jax.data.pretraining`; what they draw depends on SeqIO's
-seed alone. Texts are cut into chunks such that neither side is longer than `TASK_FEATURE_LENGTHS`
+seed alone. Texts are cut into chunks such that neither side is longer than `feature_lengths`
 says (512 where it says nothing), so nothing is trimmed.
 """
 
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from prompt_tuning_jax.data import pretraining
 from prompt_tuning_jax.data.pretraining import SHORTEST, Ids
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.tasks.registration import add
 from prompt_tuning_jax.tasks.settings import EXTRA_IDS
 from prompt_tuning_jax.tasks.text_release import C4Release, TextFolder, Texts
@@ -60,7 +61,8 @@ class Objective:
             longest += sizes.start - 1
         if longest < SHORTEST:
             raise ValueError(
-                f"TASK_FEATURE_LENGTHS {dict(lengths)} leave no room for chunks of at least "
+                f"{spelled('feature_lengths')} {dict(lengths)} leave no room for chunks of at "
+                "least "
                 f"{SHORTEST} tokens: raise them"
             )
         return longest

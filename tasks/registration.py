@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import seqio
 import tensorflow as tf
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.tasks import settings
 
 FEATURES = ("inputs", "targets")
@@ -112,7 +113,8 @@ class ReleaseOrTfds(seqio.DataSource):
         except Exception as error:
             error.add_note(
                 f"TFDS could not give {self._tfds.tfds_dataset.name}. To read its release files "
-                f"instead, set DATA_DIR or {settings.ENVIRONMENT['data_dir']} to the directory "
+                f"instead, set {spelled('data_dir')} or {settings.ENVIRONMENT['data_dir']} "
+                "to the directory "
                 "that holds them."
             )
             raise
@@ -126,7 +128,8 @@ class ReleaseOrTfds(seqio.DataSource):
     def _records(self, root: str, split: str) -> Iterable[Record]:
         if not Path(root).is_dir():
             raise FileNotFoundError(
-                f"No data directory {root}. Set DATA_DIR or {settings.ENVIRONMENT['data_dir']} to "
+                f"No data directory {root}. Set {spelled('data_dir')} or "
+                f"{settings.ENVIRONMENT['data_dir']} to "
                 "the directory with the data sets, or leave both out to read from TFDS."
             )
         return self._reader.records(Path(root), self._named[split])

@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning_jax.data.pretraining import documents, read_text
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.tasks import settings
 from prompt_tuning_jax.tasks.release import AGAIN, field, json_lines
 
@@ -102,7 +103,7 @@ class Texts(seqio.FileDataSource):
         if self._tfds:
             return self._tfds.list_shards(split)
         raise FileNotFoundError(
-            "No data directory to find text/ in: set DATA_DIR or "
+            f"No data directory to find text/ in: set {spelled('data_dir')} or "
             f"{settings.ENVIRONMENT['data_dir']}."
         )
 

@@ -50,7 +50,8 @@ def float64():
     What then lies between our number and a golden is the golden's own rounding, the same on every
     machine, so that a bound may be close to it. Weights go through `widened` first.
     """
-    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+    promoting = jax.numpy_dtype_promotion("standard")  # of float32 that is written as such
+    with jax.enable_x64(True), promoting, pytest.MonkeyPatch.context() as patch:
         patch.setattr(jnp, "float32", jnp.float64)
         yield
 

@@ -1,4 +1,4 @@
-"""Strict switches for every test: two simulated devices, no silent rank promotion."""
+"""Strict switches for every test: two simulated devices, arrays as annotated, no promotion."""
 
 import atexit
 import collections
@@ -19,6 +19,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# First: from here on whatever is imported of the library has its arrays checked.
+import array_checks
 import jax
 import pytest
 import tiny
@@ -27,6 +29,7 @@ from common import NEEDS_T5X
 from prompt_tuning_jax import FrozenModel, load_model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
@@ -92,6 +95,13 @@ def model_dir(tmp_path_factory, vocabulary):
 @pytest.fixture(scope="session")
 def model(model_dir) -> FrozenModel:
     return load_model(model_dir)
+
+
+@pytest.fixture
+def wrong_arrays():
+    """Lets the library's own checks see arrays that its annotations forbid."""
+    with array_checks.off():
+        yield
 
 
 @pytest.fixture

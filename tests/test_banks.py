@@ -3,12 +3,13 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from prompt_tuning_jax import TunedPrompt, load_bank, save_prompt
-from prompt_tuning_jax.banks import TunedBank, vote
-from prompt_tuning_jax.layout import LAYOUTS, place_prompt, place_prompts
+from prompt_tuning_jax.banks import PromptSet, TunedBank, vote
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompt, place_prompts
 
 TEXTS = [
     "the soup was good",
@@ -143,6 +144,40 @@ class TestMixedBatches:
         assert one.texts == other.texts
 
 
+class TestPromptSet:
+    def test_every_form_becomes_one(self, bank):
+        values = PROMPTS["suffix3"].values
+        for form in (values, jnp.asarray(values), values.tolist(), PROMPTS["suffix3"]):
+            np.testing.assert_array_equal(PromptSet.of(form).values, values)
+        rows = bank.rows(["prefix1"])
+        assert PromptSet.of(rows) is rows
+        assert PromptSet.of(None).values is None
+
+    def test_some_inputs_keep_their_prompts(self, bank):
+        rows = bank.rows(["prefix1", "prefix7", "suffix3"])
+        assert rows.take([2, 0]).ids.tolist() == bank.rows(["suffix3", "prefix1"]).ids.tolist()
+        assert bank.ensemble().take([2, 0]).ids is None
+
+    def test_an_ensembles_copies_are_the_rows_of_a_batch(self, bank):
+        """Whether inputs are repeated before they are tokenised or after."""
+        together = bank.ensemble()
+        tokens = np.array([[5, 6, 1, 0], [7, 1, 0, 0]])
+        numbers, rows = together.expanded([0, 1])
+        assert rows.expanded(numbers) == (numbers, rows)
+        one = together.place({"encoder_input_tokens": tokens}, eos_id=1)
+        other = rows.place({"encoder_input_tokens": tokens[numbers]}, eos_id=1)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    @pytest.mark.parametrize("visibility", VISIBILITIES)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_a_bank_of_one_is_that_prompt(self, model, layout, visibility):
+        one = TunedPrompt(PROMPTS["prefix3"].values, layout, visibility=visibility)
+        expected = model.classify(TEXTS, LABELS, one, **SIZES).scores
+        for form in (TunedBank({"a": one}).rows(["a"] * 6), TunedBank({"a": one}).ensemble()):
+            scores = model.classify(TEXTS, LABELS, form, **SIZES).scores
+            np.testing.assert_allclose(scores, expected, atol=2e-5)
+
+
 class TestEnsemble:
     def test_votes_by_hand(self):
         scores = np.log(
@@ -243,6 +278,18 @@ class TestLoading:
         wide = TunedBank({"a": prompt(2, width=8)})
         with pytest.raises(ValueError, match=r"\[P, 16\]"):
             model.classify(TEXTS, LABELS, wide.ensemble())
+
+    def test_a_bank_that_does_not_say_who_uses_what(self, model, bank):
+        with pytest.raises(ValueError, match=r"bank\.rows\(names\).*bank\.ensemble\(\)"):
+            model.classify(TEXTS, LABELS, bank)
+
+    def test_rows_of_another_number_of_inputs(self, model, bank):
+        two = bank.rows(["prefix1", "suffix3"])
+        with pytest.raises(ValueError, match="6 inputs, but rows of 2"):
+            model.generate(TEXTS, two)
+        tokens = np.array([[5, 1]] * 3)
+        with pytest.raises(ValueError, match="3 inputs, but rows of 2"):
+            model.logits(tokens, np.zeros((3, 1), int), two)
 
     def test_labels_for_each_text_are_counted(self, model, bank):
         with pytest.raises(ValueError, match="6 texts but 1"):

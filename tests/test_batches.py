@@ -241,7 +241,7 @@ def test_cut_examples_are_counted():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="the training split holds no examples"):
+    with pytest.raises(ValueError, match="The training split holds no examples"):
         next(TrainBatches(ExampleList(), Letters(), batch_size=1, lengths=LENGTHS, seed=0))
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         make_batches(batch_size=0)

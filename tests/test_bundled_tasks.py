@@ -6,10 +6,11 @@ import re
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.bundled import BUNDLED, tasks
+from prompt_tuning_jax.bundled import tasks
 from prompt_tuning_jax.bundled.lexicon import ADJECTIVES, SHIFT_ADJECTIVES, TOWNS
 from prompt_tuning_jax.bundled.subjects import SUBJECTS
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, SIZES, bundled_examples, bundled_task
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 # A text may name its topic or its season, as people do, and say "no" to something else.
 NAMED_IN_THE_TEXT = ("bundled_topic", "bundled_season", "bundled_narrator", "bundled_woman")

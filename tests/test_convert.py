@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import huggingface, t5x
+from prompt_tuning_jax.checkpoints.compare import compare_models
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
-from prompt_tuning_jax.commands import checkpoint as convert
+from prompt_tuning_jax.commands import checkpoint as checkpoint_command
 from prompt_tuning_jax.commands import command
 
 PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
@@ -24,7 +25,7 @@ PROMPT = np.arange(48, dtype=np.float32).reshape(3, 16)
 def run(*arguments) -> int:
     """The exit status."""
     try:
-        command.run(lambda: convert.main([str(argument) for argument in arguments]))
+        command.run(lambda: checkpoint_command.main([str(argument) for argument in arguments]))
     except SystemExit as exit_:
         return exit_.code
     return 0
@@ -71,7 +72,7 @@ class TestConvert:
         assert "70 leaves compared, 0 differ" in capsys.readouterr().out
 
     def test_a_hugging_face_model_in_another_dtype(self, tmp_path, model_dir, vocabulary):
-        arguments = ("--to", "huggingface", "--dtype", "bfloat16")
+        arguments = ("--to", "huggingface", "--model_dtype", "bfloat16")
         assert run("convert", model_dir, tmp_path / "hf", *arguments) == 0
         assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
         source, made = load_model(model_dir, ml_dtypes.bfloat16), load_model(tmp_path / "hf")
@@ -89,7 +90,7 @@ class TestConvert:
         assert run("diff", checkpoint, tmp_path) == 0
 
     def test_dtype(self, tmp_path, checkpoint):
-        arguments = ("--to", "huggingface", "--dtype", "bfloat16")
+        arguments = ("--to", "huggingface", "--model_dtype", "bfloat16")
         assert run("convert", checkpoint, tmp_path / "hf", *arguments) == 0
         _, params, _ = huggingface.load(tmp_path / "hf", ml_dtypes.bfloat16)
         t5x_goldens.assert_same(params, t5x_goldens.weights("orbax_bfloat16"))
@@ -103,7 +104,7 @@ class TestConvert:
 
     def test_activations(self, tmp_path, checkpoint, capsys):
         arguments = ("--to", "huggingface", "--activations")
-        assert run("convert", checkpoint, tmp_path / "hf", *arguments, "silu,linear") == 0
+        assert run("convert", checkpoint, tmp_path / "hf", *arguments, "silu", "linear") == 0
         assert load_model(tmp_path / "hf").config.mlp_activations == ("silu", "linear")
         assert run("convert", checkpoint, tmp_path / "relu", *arguments, "relu") == 1
         assert "MLP has 2 activation(s), not relu" in capsys.readouterr().err
@@ -143,7 +144,7 @@ class TestList:
         assert lines[-1].split() == ["token_embedder/embedding", "[128,", "16]", "float32"]
 
     def test_everything(self, checkpoint, capsys):
-        run("list", checkpoint, "--all")
+        run("list", checkpoint, "--everything")
         output = capsys.readouterr().out
         assert "state/param_states/token_embedder/embedding/v " in output
         assert "target/token_embedder/embedding " in output
@@ -219,7 +220,7 @@ class TestDiff:
         del weights["encoder/encoder_norm/scale"]
         weights["decoder/decoder_norm/scale"] = np.ones(3, np.float32)
         weights["encoder/prompt/prompt"] = PROMPT
-        found, compared = convert.diff(str(checkpoint), str(t5x.save(tmp_path, weights)))
+        found, compared = compare_models(str(checkpoint), str(t5x.save(tmp_path, weights)))
         assert compared == 53
         assert [(each.name, each.state) for each in found] == [
             ("decoder/decoder_norm/scale", "shape [16] | [3]"),
@@ -236,14 +237,14 @@ class TestDiff:
 
     def test_everything(self, tmp_path, checkpoint, capsys):
         legacy = t5x_goldens.unpack("legacy", tmp_path)
-        assert run("diff", checkpoint, legacy, "--all") == 0
+        assert run("diff", checkpoint, legacy, "--everything") == 0
         bare = self.save(tmp_path / "bare")
         assert run("diff", checkpoint, bare) == 0
-        assert run("diff", checkpoint, bare, "--all") == 1
+        assert run("diff", checkpoint, bare, "--everything") == 1
         assert "state/param_states/encoder/encoder_norm/scale/v" in capsys.readouterr().out
 
     def test_mistakes_are_no_difference(self, tmp_path, checkpoint, model_dir, capsys):
-        for arguments in ((tmp_path / "nowhere",), (model_dir, "--all")):
+        for arguments in ((tmp_path / "nowhere",), (model_dir, "--everything")):
             assert run("diff", checkpoint, *arguments) == 1
             captured = capsys.readouterr()
             assert captured.out == ""
@@ -260,7 +261,7 @@ def test_recreates_the_checkpoint_of_a_prompt(tmp_path, checkpoint):
 
 def test_the_command():
     """As a process: usage, and a mistake in one line."""
-    command = [sys.executable, "-m", "prompt_tuning_jax.commands.checkpoint"]
+    command = [sys.executable, "-m", "prompt_tuning_jax", "checkpoint"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
     for name in ("convert", "list", "extract", "diff", "add-prompt"):

@@ -20,9 +20,9 @@ def test_a_seed_and_an_epoch_fix_an_order():
 
 def test_a_split_must_be_there_and_hold_examples():
     task = Task("films", {"train": ExampleList()})
-    with pytest.raises(ValueError, match="split 'train' of task 'films' holds no examples"):
+    with pytest.raises(ValueError, match="Split 'train' of task 'films' holds no examples"):
         task.split("train")
-    with pytest.raises(ValueError, match="task 'films' has no split 'test'; it has train"):
+    with pytest.raises(ValueError, match="Task 'films' has no split 'test'; it has train"):
         task.split("test")
 
 

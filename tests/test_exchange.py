@@ -12,7 +12,7 @@ from common import GOLDENS
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.commands import exchange
+from prompt_tuning_jax.commands import export_prompt, import_prompt
 
 VALUES = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
 ADAPTER = GOLDENS / "huggingface" / "peft_t5_v1_1_sub2"
@@ -41,7 +41,7 @@ def printed(capsys):
 class TestExport:
     def test_an_adapter(self, prompt, model, model_dir, tmp_path, printed):
         place = tmp_path / "adapter"
-        line = printed(exchange.export_main, prompt, place, "--model", model_dir)
+        line = printed(export_prompt.main, prompt, place, "--model", model_dir)
         assert line == f"{place}: a PEFT adapter, [5, 16], prefix, for {model_dir}"
         config = json.loads((place / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(model_dir)
@@ -50,12 +50,12 @@ class TestExport:
 
     def test_the_models_name_for_peft(self, prompt, model_dir, tmp_path, printed):
         options = ("--model", model_dir, "--base_model", "google/t5-small", "--to", "peft")
-        printed(exchange.export_main, prompt, tmp_path / "new", *options)
+        printed(export_prompt.main, prompt, tmp_path / "new", *options)
         assert load_prompt(tmp_path / "new").metadata["base_model"] == "google/t5-small"
 
     @pytest.mark.parametrize("options", [(), ("--to", "npy")])
     def test_an_array_needs_no_model(self, prompt, tmp_path, printed, options):
-        line = printed(exchange.export_main, prompt, tmp_path / "new" / "p.npy", *options)
+        line = printed(export_prompt.main, prompt, tmp_path / "new" / "p.npy", *options)
         assert line.endswith("p.npy: an array, [5, 16], prefix, for tiny")
         values = np.load(tmp_path / "new" / "p.npy")
         assert values.dtype == np.float32
@@ -64,7 +64,7 @@ class TestExport:
     def test_an_array_is_fed_as_the_help_says(self, model, capsys):
         """Embeddings of the prompt, then of the input; here from a table that has these rows."""
         with pytest.raises(SystemExit):
-            exchange.export_main(["--help"])
+            export_prompt.main(["--help"])
         assert "putting the array's rows before them" in capsys.readouterr().out
         table = np.array(model.embeddings)
         table[-5:] = VALUES
@@ -79,33 +79,33 @@ class TestExport:
 
     def test_names_contradict_the_form(self, prompt, tmp_path):
         with pytest.raises(ValueError, match=r"ends in \.npy; name it so"):
-            exchange.export_main([str(prompt), str(tmp_path / "p"), "--to", "npy"])
+            export_prompt.main([str(prompt), str(tmp_path / "p"), "--to", "npy"])
         with pytest.raises(ValueError, match="a PEFT adapter is a directory"):
-            exchange.export_main([str(prompt), str(tmp_path / "p.npy"), "--to", "peft"])
+            export_prompt.main([str(prompt), str(tmp_path / "p.npy"), "--to", "peft"])
 
     def test_a_prompt_of_another_model(self, prompt, model_dir, tmp_path):
         other = tiny.save_model(tmp_path / "other", emb_dim=16, mlp_dim=24)
         command = [str(prompt), str(tmp_path / "new"), "--model", str(other)]
         with pytest.raises(ValueError, match="tuned for tiny"):
-            exchange.export_main(command)
+            export_prompt.main(command)
         with pytest.raises(ValueError, match="16 wide, the model 192"):
-            exchange.export_main(command[:2])
+            export_prompt.main(command[:2])
         assert not (tmp_path / "new").exists()
-        exchange.export_main([*command, "--allow_mismatch"])
+        export_prompt.main([*command, "--allow_prompt_mismatch"])
         assert load_prompt(tmp_path / "new").metadata["base_model"] == str(other)
 
-    def test_a_suffix_is_no_adapter(self, model_dir, tmp_path):
+    def test_a_suffix_is_no_adapter(self, model_dir, tmp_path, printed):
         path = save_prompt(tmp_path / "p", VALUES, layout="suffix")
         with pytest.raises(ValueError, match="stands as 'suffix'"):
-            exchange.export_prompt(str(path), str(tmp_path / "new"), model=str(model_dir))
-        assert ", suffix, " in exchange.export_prompt(str(path), str(tmp_path / "p.npy"))
+            export_prompt.main([str(path), str(tmp_path / "new"), "--model", str(model_dir)])
+        assert ", suffix, " in printed(export_prompt.main, path, tmp_path / "p.npy")
 
 
 class TestImport:
     def test_an_adapter(self, tmp_path, printed):
         base = GOLDENS / "huggingface" / "t5_v1_1"
         options = ("--model", base, "--task", "food", "--verbalizers", "very good", "bad")
-        line = printed(exchange.import_main, ADAPTER, tmp_path / "new", *options)
+        line = printed(import_prompt.main, ADAPTER, tmp_path / "new", *options)
         assert line == (
             f"{tmp_path / 'new'}: a prompt file, [5, 16], prefix, for {base}; 5 more rows, which "
             "PEFT never uses, are left out"
@@ -122,22 +122,22 @@ class TestImport:
 
     def test_a_bare_array(self, tmp_path, printed, model, model_dir):
         np.save(tmp_path / "p.npy", VALUES)
-        options = ("--model", model_dir, "--layout", "suffix")
-        printed(exchange.import_main, tmp_path / "p.npy", tmp_path / "new", *options)
+        options = ("--model", model_dir, "--prompt_layout", "suffix")
+        printed(import_prompt.main, tmp_path / "p.npy", tmp_path / "new", *options)
         prompt = load_prompt(tmp_path / "new")
         assert prompt.layout == "suffix"
         assert prompt.metadata["vocabulary_hash"] == model.vocabulary.fingerprint
 
     def test_without_a_model(self, tmp_path, printed):
         np.save(tmp_path / "p.npy", VALUES)
-        line = printed(exchange.import_main, tmp_path / "p.npy", tmp_path / "new")
-        assert "for a model it does not name; give --model" in line
+        line = printed(import_prompt.main, tmp_path / "p.npy", tmp_path / "new")
+        assert "for a model it does not name; give model" in line
         assert "base_model" not in load_prompt(tmp_path / "new").metadata
 
     def test_a_t5x_checkpoint(self, tmp_path, printed):
         weights = t5x_goldens.weights() | {"encoder/prompt/prompt": VALUES}
         source = t5x.save(tmp_path, weights, 9)
-        printed(exchange.import_main, source, tmp_path / "new", "--model", source)
+        printed(import_prompt.main, source, tmp_path / "new", "--model", source)
         prompt = load_prompt(tmp_path / "new")
         np.testing.assert_array_equal(prompt, VALUES)
         facts = prompt.metadata
@@ -145,8 +145,8 @@ class TestImport:
         assert facts["base_model_fingerprint"] == load_model(source).fingerprint
 
     def test_there_and_back(self, prompt, model_dir, tmp_path, printed):
-        printed(exchange.export_main, prompt, tmp_path / "there", "--model", model_dir)
-        printed(exchange.import_main, tmp_path / "there", tmp_path / "back", "--model", model_dir)
+        printed(export_prompt.main, prompt, tmp_path / "there", "--model", model_dir)
+        printed(import_prompt.main, tmp_path / "there", tmp_path / "back", "--model", model_dir)
         ours, back = load_prompt(prompt), load_prompt(tmp_path / "back")
         assert back.values.tobytes() == ours.values.tobytes()
         for fact in ("base_model_fingerprint", "vocabulary_hash", "values_sha256"):
@@ -154,41 +154,41 @@ class TestImport:
 
     def test_visibility_is_told_and_not_lost(self, prompt, tmp_path, printed):
         save_prompt(tmp_path / "own", load_prompt(prompt), visibility="isolated")
-        line = printed(exchange.export_main, tmp_path / "own", tmp_path / "p.npy")
+        line = printed(export_prompt.main, tmp_path / "own", tmp_path / "p.npy")
         assert "prefix, isolated" in line
-        options = ("--visibility", "isolated")
-        printed(exchange.import_main, tmp_path / "p.npy", tmp_path / "back", *options)
+        options = ("--prompt_visibility", "isolated")
+        printed(import_prompt.main, tmp_path / "p.npy", tmp_path / "back", *options)
         assert load_prompt(tmp_path / "back").visibility == "isolated"
 
-    @pytest.mark.parametrize("options", [("--vocabulary", "x"), ("--allow_mismatch",)])
+    @pytest.mark.parametrize("options", [("--vocabulary", "x"), ("--allow_prompt_mismatch",)])
     def test_options_for_a_model_need_one(self, prompt, tmp_path, options):
-        with pytest.raises(ValueError, match="go with a --model"):
-            exchange.import_main([str(prompt), str(tmp_path / "new"), *options])
+        with pytest.raises(ValueError, match="go with a model"):
+            import_prompt.main([str(prompt), str(tmp_path / "new"), *options])
 
     def test_what_the_source_says_of_its_use_counts(self, prompt, tmp_path):
-        with pytest.raises(ValueError, match="tuned as 'prefix': leave out --layout suffix"):
-            exchange.import_main([str(prompt), str(tmp_path / "new"), "--layout", "suffix"])
+        with pytest.raises(ValueError, match="tuned as 'prefix': leave out prompt_layout=suffix"):
+            import_prompt.main([str(prompt), str(tmp_path / "new"), "--prompt_layout", "suffix"])
 
     def test_mistakes(self, prompt, tmp_path):
         with pytest.raises(FileNotFoundError, match="no prompt at"):
-            exchange.import_main([str(tmp_path / "nowhere"), str(tmp_path / "new")])
+            import_prompt.main([str(tmp_path / "nowhere"), str(tmp_path / "new")])
         with pytest.raises(ValueError, match="a prompt file is a directory"):
-            exchange.import_main([str(prompt), str(tmp_path / "new.npy")])
+            import_prompt.main([str(prompt), str(tmp_path / "new.npy")])
         other = GOLDENS / "huggingface" / "t5_v1_1"
         with pytest.raises(ValueError, match="tuned for tiny"):
-            exchange.import_prompt(str(prompt), str(tmp_path / "new"), model=str(other))
+            import_prompt.main([str(prompt), str(tmp_path / "new"), "--model", str(other)])
         assert not (tmp_path / "new").exists()
 
     def test_a_file_in_the_way(self, prompt, model_dir, tmp_path):
         (tmp_path / "file").touch()
-        for main in (exchange.import_main, exchange.export_main):
+        for main in (import_prompt.main, export_prompt.main):
             with pytest.raises(ValueError, match="is a directory: choose another name"):
                 main([str(prompt), str(tmp_path / "file"), "--model", str(model_dir)])
 
 
 def test_the_command(tmp_path):
     """As a process: usage, and a mistake in one line."""
-    command = [sys.executable, "-m", "prompt_tuning_jax.commands.exchange", "export"]
+    command = [sys.executable, "-m", "prompt_tuning_jax", "export"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
     assert "usage: prompt-tuning export" in helped.stdout

@@ -112,7 +112,7 @@ def test_only_the_splits_in_use_are_checked(tmp_path):
     write(tmp_path / "test.tsv", "sentence\nunlabelled\n")
     task = file_task(tmp_path, **SENTIMENT)
     assert len(task.split("train")) == 4
-    with pytest.raises(ValueError, match=r"test.tsv, line 2: no field 'label'"):
+    with pytest.raises(ValueError, match=r"test.tsv, line 2: No field 'label'"):
         task.split("test")
 
 
@@ -122,18 +122,22 @@ GOOD = '{"sentence": "a", "label": 0}\n'
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.jsonl", GOOD + '{"sentence": "a" "label": 0}', r"x.jsonl, line 2: not valid JSON .*18"),
-        ("x.jsonl", GOOD + "\n[1]\n", "line 3: a line must be a JSON object"),
+        (
+            "x.jsonl",
+            GOOD + '{"sentence": "a" "label": 0}',
+            r"x.jsonl, line 2 is not valid JSON .*18",
+        ),
+        ("x.jsonl", GOOD + "\n[1]\n", "line 3 holds a list, not a JSON object"),
         (
             "x.jsonl",
             GOOD + '{"sentense": "a", "label": 0}',
-            r"line 2: no field 'sentence' \(did yo",
+            r"line 2: No field 'sentence' \(did yo",
         ),
-        ("x.jsonl", GOOD + '{"sentence": "a", "label": 2}', "line 2: unknown label '2'.*'0', '1'"),
-        ("x.jsonl", GOOD + '{"sentence": null, "label": 1}', "line 2: field 'sentence' is null"),
+        ("x.jsonl", GOOD + '{"sentence": "a", "label": 2}', "line 2: Unknown label '2'.*'0', '1'"),
+        ("x.jsonl", GOOD + '{"sentence": null, "label": 1}', "line 2: Field 'sentence' is null"),
         ("x.jsonl", GOOD + '{"sentence": ["a"], "label": 1}', "'sentence' is a list"),
         ("x.jsonl", GOOD + '{"sentence": "\\ud800", "label": 1}', "half a character"),
-        ("x.jsonl", GOOD + "[" * 100000, "line 2: not usable JSON"),
+        ("x.jsonl", GOOD + "[" * 100000, "line 2 is not valid JSON"),
         ("x.jsonl", "\n", "x.jsonl holds no records"),
         ("x.jsonl", "", "x.jsonl holds no records"),
         ("x.tsv", "sentence\tlabel\n", "x.tsv holds no records"),
@@ -157,7 +161,7 @@ def test_bad_files_are_reported_with_their_line(tmp_path, name, text, message):
 
 def test_empty_inputs_are_reported(tmp_path):
     path = jsonl(tmp_path / "x.jsonl", [{"sentence": " ", "label": 1}])
-    with pytest.raises(ValueError, match="line 1: the inputs are empty"):
+    with pytest.raises(ValueError, match="line 1: The inputs are empty"):
         file_task(train=path, **(SENTIMENT | {"input_template": "{sentence}"})).split("train")
 
 
@@ -202,10 +206,10 @@ def test_templates_only_look_names_up():
     assert Template("{{{a}}} {b.c}").render({"a": 1, "b": {"c": True}}) == "{1} true"
     assert Template("{#1 String}").render({"#1 String": "x"}) == "x"
     for text in ("{}", "{a!r}", "{a:>10}", "{a", "a}"):
-        with pytest.raises(ValueError, match="template"):
+        with pytest.raises(ValueError, match="Template"):
             Template(text)
     for text in ("{a.__class__}", "{a[0]}", "{__class__}"):
-        with pytest.raises(ValueError, match="no field"):
+        with pytest.raises(ValueError, match="No field"):
             Template(text).render({"a": "x"})
 
 

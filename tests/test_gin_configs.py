@@ -33,7 +33,7 @@ def parse(files, *bindings):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_an_experiment_needs_nothing_but_its_own_file(name):
-    config = parse([name], "--gin.MODEL_DIR=runs/x")
+    config = parse([name], "--model_dir=runs/x")
     assert config.model_dir == "runs/x"
     assert config.task in BUNDLED_TASKS or config.input_template or config.task_module
     assert config.model

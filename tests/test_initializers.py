@@ -104,7 +104,7 @@ def test_from_file(key, tmp_path):
     for path in (tmp_path / "ours", tmp_path / "theirs.npy"):
         save_prompt(path, values)
         np.testing.assert_array_equal(prompt_start.from_file(path)(key, SHAPE), values)
-        with pytest.raises(ValueError, match="PROMPT_LENGTH to 6"):
+        with pytest.raises(ValueError, match="prompt_length to 6"):
             prompt_start.from_file(path)(key, (5, 4))
 
 

@@ -1,12 +1,13 @@
-"""What becomes of values on their way into JSON."""
+"""Values on their way into JSON, and out of it."""
 
 import json
 import types
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from prompt_tuning_jax.json_values import plain
+from prompt_tuning_jax.json_values import json_object, plain
 
 
 def test_all_values_become_json():
@@ -27,3 +28,24 @@ def test_all_values_become_json():
     found = plain(value)
     assert found == expected
     assert json.loads(json.dumps(found, allow_nan=False)) == expected
+
+
+def test_an_object_is_read():
+    for text in ('{"a": [1]}', b'{"a": [1]}'):
+        assert json_object(text, "x.json", "Fetch it again.") == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a" 1}', r"x\.json is not valid JSON \(.*, column 6\)\. Fetch it again\.$"),
+        ('{"a": 1,\n"b" 2}\n', r"is not valid JSON \(.*, line 2, column 5\)\. Fetch it again\.$"),
+        (b"", r"is not valid JSON \(.*, column 1\)\. Fetch"),
+        (b'{"a": "\xff"}', "is not valid JSON .*0xff.* Fetch"),
+        ("[" * 100000, "is not valid JSON .* Fetch"),
+        ("[1]", r"x\.json holds a list, not a JSON object\. Fetch it again\.$"),
+    ],
+)
+def test_what_is_no_object_is_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        json_object(text, "x.json", "Fetch it again.")

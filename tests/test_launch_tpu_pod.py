@@ -19,10 +19,8 @@ PROGRAM = (
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 8}",
 )
 
-OWN_ENGINE = (
-    *("run", "--name", "a", "--zone", "b", "--dry_run"),
-    *("--module", "prompt_tuning_jax"),
-)
+OWN = "prompt_tuning_jax"
+OWN_ENGINE = ("run", "--name", "a", "--zone", "b", "--dry_run", "--module", OWN)
 
 # The slice's state is a file. A host's Python is a program of the test's choosing.
 GCLOUD = r"""#!/usr/bin/env bash
@@ -167,20 +165,19 @@ def test_gcloud_that_cannot_answer_makes_no_slice(cloud):
 
 
 @pytest.mark.parametrize(
-    ("module", "way", "model_dir", "installer"),
+    ("module", "way", "program", "installer"),
     [
         (
             "t5x.train",
             "scripts/run_on_host.py",
-            "gs://bucket/run",
+            PROGRAM,
             "scripts/install_t5x.sh --venv .venv --accelerator tpu",
         ),
-        ("prompt_tuning_jax", "-m", "/mnt/runs/one", "jax[tpu]"),
+        (OWN, "-m", ("train", "--input_template", "{a} b", "--model_dir", "/mnt/a"), "jax[tpu]"),
     ],
 )
-def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, way, model_dir, installer):
+def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, way, program, installer):
     options = ("--dry_run", "--spot", "--type", "v4-8", "--module", module, "--delete_after")
-    program = (PROGRAM[0], f"--gin.MODEL_DIR='{model_dir}'", PROGRAM[2])
     done = launch(cloud, "run", *options, program=program)
     assert done.returncode == 0
     assert not (cloud / "calls").exists()
@@ -214,10 +211,9 @@ def test_a_dry_run_prints_every_command_and_runs_none(cloud, module, way, model_
         (("run", "--name", "a", "--zone", "b", "--gin_file=x"), "follow --"),
         (("run", "--name", "a", "--zone", "b", "--poll", "often"), "--poll must be a number"),
         (("create", "--name", "a", "--zone", "b", "--copy", "absent.py"), "no such file"),
-        (
-            (*OWN_ENGINE, "--", "--gin.MODEL_DIR='gs://bucket/run'"),
-            "mount the bucket",
-        ),
+        ((*OWN_ENGINE, "--", "train", "--gin.MODEL_DIR='gs://bucket/run'"), "mount the bucket"),
+        ((*OWN_ENGINE, "--", "train", "--model_dir", "gs://bucket/run"), "mount the bucket"),
+        ((*OWN_ENGINE, "--", "train", "--model-dir=gs://bucket/run"), "mount the bucket"),
     ],
 )
 def test_mistakes_are_named(line, message):
@@ -226,8 +222,11 @@ def test_mistakes_are_named(line, message):
     assert message in done.stderr
 
 
-def test_a_model_directory_on_the_hosts_disk_is_warned_about(cloud):
-    done = launch(cloud, "run", "--dry_run", program=("--gin.MODEL_DIR='runs/x'",))
+@pytest.mark.parametrize(
+    "program", [("--gin.MODEL_DIR='runs/x'",), ("train", "--model_dir", "runs/x")]
+)
+def test_a_model_directory_on_the_hosts_disk_is_warned_about(cloud, program):
+    done = launch(cloud, "run", "--dry_run", program=program)
     assert "lost with the slice" in done.stderr
 
 

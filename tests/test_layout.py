@@ -109,6 +109,6 @@ def test_segments_keep_packed_examples_apart():
         (TOKENS[:, :0], 2, "prefix", "length 1 or more"),
     ],
 )
-def test_errors_name_the_problem(tokens, length, name, message):
+def test_errors_name_the_problem(wrong_arrays, tokens, length, name, message):
     with pytest.raises(ValueError, match=message):
         layout.place_prompt(tokens, length, name)

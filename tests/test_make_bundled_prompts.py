@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import load_model, load_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 PROMPTS = BUNDLED.parent / "prompts"
@@ -52,7 +52,7 @@ def test_a_prompt_with_its_card(program, tmp_path):
     assert (prompt.metadata["task"], prompt.metadata["seed"]) == ("bundled_woman", 1)
     assert f"{prompt.metadata['test_scores']['accuracy']:.1f} % on test" in card
     assert load_model("bundled").fingerprint in card
-    assert "--gin.RANDOM_SEED=1" in card
+    assert "--seed 1" in card
     assert str(tmp_path) not in card + json.dumps(dict(prompt.metadata))
 
     (folder / "prompt.json").unlink()

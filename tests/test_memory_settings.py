@@ -7,8 +7,7 @@ import optax
 import pytest
 import tiny
 
-from prompt_tuning_jax import load_model, train
-from prompt_tuning_jax.training.train_many import train_many
+from prompt_tuning_jax import load_model, train, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SAVING = [
@@ -79,15 +78,15 @@ def test_int8_weights_are_stacked_too(run, model_dir):
     "changes", [{"prompt_length": 0, "trainable": None}, {"trainable": ((".*", optax.adam(0.1)),)}]
 )
 def test_stacked_weights_do_not_train(run, changes):
-    with pytest.raises(ValueError, match="With SCAN_LAYERS only the prompt can train"):
+    with pytest.raises(ValueError, match="With scan_layers only the prompt can train"):
         run(scan_layers=True, **changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"remat_policy": "most"}, "REMAT_POLICY must be one of none, minimal, full, got 'most'"),
-        ({"attention_chunk": -1}, "ATTENTION_CHUNK must be at least 0, got -1"),
+        ({"remat_policy": "most"}, "remat_policy must be one of none, minimal, full, got 'most'"),
+        ({"attention_chunk": -1}, "attention_chunk must be at least 0, got -1"),
     ],
 )
 def test_a_wrong_setting_is_named(run, changes, words):

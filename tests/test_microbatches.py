@@ -8,6 +8,7 @@ import pytest
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.params import PROMPT_NAME, split_params
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_step import make_train_step
@@ -29,7 +30,7 @@ def step(model, mesh="data:1", **settings):
     config = TrainConfig(**({"dropout_rate": 0.0} | settings))
     mesh = sharding.make_mesh(mesh, jax.devices()[: 2 if ":2" in mesh else 1])
     model = model.replace(mesh=mesh if mesh.size > 1 else None)
-    parts = optim.split_params(model.prompted(PROMPT).params, RULES)
+    parts = split_params(model.prompted(PROMPT).params, RULES)
     trainable, frozen = place(mesh, model, *parts)
     optimizer = optim.make_optimizer(trainable, RULES)
     batch = sharding.put(BATCH, sharding.batch_sharding(mesh))
@@ -37,7 +38,7 @@ def step(model, mesh="data:1", **settings):
     trainable, _, metrics = compiled(
         trainable, optimizer.init(trainable), frozen, batch, jax.random.key(0)
     )
-    return np.asarray(trainable[optim.PROMPT_NAME]), jax.device_get(metrics)
+    return np.asarray(trainable[PROMPT_NAME]), jax.device_get(metrics)
 
 
 def assert_same_step(ours, theirs):
@@ -68,8 +69,8 @@ def test_each_part_has_its_own_dropout(model):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"microbatches": 0}, "MICROBATCHES must be at least 1"),
-        ({"microbatches": 3}, "BATCH_SIZE 8 does not divide into MICROBATCHES 3"),
+        ({"microbatches": 0}, "microbatches must be at least 1"),
+        ({"microbatches": 3}, "batch_size 8 does not divide into microbatches 3"),
     ],
 )
 def test_a_wrong_number_is_named(tmp_path, one_device, changes, words):

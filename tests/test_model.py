@@ -12,7 +12,8 @@ from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax import FrozenModel, TunedPrompt, load_model
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
-from prompt_tuning_jax.models.t5.apply import network_for, with_prompt
+from prompt_tuning_jax.models.t5.apply import network_for
+from prompt_tuning_jax.params import with_prompt
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
 BATCH_KEYS = (
@@ -117,9 +118,12 @@ def test_a_tuned_prompt_stands_where_its_layout_says(model, batch, prompt, layou
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 8), (16,), (2, 5, 16)])
-def test_a_prompt_of_another_width_is_refused(model, batch, shape):
-    with pytest.raises(ValueError, match=r"\[P, 16\]"):
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((5, 8), r"\[P, 16\], got \[5, 8\]"), ((16,), "length, width"), ((2, 5, 16), "length, width")],
+)
+def test_a_prompt_of_another_shape_is_refused(model, batch, shape, words):
+    with pytest.raises(ValueError, match=words):
         model.loss(batch, np.zeros(shape, np.float32))
 
 

@@ -37,7 +37,7 @@ def metrics(loss: float, finite: bool = True):
 
 
 @pytest.fixture
-def watch(tmp_path):
+def monitor(tmp_path):
     with_bar = Monitor(tmp_path, start=0, steps=10, log_period=2, quiet=True)
     yield with_bar
     with_bar.close()
@@ -75,33 +75,33 @@ def test_a_prompt_made_of_embeddings_is_at_no_distance(key):
 def test_collapse_to_one_answer(predictions, targets, warns):
     warning = collapse_warning(Evaluation({}, targets, predictions))
     assert (warning is not None) == warns
-    assert not warns or ("'no'" in warning and "LEARNING_RATE" in warning)
+    assert not warns or ("'no'" in warning and "learning_rate" in warning)
 
 
-def test_metrics_are_read_one_step_late(watch):
-    watch.dispatched(1, metrics(5.0), rows=4)
-    assert math.isnan(watch.loss)
-    watch.dispatched(2, metrics(3.0), rows=4)
-    assert watch.loss == 5.0
-    watch.finish_step()
-    assert watch.loss == 3.0
-    watch.finish_step()
-    assert watch.loss == 3.0
+def test_metrics_are_read_one_step_late(monitor):
+    monitor.dispatched(1, metrics(5.0), rows=4)
+    assert math.isnan(monitor.loss)
+    monitor.dispatched(2, metrics(3.0), rows=4)
+    assert monitor.loss == 5.0
+    monitor.finish_step()
+    assert monitor.loss == 3.0
+    monitor.finish_step()
+    assert monitor.loss == 3.0
 
 
-def test_a_step_that_is_not_finite_is_named(watch):
-    watch.dispatched(1, metrics(5.0), rows=4)
-    watch.dispatched(2, metrics(math.nan, finite=False), rows=4)
-    with pytest.raises(NotFiniteError, match=r"step 2.*LEARNING_RATE"):
-        watch.dispatched(3, metrics(1.0), rows=4)
+def test_a_step_that_is_not_finite_is_named(monitor):
+    monitor.dispatched(1, metrics(5.0), rows=4)
+    monitor.dispatched(2, metrics(math.nan, finite=False), rows=4)
+    with pytest.raises(NotFiniteError, match=r"step 2.*learning_rate"):
+        monitor.dispatched(3, metrics(1.0), rows=4)
 
 
-def test_scalars_are_for_tensorboard(watch, tmp_path):
+def test_scalars_are_for_tensorboard(monitor, tmp_path):
     for step in range(1, 5):
-        watch.dispatched(step, metrics(float(step)), rows=4)
-    watch.finish_step()
-    watch.scalars(4, "validation", {"accuracy": 75.0})
-    watch.close()
+        monitor.dispatched(step, metrics(float(step)), rows=4)
+    monitor.finish_step()
+    monitor.scalars(4, "validation", {"accuracy": 75.0})
+    monitor.close()
     shown = scalars(tmp_path / "tensorboard")
     assert shown["train/loss"] == {2: 2.0, 4: 4.0}
     assert shown["train/gradient_norm"] == {2: 2.0, 4: 2.0}

@@ -1,4 +1,4 @@
-"""What trains and how: rules over names, and the paper's optimizer against T5X's numbers."""
+"""What trains and how: rules over names, and the optimizer and the loss against T5X's numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,14 @@ import pytest
 from common import GOLDENS, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.optim import token_cross_entropy, weighted_loss
+from prompt_tuning_jax.params import PROMPT_NAME as PROMPT
+from prompt_tuning_jax.params import merge_params, split_params
 
 PARAMS = {
     "encoder": {"prompt": {"prompt": jnp.ones((5, 4))}, "layers_0": {"kernel": jnp.ones((4, 6))}},
     "decoder": {"logits_dense": {"kernel": jnp.ones((4, 9))}},
 }
-PROMPT = optim.PROMPT_NAME
 ENCODER, LOGITS = "encoder/layers_0/kernel", "decoder/logits_dense/kernel"
 
 
@@ -63,19 +65,19 @@ def test_linear_decay_warms_up_holds_and_falls_to_nothing():
 
 
 def test_what_no_rule_matches_is_frozen():
-    trainable, frozen = optim.split_params(PARAMS, optim.prompt_rules())
+    trainable, frozen = split_params(PARAMS, optim.prompt_rules())
     assert set(trainable) == {PROMPT}
     assert set(frozen) == {ENCODER, LOGITS}
 
 
 def test_model_rules_train_everything():
-    trainable, frozen = optim.split_params(PARAMS, optim.model_rules())
+    trainable, frozen = split_params(PARAMS, optim.model_rules())
     assert set(trainable) == {PROMPT, ENCODER, LOGITS}
     assert not frozen
 
 
 def test_split_and_merge_copy_nothing():
-    merged = optim.merge_params(*optim.split_params(PARAMS, optim.prompt_rules()))
+    merged = merge_params(*split_params(PARAMS, optim.prompt_rules()))
     assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
     pairs = zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)
@@ -83,7 +85,7 @@ def test_split_and_merge_copy_nothing():
 
 def test_the_first_rule_that_matches_decides():
     rules = [("encoder/prompt/.*", optax.sgd(1.0)), ("encoder/.*", optax.sgd(10.0))]
-    trainable, frozen = optim.split_params(PARAMS, rules)
+    trainable, frozen = split_params(PARAMS, rules)
     assert set(frozen) == {LOGITS}
     optimizer = optim.make_optimizer(trainable, rules)
     gradients = jax.tree.map(jnp.ones_like, trainable)
@@ -94,14 +96,14 @@ def test_the_first_rule_that_matches_decides():
 
 def test_only_what_trains_has_optimizer_state():
     rules = optim.prompt_rules()
-    trainable, _ = optim.split_params(PARAMS, rules)
+    trainable, _ = split_params(PARAMS, rules)
     state = optim.make_optimizer(trainable, rules).init(trainable)
     assert [leaf.shape for leaf in jax.tree.leaves(state) if leaf.size > 1] == [(5, 4)]
 
 
 def test_each_rule_keeps_state_for_its_own_parameters():
     rules = [(PROMPT, optax.adam(1.0)), (ENCODER, optax.sgd(1.0))]
-    trainable, _ = optim.split_params(PARAMS, rules)
+    trainable, _ = split_params(PARAMS, rules)
     state = optim.make_optimizer(trainable, rules).init(trainable)
     assert [leaf.shape for leaf in jax.tree.leaves(state) if leaf.size > 1] == [(5, 4), (5, 4)]
 
@@ -116,5 +118,56 @@ def test_each_rule_keeps_state_for_its_own_parameters():
 )
 def test_a_rule_with_a_mistake_is_refused(pattern, words):
     with pytest.raises(ValueError, match=words) as error:
-        optim.split_params(PARAMS, [(pattern, optax.sgd(1.0))])
+        split_params(PARAMS, [(pattern, optax.sgd(1.0))])
     assert repr(pattern) in str(error.value)
+
+
+# --- the loss
+
+
+@pytest.fixture
+def logits(key):
+    return 3 * jax.random.normal(key, (2, 3, 7))
+
+
+TARGETS = jnp.array([[1, 6, 0], [4, 1, 0]])
+
+
+def test_summed_loss_is_t5x():
+    golden = np.load(GOLDENS / "t5x" / "t5_network_io.npz")
+    targets = golden["in/decoder_target_tokens"]
+    weights = golden["in/decoder_loss_weights"].astype(np.float32)
+    loss = weighted_loss(jnp.asarray(golden["logits"]), jnp.asarray(targets), jnp.asarray(weights))
+    np.testing.assert_allclose(loss, golden["loss"], rtol=1e-6)
+
+
+def test_cross_entropy_is_minus_log_softmax(logits):
+    exact = np.asarray(logits, np.float64)
+    log_probs = exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    expected = -np.take_along_axis(log_probs, np.asarray(TARGETS)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(token_cross_entropy(logits, TARGETS), expected, rtol=1e-5)
+
+
+def test_equal_logits_cost_the_log_of_the_vocabulary():
+    loss = token_cross_entropy(jnp.zeros((2, 3, 7)), TARGETS)
+    np.testing.assert_allclose(loss, np.full((2, 3), np.log(7)), rtol=1e-6)
+
+
+def test_z_loss_is_the_squared_log_normaliser(logits):
+    extra = token_cross_entropy(logits, TARGETS, 0.5) - token_cross_entropy(logits, TARGETS)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    np.testing.assert_allclose(extra, 0.5 * log_z**2, rtol=1e-4)
+
+
+def test_large_logits_stay_finite():
+    loss = token_cross_entropy(jnp.array([[[1e4, 0.0, -1e4]]]), jnp.array([[2]]))
+    np.testing.assert_allclose(loss, [[2e4]])
+
+
+def test_tokens_of_no_weight_count_for_nothing(logits):
+    weights = (TARGETS > 0).astype(jnp.float32)
+    gradient = jax.grad(weighted_loss)(logits, TARGETS, weights)
+    assert not gradient[:, 2].any()
+    assert gradient[:, :2].any(axis=-1).all()
+    other = logits.at[:, 2].set(0.0)
+    assert weighted_loss(logits, TARGETS, weights) == weighted_loss(other, TARGETS, weights)

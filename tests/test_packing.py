@@ -13,7 +13,7 @@ import pytest
 import tiny
 from test_encoding import Letters
 
-from prompt_tuning_jax import ExampleList, TunedPrompt, optim, save_prompt
+from prompt_tuning_jax import ExampleList, TunedPrompt, save_prompt, train_many
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.packing import (
@@ -27,9 +27,9 @@ from prompt_tuning_jax.data.packing import (
 )
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
-from prompt_tuning_jax.losses import weighted_loss
-from prompt_tuning_jax.models.t5.apply import apply, with_prompt
-from prompt_tuning_jax.training.train_many import train_many
+from prompt_tuning_jax.models.t5.apply import apply
+from prompt_tuning_jax.optim import weighted_loss
+from prompt_tuning_jax.params import flatten, with_prompt
 
 P = 5
 LENGTHS = {"inputs": 40, "targets": 12}
@@ -382,8 +382,8 @@ def test_a_packed_run_behind_a_shared_prompt_ends_as_the_padded_one(start, model
 def test_model_tuning_can_pack(start):
     options = {"prompt_length": 0, "train_steps": 2, "trainable": ((".*", optax.sgd(0.01)),)}
     padded, packed = start("padded model", **options), start("packed model", pack=True, **options)
-    expected = optim.flatten(padded.model.params)
-    for name, x in optim.flatten(packed.model.params).items():
+    expected = flatten(padded.model.params)
+    for name, x in flatten(packed.model.params).items():
         np.testing.assert_allclose(x, expected[name], atol=1e-5, err_msg=name)
 
 

@@ -17,9 +17,9 @@ from common import GOLDENS, float64, widened
 from safetensors.numpy import load_file, save_file
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.commands.exchange import export_prompt
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.commands.export_prompt import export_prompt
 
 HUGGINGFACE = GOLDENS / "huggingface"
 BASE = HUGGINGFACE / "t5_v1_1"

@@ -15,6 +15,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, t5_1_1
+from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
 from prompt_tuning_jax.planning import arithmetic, hlo, step
 from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning import meshes as options
@@ -193,7 +194,7 @@ def test_frozen_weights_have_no_gradients(traced):
 
 
 def sizes(config):
-    params = optim.without_prompt(step.abstract_params(config, LENGTHS))
+    params = without_prompt(step.abstract_params(config, LENGTHS))
     return {name: x.size for name, x in params.items()}
 
 
@@ -346,9 +347,9 @@ def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
 
 def test_shapes_are_those_of_the_model():
     params = step.abstract_params(small(dtype=jnp.bfloat16), LENGTHS)
-    assert params[optim.PROMPT_NAME].shape == (4, 16)
-    assert params[optim.PROMPT_NAME].dtype == np.float32
-    assert {x.dtype for name, x in params.items() if name != optim.PROMPT_NAME} == {
+    assert params[PROMPT_NAME].shape == (4, 16)
+    assert params[PROMPT_NAME].dtype == np.float32
+    assert {x.dtype for name, x in params.items() if name != PROMPT_NAME} == {
         jnp.dtype(jnp.bfloat16)
     }
     assert math.prod(params["encoder/encoder/mlp/wo/kernel"].shape) == 3 * 32 * 16

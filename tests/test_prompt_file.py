@@ -161,13 +161,13 @@ class TestCompatible:
         with pytest.raises(ValueError, match=reason) as error:
             check_compatible(prompt, **{given: "c" * 64})
         assert "tuned for bundled" in str(error.value)
-        assert "allow_mismatch=True" in str(error.value)
+        assert "allow_prompt_mismatch=True" in str(error.value)
         assert "ALLOW_PROMPT_MISMATCH" in str(error.value)
-        check_compatible(prompt, **{given: "c" * 64}, allow_mismatch=True)
+        check_compatible(prompt, **{given: "c" * 64}, allow_prompt_mismatch=True)
 
     def test_another_width_is_refused_always(self, saved):
         with pytest.raises(ValueError, match="16 wide, the model 8"):
-            check_compatible(load_prompt(saved), emb_dim=8, allow_mismatch=True)
+            check_compatible(load_prompt(saved), emb_dim=8, allow_prompt_mismatch=True)
 
     def test_a_bare_array_says_nothing(self):
         check_compatible(TunedPrompt(VALUES), fingerprint="c" * 64, vocabulary_hash="d" * 64)

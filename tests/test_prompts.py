@@ -88,7 +88,7 @@ def test_gradient_reaches_only_the_prompts_in_use(row):
     np.testing.assert_array_equal(gradient[:2], jnp.zeros((2, 2, 4)))
 
 
-def test_join_errors(row):
+def test_join_errors(row, wrong_arrays):
     embedded, positions = row
     with pytest.raises(ValueError, match="8 wide but the model's embeddings are 4 wide"):
         join(embedded, jnp.ones((2, 8)), positions)

@@ -12,14 +12,16 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax import load_model, load_prompt, optim
+from prompt_tuning_jax import load_model, load_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.layers import SCALE
 from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.params import flatten
 from prompt_tuning_jax.train import train
 
 TOKENS = jnp.array([[5, 6, 7, 8, 1, 0], [9, 3, 1, 0, 0, 0]])
@@ -207,7 +209,7 @@ def test_the_bundled_models_logits_and_gradients_hardly_move(bundled, bundled_in
     examples = list(bundled_task("bundled_topic").split("validation"))[:16]
     prompt = load_prompt("bundled_topic")
     lengths = {"inputs": 64, "targets": 8}
-    _, batch = next(iter(bundled.batches(examples, None, 16, lengths)))
+    _, batch = next(eval_batches(examples, bundled.vocabulary, batch_size=16, lengths=lengths))
     real = np.asarray(batch["decoder_loss_weights"]) > 0
     names = ("encoder_input_tokens", "decoder_input_tokens")
     tokens = [batch[name] for name in names]
@@ -242,11 +244,11 @@ def start(tiny_int8, tmp_path, one_device):
 
 
 def test_a_prompt_trains_and_int8_weights_do_not(start, tiny_int8, model):
-    before = {name: np.array(x) for name, x in optim.flatten(tiny_int8.params).items()}
+    before = {name: np.array(x) for name, x in flatten(tiny_int8.params).items()}
     start(train_steps=2)
     result = start(train_steps=4)  # continues
     assert [scores["step"] for scores in result.history] == [2, 4]
-    after = optim.flatten(result.model.params)
+    after = flatten(result.model.params)
     assert before.keys() == after.keys()
     for name, weight in before.items():
         np.testing.assert_array_equal(after[name], weight, err_msg=name)

@@ -1,4 +1,4 @@
-"""The README's commands, exactly as written, at a small step count."""
+"""The commands of the README and of the pages it leads to, as written, at a small step count."""
 
 import argparse
 import json
@@ -9,19 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documented
 import numpy as np
 import pytest
 import xla_flags
 
 from prompt_tuning_jax import TrainConfig, load_prompt
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
-from prompt_tuning_jax.settings.setting import macros
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.settings.setting import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LIBRARY = (ROOT / "prompt_tuning_jax" / "README.md").read_text()
+BLOCKS = [
+    block
+    for page in documented.pages(ROOT)
+    for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
+]
 BASH = [text for language, text in BLOCKS if language == "bash"]
+FEW_STEPS = "--train_steps 2 --eval_period 2 --eval_limit 8"
 
 needs_model = pytest.mark.skipif(
     not (BUNDLED / "model.safetensors").exists(), reason="the bundled model is not made yet"
@@ -47,6 +54,14 @@ def block(word):
     return found
 
 
+def changed(command, **settings):
+    """The command with other values of settings that it gives."""
+    for name, value in settings.items():
+        command, count = re.subn(rf"--{name} \S+", f"--{name} {value}", command)
+        assert count == 1
+    return command
+
+
 def test_the_two_commands_are_there_and_ci_calls_the_second():
     assert "scripts/quickstart.sh\n" in BASH
     assert "scripts/test.sh\n" in BASH
@@ -62,7 +77,7 @@ def test_quickstart_runs_its_comparison(tmp_path):
     last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
     command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
     (tmp_path / "wordings.txt").write_text("Who is it? {input}\n{input}\n")
-    few = "--steps 2 --model_steps 1 --limit 12 --rates [0.003] --text_prompts wordings.txt"
+    few = "--steps 2 --model_steps 1 --limit 12 --rates 0.003 --text_prompts wordings.txt"
     command = command.replace('"$@"', f"{few} --output out.json")
     printed = run(command, tmp_path)
     figures = json.loads((tmp_path / "out.json").read_text())
@@ -116,14 +131,14 @@ def test_your_own_data(tmp_path):
     ]
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train = block("prompt-tuning train \\\n").rstrip()
-    run(f"{train} --gin.TRAIN_STEPS=4 --gin.EVAL_PERIOD=2", tmp_path)
-    printed = run(block("evaluate --gin.PROMPT="), tmp_path).splitlines()
+    train = block("prompt-tuning train --data_dir my_data")
+    run(changed(train, train_steps=4, eval_period=2), tmp_path)
+    printed = run(block("prompt-tuning evaluate --prompt runs/mine"), tmp_path).splitlines()
     scores, answer = json.loads(printed[-2]), json.loads(printed[-1])
     best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
     assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
     assert answer["prediction"] in ("negative", "positive")
-    printed = run(block("checkpoint diff"), tmp_path)
+    printed = run(block("checkpoint diff bundled bundled-hf"), tmp_path)
     assert "70 leaves compared, 0 differ" in printed
     tuned, extracted = (load_prompt(tmp_path / path) for path in ("runs/mine/best", "prompts/mine"))
     np.testing.assert_array_equal(extracted.values, tuned.values)
@@ -131,25 +146,27 @@ def test_your_own_data(tmp_path):
 
 @needs_model
 def test_show_task(tmp_path):
-    printed = run(block("show-task"), tmp_path)
+    printed = run(block("show-task bundled_sentiment").splitlines()[0], tmp_path)
     assert "[prompt 0..19]" in printed
     assert "negative" in printed
 
 
 @needs_model
 def test_many_prompts(tmp_path):
-    lines = run(block("PROMPT_FIELD"), tmp_path).splitlines()
+    lines = run(block("--prompt_field prompt"), tmp_path).splitlines()
     sentiment, topic = map(json.loads, lines)
     assert (sentiment["prediction"], topic["prediction"]) == ("negative", "restaurant")
-    ensemble = block("MIXTURE_OR_TASK_NAME=bundled_woman").rstrip()
-    scores = json.loads(run(f"{ensemble} --gin.LIMIT=20", tmp_path))
+    ensemble = block("prompt-tuning evaluate bundled_woman").rstrip()
+    scores = json.loads(run(f"{ensemble} --limit 20", tmp_path))
     assert len(scores["members"]) == 5
     assert scores["ensemble"]["accuracy"] >= scores["mean"]["accuracy"]
-    train = block("--gin.RUNS").rstrip()
-    settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
-    run(f"{train} {settings}", tmp_path)
+    run(f"{block('--runs slow').rstrip()} {FEW_STEPS}", tmp_path)
     slow, fast = (load_prompt(tmp_path / f"runs/women/{name}/best") for name in ("slow", "fast"))
     assert np.abs(slow.values - fast.values).max() > 0.01
+    run(block("prompt-tuning combine"), tmp_path)
+    ends = [load_prompt(name).values for name in ("bundled_sentiment", "bundled_season")]
+    between = load_prompt(tmp_path / "runs/between").values
+    np.testing.assert_allclose(between, 0.75 * ends[0] + 0.25 * ends[1], rtol=1e-6, atol=1e-6)
 
 
 @needs_model
@@ -164,39 +181,65 @@ def test_interpret_and_exchange(tmp_path):
 
 @needs_model
 def test_more_devices_and_less_memory(tmp_path):
-    settings = "--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 --gin.EVAL_LIMIT=8"
-    run(f"{block('MODEL_DTYPE=int8').rstrip()} {settings}", tmp_path)
+    run(f"{block('--model_dtype int8').rstrip()} {FEW_STEPS}", tmp_path)
     assert load_prompt(tmp_path / "runs/small_memory/best").values.shape == (20, 192)
     assert "fits" in run(block("prompt-tuning plan"), tmp_path)
 
 
 def test_the_settings_of_its_tables_are_there():
-    settings = re.findall(r"^\| `([A-Z_]+)=", README, re.MULTILINE)
+    page = (ROOT / "prompt_tuning_jax" / "devices" / "README.md").read_text()
+    settings = re.findall(r"^\| `--([a-z_]+)", page, re.MULTILINE)
     assert len(settings) == 8
-    assert set(settings) <= set(macros(TrainConfig))
+    assert set(settings) <= set(settings_of(TrainConfig))
 
 
 @needs_model
 @pytest.mark.t5x
 @pytest.mark.data
 def test_under_t5x(tmp_path):
-    run(block("checkpoint diff").splitlines()[0], tmp_path)
+    lines = block("python -m t5x.eval").replace("\\\n", " ").splitlines()
+    (convert,) = [line for line in lines if "checkpoint convert" in line]
+    (train,) = [line for line in lines if "t5x.train" in line]
+    run(convert, tmp_path)
     settings = "--gin.TRAIN_STEPS=2 --gin.CHECKPOINT_PERIOD=2 --gin.EVAL_PERIOD=100"
-    run(f"{block('t5x.train').rstrip()} {settings}", tmp_path)
-    assert load_prompt(tmp_path / "runs/t5x_topic/prompts/2").values.shape == (20, 192)
+    run(f"{train} {settings}", tmp_path)
+    assert load_prompt(tmp_path / "runs/sentiment/prompts/2").values.shape == (20, 192)
+
+
+@needs_model
+def test_a_first_run(tmp_path):
+    train = block("train bundled_topic --prompt_length 20")
+    run(changed(train, train_steps=2).rstrip() + " --eval_period 2 --eval_limit 8", tmp_path)
+    run(f"{block('runs/gin_topic').rstrip()} {FEW_STEPS}", tmp_path)
+    for folder in ("topic", "gin_topic"):
+        assert load_prompt(tmp_path / f"runs/{folder}/best").values.shape == (20, 192)
+
+
+@needs_model
+def test_the_first_answer(tmp_path):
+    (shown,) = [json.loads(text) for language, text in BLOCKS if language == "json"]
+    printed = json.loads(run(block("infer --prompt bundled_topic"), tmp_path))
+    assert printed["prediction"] == shown["prediction"]
+    assert printed["scores"] == pytest.approx(shown["scores"], abs=1e-2)
 
 
 @needs_model
 def test_python(tmp_path):
     (snippet,) = [text for language, text in BLOCKS if language == "python"]
-    for many, few in (("steps=60", "steps=2"), ("period=30", "period=1, eval_limit=8")):
+    assert len(snippet.splitlines()) == 10
+    for many, few in (('steps": 60', 'steps": 2'), ('period": 30', 'period": 1, "eval_limit": 8')):
         assert many in snippet
         snippet = snippet.replace(many, few)
-    (tmp_path / "snippet.py").write_text(snippet + "print(labels, len(history))\n")
-    assert run("python snippet.py", tmp_path).endswith("['film'] 2\n")
+    (tmp_path / "snippet.py").write_text(snippet + "print(len(history))\n")
+    printed = run("python snippet.py", tmp_path)
+    assert printed.startswith("['film']\n")
+    assert printed.endswith("['film']\n2\n")
 
 
 def test_every_module_is_in_the_map():
-    modules = {p.name for p in (ROOT / "prompt_tuning_jax").glob("*.py")} - {"__init__.py"}
-    missing = sorted(name for name in modules if not re.search(rf"\b{name}\b", README))
+    folders = {
+        path.parent.name + "/" for path in (ROOT / "prompt_tuning_jax").glob("*/__init__.py")
+    }
+    modules = {path.name for path in (ROOT / "prompt_tuning_jax").glob("*.py")} - {"__init__.py"}
+    missing = sorted(name for name in modules | folders if name not in LIBRARY)
     assert not missing

@@ -10,6 +10,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.bundled import recipe
 from prompt_tuning_jax.bundled.skills import SkillSource
 from prompt_tuning_jax.data.pretraining import prefix_lm, span_corruption
+from prompt_tuning_jax.params import split_params
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_an_unknown_objective_is_named(prose, vocabulary_file):
 
 def test_queries_and_embeddings_have_rates_of_their_own(vocabulary_file):
     params = recipe.new_model(vocabulary_file).params
-    trainable, frozen = optim.split_params(params, rules := recipe.pretraining_rules(steps=100))
+    trainable, frozen = split_params(params, rules := recipe.pretraining_rules(steps=100))
     assert not frozen
     optimizer = optim.make_optimizer(trainable, rules)
     ones = jax.tree.map(lambda x: np.full(x.shape, 1e-4, np.float32), trainable)

@@ -21,6 +21,7 @@ from flax.core import freeze
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.network import Transformer
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
 from prompt_tuning_jax.prompts import Prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
@@ -34,7 +35,7 @@ STEPS = len(GOLDEN["in/encoder_input_tokens"])
 def first_params():
     """The reference's start, under this library's name of the prompt."""
     names = {name: name.replace("/prompt/prompt/prompt", "/prompt/prompt") for name in PARAMS}
-    return optim.unflatten({names[name]: jnp.asarray(value) for name, value in PARAMS.items()})
+    return unflatten({names[name]: jnp.asarray(value) for name, value in PARAMS.items()})
 
 
 def batches():
@@ -54,16 +55,16 @@ def own_engine(start):
     """(loss summed over target tokens, prompt) of every step, by this library's train step."""
     config = TrainConfig(prompt_length=5, dropout_rate=0.0)
     rules = optim.prompt_rules(0.3, start_step=start)
-    trainable, frozen = optim.split_params(first_params(), rules)
+    trainable, frozen = split_params(first_params(), rules)
     optimizer = optim.make_optimizer(trainable, rules)
-    model = FrozenModel(CONFIG, optim.unflatten(frozen))
+    model = FrozenModel(CONFIG, unflatten(frozen))
     step = make_train_step(config, model, optimizer)
     state = optimizer.init(trainable)
     for batch, prompt in zip(batches(), prompts_before(start), strict=True):
-        trainable = {optim.PROMPT_NAME: jnp.array(prompt)}
+        trainable = {PROMPT_NAME: jnp.array(prompt)}
         trainable, state, metrics = step(trainable, state, frozen, batch, None)
         loss = metrics["loss"] * batch["decoder_loss_weights"].sum()
-        yield float(loss), np.asarray(trainable[optim.PROMPT_NAME])
+        yield float(loss), np.asarray(trainable[PROMPT_NAME])
 
 
 def under_t5x(start, num_microbatches):
@@ -97,8 +98,8 @@ def under_t5x(start, num_microbatches):
         )
     )
     for batch, prompt in zip(batches(), prompts_before(start), strict=True):
-        params = optim.flatten(state.params) | {optim.PROMPT_NAME: jnp.asarray(prompt)}
-        state, metrics = step(state.replace_params(freeze(optim.unflatten(params))), batch)
+        params = flatten(state.params) | {PROMPT_NAME: jnp.asarray(prompt)}
+        state, metrics = step(state.replace_params(freeze(unflatten(params))), batch)
         prompt = state.params["encoder"]["prompt"]["prompt"]
         yield float(metrics["loss"].compute()), np.asarray(prompt)
 

@@ -26,8 +26,11 @@ def bank(size):
         (pt.TunedPrompt(np.ones((2, 8)), metadata={"task": "t"}), "visibility, task 't')"),
         (bank(2), "TunedBank(p0, p1)"),
         (bank(50), "TunedBank(p0, p1, p2 and 47 others)"),
-        (bank(50).rows(["p1"] * 5_000), "BankRows(bank=TunedBank("),
-        (bank(50).ensemble(), "Ensemble(bank=TunedBank("),
+        (
+            bank(50).rows(["p1"] * 5_000),
+            "PromptSet([50, 20, 8], full visibility, 5000 inputs, 1 at a time)",
+        ),
+        (bank(50).ensemble(), "PromptSet([50, 20, 8], full visibility, 50 at a time)"),
         (EVALUATION, "Evaluation(2000 examples, scores {'accuracy': 98.5})"),
         (
             EnsembleEvaluation({"p0": EVALUATION}, "p0", EVALUATION),

@@ -170,7 +170,9 @@ def test_loop_ends_when_every_row_has_ended():
 
     def step(cache, tokens):
         jax.debug.callback(lambda: steps.append(1))
-        return jnp.log(jnp.array([[0.1, 0.8, 0.1]])) + 0.0 * tokens[:, None], cache
+        return jnp.log(jnp.array([[0.1, 0.8, 0.1]])) + 0.0 * tokens[:, None].astype(
+            jnp.float32
+        ), cache
 
     settings = {"batch": 1, "max_length": 50, "eos_id": EOS}
     search.one_sequence(step, jnp.zeros(1), search.greedy, **settings)

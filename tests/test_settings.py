@@ -33,7 +33,7 @@ from prompt_tuning_jax.settings.setting import (
 )
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
-# What a run continues from its state only with, and what runs that train together have in common.
+# Settings that must stay the same for a run to continue, and those that runs together share.
 IDENTITY = """
     prompt_length prompt_layout prompt_visibility batch_size pack seed learning_rate dropout_rate
     scan_layers z_loss loss_normalization feature_lengths data_dir train_file input_template

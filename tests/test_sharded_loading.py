@@ -20,7 +20,7 @@ from test_hosts import free_port
 from prompt_tuning_jax import T5Config, load_model
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.devices import hosts, sharding
-from prompt_tuning_jax.optim import flatten
+from prompt_tuning_jax.params import flatten
 
 CONFIG = T5Config(
     vocab_size=4096,

@@ -20,6 +20,7 @@ from common import HANG
 from prompt_tuning_jax import load_model, optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.set_up import place, start_optimizer
 from prompt_tuning_jax.training.train_step import make_train_step
@@ -114,7 +115,7 @@ def test_slices_that_no_axis_can_join_are_named():
 def test_every_axis_of_every_parameter_has_a_rule(vocabulary, changes):
     config = tiny.make_config(vocabulary, **changes)
     axes = sharding.logical_axes(config)
-    params = optim.flatten(tiny.make_params(config))
+    params = flatten(tiny.make_params(config))
     assert set(axes) == set(params)
     assert all(len(axes[name]) == params[name].ndim for name in params)
     assert {axis for names in axes.values() for axis in names} <= set(sharding.AXIS_RULES)
@@ -122,7 +123,7 @@ def test_every_axis_of_every_parameter_has_a_rule(vocabulary, changes):
 
 def parts(model, spec):
     """Name -> the shape of one device's part, of the weights and a prompt."""
-    flat = {**optim.flatten(model.params), optim.PROMPT_NAME: jnp.zeros((4, 16))}
+    flat = {**flatten(model.params), PROMPT_NAME: jnp.zeros((4, 16))}
     shardings = sharding.param_shardings(sharding.make_mesh(spec), model.config, flat)
     found = {name: shardings[name].shard_shape(x.shape) for name, x in flat.items()}
     return found, {name for name, x in flat.items() if found[name] == x.shape}
@@ -133,8 +134,8 @@ def test_weights_are_split_and_the_prompt_is_not(model):
     assert found[QUERY] == (16, 8)
     assert found["decoder/layers_0/mlp/wo/kernel"] == (16, 16)
     assert found[EMBEDDING] == (model.config.vocab_size // 2, 16)
-    assert optim.PROMPT_NAME in whole
-    assert all(name.endswith("scale") for name in whole - {optim.PROMPT_NAME})
+    assert PROMPT_NAME in whole
+    assert all(name.endswith("scale") for name in whole - {PROMPT_NAME})
 
 
 def test_fully_sharded_every_weight_is_split_over_its_width(model):
@@ -143,7 +144,7 @@ def test_fully_sharded_every_weight_is_split_over_its_width(model):
     assert found["decoder/layers_0/mlp/wo/kernel"] == (32, 8)
     assert found[EMBEDDING] == (model.config.vocab_size, 8)
     biases = {f"{stack}/relpos_bias/rel_embedding" for stack in ("encoder", "decoder")}
-    assert whole == {optim.PROMPT_NAME, *biases}
+    assert whole == {PROMPT_NAME, *biases}
 
 
 def test_an_axis_that_does_not_divide_is_not_split():
@@ -151,7 +152,7 @@ def test_an_axis_that_does_not_divide_is_not_split():
         vocab_size=33, emb_dim=8, num_heads=1, head_dim=8, mlp_dim=8,
         num_encoder_layers=1, num_decoder_layers=1,
     )  # fmt: skip
-    flat = optim.flatten(tiny.make_params(config))
+    flat = flatten(tiny.make_params(config))
     shardings = sharding.param_shardings(sharding.make_mesh("model:2"), config, flat)
     assert shardings[EMBEDDING].is_fully_replicated
     assert shardings["encoder/relpos_bias/rel_embedding"].is_fully_replicated
@@ -160,7 +161,7 @@ def test_an_axis_that_does_not_divide_is_not_split():
 
 def test_optimizer_state_goes_with_its_parameter(model):
     mesh = sharding.make_mesh("fsdp:2")
-    flat = {**optim.flatten(model.params), optim.PROMPT_NAME: jnp.zeros((4, 16))}
+    flat = {**flatten(model.params), PROMPT_NAME: jnp.zeros((4, 16))}
     state = jax.eval_shape(optim.make_optimizer(flat, [(".*", optim.adam(1e-3))]).init, flat)
     places = sharding.param_shardings(mesh, model.config, state)
     expected = sharding.param_shardings(mesh, model.config, flat)
@@ -193,9 +194,9 @@ def test_any_batch_size_goes_over_any_mesh(model, spec):
 @pytest.mark.parametrize("spec", ["fsdp:2", "model:2"])
 def test_hugging_face_weights_are_read_into_their_shards(model, model_dir, spec):
     split = load_model(model_dir, mesh=sharding.make_mesh(spec))
-    found = optim.flatten(split.params)
+    found = flatten(split.params)
     expected = sharding.param_shardings(split.mesh, split.config, found)
-    for name, weight in optim.flatten(model.params).items():
+    for name, weight in flatten(model.params).items():
         assert found[name].sharding == expected[name]
         np.testing.assert_array_equal(found[name], weight)
 
@@ -212,9 +213,9 @@ def step_on(spec: str, directory: str) -> dict:
     count = math.prod(int(size) for size in re.findall(r"\d+", spec))
     mesh = sharding.make_mesh(spec, jax.devices()[:count])
     model = load_model(directory, mesh=mesh)
-    rules = [(optim.PROMPT_NAME, optax.trace(0.0))]  # its state is the gradient
+    rules = [(PROMPT_NAME, optax.trace(0.0))]  # its state is the gradient
     prompts = np.asarray(jax.random.uniform(jax.random.key(1), (3, 5, model.config.emb_dim)))
-    parts = optim.split_params(model.prompted(prompts[0]).params, rules)
+    parts = split_params(model.prompted(prompts[0]).params, rules)
     trainable, frozen = place(mesh, model, *parts)
     optimizer = optim.make_optimizer(trainable, rules)
     state = start_optimizer(mesh, model, optimizer, trainable)
@@ -232,7 +233,7 @@ def step_on(spec: str, directory: str) -> dict:
     compiled = step.lower(trainable, state, frozen, batch, key).compile()
     losses, gradients = [], []
     for number, prompt in enumerate(prompts):
-        trainable, _ = place(mesh, model, {optim.PROMPT_NAME: prompt}, {})
+        trainable, _ = place(mesh, model, {PROMPT_NAME: prompt}, {})
         key = jax.random.fold_in(jax.random.key(0), number)
         trainable, state, metrics = compiled(trainable, state, frozen, batch, key)
         losses.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
@@ -243,7 +244,7 @@ def step_on(spec: str, directory: str) -> dict:
     return {
         "losses": losses,
         "gradients": gradients,
-        "prompt_is_whole": trainable[optim.PROMPT_NAME].is_fully_replicated,
+        "prompt_is_whole": trainable[PROMPT_NAME].is_fully_replicated,
         "share_of_weights": here / weights,
         "gathered": gathered_shapes(compiled.as_text()),
         "weights": [list(x.shape) for x in frozen.values() if x.ndim == 2],

@@ -37,6 +37,7 @@ TOKENS, TARGETS, INPUTS, WEIGHTS = (
     jnp.asarray(IO[f"in/decoder_{name}"])
     for name in ("input_tokens", "target_tokens", "causal_attention", "loss_weights")
 )
+WEIGHTS = WEIGHTS.astype(jnp.float32)
 BATCH = {
     "decoder_input_tokens": TOKENS,
     "decoder_target_tokens": TARGETS,

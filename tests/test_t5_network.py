@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.attention import relative_buckets
+from prompt_tuning_jax.models.t5.attention_bias import relative_buckets
 from prompt_tuning_jax.prompts import Prompt, PromptBank
 
 GOLDENS = Path(__file__).parent / "goldens" / "t5x"
@@ -70,7 +70,7 @@ def loss(network, params, io):
     log_z = jax.nn.logsumexp(logits, axis=-1)
     targets = io["in/decoder_target_tokens"][..., None]
     nll = log_z - jnp.take_along_axis(logits, targets, axis=-1)[..., 0] + 1e-4 * log_z**2
-    return jnp.sum(nll * io["in/decoder_loss_weights"])
+    return jnp.sum(nll * io["in/decoder_loss_weights"].astype(jnp.float32))
 
 
 def close(actual, expected, tolerance=1e-5):

@@ -22,15 +22,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prompt_tuning_jax import T5Config, TunedPrompt, load_model, load_prompt, train
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
+from prompt_tuning_jax.checkpoints.t5x import storage as t5x_storage
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
-from prompt_tuning_jax.checkpoints.t5x.storage import CONTEXT, Leaf
+from prompt_tuning_jax.checkpoints.t5x.storage import CONTEXT
 from prompt_tuning_jax.commands import cli
 from prompt_tuning_jax.commands.infer import infer
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.params import REFERENCE_PROMPT
 from prompt_tuning_jax.training import prompt_start
 
 EVERY = (*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16)
@@ -58,14 +61,16 @@ def scanned(tmp_path_factory):
 def reads(monkeypatch):
     """(leaf, number of values) of every read."""
     seen = []
-    read = Leaf.read
 
-    def recorded(leaf, index=...):
-        values = read(leaf, index)
-        seen.append((leaf.name, values.size))
-        return values
+    def recorded(name, place, shape, dtype, read_part):
+        def read(part):
+            values = read_part(part)
+            seen.append((name, values.size))
+            return values
 
-    monkeypatch.setattr(Leaf, "read", recorded)
+        return StoredArray(name, place, shape, dtype, read)
+
+    monkeypatch.setattr(t5x_storage, "StoredArray", recorded)
     return seen
 
 
@@ -252,7 +257,7 @@ class TestRefusals:
     def test_weights_of_another_model(self, tmp_path):
         more = {"encoder/layers_0/mlp/router/kernel": np.ones((16, 4), np.float32)}
         path = self.save(tmp_path, lambda w: w.update(more))
-        with pytest.raises(ValueError, match=r"weight\(s\) in its layers that no T5 has"):
+        with pytest.raises(ValueError, match=r"weight\(s\) in its layers .*another model's"):
             t5x.load(path)
 
     def test_a_decoder_only_model(self, tmp_path):
@@ -263,7 +268,7 @@ class TestRefusals:
     def test_whole_numbers(self, tmp_path):
         counts = {"encoder/encoder_norm/scale": np.ones(16, np.int16)}
         path = self.save(tmp_path, lambda w: w.update(counts))
-        with pytest.raises(ValueError, match="int16; only floating-point"):
+        with pytest.raises(ValueError, match="int16, but weights must be floating-point"):
             t5x.load(path)
 
 
@@ -340,7 +345,7 @@ class TestAddPrompt:
         assert open_checkpoint(path).kind == "orbax"
 
     def test_a_prompt_is_replaced_under_its_own_name(self, tmp_path, base):
-        first = t5x.add_prompt(base, TunedPrompt(PROMPT), tmp_path / "a", name=t5x.REFERENCE_PROMPT)
+        first = t5x.add_prompt(base, TunedPrompt(PROMPT), tmp_path / "a", name=REFERENCE_PROMPT)
         second = t5x.add_prompt(first, TunedPrompt(PROMPT + 1), tmp_path / "b")
         names = [n for n in open_checkpoint(second).sources if "prompt" in n]
         assert names == ["target/encoder/prompt/prompt/prompt"]
@@ -384,7 +389,7 @@ class TestAddPrompt:
         stranger = TunedPrompt(PROMPT, metadata={"base_model_fingerprint": "0" * 64})
         with pytest.raises(ValueError, match="not the model given"):
             t5x.add_prompt(source, stranger, tmp_path / "other")
-        t5x.add_prompt(source, stranger, tmp_path / "other", allow_mismatch=True)
+        t5x.add_prompt(source, stranger, tmp_path / "other", allow_prompt_mismatch=True)
 
     def test_no_t5(self, tmp_path):
         path = t5x.save(tmp_path, {"a": np.ones(2, np.float32)})

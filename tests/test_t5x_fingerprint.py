@@ -9,9 +9,9 @@ import tiny
 
 from prompt_tuning_jax import load_model
 from prompt_tuning_jax.checkpoints import t5x
-from prompt_tuning_jax.checkpoints.t5x import fingerprint as t5x_fingerprint
-from prompt_tuning_jax.checkpoints.t5x.fingerprint import checkpoint_fingerprint
-from prompt_tuning_jax.optim import flatten
+from prompt_tuning_jax.checkpoints.t5x import hash_cache
+from prompt_tuning_jax.checkpoints.t5x.hash_cache import checkpoint_fingerprint
+from prompt_tuning_jax.params import flatten
 
 KEPT = ".checkpoint_3.fingerprint.json"
 
@@ -25,13 +25,13 @@ def checkpoint(request, tmp_path):
 def hashed(monkeypatch):
     """The checkpoints whose weights were hashed."""
     seen = []
-    hash_weights = t5x_fingerprint._hash
+    hash_weights = hash_cache._hash
 
     def remember(found):
         seen.append(found.path)
         return hash_weights(found)
 
-    monkeypatch.setattr(t5x_fingerprint, "_hash", remember)
+    monkeypatch.setattr(hash_cache, "_hash", remember)
     return seen
 
 
@@ -77,7 +77,7 @@ def test_where_nothing_can_be_written_it_is_found_all_the_same(checkpoint, monke
     def refuse(self, key, data):
         raise ValueError(f"{self.name}/{key} cannot be written: read only")
 
-    monkeypatch.setattr(t5x_fingerprint.Storage, "write", refuse)
+    monkeypatch.setattr(hash_cache.Storage, "write", refuse)
     with caplog.at_level(logging.WARNING):
         assert checkpoint_fingerprint(checkpoint) == load_model(checkpoint).fingerprint
     assert "The next run hashes the weights again" in caplog.text

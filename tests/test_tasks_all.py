@@ -15,7 +15,7 @@ import pytest
 import task_records
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)

@@ -189,7 +189,7 @@ def test_lengths_default_to_512(root):
 
 
 def test_bad_input_is_named(root, tmp_path, vocabulary):
-    with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS.*raise them"):
+    with pytest.raises(ValueError, match=r"feature_lengths.*raise them"):
         examples("text_prefix_lm", lengths={"inputs": 6, "targets": 6})
     with settings.using(data_dir=tmp_path):
         with pytest.raises(FileNotFoundError, match="put prose there for train"):

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
@@ -196,7 +196,7 @@ def test_a_wrong_vocabulary_is_named(tmp_path):
 def test_wrong_places_and_splits_are_named(data):
     source = seqio.TaskRegistry.get("words_task").source
     settings.use(data_dir=data / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"elsewhere\. Set DATA_DIR or PROMPT_TUNING_"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere\. Set data_dir or PROMPT_TUNING_"):
         source.get_dataset("train")
     for place in (None, data):
         with (

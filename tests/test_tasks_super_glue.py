@@ -8,7 +8,7 @@ import pytest
 import task_records
 from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.task import target_text
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 

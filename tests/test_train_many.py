@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning_jax import ExampleList, load_prompt, optim
+from prompt_tuning_jax import ExampleList, load_prompt, optim, train_many
 from prompt_tuning_jax import train as run_alone
 from prompt_tuning_jax.commands.train import main
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.train_many import make_step, prepare, start_stack, train_many
+from prompt_tuning_jax.training.runs import run_configs
+from prompt_tuning_jax.training.set_up import prepare
+from prompt_tuning_jax.training.trainers import StackedTrainer, make_stacked_step, start_stack
 
 pytestmark = pytest.mark.usefixtures("one_device")
 BASE = {
@@ -153,15 +156,14 @@ def test_a_run_ends_when_its_patience_does(together, alone):
 def test_the_frozen_weights_are_there_once(model, tmp_path):
     """The compiled step takes one copy of them, makes none, and gives them no gradient."""
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
-    from prompt_tuning_jax.devices.sharding import make_mesh
-    from prompt_tuning_jax.training.runs import run_configs
-
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
-    runs, frozen, _ = prepare(configs, model, make_mesh("data:1"))
-    stack = start_stack(runs, config)
+    runs, starts, _, frozen = prepare(
+        configs, model, sharding.make_mesh("data:1"), StackedTrainer.check
+    )
+    stack = start_stack(starts, config.trainable)
     batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}
     keys, rates = jax.random.split(jax.random.key(0), 8), np.ones(8, np.float32)
-    step = make_step(config, model)
+    step = make_stacked_step(config, model)
     lowered = step.lower(stack, frozen, batch, keys, rates, 0)
     memory = lowered.compile().memory_analysis()
     weights = sum(x.nbytes for x in frozen.values())
@@ -247,3 +249,16 @@ def test_the_order_of_runs_does_not_matter(together):
     assert not np.array_equal(first["a"].prompt.values, first["b"].prompt.values)
     for name in runs:
         np.testing.assert_array_equal(again[name].prompt.values, whole[name].prompt.values)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_nothing_goes_to_the_device_unasked_in_a_step(together, alone, monkeypatch, several):
+    put = sharding.put
+
+    def forgetful(tree, places):
+        is_batch = "encoder_input_tokens" in tree
+        return tree if is_batch else put(tree, places)
+
+    monkeypatch.setattr(sharding, "put", forgetful)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        together({"a": {}}) if several else alone("one", {})

@@ -7,6 +7,7 @@ import tiny
 from prompt_tuning_jax import TunedPrompt, load_prompt, optim, save_prompt
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.combine import compose
+from prompt_tuning_jax.params import PROMPT_NAME
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2, "dropout_rate": 0.0}
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -52,7 +53,7 @@ def test_the_first_step_is_that_of_the_whole_prompt(start, shared, tmp_path, mod
     own = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
     save_prompt(tmp_path / "own", own)
     save_prompt(tmp_path / "both", compose([load_prompt(shared), TunedPrompt(own)]))
-    rules = [(optim.PROMPT_NAME, optim.optax.sgd(0.1))]
+    rules = [(PROMPT_NAME, optim.optax.sgd(0.1))]
     one = {"train_steps": 1, "eval_period": 1, "trainable": rules}
     behind = start("behind", prompt_init=str(tmp_path / "own"), **one).prompt.values
     whole = start(
@@ -88,8 +89,8 @@ def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt_length": 0}, "PROMPT_LENGTH above 0"),
-        ({"prompt_layout": "suffix"}, "layout 'prefix': set PROMPT_LAYOUT"),
+        ({"prompt_length": 0}, "prompt_length above 0"),
+        ({"prompt_layout": "suffix"}, "layout 'prefix': set prompt_layout"),
         ({"shared_prompt": "no/such"}, "no/such"),
     ],
 )

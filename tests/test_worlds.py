@@ -5,13 +5,18 @@ import re
 
 import pytest
 
-from prompt_tuning_jax.bundled import lexicon, phrasings, skills
+from prompt_tuning_jax.bundled import lexicon, opinions, phrasings, skills
 from prompt_tuning_jax.bundled.lexicon import SPLITS, divide
 from prompt_tuning_jax.bundled.subjects import SUBJECTS
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.bundled.worlds import MAX_WORDS, VALUES, generator, write
 
-FRAMES = phrasings.ALL
+FRAMES = {
+    name.lower(): value
+    for module in (phrasings, opinions)
+    for name, value in vars(module).items()
+    if name.isupper() and isinstance(value, dict) and set(value) == set(lexicon.SPLITS)
+}
 
 
 def documents(split, count=150, **options):

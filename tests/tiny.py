@@ -13,7 +13,7 @@ import sentencepiece
 from prompt_tuning_jax import ExampleList, T5Config, Task, Transformer, Vocabulary
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.data.metrics import get_metric
-from prompt_tuning_jax.optim import PROMPT_NAME, flatten, unflatten
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
 
 FOODS = ("soup", "bread", "cake", "tea", "fish", "rice", "pie", "salad", "stew", "apple")
 GOOD = ("good", "warm", "sweet", "fresh")

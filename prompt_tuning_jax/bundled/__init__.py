@@ -1,5 +1,1 @@
-"""What comes with the package to try it on: a small T5, prompts for it, and its tasks."""
-
-from pathlib import Path
-
-BUNDLED = Path(__file__).parent / "model"
+"""The bundled model and its prompts, the worlds that it was trained on, and the bundled tasks."""

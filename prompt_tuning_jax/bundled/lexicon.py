@@ -38,7 +38,7 @@ def divide(items, shuffle: bool = False) -> dict[str, tuple]:
     """
     items = list(dict.fromkeys(items))
     if len(items) < 6:
-        raise ValueError(f"Four splits need six items or more, got {len(items)}: {items}")
+        raise ValueError(f"Four splits need six items or more, got {len(items)}: {items}.")
     if shuffle:
         random.Random(0).shuffle(items)
     dealt = {split: [] for split in SPLITS}

@@ -1,4 +1,4 @@
-"""The sentences of the generated worlds, dealt out to the splits: no two splits share a phrasing.
+"""The sentences of the generated worlds but opinions, dealt out to the splits, which share none.
 
 A phrasing is written with slots, `{he}`, and choices, `[one|another|]`:
 
@@ -11,15 +11,16 @@ A phrasing is written with slots, `{he}`, and choices, `[one|another|]`:
     {companion} {relation} {kin}   who came along, as whose sister or brother; any relative
 """
 
-from prompt_tuning_jax.bundled.lexicon import SPLITS, divide
+from prompt_tuning_jax.bundled.lexicon import divide
 
 
-def _lines(text: str) -> dict[str, tuple[str, ...]]:
+def lines(text: str) -> dict[str, tuple[str, ...]]:
+    """The lines of a text, dealt out to the splits."""
     return divide(line.strip() for line in text.strip().splitlines())
 
 
 # How a document begins: {did} carries the thing, {tail} where, when and with whom.
-OPENINGS = _lines("""
+OPENINGS = lines("""
     {he} {did}{tail}.
     [Some|Many] weeks ago {he} {did}{tail}.
     {he} [finally|eventually] {did}{tail}.
@@ -53,7 +54,7 @@ OPENINGS = _lines("""
 """)
 
 # Adjuncts, each with the leading blank.
-PLACE_TAILS = _lines("""
+PLACE_TAILS = lines("""
     in {town}
     on a visit to {town}
     in the old part of {town}
@@ -69,7 +70,7 @@ PLACE_TAILS = _lines("""
     over in {town}
     down in {town}
 """)
-TIME_TAILS = _lines("""
+TIME_TAILS = lines("""
     {time}
     one day {time}
     in no hurry {time}
@@ -85,7 +86,7 @@ TIME_TAILS = _lines("""
     [this year|last year] {season}
     for an hour {time}
 """)
-COMPANY_TAILS = _lines("""
+COMPANY_TAILS = lines("""
     with {his} {relation} {companion}
     together with {companion}
     and took {companion} along
@@ -99,7 +100,7 @@ COMPANY_TAILS = _lines("""
 """)
 
 # A fact in a sentence of its own.
-PLACE_SENTENCES = _lines("""
+PLACE_SENTENCES = lines("""
     This was in {town}.
     It all happened in {town}.
     That is how things are in {town}.
@@ -121,7 +122,7 @@ PLACE_SENTENCES = _lines("""
     In {town}, people know each other.
     The station of {town} is close by.
 """)
-TIME_SENTENCES = _lines("""
+TIME_SENTENCES = lines("""
     It happened {time}.
     {he} arrived {time}.
     All this was {time}.
@@ -139,7 +140,7 @@ TIME_SENTENCES = _lines("""
     The whole thing took place {time}.
     {he} was usually free {time}.
 """)
-SEASON_SENTENCES = _lines("""
+SEASON_SENTENCES = lines("""
     Outside, {sign}.
     At the time {sign}.
     {he} noticed that {sign}.
@@ -161,7 +162,7 @@ SEASON_SENTENCES = _lines("""
     Meanwhile {sign}.
     {he} went there {season}.
 """)
-DAY_SENTENCES = _lines("""
+DAY_SENTENCES = lines("""
     It was a {day}.
     This happened on {day}.
     {he} had been looking forward to {day}.
@@ -171,7 +172,7 @@ DAY_SENTENCES = _lines("""
     Like every {day}, there was a crowd.
     The doors open at ten on {day}.
 """)
-COLOUR_SENTENCES = _lines("""
+COLOUR_SENTENCES = lines("""
     There was a {colour} {object} near the entrance.
     A {colour} {object} stood by the wall.
     {he} had brought a {colour} {object}.
@@ -185,7 +186,7 @@ COLOUR_SENTENCES = _lines("""
     {he} walked past a {colour} {object}.
     A {colour} {object} could be seen from the street.
 """)
-NUMBER_SENTENCES = _lines("""
+NUMBER_SENTENCES = lines("""
     There were {number} {crowd}.
     {he} counted {number} {crowd}.
     {number} {crowd} stood nearby.
@@ -199,7 +200,7 @@ NUMBER_SENTENCES = _lines("""
     At the back {he} found {number} {crowd}.
     {number} {crowd} could be seen from the road.
 """)
-ORIGIN_SENTENCES = _lines("""
+ORIGIN_SENTENCES = lines("""
     {his} {kin} comes from {origin}.
     {his} {kin} had sent a card from {origin}.
     A letter from {origin} was waiting at home.
@@ -211,7 +212,7 @@ ORIGIN_SENTENCES = _lines("""
     {he} moved here from {origin}.
     A man from {origin} asked for the time.
 """)
-PLAIN_SENTENCES = _lines("""
+PLAIN_SENTENCES = lines("""
     It [took|lasted] about two hours.
     {his} {kin} had heard of it before.
     {he} had read about it in the newspaper.
@@ -229,173 +230,3 @@ PLAIN_SENTENCES = _lines("""
     A dog was barking somewhere.
     The telephone rang twice.
 """)
-
-# Opinions.
-ADJECTIVE_SENTENCES = _lines("""
-    {part} {was} [really|truly|] {adj}.
-    {he} [thought|felt|said] that {part} {was} {adj}.
-    {he} found {part} {adj}.
-    {part} turned out to be {adj}.
-    In {his} [opinion|view], {part} {was} {adj}.
-    {part} struck {him} as {adj}.
-    As for {part}, {he} found {that} {adj}.
-    What {he} [remembered|noticed] most was how {adj} {part} {was}.
-    [What is more|Besides], {part} {was} {adj}.
-    {he} described {part} as {adj}.
-    {part} {was} {adj} from start to finish.
-    Nobody could deny that {part} {was} {adj}.
-    As far as {he} could tell, {part} {was} {adj}.
-    {he} kept saying how {adj} {part} {was}.
-    {part} proved [to be|] {adj}.
-    Everyone agreed that {part} {was} {adj}.
-    {part} {was} {adj} and {adj}.
-    {part} seemed {adj} to {him}.
-    {he} called {part} {adj}.
-    {adj} and {adj}: so {was} {part}.
-    To {his} mind, {part} {was} {adj}.
-    If you had asked {him}, {part} {was} {adj}.
-    Above all, {part} {was} {adj}.
-    {he} wrote to a {kin} that {part} {was} {adj}.
-    Right away {he} saw how {adj} {part} {was}.
-    {he} could only call {part} {adj}.
-    With {part} so {adj}, {he} {reaction}.
-    [It was plain|Anyone could see] that {part} {was} {adj}.
-    {he} made a note that {part} {was} {adj}.
-    {part}, {he} [said|wrote], {was} {adj}.
-    {he} had one word for {part}: {adj}.
-    [By all accounts|From what {he} saw], {part} {was} {adj}.
-    {he} told {his} {kin} how {adj} {part} {was}.
-    {part} {was} so {adj} that {he} {reaction}.
-    {his} {kin} asked about {part}, and {he} said: {adj}.
-    {adj} is the word {he} used for {part}.
-    {he} considered {part} {adj}.
-    There is no denying that {part} {was} {adj}.
-    Even {his} {kin} thought that {part} {was} {adj}.
-    {part} looked {adj} to {him}, and {he} {reaction}.
-    {he} agreed with {his} {kin} that {part} {was} {adj}.
-    {part} {was} {adj}, and it was {a_noun}.
-    To begin with, {part} {was} {adj}.
-    {part}? {adj}, if you had asked {him}.
-    For all to see, {part} {was} {adj}.
-    It did not take long to see how {adj} {part} {was}.
-    One thing stood out: {part} {was} {adj} and {adj}.
-    {he} was sure that {part} {was} {adj}.
-    On the whole, {part} {was} {adj}.
-    Beyond doubt {part} {was} {adj}.
-""")
-NEGATED_SENTENCES = _lines("""
-    {part} {was} not {opposite} [at all|in the least].
-    {part} {was} [anything but|far from] {opposite}.
-    {he} did not find {part} {opposite} at all.
-    Nobody could call {part} {opposite}.
-    There was nothing {opposite} about {part}.
-    {he} never thought that {part} {was} {opposite}.
-    {part} did not seem {opposite} to {him}.
-    {he} would not call {part} {opposite}.
-""")
-VERB_SENTENCES = _lines("""
-    {he} {verb} it.
-    {he} {verb} {part}.
-    From the start {he} {verb} {part}.
-    [There was no doubt|It was plain] that {he} {verb} it.
-    {he} told a {kin} that {he} {verb} {part}.
-    [By the end|Before long] {he} {verb} it.
-    Everyone could see that {he} {verb} {part}.
-    In truth {he} {verb} it.
-    More than anything, {he} {verb} {part}.
-    {he} {verb} {part}, and {his} {kin} felt the same.
-    Like [everybody else|all the others], {he} {verb} {part}.
-    {he} made it clear that {he} {verb} it.
-    Looking back, {he} {verb} {part}.
-    {he} {verb} it, [especially|above all] {part}.
-    To nobody's surprise, {he} {verb} {part}.
-    {his} friends soon knew that {he} {verb} it.
-    Most of all, {he} {verb} {part}.
-    {he} {verb} {part} as well.
-    It is no secret that {he} {verb} {part}.
-    {he} {verb} it from the very beginning.
-    {he} {verb} it, and {he} said so.
-    Ask anyone: {he} {verb} {part}.
-    {he} had to say that {he} {verb} {part}.
-    As {his} {kin} noticed, {he} {verb} it.
-    {he} {verb} everything about it, even {part}.
-    There is one thing {he} never hid: {he} {verb} {part}.
-    {he} {verb} {part}, for it was {a_noun}.
-    Every time {he} spoke of it, {he} said that {he} {verb} {part}.
-    {his} letters tell us that {he} {verb} it.
-    Within minutes {he} {verb} {part}.
-""")
-NOUN_SENTENCES = _lines("""
-    It was {a_noun}.
-    The {noun} was {a_noun}.
-    For {him} it was {a_noun}.
-    {he} called it {a_noun}.
-    The whole thing was {a_noun}.
-    In [short|a word], it was {a_noun}.
-    {he} told everyone that the {noun} was {a_noun}.
-    It turned out to be {a_noun}.
-    {his} {kin} heard that it was {a_noun}.
-    It proved to be {a_noun}, as {he} put it.
-    {a_noun}: that is what it was.
-    {he} still thought of it as {a_noun}.
-    If ever there was {a_noun}, it was this {noun}.
-    [Nobody doubted|All agreed] that it was {a_noun}.
-    From beginning to end the {noun} was {a_noun}.
-    {he} wrote that it had been {a_noun}.
-    {he} could only call it {a_noun}.
-    It can only be called {a_noun}.
-    {his} {kin} agreed that it was {a_noun}.
-    To sum up, it was {a_noun}.
-""")
-OUTCOME_SENTENCES = _lines("""
-    It {outcome}.
-    The {noun} {outcome}.
-    {he} said that it {outcome}.
-    In the end it {outcome}.
-    {he} [felt|believed] that the {noun} {outcome}.
-    [After all|To be honest], it {outcome}.
-    Everyone heard that the {noun} {outcome}.
-    The {noun}, {he} said, {outcome}.
-    There can be no doubt that it {outcome}.
-    Once it was over, {he} knew that it {outcome}.
-    [As it turned out|In fact], the {noun} {outcome}.
-    {he} wrote to a {kin} that it {outcome}.
-    {his} {kin} could see that it {outcome}.
-    It must be said that the {noun} {outcome}.
-    {he} found that the {noun} {outcome}.
-    Without a doubt it {outcome}.
-    {he} was sure that it {outcome}.
-    In every way it {outcome}.
-    By the end it was clear that it {outcome}.
-    At any rate, the {noun} {outcome}.
-""")
-REACTION_SENTENCES = _lines("""
-    {he} {reaction}.
-    In the end {he} {reaction}.
-    Afterwards {he} {reaction}.
-    [So|And so] {he} {reaction}.
-    When it was over, {he} {reaction}.
-    [No wonder|Small wonder] that {he} {reaction}.
-    That is why {he} {reaction}.
-    Needless to say, {he} {reaction}.
-    As a result {he} {reaction}.
-    {his} {kin} remembered that {he} {reaction}.
-    Later {he} {reaction}.
-    [Of course|Naturally] {he} {reaction}.
-    It ended like this: {he} {reaction}.
-    [Within minutes|Soon enough] {he} {reaction}.
-    For that reason {he} {reaction}.
-    Finally {he} {reaction}.
-    After that {he} {reaction}.
-    {he} left, and {he} {reaction}.
-    On the way out {he} {reaction}.
-    The following week {he} {reaction}.
-    {his} {kin} saw how {he} {reaction}.
-    It was no surprise that {he} {reaction}.
-""")
-
-ALL = {
-    name.lower(): value
-    for name, value in list(globals().items())
-    if name.isupper() and isinstance(value, dict) and set(value) == set(SPLITS)
-}

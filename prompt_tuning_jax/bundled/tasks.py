@@ -217,7 +217,7 @@ def bundled_examples(name: str, split: str) -> ExampleList:
     """The examples of one split of a bundled task; the same every time, everywhere."""
     task = _find(name)
     if split not in SIZES:
-        raise ValueError(f"bundled task {name!r} has no split {split!r}; it has {tuple(SIZES)}")
+        raise ValueError(f"Bundled task {name!r} has no split {split!r}; it has {tuple(SIZES)}.")
     return ExampleList(task.example(split, index, name) for index in range(SIZES[split]))
 
 
@@ -248,6 +248,6 @@ def hand_written_prompts(name: str) -> Sequence[str]:
 def _find(name: str) -> BundledTask:
     if name not in BUNDLED_TASKS:
         raise ValueError(
-            f"no bundled task is called {name!r}; there are {', '.join(BUNDLED_TASKS)}"
+            f"No bundled task is called {name!r}; there are {', '.join(BUNDLED_TASKS)}."
         )
     return BUNDLED_TASKS[name]

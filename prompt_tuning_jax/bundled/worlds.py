@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
-from prompt_tuning_jax.bundled import lexicon, phrasings
+from prompt_tuning_jax.bundled import lexicon, opinions, phrasings
 from prompt_tuning_jax.bundled.lexicon import NARRATOR, Person
 from prompt_tuning_jax.bundled.subjects import SUBJECTS, Subject
 
@@ -84,11 +84,11 @@ _FACT_SENTENCES = {
 }
 _WHEN = ("time", "season", "day")
 _OPINIONS = (
-    *[phrasings.ADJECTIVE_SENTENCES] * 10,
-    *[phrasings.VERB_SENTENCES] * 5,
-    *[phrasings.NOUN_SENTENCES] * 3,
-    *[phrasings.OUTCOME_SENTENCES] * 3,
-    *[phrasings.REACTION_SENTENCES] * 4,
+    *[opinions.ADJECTIVE_SENTENCES] * 10,
+    *[opinions.VERB_SENTENCES] * 5,
+    *[opinions.NOUN_SENTENCES] * 3,
+    *[opinions.OUTCOME_SENTENCES] * 3,
+    *[opinions.REACTION_SENTENCES] * 4,
 )
 
 
@@ -168,7 +168,7 @@ class _Writer:
         tails, apart = self._divide_facts()
         body = [self._pick(self.rng.choice(_OPINIONS)) for _ in range(self.opinions)]
         if self.opinions > 2 and self.rng.random() < 0.25:
-            body[-1] = self._pick(phrasings.NEGATED_SENTENCES)
+            body[-1] = self._pick(opinions.NEGATED_SENTENCES)
         extra = [self._pick(_FACT_SENTENCES[fact], fact) for fact in apart]
         if len(extra) + self.opinions < 3 and self.rng.random() < 0.5:
             extra.append(self._pick(phrasings.PLAIN_SENTENCES))

@@ -7,12 +7,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from prompt_tuning_jax.devices.sharding import to_host
-
-# The prompt is what changes; the fingerprint is of what does not.
-_PROMPT = "encoder/prompt/"
+from prompt_tuning_jax.params import PROMPT_FOLDER, flatten
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
@@ -22,8 +19,9 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     loaded as float32 or as bfloat16, and from whichever file format. All values count: about a
     second per billion on a few cores.
     """
-    flat = flatten_dict(params, sep="/")
-    names = sorted(name for name in flat if not name.startswith(_PROMPT))
+    flat = flatten(params)
+    # The prompt is what changes; the fingerprint is of what does not.
+    names = sorted(name for name in flat if not name.startswith(PROMPT_FOLDER))
     # Hashing releases the interpreter's lock; several hosts gather one weight after the other.
     together = all(getattr(flat[name], "is_fully_addressable", True) for name in names)
     with ThreadPoolExecutor(max_workers=4 if together else 1) as pool:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
-from prompt_tuning_jax.checkpoints.json_file import read_json
+from prompt_tuning_jax.json_values import json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -44,7 +44,7 @@ def is_adapter(directory: str | os.PathLike) -> bool:
 
 def read_adapter(
     directory: str | os.PathLike,
-) -> tuple[Float[np.ndarray, "prompt embed"], dict[str, Any]]:
+) -> tuple[Float[np.ndarray, "P D"], dict[str, Any]]:
     """A T5's prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
 
     Returns:
@@ -57,9 +57,10 @@ def read_adapter(
     """
     directory = Path(directory)
     _check_files(directory)
-    config = read_json(directory / CONFIG)
+    path = directory / CONFIG
+    config = json_object(path.read_bytes(), path, "Fetch it again.")
     _check_kind(directory, config)
-    length, rows = _sizes(directory / CONFIG, config)
+    length, rows = _sizes(path, config)
     values = _read_tensor(directory / WEIGHTS)
     expected = (rows, config.get("token_dim"))
     if values.shape != expected:
@@ -78,7 +79,7 @@ def read_adapter(
 
 def write_adapter(
     directory: str | os.PathLike,
-    values: Float[np.ndarray, "prompt embed"],
+    values: Float[np.ndarray, "P D"],
     *,
     base_model: str,
     num_layers: int,

@@ -25,7 +25,7 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     read_prompt,
 )
 from prompt_tuning_jax.data.templates import label_text
-from prompt_tuning_jax.json_values import plain
+from prompt_tuning_jax.json_values import json_object, plain
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
@@ -267,26 +267,14 @@ def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]
     sidecar = path.with_name(_METADATA)
     texts = []
     if path.name == _VALUES and sidecar.is_file():
-        texts.append((sidecar, sidecar.read_bytes()))
+        remedy = f"Delete it: {_VALUES} holds a copy of it."
+        texts.append((sidecar, sidecar.read_bytes(), remedy))
     if header is not None:
-        texts.append((path, header))
-    for source, text in texts:
-        facts = _parsed(source, text)
+        texts.append((f"The header of {path}", header, "Copy the file again."))
+    for source, text, remedy in texts:
+        facts = json_object(text, source, remedy)
         if facts.get(_CHECKSUM, _checksum(values)) == _checksum(values):
             return facts
     if texts:
         raise ValueError(f"{path} is corrupt: its values do not have the checksum written with it.")
     return {}
-
-
-def _parsed(source: Path, text: str | bytes) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(
-            f"{source} is not valid JSON ({error}). If it is {_METADATA}, delete it: "
-            f"{_VALUES} holds a copy."
-        ) from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{source} must hold a JSON object, not {type(facts).__name__}.")
-    return facts

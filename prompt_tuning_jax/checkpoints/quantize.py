@@ -8,8 +8,9 @@
                                                         .../embedding_scale  float32 [V, 1]
 
 A weight is its int8 values times the scale; it is wrong by at most half a scale. Norms and
-relative-position biases, which are small, stay as they are. Only weights are int8: `t5.layers`
-multiplies in the activations' dtype, so gradients reach the prompt as they do otherwise.
+relative-position biases, which are small, stay as they are. Only weights are int8:
+`models.t5.layers` multiplies in the activations' dtype, so gradients reach the prompt as they do
+otherwise.
 """
 
 import functools
@@ -22,6 +23,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int8
 
 from prompt_tuning_jax.checkpoints import fingerprint
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5.layers import SCALE
 
 _LARGEST = 127
@@ -51,7 +53,7 @@ class Quantizer:
 def _summed_axes(name: str, ndim: int) -> tuple[int, ...] | None:
     """The axes that share a scale, which a product with the weight sums over; None: not quantised.
 
-    Scanned layers stand on axis 1 and have scales of their own, see `t5.scan`.
+    Scanned layers stand on axis 1 and have scales of their own, see `models.t5.scan`.
     """
     if name == "token_embedder/embedding":
         return (1,)
@@ -94,5 +96,5 @@ def check_float(params: Mapping[str, Any]) -> None:
     if is_quantized(params):
         raise ValueError(
             "int8 weights are for use only and are not saved: load the model as float32 or "
-            "bfloat16 (load_model's dtype; MODEL_DTYPE on the command line) and save that."
+            f"bfloat16 ({spelled('model_dtype')}) and save that."
         )

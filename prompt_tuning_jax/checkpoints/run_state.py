@@ -5,12 +5,14 @@ complete state and renames, so a run killed at any moment resumes from a whole o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+
+from prompt_tuning_jax.errors import spelled
 
 DIRECTORY = "state"
 SHOWN = 4  # differences that an error names
@@ -22,9 +24,17 @@ class RunState:
     Args:
       identity: what makes two runs the same run, setting -> value; another run's state is
         refused, with the settings that differ.
+      shown: how an error calls a key of the identity.
     """
 
-    def __init__(self, model_dir: str | Path, identity: Mapping[str, Any], keep: int = 2):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        identity: Mapping[str, Any],
+        keep: int = 2,
+        shown: Callable[[str], str] = str,
+    ):
+        self._shown = shown
         self._directory = Path(model_dir).absolute() / DIRECTORY
         self._identity = json.loads(json.dumps(dict(identity), default=_as_json))
         self._manager = ocp.CheckpointManager(
@@ -55,7 +65,8 @@ class RunState:
         except ValueError as error:
             raise ValueError(
                 f"{self._directory / str(step)} does not fit this run: it was saved with another "
-                "optimizer, or is damaged. Set TRAINABLE back, or choose another MODEL_DIR."
+                f"optimizer, or is damaged. Set {spelled('trainable')} back, or choose another "
+                f"{spelled('model_dir')}."
             ) from error
         leaves = [restored[name] for name in target]
         return jax.tree.unflatten(jax.tree.structure(arrays), leaves), meta
@@ -79,7 +90,7 @@ class RunState:
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
         mine = self._identity
         changes = [
-            f"{name} was {saved.get(name)!r}, now {mine.get(name)!r}"
+            f"{self._shown(name)} was {saved.get(name)!r}, now {mine.get(name)!r}"
             for name in dict.fromkeys([*mine, *saved])
             if saved.get(name) != mine.get(name)
         ]
@@ -87,7 +98,8 @@ class RunState:
             others = f"; {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             raise ValueError(
                 f"{self._directory.parent} holds another run ({'; '.join(changes[:SHOWN])}"
-                f"{others}): set it back to continue that run, or choose another MODEL_DIR."
+                f"{others}): set it back to continue that run, or choose another "
+                f"{spelled('model_dir')}."
             )
 
 

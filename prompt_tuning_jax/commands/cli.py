@@ -13,7 +13,7 @@ from prompt_tuning_jax import __version__
 
 
 class Command(NamedTuple):
-    """A module of `commands` with a `main(argv)`; CONFIG or COMMANDS there are its settings.
+    """A module of `commands`: its `main(argv)`, and its CONFIG class or its table of COMMANDS.
 
     Attributes:
       module: its name.

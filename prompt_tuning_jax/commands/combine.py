@@ -35,7 +35,7 @@ class CombineConfig:
 @settings
 class AverageConfig(CombineConfig):
     weights: Sequence[float] | None = setting(
-        None, "one for each prompt; equal by default.", group="prompt"
+        default=None, help="one for each prompt; equal by default.", group="prompt"
     )
 
 

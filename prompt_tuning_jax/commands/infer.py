@@ -15,6 +15,7 @@ with the prompt that it names; one batch mixes them:
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -25,9 +26,8 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from prompt_tuning_jax.banks import BankRows, TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.data.records import parse_json
 from prompt_tuning_jax.data.templates import (
     Template,
     check_unicode,
@@ -38,6 +38,7 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
 from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
+from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.infer_config import InferConfig
@@ -49,6 +50,7 @@ from prompt_tuning_jax.settings.prompt_config import (
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
+_LINES = 'With an input template, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",
@@ -70,7 +72,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
       ValueError: a record that is no JSON object, or lacks a field of the template; it names the
         line.
     """
-    config = config or InferConfig(**options)
+    config = dataclasses.replace(config or InferConfig(), **options)
     check_settings(config)
     template = None if config.input_template is None else Template(config.input_template)
     mesh = sharding.make_mesh(config.mesh)
@@ -103,17 +105,24 @@ def check_settings(config: InferConfig) -> None:
         )
 
 
+def is_ensemble(config: InferConfig) -> bool:
+    """Whether several prompts answer every record together."""
+    return config.prompts is not None and config.prompt_field is None
+
+
 def legal_answers(
     config: InferConfig, prompt: TunedPrompt | TunedBank | None
 ) -> dict[str | None, Choices]:
-    """The answers to rank, by the name of a record's prompt, or None's; a None generates.
+    """Prompt name -> the answers to rank, or None where text is generated.
+
+    The name is None where records name no prompt.
 
     Raises:
       ValueError: answers are asked to be ranked, but unknown; or the members of an ensemble know
         different ones.
     """
     given = None if config.verbalizers is None else words_of(config.verbalizers)
-    bank = prompt.prompts if isinstance(prompt, TunedBank) else {None: prompt}
+    bank = {None: prompt} if config.prompts is None else prompt.prompts
     legal: dict[str | None, Choices] = {}
     for name, one in bank.items():
         own = given or (own_words(one) if one else None)
@@ -123,7 +132,7 @@ def legal_answers(
                 "answers."
             )
         legal[name] = None if config.predictions == "generate" else own
-    if isinstance(prompt, TunedBank) and config.prompt_field is None:
+    if is_ensemble(config):
         if len({own and frozenset(own) for own in legal.values()}) > 1:
             answers = "; ".join(f"{name}: {own and list(own)}" for name, own in legal.items())
             raise ValueError(
@@ -147,34 +156,38 @@ def predict(
     texts = [one.text for one in inputs]
     if config.text_prompt is not None:
         texts = [apply_text_prompt(config.text_prompt, text) for text in texts]
-    used = prompt
-    if isinstance(prompt, TunedBank):
-        used = prompt.ensemble() if config.prompt_field is None else rows_of(prompt, inputs)
+    used = prompts_of(config, prompt, inputs)
     choices = [legal[one.prompt] for one in inputs]
     options = {name: getattr(config, name) for name in ANSWERING}
     answers = answer(model, texts, choices, used, first=first, **options)
     for one, found in zip(inputs, answers, strict=True):
-        yield as_line(one, found)
+        yield as_line(one, found, votes=is_ensemble(config))
 
 
-def rows_of(bank: TunedBank, inputs: Sequence["Input"]) -> BankRows:
-    """Every input with the prompt that its record names."""
+def prompts_of(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None, inputs: Sequence["Input"]
+) -> PromptLike:
+    """The one prompt; of several, those that the records name, or all of them together."""
+    if config.prompts is None:
+        return prompt
+    if is_ensemble(config):
+        return prompt.ensemble()
     for one in inputs:
-        if one.prompt not in bank.prompts:
+        if one.prompt not in prompt.prompts:
             raise ValueError(
                 f"Line {one.line} of the input names the prompt {one.prompt!r}; there are "
-                f"{', '.join(bank.names)}."
+                f"{', '.join(prompt.names)}."
             )
-    return bank.rows([one.prompt for one in inputs])
+    return prompt.rows([one.prompt for one in inputs])
 
 
-def as_line(one: "Input", found: Answer) -> dict[str, Any]:
-    """An answer as JSON data, scores to four places."""
+def as_line(one: "Input", found: Answer, votes: bool) -> dict[str, Any]:
+    """An answer as JSON data, scores to four places, and the members' `votes`."""
     line: dict[str, Any] = {} if one.prompt is None else {"prompt": one.prompt}
     line |= {"prediction": found.prediction, "score": round(found.score, 4)}
     if found.scores is not None:
         line["scores"] = {label: round(score, 4) for label, score in found.scores.items()}
-    if found.votes is not None:
+    if votes and found.votes is not None:
         line["votes"] = found.votes
     return line
 
@@ -196,13 +209,13 @@ def read_inputs(
         if template is not None and not line.strip():
             continue
         where = f"Line {number} of the input"
-        record = None if template is None else parse_json(line, where)
+        record = None if template is None else json_object(line, where, _LINES)
         try:
             prompt = None if prompt_field is None else field_text(record, prompt_field)
             text = line if template is None else template.render(record)
             check_unicode(text, "text")
         except ValueError as error:
-            raise ValueError(f"{where}: {error}.") from error
+            raise ValueError(f"{where}: {error}") from error
         yield Input(text, prompt, number)
 
 

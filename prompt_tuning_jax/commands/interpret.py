@@ -34,14 +34,18 @@ class InterpretConfig(MismatchConfig, ModelConfig):
         positional=True,
     )
     neighbours: int = setting(
-        5, "how many pieces to find for each position.", group="prompt", least=1
+        default=5, help="how many pieces to find for each position.", group="prompt", least=1
     )
     verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
-        None, "words to look for, instead of the prompt's own; raw label=word too.", group="data"
+        default=None,
+        help="words to look for, instead of the prompt's own; raw label=word too.",
+        group="data",
     )
-    model_dir: PathLike | None = setting(None, "of the run that made the prompt.", group="training")
+    model_dir: PathLike | None = setting(
+        default=None, help="of the run that made the prompt.", group="training"
+    )
     output: PathLike | None = setting(
-        None, "a directory for a page, pictures and JSON.", group="evaluation"
+        default=None, help="a directory for a page, pictures and JSON.", group="evaluation"
     )
 
 

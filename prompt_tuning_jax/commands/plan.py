@@ -33,38 +33,44 @@ from prompt_tuning_jax.settings.task_config import lengths_of
 class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
-    model: str = setting(
+    model: PathLike = setting(
         help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
         group="model",
     )
-    prompt_length: int = setting(100, "P, the number of vectors.", group="prompt", least=1)
-    batch_size: int = setting(32, "rows, on all devices.", group="training", least=1)
+    prompt_length: int = setting(
+        default=100, help="P, the number of vectors.", group="prompt", least=1
+    )
+    batch_size: int = setting(default=32, help="rows, on all devices.", group="training", least=1)
     feature_lengths: Mapping[str, int] | None = setting(
-        None,
-        "tokens of a row's input and target. None: inputs=512 targets=8.",
+        default=None,
+        help="tokens of a row's input and target. None: inputs=512 targets=8.",
         group="data",
     )
     topology: str | None = setting(
-        None, f"v5e:4x4, v4:2x2x4; {', '.join(hardware.CHIPS)}.", group="devices"
+        default=None, help=f"v5e:4x4, v4:2x2x4; {', '.join(hardware.CHIPS)}.", group="devices"
     )
-    gpu_memory: float | None = setting(None, "of one GPU, in GB.", group="devices", least=0)
+    gpu_memory: float | None = setting(
+        default=None, help="of one GPU, in GB.", group="devices", least=0
+    )
     flops: float | None = setting(
-        None, "of the GPU, bfloat16 matrices, a second.", group="devices", least=0
+        default=None, help="of the GPU, bfloat16 matrices, a second.", group="devices", least=0
     )
     bandwidth: float | None = setting(
-        None, "of its memory, bytes a second.", group="devices", least=0
+        default=None, help="of its memory, bytes a second.", group="devices", least=0
     )
     mesh: str | None = setting(
-        None, "such as fsdp:8,model:2; without it several are tried.", group="devices"
+        default=None, help="such as fsdp:8,model:2; without it several are tried.", group="devices"
     )
     remat_policy: str | None = setting(
-        None,
-        "none, minimal or full; without it several are tried.",
+        default=None,
+        help="none, minimal or full; without it several are tried.",
         group="devices",
         choices=REMAT_POLICIES,
     )
-    tries: int = setting(3, "compilations at most.", group="devices", least=1)
-    output: PathLike | None = setting(None, "a JSON file for all numbers.", group="evaluation")
+    tries: int = setting(default=3, help="compilations at most.", group="devices", least=1)
+    output: PathLike | None = setting(
+        default=None, help="a JSON file for all numbers.", group="evaluation"
+    )
 
 
 CONFIG = PlanConfig
@@ -78,7 +84,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
       UsageError: neither or both are named, or a setting is the other's.
     """
     check_hardware(config)
-    model, tokens = model_config(config.model), lengths_of(config.feature_lengths or LENGTHS)
+    model, tokens = model_config(str(config.model)), lengths_of(config.feature_lengths or LENGTHS)
     lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
     if config.topology is not None:
         target = hardware.parse_slice(config.topology)

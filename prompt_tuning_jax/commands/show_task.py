@@ -23,9 +23,9 @@ from typing import Any
 
 import rich.console
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
@@ -46,16 +46,20 @@ TASK_MODULES = ("super_glue", "glue", "glue_transfer", "qa", "summarization", "l
 class ShowTaskConfig(LengthConfig, LayoutConfig, TaskConfig):
     """What `prompt-tuning show-task` takes."""
 
-    split: str = setting("train", "which split to show.", group="data", first=True)
-    examples: int = setting(2, "how many to show in full.", group="data", least=0)
+    split: str = setting(default="train", help="which split to show.", group="data", first=True)
+    examples: int = setting(default=2, help="how many to show in full.", group="data", least=0)
     limit: int | None = setting(
-        10_000, "how many examples to count; None for all.", group="data", least=1
+        default=10_000, help="how many examples to count; None for all.", group="data", least=1
     )
     prompt: PathLike | None = setting(
-        None, "a prompt whose place to show, instead of a length and a layout.", group="prompt"
+        default=None,
+        help="a prompt whose place to show, instead of a length and a layout.",
+        group="prompt",
     )
-    json: bool = setting(False, "print the facts as JSON.", group="data")
-    list: bool = setting(False, "name every task, with one line each.", group="data", first=True)
+    json: bool = setting(default=False, help="print the facts as JSON.", group="data")
+    list: bool = setting(
+        default=False, help="name every task, with one line each.", group="data", first=True
+    )
 
 
 CONFIG = ShowTaskConfig

@@ -13,8 +13,7 @@ from which the same command continues after an interruption. --runs tunes severa
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.train import train
-from prompt_tuning_jax.training.train_many import train_many
+from prompt_tuning_jax.train import train, train_many
 
 CONFIG = TrainConfig
 

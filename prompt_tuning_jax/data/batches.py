@@ -19,6 +19,7 @@ from prompt_tuning_jax.data.encoding import (
     encoder_features,
 )
 from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Source, epoch_order
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 Exchange = Callable[[np.ndarray], np.ndarray]
 """An array of every host -> all of theirs, stacked; every host calls it."""
@@ -57,7 +58,8 @@ class IndexReader:
     """An indexed source's examples: once all sizes are known, each is read where it is needed."""
 
     def __init__(self, source: IndexedSource, encoder: Encoder):
-        self._source, self._encoder, self._sizes = source, encoder, None
+        self._source, self._encoder = source, encoder
+        self._sizes: np.ndarray | None = None
 
     def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
         for index in epoch_order(len(self._source), seed, epoch)[start:].tolist():
@@ -108,7 +110,7 @@ class TrainBatches:
     def __init__(
         self,
         source: Source,
-        vocabulary,
+        vocabulary: Vocabulary,
         *,
         batch_size: int,
         lengths: Mapping[str, int],
@@ -116,12 +118,17 @@ class TrainBatches:
         buckets: Mapping[str, Sequence[int]] | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         self._seed, self._batch_size = seed, batch_size
         self._encoder = Encoder(vocabulary, lengths, buckets)
-        reader = IndexReader if isinstance(source, IndexedSource) else StreamReader
-        self._reader, self._own_rows = reader(source, self._encoder), range
-        self._epoch, self._position, self._stream = 0, 0, None
+        self._reader: IndexReader | StreamReader
+        if isinstance(source, IndexedSource):
+            self._reader = IndexReader(source, self._encoder)
+        else:
+            self._reader = StreamReader(source, self._encoder)
+        self._own_rows: Callable[[int], Collection[int]] = range
+        self._epoch, self._position = 0, 0
+        self._stream: Iterator[Pair] | None = None
         self._pending: dict[int, list[Pair]] = {}
 
     def share(
@@ -169,7 +176,7 @@ class TrainBatches:
             self._position += 1
             return pair
         if not self._position:
-            raise ValueError("the training split holds no examples")
+            raise ValueError("The training split holds no examples.")
         self._epoch, self._position, self._stream = self._epoch + 1, 0, None
         return self._next_pair()
 
@@ -201,8 +208,8 @@ class TrainBatches:
         for name in ("seed", "batch_size", "buckets"):
             if state[name] != mine[name]:
                 raise ValueError(
-                    f"the saved data position belongs to a run with {name} {state[name]}, but this "
-                    f"run has {mine[name]}: set it back, or start in a new directory"
+                    f"The saved data position belongs to a run with {name} {state[name]}, but this "
+                    f"run has {mine[name]}: set it back, or start in a new directory."
                 )
         self._epoch, self._position, self._stream = state["epoch"], state["position"], None
         self._pending = {}
@@ -214,7 +221,7 @@ class TrainBatches:
 
 def eval_batches(
     examples: Iterable[Example],
-    vocabulary,
+    vocabulary: Vocabulary,
     *,
     batch_size: int,
     lengths: Mapping[str, int],
@@ -249,10 +256,10 @@ def _sorted_batches(
     has_targets = all("targets" in example for example in examples)
     targets = [encoder(example, "targets") for example in examples] if has_targets else []
     by_length = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-    for length, group in itertools.groupby(
+    for length, alike in itertools.groupby(
         by_length, key=lambda i: encoder.bucket(len(inputs[i]), "inputs")
     ):
-        group = list(group)
+        group = list(alike)
         for start in range(0, len(group), batch_size):
             rows = group[start : start + batch_size]
             batch = encoder_features([inputs[i] for i in rows], batch_size, length)

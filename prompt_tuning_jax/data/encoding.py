@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from prompt_tuning_jax.data.task import Example
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 Tokens = list[int]
 Batch = dict[str, np.ndarray]
@@ -31,11 +32,11 @@ def bucket_lengths(maximum: int, lengths: Sequence[int]) -> tuple[int, ...]:
     (32, 48, 64, 96, 100)
     """
     if maximum < 1:
-        raise ValueError(f"a sequence length must be at least 1, not {maximum}")
+        raise ValueError(f"A sequence length must be at least 1, not {maximum}.")
     return (*sorted(length for length in set(lengths) if length < maximum), maximum)
 
 
-def check_distinct(labels: Iterable[str], vocabulary, limit: int | None = None) -> None:
+def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | None = None) -> None:
     """Refuses labels that a model cannot tell apart: characters it does not know look all alike.
 
     Args:
@@ -65,7 +66,12 @@ class Encoder:
     never the EOS itself, so that the model still sees where an input ends.
     """
 
-    def __init__(self, vocabulary, lengths: Mapping[str, int], buckets=None):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        lengths: Mapping[str, int],
+        buckets: Mapping[str, Sequence[int]] | None = None,
+    ):
         buckets = buckets or {}
         self.vocabulary = vocabulary
         self.lengths = {"inputs": lengths["inputs"], "targets": lengths["targets"]}
@@ -83,14 +89,16 @@ class Encoder:
     def encode(self, example: Example, feature: str) -> tuple[Tokens, bool]:
         """The ids, and whether they had to be cut, which is not counted here."""
         if feature not in example:
-            raise ValueError(f"an example has no {feature!r} field; its fields are {list(example)}")
+            raise ValueError(
+                f"An example has no {feature!r} field; its fields are {list(example)}."
+            )
         value, eos, limit = example[feature], self.vocabulary.eos_id, self.lengths[feature]
         if isinstance(value, str):
             tokens = [*self.vocabulary.encode(value), eos]
         else:
             tokens = np.asarray(value).tolist()
         if not tokens:
-            raise ValueError(f"an example's {feature!r} holds no token ids: {dict(example)}")
+            raise ValueError(f"An example's {feature!r} holds no token ids: {dict(example)}.")
         if len(tokens) <= limit:
             return tokens, False
         return [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit], True

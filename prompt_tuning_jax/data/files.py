@@ -13,6 +13,7 @@ bytes of memory a record. Making it reads and checks every record once, before t
 
 import array
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from prompt_tuning_jax.data.templates import (
     check_unicode,
     field_text,
 )
+from prompt_tuning_jax.errors import spelled
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
 
@@ -44,13 +46,13 @@ class ExampleMaker:
     ):
         if labels and len(targets.fields) != 1:
             raise ValueError(
-                f"target template {targets.text!r}: with verbalizers it must have exactly one "
-                "field, the label"
+                f"Target template {targets.text!r}: with verbalizers it must have exactly one "
+                "field, the label."
             )
         if not inputs.fields or not targets.fields:
             raise ValueError(
-                f"templates {inputs.text!r} and {targets.text!r}: each must hold a field's name in "
-                "braces, such as {sentence}"
+                f"Templates {inputs.text!r} and {targets.text!r}: each must hold a field's name in "
+                "braces, such as {sentence}."
             )
         self._inputs, self._targets, self._labels = inputs, targets, labels
         self._fields = fields
@@ -66,7 +68,7 @@ class ExampleMaker:
         example = {"inputs": self._inputs.render(record), "targets": self._target(record)}
         for feature, text in example.items():
             if not text.strip():
-                raise ValueError(f"the {feature} are empty; fill in the fields or drop the record")
+                raise ValueError(f"The {feature} are empty; fill in the fields or drop the record.")
             check_unicode(text, feature)
         return {**{field: field_text(record, field) for field in self._fields}, **example}
 
@@ -82,7 +84,12 @@ class ExampleMaker:
 class FileSource(IndexedSource):
     """Examples of one file, checked and indexed when first used."""
 
-    def __init__(self, path: str | Path, make: ExampleMaker, columns: Sequence[str] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        make: ExampleMaker,
+        columns: Sequence[str] | None = None,
+    ):
         self._records = RecordFile(path, columns)
         self._make = make
 
@@ -96,7 +103,7 @@ class FileSource(IndexedSource):
                 raise ValueError(f"{self._records.path}, line {line}: {error}") from error
             offsets.append(offset)
         if not offsets:
-            raise ValueError(f"{self._records.path} holds no records")
+            raise ValueError(f"{self._records.path} holds no records.")
         return np.frombuffer(offsets, np.int64)
 
     def __len__(self) -> int:
@@ -112,11 +119,11 @@ class FileSource(IndexedSource):
 
 
 def file_task(
-    data: str | Path | None = None,
+    data: str | os.PathLike[str] | None = None,
     *,
-    train: str | Path | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    train: str | os.PathLike[str] | None = None,
+    validation: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
     input_template: str,
     target_template: str,
     verbalizers: Verbalizers | None = None,
@@ -148,10 +155,12 @@ def file_task(
     given = {"train": train, "validation": validation, "test": test}
     found = ({} if data is None else find_splits(data)) | {k: v for k, v in given.items() if v}
     if not found:
-        raise ValueError("a file task needs a data directory, or at least one of its files")
+        raise ValueError("A file task needs a data directory, or at least one of its files.")
     names = [metric] if isinstance(metric, str) else list(metric)
     if positive is not None and "f1" not in names:
-        raise ValueError(f"POSITIVE is for the metric 'f1', not for {', '.join(names)}")
+        raise ValueError(
+            f"{spelled('positive')} is for the metric 'f1', not for {', '.join(names)}."
+        )
     return Task(
         name=name,
         splits={split: FileSource(path, make, columns) for split, path in found.items()},
@@ -161,11 +170,11 @@ def file_task(
     )
 
 
-def find_splits(directory: str | Path) -> dict[str, Path]:
+def find_splits(directory: str | os.PathLike[str]) -> dict[str, Path]:
     """The files of each split in a directory."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise FileNotFoundError(f"there is no directory {directory}: check the path")
+        raise FileNotFoundError(f"There is no directory {directory}: check the path.")
     found = {}
     for split, stems in SPLIT_NAMES.items():
         files = [directory / (stem + ending) for stem in stems for ending in FORMATS]
@@ -173,13 +182,13 @@ def find_splits(directory: str | Path) -> dict[str, Path]:
         if len(files) > 1:
             raise ValueError(
                 f"{directory} holds {' and '.join(f.name for f in files)}: name the file to use as "
-                f"`{split}`"
+                f"`{split}`."
             )
         if files:
             found[split] = files[0]
     if not found:
         raise FileNotFoundError(
             f"{directory} holds no train, validation, val, dev or test file ending in "
-            f"{', '.join(FORMATS)}"
+            f"{', '.join(FORMATS)}."
         )
     return found

@@ -9,7 +9,8 @@ import difflib
 import functools
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +33,11 @@ def f1(
     As in T5, an illegal prediction counts as the label that is wrong: it is a false positive where
     the target is negative, a false negative where it is positive.
     """
-    predictions = [
+    legal = [
         p if p in labels else (None if t == positive else positive)
         for t, p in zip(targets, predictions, strict=True)
     ]
-    return 100 * _f1_of_label(targets, predictions, positive)
+    return 100 * _f1_of_label(targets, legal, positive)
 
 
 def macro_f1(targets: Sequence[str], predictions: Sequence[str], labels: Sequence[str]) -> float:
@@ -44,7 +45,7 @@ def macro_f1(targets: Sequence[str], predictions: Sequence[str], labels: Sequenc
     return 100 * float(np.mean([_f1_of_label(targets, predictions, label) for label in labels]))
 
 
-def _f1_of_label(targets: Sequence, predictions: Sequence, label: str) -> float:
+def _f1_of_label(targets: Sequence[str], predictions: Sequence[str | None], label: str) -> float:
     hits = sum(t == p == label for t, p in zip(targets, predictions, strict=True))
     total = sum(t == label for t in targets) + sum(p == label for p in predictions)
     return 2 * hits / total if total else 0.0
@@ -123,7 +124,7 @@ def _number(text: str) -> float:
     return number if np.isfinite(number) else -1.0
 
 
-def _percent(scores) -> float:
+def _percent(scores: Iterable[float]) -> float:
     return 100 * float(np.mean(list(scores)))
 
 
@@ -148,22 +149,26 @@ def get_metric(
     if name not in METRICS:
         near = difflib.get_close_matches(name, METRICS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no metric is called {name!r}; {hint}there are {', '.join(METRICS)}")
-    options = {}
+        raise ValueError(f"No metric is called {name!r}; {hint}there are {', '.join(METRICS)}.")
+    options: dict[str, Any] = {}
     if name in ("f1", "macro_f1"):
         if not labels:
-            raise ValueError(f"the metric {name!r} needs the task's labels: give verbalizers")
+            raise ValueError(f"The metric {name!r} needs the task's labels: give verbalizers.")
         options["labels"] = tuple(labels)
-    if name == "f1":
-        options["positive"] = labels[-1] if positive is None else positive
-        if options["positive"] not in labels:
-            raise ValueError(f"the positive label {positive!r} is not among {list(labels)}")
+        if name == "f1":
+            options["positive"] = labels[-1] if positive is None else positive
+            if options["positive"] not in labels:
+                raise ValueError(f"The positive label {positive!r} is not among {list(labels)}.")
     return functools.partial(_scored, name, METRICS[name], options)
 
 
 def _scored(
-    name: str, function: Callable, options: dict, targets: list[str], predictions: list[str]
+    name: str,
+    function: Callable[..., float],
+    options: Mapping[str, Any],
+    targets: list[str],
+    predictions: list[str],
 ) -> dict[str, float]:
     if not targets:
-        raise ValueError(f"{name} of no predictions is not defined: the split is empty")
+        raise ValueError(f"{name} of no predictions is not defined: the split is empty.")
     return {name: function(targets, predictions, **options)}

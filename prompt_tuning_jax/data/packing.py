@@ -25,6 +25,7 @@ import numpy as np
 from prompt_tuning_jax.data.batches import Pair, TrainBatches
 from prompt_tuning_jax.data.encoding import TARGET_BUCKETS, Batch, Tokens
 from prompt_tuning_jax.data.task import Source
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.layout import place_prompt
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
@@ -61,7 +62,7 @@ class PackedBatches(TrainBatches):
     def __init__(
         self,
         source: Source,
-        vocabulary,
+        vocabulary: Vocabulary,
         *,
         batch_size: int,
         lengths: Mapping[str, int],
@@ -180,10 +181,10 @@ def pack(
 
 
 def _empty(shape: Shape, has_prompt_ids: bool) -> Batch:
-    names = ("encoder_input_tokens", "prompt_positions", "encoder_segment_ids")
-    names += ("prompt_ids",) * has_prompt_ids
+    names = ["encoder_input_tokens", "prompt_positions", "encoder_segment_ids"]
+    names += ["prompt_ids"] * has_prompt_ids
     inputs = {n: np.full((shape.rows, shape.inputs), PADDING.get(n, 0), np.int32) for n in names}
-    names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids")
+    names = ["decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids"]
     targets = {name: np.zeros((shape.rows, shape.targets), np.int32) for name in names}
     weights = np.zeros((shape.rows, shape.targets), np.float32)
     return inputs | targets | {"decoder_loss_weights": weights}

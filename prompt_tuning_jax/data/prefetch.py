@@ -3,12 +3,20 @@
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
 
 _POLL_SECONDS = 0.1
+
+
+class Batches(Protocol):
+    """Batches without end, and where they stand."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def get_state(self) -> Any:
+        """The position after the last batch, as JSON values."""
 
 
 class Prefetcher:
@@ -21,9 +29,9 @@ class Prefetcher:
             for batch, state in prefetched: ...
     """
 
-    def __init__(self, batches: TrainBatches, size: int = 2):
+    def __init__(self, batches: Batches, size: int = 2):
         self._batches = batches
-        self._queue: queue.Queue = queue.Queue(size)
+        self._queue: queue.Queue[Any] = queue.Queue(size)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
@@ -67,5 +75,5 @@ class Prefetcher:
     def __enter__(self) -> "Prefetcher":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

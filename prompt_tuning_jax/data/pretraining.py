@@ -6,15 +6,16 @@ are functions (tokens, rng, vocabulary) -> (inputs, targets) applied to chunks o
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning_jax.data.task import Example, Source, epoch_order
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
-Ids = Int[np.ndarray, " length"]
+Ids = Int[np.ndarray, " _"]  # of any length
 Objective = Callable[..., tuple[Ids, Ids]]
 """(tokens, rng, vocabulary) -> (inputs, targets)"""
 
@@ -38,7 +39,8 @@ def paragraphs(text: str) -> list[str]:
     if not lengths:
         return []
     wrapped = np.quantile(lengths, 0.99) < HARD_WRAP
-    found, current = [], []
+    found: list[str] = []
+    current: list[str] = []
     for line in lines:
         starts_new = not wrapped or not line.strip() or line[:1].isspace()
         if starts_new and current:
@@ -72,11 +74,11 @@ class TextDirectory:
     fewer than 8 tokens are left out.
     """
 
-    def __init__(self, path: str | Path, vocabulary):
+    def __init__(self, path: str | Path, vocabulary: Vocabulary):
         files = sorted(Path(path).rglob("*.txt"))
         if not files:
             raise FileNotFoundError(
-                f"{path} holds no .txt files: give a directory of English prose"
+                f"{path} holds no .txt files: give a directory of English prose."
             )
         encoded = [
             np.array(vocabulary.encode(document), np.int32)
@@ -85,7 +87,7 @@ class TextDirectory:
         ]
         encoded = [tokens for tokens in encoded if len(tokens) >= SHORTEST]
         if not encoded:
-            raise ValueError(f"the .txt files under {path} hold no text")
+            raise ValueError(f"The .txt files under {path} hold no text.")
         self.tokens: Ids = np.concatenate(encoded)
         self.starts = np.cumsum([0, *map(len, encoded)])
 
@@ -99,13 +101,13 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first") from error
+        raise ValueError(f"{file} is not UTF-8 (byte {error.start}): convert it first.") from error
 
 
 def span_corruption(
     tokens: Ids,
     rng: np.random.Generator,
-    vocabulary,
+    vocabulary: Vocabulary,
     noise_density: float = 0.15,
     mean_noise_span_length: float = 3.0,
 ) -> tuple[Ids, Ids]:
@@ -117,13 +119,13 @@ def span_corruption(
     """
     length = len(tokens)
     if length < 2:
-        raise ValueError(f"span corruption needs at least 2 tokens, got {length}")
+        raise ValueError(f"Span corruption needs at least 2 tokens, got {length}.")
     noise = min(max(round(length * noise_density), 1), length - 1)
     spans = min(max(round(noise / mean_noise_span_length), 1), length - noise)
     if spans > vocabulary.extra_ids:
         raise ValueError(
             f"{length} tokens need {spans} sentinels, but the vocabulary has "
-            f"{vocabulary.extra_ids}: take shorter chunks"
+            f"{vocabulary.extra_ids}: take shorter chunks."
         )
     kept_lengths = _random_segments(length - noise, spans, rng)
     noise_lengths = _random_segments(noise, spans, rng)
@@ -141,18 +143,18 @@ def _random_segments(total: int, count: int, rng: np.random.Generator) -> Int[np
     return np.diff([0, *bars, total])
 
 
-def _interleave(first: Sequence, second: Sequence) -> Iterator[int]:
+def _interleave(first: Iterable[Iterable[int]], second: Iterable[Iterable[int]]) -> Iterator[int]:
     pairs = zip(first, second, strict=True)
     return itertools.chain.from_iterable(itertools.chain.from_iterable(pairs))
 
 
-def prefix_lm(tokens: Ids, rng: np.random.Generator, vocabulary) -> tuple[Ids, Ids]:
+def prefix_lm(tokens: Ids, rng: np.random.Generator, vocabulary: Vocabulary) -> tuple[Ids, Ids]:
     """Prefix language modelling, the paper's LM adaptation: go on from a text cut at random.
 
     Both sides hold at least one token and end in EOS, as they do in the tasks that come later.
     """
     if len(tokens) < 2:
-        raise ValueError(f"a text must have at least 2 tokens to be cut, got {len(tokens)}")
+        raise ValueError(f"A text must have at least 2 tokens to be cut, got {len(tokens)}.")
     cut = rng.integers(1, len(tokens))
     eos = np.array([vocabulary.eos_id], np.int32)
     return np.concatenate([tokens[:cut], eos]), np.concatenate([tokens[cut:], eos])
@@ -165,9 +167,11 @@ class TextSource:
     the end of a document. With `seed=None` chunks come in file order, cut as in seed 0.
     """
 
-    def __init__(self, directory: TextDirectory, objective: Objective, vocabulary, length: int):
+    def __init__(
+        self, directory: TextDirectory, objective: Objective, vocabulary: Vocabulary, length: int
+    ):
         if length < 2 * SHORTEST:
-            raise ValueError(f"chunks must have at least {2 * SHORTEST} tokens, not {length}")
+            raise ValueError(f"Chunks must have at least {2 * SHORTEST} tokens, not {length}.")
         self._directory, self._objective = directory, objective
         self._vocabulary, self._length = vocabulary, length
         sizes = np.diff(directory.starts)
@@ -216,12 +220,12 @@ class MixtureSource:
 
     def __init__(self, members: Sequence[tuple[Source, float]]):
         if not members:
-            raise ValueError("a mixture needs at least one (source, rate)")
+            raise ValueError("A mixture needs at least one (source, rate).")
         for source, rate in members:
             if not (np.isfinite(rate) and rate > 0):
-                raise ValueError(f"a mixture's rates must be positive, not {rate}")
+                raise ValueError(f"A mixture's rates must be positive, not {rate}.")
             if not len(source):
-                raise ValueError("a member of the mixture holds no examples")
+                raise ValueError("A member of the mixture holds no examples.")
         self._sources = [source for source, _ in members]
         rates = np.array([rate for _, rate in members], np.float64)
         self._thresholds = np.cumsum(rates / rates.sum())[:-1]

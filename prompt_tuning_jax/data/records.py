@@ -9,14 +9,17 @@ Files are UTF-8. Empty lines are skipped. Every error names the file, the line a
 """
 
 import csv
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from prompt_tuning_jax.json_values import json_object
+
 Record = Mapping[str, Any]
 
 FORMATS = (".jsonl", ".tsv", ".csv")
+_REMEDY = 'A line must be an object such as {"text": "...", "label": 0}.'
 LARGEST_RECORD = 64 * 2**20
 """Bytes of the largest record read, so that a file without line ends cannot fill the memory."""
 
@@ -24,17 +27,17 @@ LARGEST_RECORD = 64 * 2**20
 class RecordFile:
     """A file of records. `columns` names the fields of a .tsv or .csv file without a header."""
 
-    def __init__(self, path: str | Path, columns: Sequence[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str], columns: Sequence[str] | None = None):
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"there is no file {self.path}: check the path")
+            raise FileNotFoundError(f"There is no file {self.path}: check the path.")
         self._format = self.path.suffix.lower()
         if self._format not in FORMATS:
-            raise ValueError(f"{self.path}: a data file must end in one of {', '.join(FORMATS)}")
+            raise ValueError(f"{self.path}: a data file must end in one of {', '.join(FORMATS)}.")
         if columns and self._format == ".jsonl":
-            raise ValueError(f"{self.path}: columns are for .tsv and .csv; JSON names its fields")
+            raise ValueError(f"{self.path}: columns are for .tsv and .csv; JSON names its fields.")
         self._has_header = self._format != ".jsonl" and not columns
-        self._columns = list(columns) if columns else None
+        self._columns = list(columns or ())
 
     def scan(self) -> Iterator[tuple[int, int, Record]]:
         """All records in order, each with its byte offset and the number of its first line."""
@@ -60,7 +63,7 @@ class RecordFile:
         while self._format == ".csv" and raw.count(b'"') % 2 and len(raw) < LARGEST_RECORD:
             more = file.readline(LARGEST_RECORD)
             if not more:
-                raise ValueError(f"{where}: a quote is opened and never closed")
+                raise ValueError(f"{where}: a quote is opened and never closed.")
             raw += more
         if len(raw) >= LARGEST_RECORD:
             raise ValueError(
@@ -74,19 +77,19 @@ class RecordFile:
         if len(set(columns)) < len(columns) or not all(columns):
             raise ValueError(
                 f"{where}: the header must name every column, each differently; it is {columns}. "
-                "If the file has no header, give `columns`"
+                "If the file has no header, give {spelled('columns')}."
             )
         return columns
 
     def _parse(self, raw: bytes, where: str) -> Record:
         text = _decode(raw, where)
         if self._format == ".jsonl":
-            return parse_json(text, where)
+            return json_object(text, where, _REMEDY)
         values = self._split(text, where)
         if len(values) != len(self._columns):
             raise ValueError(
                 f"{where}: {len(values)} columns where there should be {len(self._columns)} "
-                f"({', '.join(self._columns)})"
+                f"({', '.join(self._columns)})."
             )
         return dict(zip(self._columns, values, strict=True))
 
@@ -97,7 +100,7 @@ class RecordFile:
         try:
             return next(csv.reader([text], strict=True))
         except csv.Error as error:
-            raise ValueError(f"{where}: not valid CSV ({error})") from error
+            raise ValueError(f"{where}: not valid CSV ({error}).") from error
 
 
 def _decode(raw: bytes, where: str) -> str:
@@ -107,21 +110,5 @@ def _decode(raw: bytes, where: str) -> str:
         raise ValueError(
             f"{where}: not UTF-8 (byte {error.start + 1} of the record is "
             f"0x{raw[error.start]:02x}); convert the file, for example with "
-            "`iconv -f latin1 -t utf-8`"
+            "`iconv -f latin1 -t utf-8`."
         ) from error
-
-
-def parse_json(text: str, where: str) -> Record:
-    """One line of a .jsonl file, which `where` names in errors."""
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not usable JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise ValueError(
-            f'{where}: a line must be a JSON object such as {{"text": "...", "label": 0}}, '
-            f"not a {type(record).__name__}"
-        )
-    return record

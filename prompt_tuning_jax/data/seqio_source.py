@@ -11,15 +11,17 @@ import difflib
 import importlib
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning_jax.data.task import FEATURES, Example, Task
-from prompt_tuning_jax.data.templates import words_of
+from prompt_tuning_jax.data.templates import Verbalizers, words_of
 from prompt_tuning_jax.data.tensorflow_log import quiet_start
 from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.errors import spelled
 
 try:
     with quiet_start():
@@ -40,7 +42,7 @@ class SeqioTarget(str):
     task: seqio.Task
     example: Mapping[str, Any]
 
-    def __new__(cls, text: str, task: seqio.Task, example: Mapping[str, Any]):
+    def __new__(cls, text: str, task: seqio.Task, example: Mapping[str, Any]) -> "SeqioTarget":
         target = super().__new__(cls, text)
         target.task, target.example = task, example
         return target
@@ -140,8 +142,8 @@ def _target_text(task: seqio.Task, example: Mapping[str, Any]) -> str:
     return task.output_features["targets"].vocabulary.decode(example["targets"].tolist())
 
 
-def seqio_metrics(targets: list[SeqioTarget], predictions: list[str]) -> dict[str, float]:
-    """The scores of the targets' own tasks, and their `mean`.
+def seqio_metrics(targets: list[Any], predictions: list[str]) -> dict[str, float]:
+    """The scores of the own tasks of some `SeqioTarget`s, and their `mean`.
 
     Of several tasks each score is called `task/score`, and the mean is over tasks.
     """
@@ -173,8 +175,8 @@ def seqio_task(
     module: str | None = None,
     vocabulary: Vocabulary | None = None,
     feature_lengths: Mapping[str, int] | None = None,
-    verbalizers: Sequence[str] | None = None,
-    data_dir: str | None = None,
+    verbalizers: Verbalizers | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Task:
     """The SeqIO task or mixture called `name`, registered by importing `module`.
 
@@ -208,7 +210,7 @@ def find_provider(
     name: str,
     module: str | None = None,
     vocabulary: Vocabulary | seqio.Vocabulary | None = None,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> seqio.Task | seqio.Mixture:
     """The task or mixture that importing `module` registers, told of the model and the data.
 
@@ -234,8 +236,8 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"cannot import the task module {module!r} ({error}): install it, or add its directory "
-            "to PYTHONPATH"
+            f"Cannot import the task module {module!r} ({error}): install it, or add its directory "
+            "to PYTHONPATH."
         ) from error
 
 
@@ -247,7 +249,7 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
             f"did you mean {' or '.join(map(repr, near))}?" if near else "is it the right module?"
         )
         raise ValueError(
-            f"no SeqIO task or mixture {name!r} after importing {module!r}, which has registered "
+            f"No SeqIO task or mixture {name!r} after importing {module!r}, which has registered "
             f"{len(known)}: {hint}"
         )
     return seqio.get_mixture_or_task(name)
@@ -256,15 +258,16 @@ def _provider(name: str, module: str | None) -> seqio.Task | seqio.Mixture:
 def _tell(
     provider: seqio.Task | seqio.Mixture,
     vocabulary: Vocabulary | seqio.Vocabulary | None,
-    data_dir: str | None,
+    data_dir: str | os.PathLike[str] | None,
 ) -> None:
     tellable = [task for task in _tasks(provider) if hasattr(task, "use")]
     for task in tellable:
-        task.use(vocabulary=vocabulary, data_dir=data_dir)
+        task.use(vocabulary=vocabulary, data_dir=None if data_dir is None else str(data_dir))
     if data_dir is not None and not tellable:
         raise ValueError(
-            f"SeqIO task {provider.name!r} chooses its own data: leave DATA_DIR out (it has no "
-            "method `use`, by which it would be told)"
+            f"SeqIO task {provider.name!r} chooses its own data: leave {spelled('data_dir')} out "
+            "(it has no "
+            "method `use`, by which it would be told)."
         )
 
 
@@ -277,16 +280,16 @@ def _check_features(
         if name not in features:
             raise ValueError(
                 f"SeqIO task {task.name!r} has the features {', '.join(features)}; prompt "
-                "tuning needs 'inputs' and 'targets'"
+                "tuning needs 'inputs' and 'targets'."
             )
         if vocabulary is not None:
             _check_same(task.name, features[name].vocabulary, vocabulary)
         first = tasks[0].output_features[name].vocabulary
         if features[name].vocabulary != first:
             raise ValueError(
-                f"mixture {provider.name!r} has tasks with different vocabularies: {tasks[0].name} "
+                f"Mixture {provider.name!r} has tasks with different vocabularies: {tasks[0].name} "
                 f"{first}, {task.name} {features[name].vocabulary}. Give all of their features the "
-                "model's spiece.model, with the same number of extra ids"
+                "model's spiece.model, with the same number of extra ids."
             )
 
 

@@ -4,11 +4,14 @@ A `Source` streams examples in an order that a seed fixes; a `Task` names its so
 answers and the metrics. Nothing here knows about prompts or JAX.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+
+from prompt_tuning_jax.data.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
 """`inputs` and `targets`, each text or an array of token ids; raw fields may ride along."""
@@ -32,15 +35,23 @@ class Source(Protocol):
         """
 
 
-class IndexedSource:
+class IndexedSource(abc.ABC):
     """A source with `__getitem__`: any of its examples can be read alone."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """The example of that number."""
 
     def stream(self, *, seed: int | None, epoch: int, start: int = 0) -> Iterator[Example]:
         for index in epoch_order(len(self), seed, epoch)[start:].tolist():
             yield self[index]
 
 
-class ExampleList(IndexedSource, list):
+class ExampleList(list[Example], IndexedSource):
     """Examples held in memory: `ExampleList([{"inputs": "a film", "targets": "good"}, ...])`."""
 
     def __repr__(self) -> str:
@@ -75,10 +86,11 @@ class Task:
         """The source of a split that must exist and hold examples."""
         if name not in self.splits:
             raise ValueError(
-                f"task {self.name!r} has no split {name!r}; it has {', '.join(sorted(self.splits))}"
+                f"Task {self.name!r} has no split {name!r}; it has "
+                f"{', '.join(sorted(self.splits))}."
             )
         if next(self.splits[name].stream(seed=None, epoch=0), None) is None:
-            raise ValueError(f"split {name!r} of task {self.name!r} holds no examples")
+            raise ValueError(f"Split {name!r} of task {self.name!r} holds no examples.")
         return self.splits[name]
 
     def score(self, targets: list[str], predictions: list[str]) -> dict[str, float]:
@@ -86,7 +98,7 @@ class Task:
         return {k: v for metric in self.metrics for k, v in metric(targets, predictions).items()}
 
 
-def target_text(example: Example, vocabulary) -> str:
+def target_text(example: Example, vocabulary: Vocabulary) -> str:
     """The target as text, as metrics want it.
 
     It is `target_text` where a source of token ids gives that, else the text of `targets`.

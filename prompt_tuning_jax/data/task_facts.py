@@ -42,7 +42,9 @@ class Survey:
     def __init__(self, vocabulary: Vocabulary):
         self.examples, self.other_targets = 0, 0
         self.targets: collections.Counter[str] = collections.Counter()
-        self.lengths = {feature: collections.Counter() for feature in FEATURES}
+        self.lengths: dict[str, collections.Counter[int]] = {
+            feature: collections.Counter() for feature in FEATURES
+        }
         self._encode = Encoder(vocabulary, WHOLE)
 
     def add(self, example: Example) -> None:
@@ -82,7 +84,7 @@ def task_facts(
     source = task.split(split)
     rates = dict(getattr(source, "rates", {}))
     if limit is None and len(rates) > 1:
-        raise ValueError(f"{task.name!r} is a mixture, which has no end: give a limit")
+        raise ValueError(f"{task.name!r} is a mixture, which has no end: give a limit.")
     stream = source.stream(seed=0 if len(rates) > 1 else None, epoch=0)
     shown, stream = _first(stream, min(examples, limit or examples))
     survey = Survey(vocabulary)

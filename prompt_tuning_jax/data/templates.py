@@ -22,10 +22,10 @@ class Template:
         try:
             parts = list(string.Formatter().parse(text))
         except ValueError as error:
-            raise ValueError(f"template {text!r}: {error}; write {{{{ for a brace") from error
+            raise ValueError(f"Template {text!r}: {error}; write {{{{ for a brace.") from error
         for _, field, spec, conversion in parts:
             if field is not None and (not field or spec or conversion):
-                raise ValueError(f"template {text!r}: braces must hold a field's name and no more")
+                raise ValueError(f"Template {text!r}: braces must hold a field's name and no more.")
         self._parts = [(literal, field) for literal, field, _, _ in parts]
 
     @property
@@ -50,7 +50,9 @@ def field_text(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field) if field in record else _nested(record, field)
     if value is None or isinstance(value, list | dict):
         kind = "null" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"field {field!r} is {kind}; a template takes text, numbers or true/false")
+        raise ValueError(
+            f"Field {field!r} is {kind}; a template takes text, numbers or true/false."
+        )
     return label_text(value)
 
 
@@ -62,7 +64,7 @@ def _nested(record: Mapping[str, Any], field: str) -> Any:
             near = difflib.get_close_matches(field, map(str, record), 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
-                f"no field {field!r}{hint}; the record has {', '.join(map(str, record)) or 'none'}"
+                f"No field {field!r}{hint}; the record has {', '.join(map(str, record)) or 'none'}."
             )
         value = value[name]
     return value
@@ -85,7 +87,7 @@ def check_unicode(text: str, what: str) -> None:
         text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError as error:
         bad = text[error.start]
-        raise ValueError(f"{what}: half a character, or not UTF-8: {bad!a}") from error
+        raise ValueError(f"{what}: half a character, or not UTF-8: {bad!a}.") from error
 
 
 def words_of(verbalizers: Verbalizers) -> tuple[str, ...]:
@@ -96,13 +98,13 @@ def words_of(verbalizers: Verbalizers) -> tuple[str, ...]:
     """
     if isinstance(verbalizers, str) or not verbalizers:
         raise ValueError(
-            "verbalizers must be a list of words or a mapping from raw label to word, not "
-            f"{verbalizers!r}"
+            "Verbalizers must be a list of words or a mapping from raw label to word, not "
+            f"{verbalizers!r}."
         )
     words = verbalizers.values() if isinstance(verbalizers, Mapping) else verbalizers
     for word in words:
         if not isinstance(word, str) or not word.strip():
-            raise ValueError(f"a verbalizer must be a word, not {word!r}")
+            raise ValueError(f"A verbalizer must be a word, not {word!r}.")
     return tuple(dict.fromkeys(words))
 
 
@@ -128,8 +130,8 @@ class Labels:
         """The word for a raw label; ValueError if there is none."""
         if raw not in self._words:
             raise ValueError(
-                f"unknown label {raw!r}; the verbalizers are for {_listed(self._words)}. Add it to "
-                "the verbalizers, or correct the record"
+                f"Unknown label {raw!r}; the verbalizers are for {_listed(self._words)}. Add it to "
+                "the verbalizers, or correct the record."
             )
         return self._words[raw]
 
@@ -139,7 +141,8 @@ def _indexed(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         if by_index.get(word, word) != word:
             raise ValueError(
-                f"verbalizers {list(words)}: is {word!r} a word or a label's number? Give a mapping"
+                f"Verbalizers {list(words)}: is {word!r} a word or a label's number? Give a "
+                "mapping."
             )
     return by_index | {word: word for word in words}
 

@@ -45,7 +45,7 @@ class Vocabulary:
         self._processor = _processor(model_bytes + added, name)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, extra_ids: int = 100) -> "Vocabulary":
+    def load(cls, path: str | os.PathLike[str], extra_ids: int = 100) -> "Vocabulary":
         """Reads a `.model` file.
 
         Raises:
@@ -95,13 +95,13 @@ class Vocabulary:
           ValueError: there are not so many extra ids.
         """
         if not 0 <= index < self.extra_ids:
-            raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids")
+            raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids.")
         return self._processor.piece_to_id(_extra_piece(index))
 
     def id_to_piece(self, token: int) -> str:
         """The piece with this id; `▁` marks a word's start."""
         if not 0 <= token < self.size:
-            raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids")
+            raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids.")
         return self._processor.id_to_piece(int(token))
 
     def __repr__(self) -> str:

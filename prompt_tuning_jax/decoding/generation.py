@@ -1,14 +1,14 @@
 """What a model answers: generated text, or a ranking of given labels.
 
-Inputs are encoded once, and every decoder layer's cross-attention keys and values are projected
-from the encoding once; generation then runs the decoder one token at a time on a key/value cache.
+Inputs are read once (`decoder` of the model's family); generation then runs the decoder one token
+at a time on a key/value cache.
 The algorithms themselves are in `search.py`.
 
-    B batch   S joined encoder length   L target length   V vocabulary   C labels
+    B batch   S joined length   L generated or target length   V vocabulary   C labels
 """
 
 import functools
-from typing import Any
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,35 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.decoding import search
+from prompt_tuning_jax.models.family import family_of
 
 _START_ID = 0
+
+
+class DecodingOptions(TypedDict, total=False):
+    """How text is generated: greedily, by beam search or by sampling.
+
+    Attributes:
+      max_length: the most tokens to generate, EOS included; 64 where it is not given.
+      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
+      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      temperature: above 0, sample from softmax(logits / temperature).
+      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
+      top_p: then among the likeliest tokens that together reach probability p.
+    """
+
+    max_length: int
+    beams: int
+    length_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 def generate_tokens(
     transformer: nn.Module,
     params: Any,
-    encoder_input_tokens: Int[Array, "batch length"],
+    encoder_input_tokens: Int[Array, "B S"],
     *,
     max_length: int = 64,
     beams: int = 1,
@@ -34,33 +55,26 @@ def generate_tokens(
     top_k: int = 0,
     top_p: float = 1.0,
     rng: Array | None = None,
-    prompt_positions: Int[Array, "batch length"] | None = None,
-    prompt_ids: Int[Array, "batch *length"] | None = None,
+    prompt_positions: Int[Array, "B S"] | None = None,
+    prompt_ids: Int[Array, "B *S"] | None = None,
     members: int = 1,
     return_all_beams: bool = False,
-) -> tuple[Int[Array, "batch *beams generated"], Float[Array, "batch *beams"]]:
+) -> tuple[Int[Array, "inputs *beams L"], Float[Array, "inputs *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
 
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
 
     Args:
-      transformer: a `t5.network.Transformer`.
-      params: its parameters.
+      transformer, params: a `t5.network.Transformer` and its parameters.
       encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
-      max_length: the most tokens to generate, EOS included.
-      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
-      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      max_length, beams, length_penalty, temperature, top_k, top_p: see `DecodingOptions`.
       late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
-      temperature: above 0, sample from softmax(logits / temperature).
-      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
-      top_p: then among the likeliest tokens that together reach probability p.
       rng: for sampling: one key, or a key for each row [B], which makes what a row draws
         independent of its place in the batch.
       prompt_positions: where the prompt's rows sit; None lets the network put them first.
       prompt_ids: which prompt of a bank each row (or position) uses.
       members: how many consecutive rows are one input under the prompts of an ensemble, which
-        choose every token by their mean log-probability; tokens and scores have one row for
-        all of them.
+        choose every token by their mean log-probability and get one row of the results.
       return_all_beams: return all hypotheses, best first, instead of the best.
 
     Returns:
@@ -93,12 +107,12 @@ def generate_tokens(
 def rank(
     transformer: nn.Module,
     params: Any,
-    encoder_input_tokens: Int[Array, "batch length"],
-    label_tokens: Int[Array, "labels label_length"],
+    encoder_input_tokens: Int[Array, "B S"],
+    label_tokens: Int[Array, "C L"],
     *,
-    prompt_positions: Int[Array, "batch length"] | None = None,
-    prompt_ids: Int[Array, "batch *length"] | None = None,
-) -> Float[Array, "batch labels"]:
+    prompt_positions: Int[Array, "B S"] | None = None,
+    prompt_ids: Int[Array, "B *S"] | None = None,
+) -> Float[Array, "B C"]:
     """Scores every label for every input: the sum of its tokens' log-probabilities, EOS included.
 
     The input is encoded once, however many labels there are.
@@ -140,9 +154,10 @@ def _generate(
     late_finishers,
     warp,
 ):
-    decode = _decoder(transformer, params, encoder_input_tokens, prompts)
+    family = family_of(transformer.config)
+    decode = family.decoder(transformer, params, encoder_input_tokens, prompts)
     batch = len(encoder_input_tokens) // members
-    batch_axis = int(transformer.scan_layers)
+    batch_axis = family.cache_axis(transformer.config)
     limits = {
         "batch": batch,
         "max_length": max_length,
@@ -175,7 +190,9 @@ def _generate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
-    decode = _decoder(transformer, params, encoder_input_tokens, prompts)
+    decode = family_of(transformer.config).decoder(
+        transformer, params, encoder_input_tokens, prompts
+    )
     batch = len(encoder_input_tokens)
 
     def score(label_L):
@@ -186,34 +203,6 @@ def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
         return jnp.sum(jnp.where(targets_BxL > 0, log_probs_BxL, 0.0), axis=-1)
 
     return jax.vmap(score, out_axes=1)(labels_CxL)
-
-
-def _decoder(transformer, params, encoder_input_tokens, prompts):
-    """Encodes the inputs; returns decode(tokens, cache) -> (logits, new cache)."""
-    weights = {"params": params}
-    encoded_BxSxD = transformer.apply(
-        weights, encoder_input_tokens, enable_dropout=False, method="encode", **prompts
-    )
-    cross_kv = transformer.apply(weights, encoded_BxSxD, method="project_encoded")
-
-    def decode(tokens, cache=None, max_decode_length=None):
-        logits, changed = transformer.apply(
-            weights if cache is None else {**weights, "cache": cache},
-            encoded_BxSxD,
-            encoder_input_tokens,
-            tokens,
-            tokens,
-            enable_dropout=False,
-            decode=max_decode_length is not None,
-            max_decode_length=max_decode_length,
-            prompt_positions=prompts["prompt_positions"],
-            cross_kv=cross_kv,
-            method="decode",
-            mutable=["cache"],
-        )
-        return logits, changed.get("cache")
-
-    return decode
 
 
 def _empty_cache(decode, batch, max_length):

@@ -22,18 +22,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 Cache = Any
-Step = Callable[[Cache, Int[Array, "..."]], tuple[Float[Array, "... vocab"], Cache]]
-Choose = Callable[[Float[Array, "batch vocab"], Int[Array, ""]], Int[Array, "batch"]]
+Step = Callable[[Cache, Int[Array, "..."]], tuple[Float[Array, "... V"], Cache]]
+Choose = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, " B"]]
 
 
 class _Rows(NamedTuple):
     """State of `one_sequence`."""
 
     index: Int[Array, ""]  # tokens generated so far
-    tokens: Int[Array, "batch length+1"]
-    log_prob: Float[Array, "batch"]
-    length: Int[Array, "batch"]
-    done: Bool[Array, "batch"]
+    tokens: Int[Array, "B L+1"]
+    log_prob: Float[Array, " B"]
+    length: Int[Array, " B"]
+    done: Bool[Array, " B"]
     cache: Cache
 
 
@@ -46,7 +46,7 @@ def one_sequence(
     max_length: int,
     eos_id: int,
     length_penalty: float = 0.0,
-) -> tuple[Int[Array, "batch length"], Float[Array, "batch"]]:
+) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
     """Generates one sequence a row, taking `choose(log_probs, index)` as each next token.
 
     Returns the tokens, 0 after EOS, and sum(log p) / length**length_penalty, EOS counted.
@@ -64,7 +64,7 @@ def one_sequence(
             index=state.index + 1,
             tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, 0, chosen_B)),
             log_prob=state.log_prob + jnp.where(state.done, 0.0, gain_B),
-            length=state.length + ~state.done,
+            length=state.length + (~state.done).astype(jnp.int32),
             done=state.done | (chosen_B == eos_id),
             cache=cache,
         )
@@ -85,11 +85,11 @@ class _Beams(NamedTuple):
     """State of `beam_search`. Hypotheses stand best first; those that do not exist score -inf."""
 
     index: Int[Array, ""]
-    live_tokens: Int[Array, "batch beams length+1"]  # without EOS so far
-    live_log_prob: Float[Array, "batch beams"]
-    finished_tokens: Int[Array, "batch beams length+1"]  # ended by EOS or at the greatest length
-    finished_score: Float[Array, "batch beams"]
-    improvable: Bool[Array, "batch"]  # a live hypothesis may still beat a finished one
+    live_tokens: Int[Array, "B beams L+1"]  # without EOS so far
+    live_log_prob: Float[Array, "B beams"]
+    finished_tokens: Int[Array, "B beams L+1"]  # ended by EOS or at the greatest length
+    finished_score: Float[Array, "B beams"]
+    improvable: Bool[Array, " B"]  # a live hypothesis may still beat a finished one
     cache: Cache
 
 
@@ -104,7 +104,7 @@ def beam_search(
     length_penalty: float = 0.0,
     late_finishers: bool = False,
     batch_axis: int = 0,
-) -> tuple[Int[Array, "batch beams length"], Float[Array, "batch beams"]]:
+) -> tuple[Int[Array, "B beams L"], Float[Array, "B beams"]]:
     """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
 
     This is the search of Hugging Face transformers with `early_stopping=False`:
@@ -150,17 +150,22 @@ def beam_search(
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
-    start = _Beams(
+    start = _all_alike(cache, batch, beams, max_length, batch_axis)
+    end = lax.while_loop(unfinished, advance, start)
+    return end.finished_tokens[:, :, 1:], end.finished_score
+
+
+def _all_alike(cache: Cache, batch: int, beams: int, max_length: int, batch_axis: int) -> _Beams:
+    """The first state: every row has one live hypothesis, the empty one, and none has finished."""
+    return _Beams(
         index=jnp.int32(0),
         live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
-        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),  # all begin alike
+        live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
         finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
         finished_score=jnp.full((batch, beams), -jnp.inf),
         improvable=jnp.ones(batch, bool),
         cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache, batch_axis),
     )
-    end = lax.while_loop(unfinished, advance, start)
-    return end.finished_tokens[:, :, 1:], end.finished_score
 
 
 def over_beams(step: Step, cache: Cache, batch_axis: int = 0) -> Step:
@@ -172,7 +177,7 @@ def over_beams(step: Step, cache: Cache, batch_axis: int = 0) -> Step:
     return jax.vmap(step, in_axes=(axes, 1), out_axes=(1, axes))
 
 
-def greedy(log_probs: Float[Array, "batch vocab"], index: Int[Array, ""]) -> Int[Array, "batch"]:
+def greedy(log_probs: Float[Array, "B V"], index: Int[Array, ""]) -> Int[Array, " B"]:
     """Chooses the likeliest token."""
     del index
     return jnp.argmax(log_probs, axis=-1)
@@ -190,8 +195,8 @@ def sampler(keys: Array, temperature: float, top_k: int = 0, top_p: float = 1.0)
 
 
 def warp_logits(
-    logits: Float[Array, "batch vocab"], temperature: float, top_k: int = 0, top_p: float = 1.0
-) -> Float[Array, "batch vocab"]:
+    logits: Float[Array, "B V"], temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "B V"]:
     """Divides by the temperature, then puts -inf outside the top k, then outside the top p.
 
     Top p keeps the likeliest tokens until their mass reaches p, so always at least one. Tokens that
@@ -210,7 +215,7 @@ def warp_logits(
     return logits
 
 
-def _scale(length: Int[Array, "*batch"], length_penalty: float) -> Float[Array, "*batch"]:
+def _scale(length: Int[Array, "*B"], length_penalty: float) -> Float[Array, "*B"]:
     return length.astype(jnp.float32) ** length_penalty
 
 
@@ -220,6 +225,6 @@ def _map_rows(function: Callable, cache: Cache, batch_axis: int) -> Cache:
     return jax.tree.map(lambda leaf: function(leaf) if leaf.ndim else leaf, cache)
 
 
-def _take(x: Array, beam: Int[Array, "batch kept"]) -> Array:
+def _take(x: Array, beam: Int[Array, "B kept"]) -> Array:
     """x[b, beam[b, k]] for every b and k."""
     return jax.vmap(lambda row, chosen: row[chosen])(x, beam)

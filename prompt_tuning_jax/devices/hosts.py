@@ -8,9 +8,9 @@ three variables say how:
 
 All form the same batches. In training, each process reads and tokenises its own devices' rows of
 them; in evaluation, and where examples cannot be read one by one (SeqIO's), it reads all. Process 0
-writes the prompts, the history and the log; MODEL_DIR must be a directory that all hosts see. Where
-one process ends before its time, all others end too, and say so; the same commands then continue
-from the last state.
+writes the prompts, the history and the log; the run's directory must be one that all hosts see.
+Where one process ends before its time, all others end too, and say so; the same commands then
+continue from the last state.
 """
 
 import atexit

@@ -1,6 +1,6 @@
 """The mesh, and every partition rule, in one visible table.
 
-`MESH = "data:4,fsdp:2,model:2"` names the mesh axes and their sizes; those left out have size 1,
+`data:4,fsdp:2,model:2` names the mesh axes and their sizes; those left out have size 1,
 and one may be -1 for the rest of the devices.
 
     data    splits the batch; every device of it holds all weights
@@ -9,8 +9,8 @@ and one may be -1 for the rest of the devices.
     model   splits the computation within a layer, and its weights with it (tensor parallelism)
 
 Prompts and their optimizer state are on every device. With several hosts the mesh spans all their
-devices, and arrays are global: `put` makes one from values that every host knows, of which it keeps
-its own part; `to_host` makes values that every host knows of an array, and all hosts call it.
+devices, and arrays are global: `put` makes one from the same values on every host, each of which
+keeps its own part; `to_host` gives every host the whole of an array, and all hosts call it.
 """
 
 import contextlib
@@ -22,12 +22,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from flax.linen import partitioning
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.params import flatten
 
 MESH_AXES = ("data", "fsdp", "model")
 # Logical axis (T5X's names, and the prompt's) -> mesh axes, None = not split.
@@ -44,11 +45,11 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "prompt_bank": None,
     "prompt": None,
 }
-# What a checkpoint's reader is told: (config, name -> what has a shape) -> name -> sharding.
-Shardings = Callable[[T5Config, Mapping[str, Any]], Mapping[str, Sharding]]
+# For a checkpoint's reader: (config, name -> weight or its shape) -> name -> sharding.
+Shardings = Callable[[NetworkConfig, Mapping[str, Any]], Mapping[str, Sharding]]
 # What it may do to each weight as soon as that is read: (name, weight) -> name -> array.
 Conversion = Callable[[str, Any], Mapping[str, Any]]
-# Within a layer nothing is split over what only says where weights are kept.
+# fsdp says where weights are kept; the arrays within a layer are not split over it.
 RULES_IN_USE = AXIS_RULES | {"embed": None}
 
 
@@ -67,7 +68,8 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
         name, _, size = part.strip().partition(":")
         if name not in sizes or not re.fullmatch(r"-1|[1-9]\d*", size):
             raise ValueError(
-                f"MESH {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of {', '.join(MESH_AXES)}."
+                f"{spelled('mesh')} {spec!r}: {part!r} is not AXIS:SIZE with AXIS one of "
+                f"{', '.join(MESH_AXES)}."
             )
         sizes[name] = int(size)
     devices = jax.devices() if devices is None else devices
@@ -76,7 +78,8 @@ def make_mesh(spec: str = "data:-1", devices: Sequence[jax.Device] | None = None
     sizes = {k: rest if v == -1 else v for k, v in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"MESH {spec!r} asks for {math.prod(sizes.values())} devices, but there are "
+            f"{spelled('mesh')} {spec!r} asks for {math.prod(sizes.values())} devices, but there "
+            "are "
             f"{len(devices)}; give one axis the size -1 to take the rest."
         )
     return Mesh(_grid(tuple(sizes.values()), devices), MESH_AXES)
@@ -95,7 +98,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
         slices //= between[-1]
     if slices > 1:
         raise ValueError(
-            f"A MESH of {' x '.join(map(str, shape))} does not divide over the slices of these "
+            f"A mesh of {' x '.join(map(str, shape))} does not divide over the slices of these "
             "devices: give an axis, best data, a size that the number of slices divides."
         )
     within = tuple(size // count for size, count in zip(shape, between, strict=True))
@@ -139,17 +142,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 @functools.lru_cache
-def logical_axes(config: T5Config) -> Mapping[str, tuple[str, ...]]:
+def logical_axes(config: NetworkConfig) -> Mapping[str, tuple[str, ...]]:
     """Parameter name -> its logical axes, read from the network itself."""
-    tokens = jax.ShapeDtypeStruct((1, 2), np.int32)
-    shapes = jax.eval_shape(
-        lambda t: Transformer(config).init(jax.random.key(0), t, t, t, enable_dropout=False), tokens
-    )
-    flat = traverse_util.flatten_dict(shapes["params_axes"], sep="/")
+    flat = flatten(family_of(config).abstract_variables(config, None)["params_axes"])
     return {name.removesuffix("_axes"): tuple(meta.names) for name, meta in flat.items()}
 
 
-def param_shardings(mesh: Mesh, config: T5Config, tree: Any) -> Any:
+def param_shardings(mesh: Mesh, config: NetworkConfig, tree: Any) -> Any:
     """A sharding for every leaf of flat parameters, or of an optimizer's state over them.
 
     A leaf belongs to the parameter that it is named for, and is split by the table as far as its
@@ -171,7 +170,7 @@ def param_shardings(mesh: Mesh, config: T5Config, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def constrain(mesh: Mesh | None, config: T5Config, tree: Any) -> Any:
+def constrain(mesh: Mesh | None, config: NetworkConfig, tree: Any) -> Any:
     """Within a compiled function: `tree` where `param_shardings` says; as it is without a mesh."""
     if mesh is None:
         return tree

@@ -4,27 +4,31 @@ Inputs need not be alike: each may have its own prompt (`bank.rows`) and its own
 they still share batches.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from jaxtyping import Float
 
-from prompt_tuning_jax.banks import BankRows, Ensemble, vote
-from prompt_tuning_jax.model import DecodingOptions, FrozenModel, PromptLike
+from prompt_tuning_jax.banks import PromptLike, PromptSet, vote
+from prompt_tuning_jax.decoding.generation import DecodingOptions
+from prompt_tuning_jax.decoding.text import label_choices
+from prompt_tuning_jax.model import FrozenModel
 
 # An input's legal answers; None where its answer is free text.
 Choices = Sequence[str] | None
 
 
 class Answer(NamedTuple):
-    """A prediction, its log-probability score, and, if it was ranked, the score of every label."""
+    """A prediction, its log-probability score, and, if it was ranked, every label's.
+
+    `votes` counts the prompts that put a label first: one prompt, or an ensemble's members.
+    """
 
     prediction: str
     score: float
     scores: dict[str, float] | None = None
-    votes: dict[str, int] | None = None  # of an ensemble's members
+    votes: dict[str, int] | None = None
 
 
 def answer(
@@ -49,18 +53,19 @@ def answer(
       first: the number of the first text, where these are not all; text i is number `first` + i, on
         which depends what it samples.
     """
+    prompts = PromptSet.of(prompt)
     sizes = {"batch_size": batch_size, "max_input_length": max_input_length}
     ranked = [i for i, legal in enumerate(choices) if legal]
     free = [i for i, legal in enumerate(choices) if not legal]
     answers: dict[int, Answer] = {}
     if ranked:
         inputs, legal = [texts[i] for i in ranked], [tuple(choices[i]) for i in ranked]
-        some = rank(model, inputs, legal, _subset(prompt, ranked), **sizes)
+        some = rank(model, inputs, legal, prompts.take(ranked), **sizes)
         answers |= zip(ranked, some, strict=True)
     if free:
         inputs = [texts[i] for i in free]
         options = {"seed": seed, "numbers": [first + i for i in free], **sizes, **decoding}
-        generated = model.generate(inputs, _subset(prompt, free), **options)
+        generated = model.generate(inputs, prompts.take(free), **options)
         some = (Answer(text, float(score)) for text, score in zip(*generated, strict=True))
         answers |= zip(free, some, strict=True)
     return [answers[i] for i in range(len(texts))]
@@ -74,38 +79,19 @@ def rank(
     **sizes: int,
 ) -> list[Answer]:
     """Rank classification of each text among its own legal answers."""
-    if isinstance(prompt, Ensemble):
-        return rank_together(model, texts, choices, prompt, **sizes)
-    labels = list(dict.fromkeys(itertools.chain.from_iterable(choices)))
-    predictions, scores = model.classify(texts, choices, prompt, **sizes)
-    by_label = (dict(zip(labels, row.tolist(), strict=True)) for row in scores)
-    own = (
-        {label: row[label] for label in legal} for legal, row in zip(choices, by_label, strict=True)
-    )
-    return [Answer(best, row[best], row) for best, row in zip(predictions, own, strict=True)]
+    labels, _ = label_choices(choices, len(texts))
+    column = {label: i for i, label in enumerate(labels)}
+    scores = model.label_scores(texts, labels, prompt, **sizes)
+    return [
+        ranked_answer(row[:, [column[label] for label in legal]], legal)
+        for row, legal in zip(scores, choices, strict=True)
+    ]
 
 
-def rank_together(
-    model: FrozenModel,
-    texts: Sequence[Any],
-    choices: Sequence[Sequence[str]],
-    ensemble: Ensemble,
-    **sizes: int,
-) -> list[Answer]:
-    """The vote of an ensemble, whose members all know the same answers."""
-    labels = choices[0]
-    scores = model.member_scores(texts, labels, ensemble, **sizes)
-    return [ensemble_answer(row, labels) for row in scores]
-
-
-def ensemble_answer(scores: Float[np.ndarray, "members labels"], labels: Sequence[str]) -> Answer:
-    """The label that most members choose, and the mean of their log-probabilities."""
+def ranked_answer(scores: Float[np.ndarray, "N C"], labels: Sequence[str]) -> Answer:
+    """The label that most prompts choose, one or an ensemble's, and the mean of their scores."""
     best = labels[int(vote(scores[None])[0])]
     means = dict(zip(labels, scores.mean(axis=0).tolist(), strict=True))
     chosen = scores.argmax(axis=-1)
     votes = {label: int(np.sum(chosen == i)) for i, label in enumerate(labels)}
     return Answer(best, means[best], means, votes)
-
-
-def _subset(prompt: PromptLike, inputs: Sequence[int]) -> PromptLike:
-    return prompt.take(inputs) if isinstance(prompt, BankRows) else prompt

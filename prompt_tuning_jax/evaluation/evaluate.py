@@ -28,7 +28,7 @@ Result = Evaluation | EnsembleEvaluation | dict[str, Evaluation]
 
 def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
-    config = config or EvaluateConfig(**options)
+    config = dataclasses.replace(config or EvaluateConfig(), **options)
     check_prompts(config)
     scoring = {
         "text_prompt": config.text_prompt,
@@ -50,9 +50,11 @@ def _evaluate(config: EvaluateConfig, scoring: dict[str, Any]) -> Result:
     """With one prompt or none, with an ensemble, or each prompt on the task of its own."""
     scoring = scoring | {"split": config.split}
     mesh = sharding.make_mesh(config.mesh)
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    model = config.model
+    if not isinstance(model, FrozenModel):
+        model = load_model(model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompts = load_prompts(config, model)
-    if not isinstance(prompts, TunedBank):
+    if config.prompts is None:
         return evaluate_task(model, load_task(config, model.vocabulary), prompt=prompts, **scoring)
     if config.prompt_field is None and names_a_task(config):
         return evaluate_ensemble(model, load_task(config, model.vocabulary), prompts, **scoring)

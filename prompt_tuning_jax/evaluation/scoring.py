@@ -4,6 +4,7 @@ Training and the command `evaluate` score through the same functions.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +13,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from prompt_tuning_jax.banks import Ensemble, TunedBank
+from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedBank
 from prompt_tuning_jax.data.task import Example, ExampleList, Task, target_text
+from prompt_tuning_jax.decoding.text import batches
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ensemble_answer
-from prompt_tuning_jax.losses import token_cross_entropy
-from prompt_tuning_jax.model import FrozenModel, PromptLike
-from prompt_tuning_jax.models.t5.apply import apply
+from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ranked_answer
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.optim import token_cross_entropy
 from prompt_tuning_jax.settings.prompt_config import own_words
 from prompt_tuning_jax.settings.setting import check_least
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of
@@ -169,7 +171,7 @@ def evaluate_ensemble(
     if not task.metrics:
         raise ValueError(f"Task {task.name!r} has no metrics, so an ensemble has no answers to it.")
     examples = settings.examples(task, split, model)
-    copies, rows = ensemble.copies(examples)
+    copies, rows = ensemble.expanded(examples)
     losses = example_losses(model, copies, rows, settings)
     answers = _answers(model, copies, [settings.choices(task)] * len(copies), rows, settings)
     members = {
@@ -190,7 +192,7 @@ def _together(
     task: Task,
     examples: Sequence[Example],
     of_members: Sequence[Answer],
-    ensemble: Ensemble,
+    ensemble: PromptSet,
     settings: ScoringOptions,
 ) -> list[Answer]:
     """The ensemble's answers: a vote over rankings that are there, or text generated together."""
@@ -198,8 +200,8 @@ def _together(
     if labels is None:
         return _answers(model, examples, [None] * len(examples), ensemble, settings)
     scores = np.array([[one.scores[label] for label in labels] for one in of_members])
-    scores = scores.reshape(len(examples), len(ensemble), len(labels))
-    return [ensemble_answer(row, labels) for row in scores]
+    scores = scores.reshape(len(examples), ensemble.copies, len(labels))
+    return [ranked_answer(row, labels) for row in scores]
 
 
 def _answers(
@@ -224,7 +226,7 @@ def _summarise(
     model: FrozenModel,
     task: Task,
     examples: Sequence[Example],
-    losses: Float[np.ndarray, "examples 2"],
+    losses: Float[np.ndarray, "n 2"],
     answers: Sequence[Answer],
 ) -> Evaluation:
     """The task's metrics, the mean loss, and how legal the answers are."""
@@ -243,39 +245,34 @@ def _summarise(
     return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
 
 
-def _token_losses(config: Any, params: Any, batch: Any, layout: str) -> tuple[Any, Any]:
-    logits = apply(config, params, batch, layout)
+@functools.partial(jax.jit, static_argnames=("config", "layout"))
+def _token_losses(config, params, batch, layout):
+    logits = family_of(config).apply(config, params, batch, layout)
     weights = batch["decoder_loss_weights"]
     losses = token_cross_entropy(logits, batch["decoder_target_tokens"]) * weights
     return losses.sum(axis=-1), weights.sum(axis=-1)
 
 
-_token_losses_jit = jax.jit(_token_losses, static_argnames=("config", "layout"))
-
-
 def example_losses(
     model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, settings: ScoringOptions
-) -> Float[np.ndarray, "examples 2"]:
+) -> Float[np.ndarray, "n 2"]:
     """Cross-entropy of every example in nats, without z-loss or dropout, and its target tokens.
 
     An ensemble's is the mean of its members'.
     """
-    if isinstance(prompt, Ensemble):
-        copies, rows = prompt.copies(examples)
-        losses = example_losses(model, copies, rows, settings)
-        return losses.reshape(len(examples), len(prompt), 2).mean(axis=1)
-    config, params, layout = model.prompted(prompt)
+    prompted = model.prompted(prompt)
+    count = prompted.prompts.copies
+    copies, each = prompted.prompts.expanded(examples)
+    prompted = prompted._replace(prompts=each)
     with sharding.active(model.mesh):
         pending = [
-            (rows, _token_losses_jit(config, params, batch, layout))
-            for rows, batch in model.batches(
-                examples, prompt, settings.batch_size, settings.lengths
-            )
+            (rows, _token_losses(prompted.config, prompted.params, batch, each.layout))
+            for rows, batch in batches(prompted, copies, settings.batch_size, settings.lengths)
         ]
-    losses = np.zeros((len(examples), 2))
+    losses = np.zeros((len(copies), 2))
     for rows, found in pending:
         losses[rows] = np.stack(sharding.to_host(found), axis=-1)[: len(rows)]
-    return losses
+    return losses.reshape(len(examples), count, 2).mean(axis=1)
 
 
 def by_prompt(task: Task, split: str, field: str, bank: TunedBank) -> dict[str, Task]:

@@ -37,13 +37,13 @@ class Snapshot:
     """The prompt at one step of its training, and its scores then."""
 
     step: int
-    values: Float[np.ndarray, "prompt embed"]
+    values: Float[np.ndarray, "P D"]
     scores: Mapping[str, Any]
 
 
 def analyse(
-    values: Float[np.ndarray, "prompt embed"],
-    embeddings: Float[np.ndarray, "rows embed"],
+    values: Float[np.ndarray, "P D"],
+    embeddings: Float[np.ndarray, "rows D"],
     vocabulary: Vocabulary,
     *,
     k: int = 5,
@@ -73,7 +73,7 @@ def analyse(
     labels, name = list(label_ids), functools.partial(_name, vocabulary)
     whole, values = nearest.survey(table), np.asarray(values, np.float32)
 
-    def look(vectors: Float[np.ndarray, "vectors embed"]) -> Neighbours:
+    def look(vectors: Float[np.ndarray, "vectors D"]) -> Neighbours:
         return nearest.find_neighbours(vectors, table, k, list(label_ids.values()))
 
     found, random = look(values), look(_random_vectors(whole, seed))
@@ -107,7 +107,7 @@ def _name(vocabulary: Vocabulary, token: int) -> str:
     return readable(vocabulary.id_to_piece(int(token)))
 
 
-def _random_vectors(whole: Survey, seed: int) -> Float[np.ndarray, "vectors embed"]:
+def _random_vectors(whole: Survey, seed: int) -> Float[np.ndarray, "vectors D"]:
     """Vectors as the vocabulary's in each coordinate, but of no meaning."""
     rng = np.random.default_rng(seed)
     return rng.normal(whole.mean, whole.spread, (RANDOM_VECTORS, len(whole.mean)))

@@ -14,7 +14,7 @@ Name = Callable[[int], str]  # a piece's id -> its text for people
 
 
 def find_clusters(
-    values: Float[np.ndarray, "prompt embed"],
+    values: Float[np.ndarray, "P D"],
     table: Table,
     found: Nearest,
     random: Nearest,
@@ -47,7 +47,7 @@ def tightness(table: Table, found: Nearest) -> Float[np.ndarray, " vectors"] | N
     return np.array([nearest.cosines(each)[pairs].mean() for each in rows])
 
 
-def groups(vectors: Float[np.ndarray, "n embed"], threshold: float) -> list[list[int]]:
+def groups(vectors: Float[np.ndarray, "n D"], threshold: float) -> list[list[int]]:
     """Rows that are alike: average-linkage clusters of mean cosine `threshold` or more.
 
     The largest comes first; rows that are like no other are left out.
@@ -67,7 +67,7 @@ def groups(vectors: Float[np.ndarray, "n embed"], threshold: float) -> list[list
 
 
 def draw_map(
-    values: Float[np.ndarray, "prompt embed"],
+    values: Float[np.ndarray, "P D"],
     table: Table,
     found: Nearest,
     labels: Mapping[str, list[int]],

@@ -173,7 +173,7 @@ class Interpretation:
     positions: list[Position]
     labels: Labels | None
     norms: Norms
-    similarity: Float[np.ndarray, "prompt prompt"]
+    similarity: Float[np.ndarray, "P P"]
     clusters: Clusters
     frequent: list[tuple[str, int]]
     map: list[Point]

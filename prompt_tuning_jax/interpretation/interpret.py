@@ -68,7 +68,7 @@ def interpret(
 
 
 def find_run(prompt: str | os.PathLike) -> Path | None:
-    """The MODEL_DIR that a prompt lies in, as best/, last/ or prompts/STEP/; None if in none."""
+    """The directory of the run that a prompt lies in, as best/, last/ or prompts/STEP/, or None."""
     place = Path(prompt)
     if not place.exists():  # the name of a bundled prompt
         return None
@@ -91,7 +91,7 @@ def read_snapshots(run: str | os.PathLike, prompt: TunedPrompt) -> list[Snapshot
     folder = Path(run) / SNAPSHOTS
     if not (folder / "0").is_dir():
         raise FileNotFoundError(
-            f"{folder / '0'} is not there: {run} is not the MODEL_DIR of a run, or the run did not "
+            f"{folder / '0'} is not there: {run} is not the directory of a run, or the run did not "
             "keep its prompts."
         )
     snapshots = []
@@ -101,7 +101,7 @@ def read_snapshots(run: str | os.PathLike, prompt: TunedPrompt) -> list[Snapshot
         if kept.shape != prompt.shape:
             raise ValueError(
                 f"The prompts in {folder} are {list(kept.shape)}, this one is "
-                f"{list(prompt.shape)}: give the MODEL_DIR of the run that made it."
+                f"{list(prompt.shape)}: name the run that made it with {spelled('model_dir')}."
             )
         snapshots.append(Snapshot(step, kept.values, kept.metadata.get("scores", {})))
     return snapshots

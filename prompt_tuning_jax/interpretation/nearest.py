@@ -15,7 +15,7 @@ CHUNK = 256  # vectors at a time
 SPARE = 16  # candidates beyond those asked for: float32's rounding may swap near-equal ones
 SAMPLE = 1500  # pieces whose pairs stand for all pairs
 
-Table = Float[np.ndarray, "vocab embed"]
+Table = Float[np.ndarray, "V D"]
 
 
 class Nearest(NamedTuple):
@@ -36,13 +36,13 @@ class Neighbours(NamedTuple):
 class Survey(NamedTuple):
     """Every piece's norm, and the mean and standard deviation of each coordinate."""
 
-    norms: Float[np.ndarray, " vocab"]
-    mean: Float[np.ndarray, " embed"]
-    spread: Float[np.ndarray, " embed"]
+    norms: Float[np.ndarray, " V"]
+    mean: Float[np.ndarray, " D"]
+    spread: Float[np.ndarray, " D"]
 
 
 def find_neighbours(
-    vectors: Float[np.ndarray, "vectors embed"],
+    vectors: Float[np.ndarray, "vectors D"],
     table: Table,
     k: int,
     labels: Sequence[Sequence[int]] = (),
@@ -78,21 +78,21 @@ def survey(table: Table) -> Survey:
     return Survey(np.concatenate(norms), mean, np.sqrt(variance))
 
 
-def label_vectors(
-    table: Table, labels: Sequence[Sequence[int]]
-) -> Float[np.ndarray, "labels embed"]:
+def label_vectors(table: Table, labels: Sequence[Sequence[int]]) -> Float[np.ndarray, "labels D"]:
     """The mean embedding of each label's pieces (paper section 3.2)."""
     rows = [table[np.asarray(ids)].astype(np.float32).mean(axis=0) for ids in labels]
     return np.stack(rows) if rows else np.zeros((0, table.shape[1]), np.float32)
 
 
-def unit(vectors: Float[np.ndarray, "*n embed"]) -> Float[np.ndarray, "*n embed"]:
+def unit(vectors: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n D"]:
     """Vectors scaled to length 1; those of length 0 stay."""
     return vectors / _divisors(_norms(vectors))[..., None]
 
 
-def cosines(vectors: Float[np.ndarray, "*n embed"]) -> Float[np.ndarray, "*n"]:
-    """The cosine of each pair of vectors, [..., N, N]."""
+def cosines(
+    vectors: Float[np.ndarray, "*n vectors D"],
+) -> Float[np.ndarray, "*n vectors vectors"]:
+    """The cosine of each pair of vectors."""
     directions = unit(vectors)
     return np.clip(directions @ np.swapaxes(directions, -1, -2), -1, 1)
 

@@ -38,7 +38,7 @@ def write_output(found: Interpretation, directory: str | os.PathLike) -> Path:
 def to_html(found: Interpretation, svgs: dict[str, str]) -> str:
     """The page, with the pictures in it."""
     template = string.Template(TEMPLATE.read_text("utf-8"))
-    missing = "<p>Needs the run that made the prompt: name it with --model_dir.</p>"
+    missing = "<p>Needs the run that made the prompt: name its directory with --model_dir.</p>"
     return template.substitute(
         title=_escape(_title(found)),
         facts=_escape(_facts(found)),
@@ -50,7 +50,9 @@ def to_html(found: Interpretation, svgs: dict[str, str]) -> str:
         k=found.k,
         threshold=f"{found.clusters.threshold:.2f}",
         neighbours=_neighbours(found),
-        labels=_labels(found) if found.labels else "<p>None known: name them with --labels.</p>",
+        labels=_labels(found)
+        if found.labels
+        else "<p>None known: name them with --verbalizers.</p>",
         norms=svgs["norms"],
         similarity=svgs["similarity"],
         map=svgs["map"],

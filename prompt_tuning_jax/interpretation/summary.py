@@ -21,7 +21,7 @@ def summary_lines(found: Interpretation) -> list[tuple[str, str]]:
 def _labels(found: Interpretation) -> list[tuple[str, str]]:
     labels = found.labels
     if labels is None:
-        return [("Class labels", "none known; name them with --labels")]
+        return [("Class labels", "none known; name them with --verbalizers")]
     ranks = ", ".join(
         f"{word} best at rank {rank} (position {position})"
         for word, (rank, position) in list(labels.best.items())[:MOST]

@@ -1,4 +1,4 @@
-"""What a traced program computes and holds, whatever it is compiled for; and what it had to.
+"""What a traced program computes and holds on any device, and what it could not do without.
 
 Only matrix products count as flops: on an accelerator the rest rides along.
 """

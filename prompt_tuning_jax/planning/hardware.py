@@ -106,7 +106,7 @@ def devices(target: Slice) -> Sequence[jax.Device]:
                 platform="tpu", topology_name=target.name, **options
             ).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"libtpu cannot compile for {target.name}: {error}") from error
+        raise ValueError(f"libtpu cannot compile for {target.name}: {error}.") from error
 
 
 @contextlib.contextmanager

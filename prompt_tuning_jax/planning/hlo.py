@@ -277,4 +277,4 @@ def _closing(text: str, opening: int) -> int:
         depth += 1 if match[0] == "(" else -1
         if depth == 0:
             return opening + match.start()
-    raise ValueError(f"An instruction's parentheses do not close: {text[:80]}")
+    raise ValueError(f"An instruction's parentheses do not close: {text[:80]}.")

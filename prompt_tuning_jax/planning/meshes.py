@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
+from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.hardware import Chip
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
@@ -33,7 +33,7 @@ class Option:
 
     @property
     def mesh(self) -> str:
-        """As `MESH` takes it."""
+        """As `sharding.make_mesh` takes it."""
         sizes = {"data": self.data, "fsdp": self.fsdp, "model": self.model}
         return ",".join(f"{k}:{v}" for k, v in sizes.items() if v > 1) or "data:1"
 
@@ -55,7 +55,7 @@ def traced_work(config: T5Config, lengths: Lengths) -> tuple[Work, int]:
 
 def weights_size(config: T5Config, lengths: Lengths) -> int:
     """Bytes of the frozen model."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     return sum(x.size * x.dtype.itemsize for x in params.values())
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning import hardware, meshes
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Chip
@@ -135,7 +135,7 @@ def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) 
 
 def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
     """What no compiler is asked for."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     sizes = {name: x.size for name, x in params.items()}
     return {
         "mesh": option.mesh,

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.models.t5.apply import network_for
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
@@ -79,17 +80,10 @@ class Compiled:
 @functools.lru_cache
 def abstract_params(config: T5Config, lengths: Lengths) -> Mapping[str, Any]:
     """The flat parameters' shapes: the frozen model in the activations' dtype, a float32 prompt."""
-    network = network_for(config, (lengths.prompt, config.emb_dim))
-
-    def init(tokens: jax.Array) -> Any:
-        key = jax.random.key(0)
-        return network.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
-
-    flat = optim.flatten(jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), np.int32)))
+    prompt_shape = lengths.prompt, config.emb_dim
+    flat = flatten(family_of(config).abstract_variables(config, prompt_shape)["params"])
     return {
-        name: jax.ShapeDtypeStruct(
-            x.shape, jnp.float32 if name == optim.PROMPT_NAME else config.dtype
-        )
+        name: jax.ShapeDtypeStruct(x.shape, jnp.float32 if name == PROMPT_NAME else config.dtype)
         for name, x in flat.items()
     }
 
@@ -108,7 +102,7 @@ def traced_step(
     """
     params = abstract_params(config, lengths)
     rules = optim.prompt_rules() if rules is None else rules
-    trainable, frozen = optim.split_params(optim.unflatten(params), rules)
+    trainable, frozen = split_params(unflatten(params), rules)
     optimizer = optim.make_optimizer(trainable, rules)
     opt_state = jax.eval_shape(optimizer.init, trainable)
     batch, key = _batch(lengths), jax.eval_shape(lambda: jax.random.key(0))
@@ -180,7 +174,7 @@ def _memory(stats: Any, config: T5Config, lengths: Lengths, mesh: Mesh) -> Memor
 
 def weights_per_device(config: T5Config, lengths: Lengths, mesh: Mesh) -> int:
     """Bytes of the frozen model that each device holds, without the padding of its tiles."""
-    params = optim.without_prompt(abstract_params(config, lengths))
+    params = without_prompt(abstract_params(config, lengths))
     places = sharding.param_shardings(mesh, config, params)
     return sum(
         int(np.prod(places[name].shard_shape(x.shape))) * x.dtype.itemsize

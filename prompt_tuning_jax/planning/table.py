@@ -65,12 +65,12 @@ def recommendation(plans: Sequence[Plan]) -> str:
     best = recommended(plans)
     if best is not None:
         return (
-            f"MESH {best.mesh!r}, remat {best.remat!r}: {best.seconds * 1e3:.0f} ms a step, "
+            f"mesh {best.mesh!r}, remat {best.remat!r}: {best.seconds * 1e3:.0f} ms a step, "
             f"{gib(best.available - best.needed)} GiB to spare on each device."
         )
     least = min(plans, key=lambda plan: plan.needed)
     return (
-        f"Nothing fits: the smallest, MESH {least.mesh!r} with remat {least.remat!r}, is "
+        f"Nothing fits: the smallest, mesh {least.mesh!r} with remat {least.remat!r}, is "
         f"{gib(least.needed - least.available)} GiB too large for each device. Take a larger "
         "slice or a smaller batch."
     )

@@ -1,1 +1,1 @@
-"""Settings as gin macros: their names, kinds and bounds, and what `--help` says of them."""
+"""The settings of every command, each declared once: option, gin macro, keyword, checks, help."""

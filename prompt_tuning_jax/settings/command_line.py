@@ -43,9 +43,9 @@ def parse(
     # gin takes the last binding of a name
     bindings = [*map(gin_files.binding, found.bindings), *_bindings(config_class, found.settings)]
     gin_files.parse(found.gin_files, bindings, found.search_paths)
-    known, given = macros(config_class), gin_files.given_macros()
-    gin_files.check_known(given, known)
-    given = {known[macro].name: gin_files.value_of(macro) for macro in given if macro in known}
+    known, bound = macros(config_class), gin_files.given_macros()
+    gin_files.check_known(bound, known)
+    given = {known[macro].name: gin_files.value_of(macro) for macro in bound if macro in known}
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in given:
             needed = name.upper() if declared(field).positional else f"--{name}"

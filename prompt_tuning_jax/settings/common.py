@@ -14,16 +14,16 @@ class ModelConfig:
     """Which frozen model."""
 
     model: Any = setting(
-        "bundled",
-        """the frozen model: "bundled", a Hugging Face T5 directory, a T5X checkpoint, or a hub
-        name.""",
+        default="bundled",
+        help="""the frozen model: "bundled", a Hugging Face T5 directory, a T5X checkpoint, a hub
+        name or, in Python, a `FrozenModel`.""",
         group="model",
         first=True,
         shared=True,
     )
     vocabulary: PathLike | None = setting(
-        None,
-        "the model's spiece.model, where its directory does not hold one.",
+        default=None,
+        help="the model's spiece.model, where its directory does not hold one.",
         group="model",
         shared=True,
     )
@@ -34,15 +34,15 @@ class DeviceConfig:
     """Where and in which precision the model runs."""
 
     mesh: str = setting(
-        "data:-1",
-        """the devices to run on, such as "data:4,model:2"; -1 takes the remaining ones.""",
+        default="data:-1",
+        help="""the devices to run on, such as "data:4,model:2"; -1 takes the remaining ones.""",
         group="devices",
         shared=True,
     )
     model_dtype: Any = setting(
-        "float32",
-        """of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for the
-        weights alone and takes a quarter of float32's memory.""",
+        default="float32",
+        help="""of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for
+        the weights alone and takes a quarter of float32's memory.""",
         group="devices",
         shared=True,
     )
@@ -53,16 +53,16 @@ class FormConfig:
     """How a record becomes an input, and what may be answered."""
 
     input_template: str | None = setting(
-        None,
-        """makes the input from a record's fields, such as "sentence: {sentence}".""",
+        default=None,
+        help="""makes the input from a record's fields, such as "sentence: {sentence}".""",
         group="data",
         first=True,
         identity=True,
     )
     verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
-        None,
-        """raw label=word for each label, such as 0=negative 1=positive, or the legal answers. For
-        inference only the words count; None: those that the prompt's file records.""",
+        default=None,
+        help="""raw label=word for each label, such as 0=negative 1=positive, or the legal answers.
+        For inference only the words count; None: those that the prompt's file records.""",
         group="data",
         first=True,
         identity=True,
@@ -74,9 +74,9 @@ class PredictionConfig:
     """How an answer is found."""
 
     predictions: str | None = setting(
-        None,
-        """"rank" scores the verbalizers and takes the best; "generate" decodes text. None: rank
-        where there are verbalizers.""",
+        default=None,
+        help=""""rank" scores the verbalizers and takes the best; "generate" decodes text. None:
+        rank where there are verbalizers.""",
         group="evaluation",
         choices=PREDICTIONS,
         identity=True,
@@ -88,7 +88,9 @@ class MismatchConfig:
     """Whether a prompt must belong to the model."""
 
     allow_prompt_mismatch: bool = setting(
-        False, "use prompts that were tuned for another model or vocabulary.", group="prompt"
+        default=False,
+        help="use prompts that were tuned for another model or vocabulary.",
+        group="prompt",
     )
 
 
@@ -97,8 +99,8 @@ class LengthConfig:
     """How long the prompt is."""
 
     prompt_length: int = setting(
-        100,
-        "P, the number of vectors; 0 for no prompt (model tuning).",
+        default=100,
+        help="P, the number of vectors; 0 for no prompt (model tuning).",
         group="prompt",
         first=True,
         least=0,
@@ -112,8 +114,8 @@ class LayoutConfig:
     """Where the prompt's rows stand."""
 
     prompt_layout: str = setting(
-        "prefix",
-        "where its rows stand: prefix, after_bos, suffix or suffix_before_eos.",
+        default="prefix",
+        help="where its rows stand: prefix, after_bos, suffix or suffix_before_eos.",
         group="prompt",
         choices=LAYOUTS,
         identity=True,

@@ -10,13 +10,21 @@ from prompt_tuning_jax.settings.task_config import TaskConfig
 class EvaluateConfig(PredictionConfig, PromptConfig, DeviceConfig, TaskConfig):
     """What `prompt-tuning evaluate` takes."""
 
-    split: str = setting("validation", "which split to score.", group="evaluation", first=True)
+    split: str = setting(
+        default="validation", help="which split to score.", group="evaluation", first=True
+    )
     limit: int | None = setting(
-        None, "how many examples of each task to score; None for all.", group="evaluation", least=1
+        default=None,
+        help="how many examples of each task to score; None for all.",
+        group="evaluation",
+        least=1,
     )
     batch_size: int = setting(
-        32, "rows at once; the copies for an ensemble count.", group="evaluation", least=1
+        default=32,
+        help="rows at once; the copies for an ensemble count.",
+        group="evaluation",
+        least=1,
     )
     output: PathLike | None = setting(
-        None, "a JSON file for scores, targets and predictions.", group="evaluation"
+        default=None, help="a JSON file for scores, targets and predictions.", group="evaluation"
     )

@@ -33,7 +33,7 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
     """Has gin read the files, and then the bindings, afresh.
 
     Raises:
-      FileNotFoundError: there is no such file, here or where else to look.
+      FileNotFoundError: there is no such file, neither here nor in the search paths.
       UsageError: gin cannot read one.
     """
     folders = [Path(), *map(Path, search_paths), _GIN_CONFIGS]

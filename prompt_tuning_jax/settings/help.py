@@ -39,7 +39,7 @@ def help_text(
     return "\n".join([*head, *_in_short(prog, fields, groups, others)])
 
 
-def shown_value(field: dataclasses.Field) -> str:
+def shown_value(field: dataclasses.Field[Any]) -> str:
     """`30000`, a default; or `<float>`, what may be given where there is none."""
     if field.default is None or field.default is dataclasses.MISSING:
         kinds = (kind for kind in kinds_of(field.type) if kind is not type(None))
@@ -50,7 +50,7 @@ def shown_value(field: dataclasses.Field) -> str:
     return str(field.default)
 
 
-def _usage(prog: str, fields: Sequence[dataclasses.Field]) -> str:
+def _usage(prog: str, fields: Sequence[dataclasses.Field[Any]]) -> str:
     words = []
     for field in fields:
         required, name = field.default is dataclasses.MISSING, field.name.upper()
@@ -62,7 +62,7 @@ def _usage(prog: str, fields: Sequence[dataclasses.Field]) -> str:
     return " ".join([prog, *words, "[--SETTING value ...]"])
 
 
-def _in_full(groups: Mapping[str, Sequence[dataclasses.Field]]) -> list[str]:
+def _in_full(groups: Mapping[str, Sequence[dataclasses.Field[Any]]]) -> list[str]:
     lines = []
     for name, fields in groups.items():
         lines += _paragraph(f"{name}:", ((_option(f), declared(f).help) for f in fields))
@@ -71,8 +71,8 @@ def _in_full(groups: Mapping[str, Sequence[dataclasses.Field]]) -> list[str]:
 
 def _in_short(
     prog: str,
-    fields: Sequence[dataclasses.Field],
-    groups: Mapping[str, Sequence[dataclasses.Field]],
+    fields: Sequence[dataclasses.Field[Any]],
+    groups: Mapping[str, Sequence[dataclasses.Field[Any]]],
     others: Mapping[str, str],
 ) -> list[str]:
     """The settings of a first run explained; the others by name, under their groups."""
@@ -88,7 +88,7 @@ def _in_short(
     return [*lines, f"`{prog} --help all` explains every one, `--help GROUP` those of a group.", ""]
 
 
-def _option(field: dataclasses.Field) -> str:
+def _option(field: dataclasses.Field[Any]) -> str:
     return f"--{field.name} {shown_value(field)}"
 
 

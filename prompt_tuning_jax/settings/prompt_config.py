@@ -18,23 +18,23 @@ class PromptConfig(MismatchConfig):
     """Which prompts are used."""
 
     prompt: PathLike | None = setting(
-        None,
-        "a prompt's file, directory or, of a pre-built one, name; None for the model alone.",
+        default=None,
+        help="a prompt's file, directory or, of a pre-built one, name; None for the model alone.",
         group="prompt",
         first=True,
     )
     prompts: Mapping[str, str] | Sequence[str] | None = setting(
-        None, "several prompts, as paths or as name=path.", group="prompt"
+        default=None, help="several prompts, as paths or as name=path.", group="prompt"
     )
     prompt_field: str | None = setting(
-        None,
-        """the field of JSON records, or of a file task's, that names the prompt of each; None for
-        an ensemble.""",
+        default=None,
+        help="""the field of JSON records, or of a file task's, that names the prompt of each; None
+        for an ensemble.""",
         group="prompt",
     )
     text_prompt: str | None = setting(
-        None,
-        """a hand-written prompt around the input, such as "Is it good? {input}".""",
+        default=None,
+        help="""a hand-written prompt around the input, such as "Is it good? {input}".""",
         group="prompt",
     )
 
@@ -53,7 +53,7 @@ def check_prompts(config: PromptConfig) -> None:
 
 
 def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | TunedBank | None:
-    """The prompt, or the bank of PROMPTS, that `config` names."""
+    """The prompt, or the bank of several, that `config` names."""
     if config.prompts is not None:
         return _load_checked_bank(config.prompts, model, config.allow_prompt_mismatch)
     if config.prompt is not None:
@@ -68,20 +68,20 @@ def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
 
 
 def load_checked_prompt(
-    path: str | os.PathLike, model: FrozenModel, allow_mismatch: bool
+    path: str | os.PathLike[str], model: FrozenModel, allow_prompt_mismatch: bool
 ) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
-    model.check(prompt, allow_mismatch)
+    model.check(prompt, allow_prompt_mismatch)
     return prompt
 
 
-def _load_checked_bank(paths: Any, model: FrozenModel, allow_mismatch: bool) -> TunedBank:
+def _load_checked_bank(paths: Any, model: FrozenModel, allow_prompt_mismatch: bool) -> TunedBank:
     """Prompt files that belong to `model`, or a refusal that names the one that does not."""
     prompts = {}
     for name, path in named(paths).items():
         try:
-            prompts[name] = load_checked_prompt(path, model, allow_mismatch)
+            prompts[name] = load_checked_prompt(path, model, allow_prompt_mismatch)
         except ValueError as error:
             raise ValueError(f"Prompt {name!r}, {path}: {error}") from error
     return TunedBank(prompts)

@@ -20,7 +20,7 @@ from typing import Any
 from prompt_tuning_jax.errors import UsageError, spelled
 
 GROUPS = ("data", "model", "prompt", "training", "evaluation", "devices")
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike[str]
 # Setting -> T5X's macro for it, where that is not just the name in capitals.
 T5X_MACROS = {
     "model": "INITIAL_CHECKPOINT_PATH",
@@ -41,7 +41,7 @@ class Setting:
       least: the least number that it may be.
       choices: what it may be, beside its default.
       first: whether a first run needs it, so that the short `--help` explains it.
-      identity: whether a run continues from its state only with the same value.
+      identity: whether a run can continue only if the value is still the same.
       shared: whether all runs that train together have it in common.
       positional: whether it may be given without its name, in the order of declaration.
     """
@@ -64,21 +64,27 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", *, group: str, *
     return dataclasses.field(default=default, metadata={"setting": declared})
 
 
+Config = typing.TypeVar("Config")
+
+
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
-def settings(cls: type) -> type:
+def settings(cls: type[Config]) -> type[Config]:
     """Makes a class of settings: a frozen dataclass that checks its values and documents them."""
-    cls.__post_init__ = check_values
+    setattr(cls, "__post_init__", check_values)  # noqa: B010  a class that is yet to have one
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    lines = (f"  {field.name}: {declared(field).help}" for field in dataclasses.fields(made))
+    lines = (
+        f"  {field.name}: {declared(field).help}"
+        for field in dataclasses.fields(typing.cast(Any, made))
+    )
     made.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Attributes:", *lines])
     return made
 
 
-def declared(field: dataclasses.Field) -> Setting:
+def declared(field: dataclasses.Field[Any]) -> Setting:
     return field.metadata["setting"]
 
 
-def settings_of(config_class: type) -> dict[str, dataclasses.Field]:
+def settings_of(config_class: type) -> dict[str, dataclasses.Field[Any]]:
     """Name -> field, in the order of declaration."""
     return {field.name: field for field in dataclasses.fields(config_class)}
 
@@ -94,7 +100,13 @@ def macro_name(name: str) -> str:
     return T5X_MACROS.get(name, name.upper())
 
 
-def macros(config_class: type) -> dict[str, dataclasses.Field]:
+def setting_name(macro: str) -> str:
+    """The setting that a gin macro is for."""
+    names = {own: name for name, own in T5X_MACROS.items()}
+    return names.get(macro, macro.lower())
+
+
+def macros(config_class: type) -> dict[str, dataclasses.Field[Any]]:
     """Macro -> the field that it sets."""
     return {macro_name(field.name): field for field in dataclasses.fields(config_class)}
 
@@ -105,7 +117,7 @@ def check_values(config: Any) -> None:
         check_value(field, getattr(config, field.name), spelled(field.name))
 
 
-def check_value(field: dataclasses.Field, value: Any, name: str) -> None:
+def check_value(field: dataclasses.Field[Any], value: Any, name: str) -> None:
     """Refuses what `field` cannot be, with a UsageError that calls it `name`."""
     if value is field.default:
         return

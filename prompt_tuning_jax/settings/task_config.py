@@ -20,51 +20,64 @@ class TaskConfig(FormConfig, ModelConfig):
     """Which frozen model, and which task."""
 
     task: Any = setting(
-        None,
-        "a bundled task, a registered SeqIO task or mixture, or, in Python, a `Task`.",
+        default=None,
+        help="a bundled task, a registered SeqIO task or mixture, or, in Python, a `Task`.",
         group="data",
         first=True,
         positional=True,
     )
     task_module: str | None = setting(
-        None, "the Python module that registers the SeqIO task.", group="data"
+        default=None, help="the Python module that registers the SeqIO task.", group="data"
     )
     data_dir: PathLike | None = setting(
-        None,
-        """a directory of train, validation and test files (.jsonl, .tsv or .csv), instead of a
+        default=None,
+        help="""a directory of train, validation and test files (.jsonl, .tsv or .csv), instead of a
         task; of a SeqIO task, the directory with the data sets' release files, instead of TFDS.""",
         group="data",
         first=True,
         identity=True,
     )
     train_file: PathLike | None = setting(
-        None, "a .jsonl, .tsv or .csv file, instead of data_dir.", group="data", identity=True
+        default=None,
+        help="a .jsonl, .tsv or .csv file, instead of data_dir.",
+        group="data",
+        identity=True,
     )
-    validation_file: PathLike | None = setting(None, "the same, to evaluate on.", group="data")
-    test_file: PathLike | None = setting(None, "the same, as the split `test`.", group="data")
+    validation_file: PathLike | None = setting(
+        default=None, help="the same, to evaluate on.", group="data"
+    )
+    test_file: PathLike | None = setting(
+        default=None, help="the same, as the split `test`.", group="data"
+    )
     target_template: str = setting(
-        "{label}", "makes the target from a record's fields.", group="data", identity=True
+        default="{label}",
+        help="makes the target from a record's fields.",
+        group="data",
+        identity=True,
     )
     columns: Sequence[str] | None = setting(
-        None, "names of the columns of files without a header.", group="data", identity=True
+        default=None,
+        help="names of the columns of files without a header.",
+        group="data",
+        identity=True,
     )
     feature_lengths: Mapping[str, int] | None = setting(
-        None,
-        """the longest inputs and targets in tokens, EOS included; the prompt comes on top. None:
-        inputs=512 targets=64.""",
+        default=None,
+        help="""the longest inputs and targets in tokens, EOS included; the prompt comes on top.
+        None: inputs=512 targets=64.""",
         group="data",
         identity=True,
     )
     metric: str | Sequence[str] | None = setting(
-        None,
-        """the metric of a files task, "accuracy" if not given, or several, of which the first
+        default=None,
+        help="""the metric of a files task, "accuracy" if not given, or several, of which the first
         chooses the best step.""",
         group="evaluation",
         identity=True,
     )
     positive: str | None = setting(
-        None,
-        """the verbalizer that the metric "f1" looks for; None: the last one.""",
+        default=None,
+        help="""the verbalizer that the metric "f1" looks for; None: the last one.""",
         group="evaluation",
         identity=True,
     )

@@ -1,4 +1,4 @@
-"""What a training run takes: its settings, what is checked of them, and what tells runs apart."""
+"""What a training run takes: its settings, and what is checked of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,15 +6,9 @@ from typing import Any
 
 import optax
 
-from prompt_tuning_jax import optim
-from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.data.encoding import check_distinct
-from prompt_tuning_jax.data.task import Task
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
-from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.optim import Rule
 from prompt_tuning_jax.settings.common import (
@@ -26,13 +20,10 @@ from prompt_tuning_jax.settings.common import (
 )
 from prompt_tuning_jax.settings.setting import (
     PathLike,
-    macro_name,
-    names_where,
     setting,
     settings,
-    settings_of,
 )
-from prompt_tuning_jax.settings.task_config import TaskConfig, choose_predictions, lengths_of
+from prompt_tuning_jax.settings.task_config import TaskConfig
 
 
 @settings
@@ -42,15 +33,15 @@ class TrainConfig(
     """What a training run takes. The defaults are the paper's recipe."""
 
     model_dir: PathLike | None = setting(
-        None,
-        "where the run writes, and continues from.",
+        default=None,
+        help="where the run writes, and continues from.",
         group="training",
         first=True,
         shared=True,
     )
     prompt_visibility: str = setting(
-        "full",
-        """what the prompt may attend to: full, causal, self, isolated, isolated_causal or
+        default="full",
+        help="""what the prompt may attend to: full, causal, self, isolated, isolated_causal or
         isolated_self; an isolated prompt is computed once per step.""",
         group="prompt",
         choices=VISIBILITIES,
@@ -58,23 +49,25 @@ class TrainConfig(
         shared=True,
     )
     prompt_init: Any = setting(
-        None,
-        """where it starts: an initializer, "uniform", "sampled_vocabulary", "class_labels",
+        default=None,
+        help="""where it starts: an initializer, "uniform", "sampled_vocabulary", "class_labels",
         "text: ...", or a prompt file. None: class labels where the task declares verbalizers, else
         sampled vocabulary.""",
         group="prompt",
     )
     shared_prompt: PathLike | None = setting(
-        None,
-        """a prompt that stands, frozen, before the one that is tuned; the prompt that the run
+        default=None,
+        help="""a prompt that stands, frozen, before the one that is tuned; the prompt that the run
         writes is both.""",
         group="prompt",
         shared=True,
     )
-    train_steps: int = setting(30_000, "steps in all.", group="training", first=True, least=1)
+    train_steps: int = setting(
+        default=30_000, help="steps in all.", group="training", first=True, least=1
+    )
     batch_size: int = setting(
-        32,
-        "examples per step, over all devices.",
+        default=32,
+        help="examples per step, over all devices.",
         group="training",
         first=True,
         least=1,
@@ -82,127 +75,136 @@ class TrainConfig(
         shared=True,
     )
     learning_rate: float | None = setting(
-        None,
-        "of the default optimizer. None: 0.3 for a prompt, 0.001 for a model.",
+        default=None,
+        help="of the default optimizer. None: 0.3 for a prompt, 0.001 for a model.",
         group="training",
         first=True,
         identity=True,
     )
     seed: int = setting(
-        0,
-        "of the initial prompt, the data's order, and dropout.",
+        default=0,
+        help="of the initial prompt, the data's order, and dropout.",
         group="training",
         least=0,
         identity=True,
     )
     trainable: Sequence[Rule] | None = setting(
-        None,
-        """rules (regex, optax optimizer); what none matches is frozen. None: the prompt, or
+        default=None,
+        help="""rules (regex, optax optimizer); what none matches is frozen. None: the prompt, or
         everything where prompt_length is 0.""",
         group="training",
         shared=True,
     )
     dropout_rate: float = setting(
-        0.1, "of the frozen network, as in T5X.", group="training", identity=True, shared=True
+        default=0.1,
+        help="of the frozen network, as in T5X.",
+        group="training",
+        identity=True,
+        shared=True,
     )
     z_loss: float = setting(
-        1e-4,
-        "keeps the softmax normaliser near 1, as in T5X.",
+        default=1e-4,
+        help="keeps the softmax normaliser near 1, as in T5X.",
         group="training",
         identity=True,
         shared=True,
     )
     loss_normalization: str = setting(
-        "sum",
-        "the sum over target tokens, as in T5X, or their mean.",
+        default="sum",
+        help="the sum over target tokens, as in T5X, or their mean.",
         group="training",
         choices=("sum", "mean"),
         identity=True,
         shared=True,
     )
     pack: bool = setting(
-        False,
-        """a batch is the next batch_size examples of the data, several in a row; by default it is
-        examples of similar length, one in a row, which is usually faster.""",
+        default=False,
+        help="""a batch is the next batch_size examples of the data, several in a row; by default it
+        is examples of similar length, one in a row, which is usually faster.""",
         group="training",
         identity=True,
         shared=True,
     )
     checkpoint_period: int = setting(
-        1000, "steps between states.", group="training", least=1, shared=True
+        default=1000, help="steps between states.", group="training", least=1, shared=True
     )
     log_period: int = setting(
-        50, "steps between lines of the log.", group="training", least=1, shared=True
+        default=50, help="steps between lines of the log.", group="training", least=1, shared=True
     )
     quiet: bool = setting(
-        False,
-        "no progress bar, and no table of the model's weights.",
+        default=False,
+        help="no progress bar, and no table of the model's weights.",
         group="training",
         shared=True,
     )
     runs: Mapping[str, Mapping[str, Any]] | None = setting(
-        None,
-        """several prompts at once, each with settings of its own: slow.learning_rate=0.1
+        default=None,
+        help="""several prompts at once, each with settings of its own: slow.learning_rate=0.1
         fast.learning_rate=0.3 fast.seed=1.""",
         group="training",
         shared=True,
     )
     eval_period: int = setting(
-        1000, "steps between evaluations.", group="evaluation", first=True, least=1, shared=True
+        default=1000,
+        help="steps between evaluations.",
+        group="evaluation",
+        first=True,
+        least=1,
+        shared=True,
     )
     patience: int | None = setting(
-        None,
-        "how many evaluations without a better score end the run early; None for none.",
+        default=None,
+        help="how many evaluations without a better score end the run early; None for none.",
         group="evaluation",
         least=1,
     )
     eval_split: str = setting(
-        "validation", "what is evaluated on.", group="evaluation", identity=True
+        default="validation", help="what is evaluated on.", group="evaluation", identity=True
     )
     eval_limit: int | None = setting(
-        None,
-        "how many examples of it to evaluate on; None for all.",
+        default=None,
+        help="how many examples of it to evaluate on; None for all.",
         group="evaluation",
         least=1,
         identity=True,
     )
     microbatches: int = setting(
-        1,
-        """how many parts of a batch go through the model one after the other, with one update for
-        all: the same step in less memory.""",
+        default=1,
+        help="""how many parts of a batch go through the model one after the other, with one update
+        for all: the same step in less memory.""",
         group="devices",
         least=1,
         shared=True,
     )
     scan_layers: bool = setting(
-        False,
-        """stack the layers' weights and compile one layer for all: a deep model compiles as fast as
-        a shallow one, and with the mesh's fsdp only one layer is whole at a time.""",
+        default=False,
+        help="""stack the layers' weights and compile one layer for all: a deep model compiles as
+        fast as a shallow one, and with the mesh's fsdp only one layer is whole at a time.""",
         group="devices",
         identity=True,
         shared=True,
     )
     remat_policy: str | None = setting(
-        None,
-        """what the backward pass computes again instead of keeping it in memory: none, minimal (all
-        but products with weights) or full. None: as the model says, which is none.""",
+        default=None,
+        help="""what the backward pass computes again instead of keeping it in memory: none, minimal
+        (all but products with weights) or full. None: as the model says, which is none.""",
         group="devices",
         choices=REMAT_POLICIES,
         shared=True,
     )
     attention_chunk: int | None = setting(
-        None,
-        """how many queries' attention scores are in memory at a time; 0 for all. None: as the model
-        says: all in rows of at most 512, or in batches so small that a layer's scores take 32 MB or
-        less, else 128.""",
+        default=None,
+        help="""how many queries' attention scores are in memory at a time; 0 for all. None: as the
+        model says: all in rows of at most 512, or in batches so small that a layer's scores take 32
+        MB or less, else 128.""",
         group="devices",
         least=0,
         shared=True,
     )
 
 
-def check_settings(config: TrainConfig) -> Path:
-    """Everything that can be checked without loading anything; returns the run's directory."""
+def check_settings(config: TrainConfig) -> None:
+    """Refuses what is wrong before anything is loaded, and makes the run's directory."""
     if config.model_dir is None:
         raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
     if "://" in str(config.model_dir):
@@ -245,7 +247,6 @@ def check_settings(config: TrainConfig) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{spelled('model_dir')} {path} cannot be written: {error}.") from error
-    return path
 
 
 def _is_rule(rule: Any) -> bool:
@@ -255,64 +256,3 @@ def _is_rule(rule: Any) -> bool:
         and isinstance(rule[0], str)
         and isinstance(rule[1], optax.GradientTransformation)
     )
-
-
-def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[str, int]:
-    """Checks the splits, the labels and how to evaluate; returns the feature lengths."""
-    task.split("train")
-    # A task may have no validation split, but a split that was asked for must be there.
-    if (
-        config.eval_split in task.splits
-        or config.eval_split != settings_of(TrainConfig)["eval_split"].default
-    ):
-        task.split(config.eval_split)
-        if task.metrics:
-            choose_predictions(task, config.predictions)
-    lengths = lengths_of(config.feature_lengths)
-    check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
-    return lengths
-
-
-def trainable_rules(config: TrainConfig) -> Sequence[optim.Rule]:
-    """The rules asked for, or those of prompt tuning or model tuning."""
-    if config.trainable is not None:
-        return config.trainable
-    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    if config.prompt_length:
-        return optim.prompt_rules(**rate)
-    return optim.model_rules(**rate)
-
-
-def is_done(
-    config: TrainConfig, step: int, history: Sequence[Any], best: Mapping[str, Any] | None
-) -> bool:
-    """Whether a run has had its steps, or has waited long enough for a better score."""
-    if step >= config.train_steps:
-        return True
-    if config.patience is None or best is None:
-        return False
-    return sum(scores["step"] > best["step"] for scores in history) >= config.patience
-
-
-def run_identity(
-    config: TrainConfig,
-    model: FrozenModel,
-    task: Task,
-    trainable: optim.FlatParams,
-    frozen: optim.FlatParams,
-) -> dict[str, Any]:
-    """What makes two runs the same run; a saved state is continued only by its own."""
-    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
-    examples = task.split("train")
-    settings |= {
-        "shared_prompt": None,
-        "model": model.fingerprint,
-        "model_dtype": str(model.params["token_embedder"]["embedding"].dtype),
-        "task": task.name,
-        "train_examples": len(examples) if hasattr(examples, "__len__") else None,
-        "trainable": sorted(trainable),
-    }
-    if config.shared_prompt is not None:
-        shared = {**frozen, **trainable}[optim.SHARED_NAME]
-        settings["shared_prompt"] = fingerprint({"shared": shared})
-    return {macro_name(name): value for name, value in settings.items()}

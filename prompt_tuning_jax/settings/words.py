@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.setting import declared, kinds_of
@@ -24,7 +25,7 @@ GIN_OPTIONS = {
 _OPTION = re.compile(r"--[^\s=]+(=|$)")
 # What follows `--pack` as its value, the illegal ones too; any other word is not for it.
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
-Fields = Mapping[str, dataclasses.Field]
+Fields = Mapping[str, dataclasses.Field[Any]]
 
 
 @dataclasses.dataclass
@@ -54,7 +55,8 @@ def split(argv: Sequence[str], fields: Fields) -> Words:
       UsageError: an option is unknown (the nearest one is suggested), without its value, or given
         twice; or there is no place for a word.
     """
-    found, rest, unnamed = Words(), collections.deque(argv), []
+    found, rest = Words(), collections.deque(argv)
+    unnamed: list[str] = []
     while rest:
         word = rest.popleft()
         if word == "--":

@@ -8,6 +8,6 @@ The gin files in `gin_configs/t5x` bind everything here; nothing is put into T5X
     restore.py       the base checkpoint, and what it lacks: the prompt and its optimizer state
     resume.py        the training data of a run that continues
     start.py         where the prompt starts; what its file or checkpoint says about it
-    prompt_files.py  prompts written beside T5X's checkpoints, and read from any path
+    save.py          prompts written beside T5X's checkpoints, and read from any path
     partitioning.py  the mesh, and the prompt's logical axes
 """

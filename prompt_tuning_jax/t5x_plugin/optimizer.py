@@ -9,6 +9,7 @@ from flax.core import FrozenDict, freeze, unfreeze
 from t5x import checkpoints, optimizers
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.params import flatten, label_params, unflatten
 
 FROZEN = "frozen"
 
@@ -24,9 +25,9 @@ def trained_by(rules: Sequence[optim.Rule]) -> optimizers.OptaxWrapper:
     """
 
     def labels(params: Mapping[str, Any]) -> Mapping[str, Any]:
-        flat = optim.flatten(unfreeze(params))
-        trained = optim.label_params(list(flat), rules)
-        tree = optim.unflatten({name: trained.get(name, FROZEN) for name in flat})
+        flat = flatten(unfreeze(params))
+        trained = label_params(list(flat), rules)
+        tree = unflatten({name: trained.get(name, FROZEN) for name in flat})
         # optax compares tree structures, in which a FrozenDict is no dict.
         return freeze(tree) if isinstance(params, FrozenDict) else tree
 

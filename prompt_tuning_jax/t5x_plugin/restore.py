@@ -16,9 +16,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from t5x import state_utils, utils
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import STEP, TARGET, open_checkpoint
-from prompt_tuning_jax.t5x_plugin.prompt_files import is_prompt
+from prompt_tuning_jax.params import is_prompt, unflatten
 from prompt_tuning_jax.t5x_plugin.run import absolute
 
 Flat = dict[str, Any]
@@ -43,7 +42,7 @@ def base_checkpoint(path: str) -> utils.RestoreCheckpointConfig:
         wanted = {name: x.shape for name, x in flatten(state).items() if comes_from_base(name)}
         _check(path, {name: tuple(shape) for name, shape in wanted.items()})
         found = flatten(checkpoint)
-        return optim.unflatten({name: found[name] for name in wanted})
+        return unflatten({name: found[name] for name in wanted})
 
     return utils.RestoreCheckpointConfig(
         path=absolute(path),
@@ -133,7 +132,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
                 values[name] = jax.make_array_from_callback(
                     first.shape, values[name].sharding, lambda index, first=first: first[index]
                 )
-        return state.restore_state(optim.unflatten(flat | values))
+        return state.restore_state(unflatten(flat | values))
 
 
 def flatten(state: Mapping[str, Any]) -> Flat:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from prompt_tuning_jax import gin_configs
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
-from prompt_tuning_jax.errors import MISTAKES
+from prompt_tuning_jax.errors import MISTAKES, spell_as
 from prompt_tuning_jax.settings.gin_files import check_known, given_macros
+from prompt_tuning_jax.settings.setting import macro_name
 
 _PACKAGE = Path(__file__).parents[1]
 _GIN = Path(gin_configs.__file__).parent
@@ -30,6 +31,7 @@ def begin(directory: str) -> str:
       ValueError: a macro that is no setting of these runs and that nothing uses.
     """
     _end_in_one_line()
+    spell_as(macro_name)
     check_known(given_macros(), _settings())
     return absolute(directory)
 

@@ -11,15 +11,11 @@ from jaxtyping import Float
 
 from prompt_tuning_jax import initializers
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint, prompt_names
-from prompt_tuning_jax.checkpoints.t5x.storage import Leaf
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.t5x_plugin.prompt_files import (
-    base_fingerprint,
-    prompts_beside,
-    read_prompt,
-)
 from prompt_tuning_jax.t5x_plugin.restore import Start
+from prompt_tuning_jax.t5x_plugin.save import base_fingerprint, prompts_beside, read_prompt
 from prompt_tuning_jax.training.prompt_start import resolve, text_of
 
 EMBEDDING = "token_embedder/embedding"
@@ -32,7 +28,7 @@ def prompt_start(
     verbalizers: Sequence[str] | None = None,
     seed: int | None = 0,
     population_size: int | None = initializers.PAPER_POPULATION,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Start:
     """(P, D) -> the prompt's first values: those of this library's own trainer for the same seed.
 
@@ -47,7 +43,7 @@ def prompt_start(
       verbalizers: the task's label words.
       seed: None, by which T5X means any, is 0 here: all hosts must start from one prompt.
       population_size: how many of the first pieces rows are sampled from; None for all.
-      allow_mismatch: whether to take a prompt file of another base model.
+      allow_prompt_mismatch: whether to take a prompt file of another base model.
     """
 
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
@@ -56,7 +52,7 @@ def prompt_start(
             _Table(checkpoint),
             vocabulary,
             verbalizers,
-            check=functools.partial(_check_model, checkpoint, allow_mismatch),
+            check=functools.partial(_check_model, checkpoint, allow_prompt_mismatch),
             population_size=population_size,
             read=read_prompt,
         )
@@ -83,7 +79,7 @@ def tuned_prompt(
     prompt_file: str | None,
     checkpoint: str,
     config: T5Config | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Start:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
@@ -91,7 +87,7 @@ def tuned_prompt(
       checkpoint: the base checkpoint, whose weights must be those that a file's prompt was tuned
         for, or that of a training run.
       config: the model's, whose prompt must see what a prompt in a file was tuned to see.
-      allow_mismatch: whether to take a prompt that was tuned for other weights.
+      allow_prompt_mismatch: whether to take a prompt that was tuned for other weights.
 
     Raises:
       ValueError: (when asked for values) there is none, or one of another shape than the model's,
@@ -108,7 +104,7 @@ def tuned_prompt(
             )
         if prompt_file:
             _check_visibility(prompt_file, prompt, config)
-            _check_model(checkpoint, allow_mismatch, prompt)
+            _check_model(checkpoint, allow_prompt_mismatch, prompt)
         return prompt.values
 
     return values
@@ -144,9 +140,9 @@ def _check_visibility(prompt_file: str, prompt: TunedPrompt, config: T5Config | 
         )
 
 
-def _check_model(checkpoint: str, allow_mismatch: bool, prompt: TunedPrompt) -> None:
+def _check_model(checkpoint: str, allow_prompt_mismatch: bool, prompt: TunedPrompt) -> None:
     """Refuses a prompt of other weights, on all hosts alike."""
-    if not allow_mismatch and prompt.base_fingerprint is not None:
+    if not allow_prompt_mismatch and prompt.base_fingerprint is not None:
         check_compatible(prompt, fingerprint=base_fingerprint(checkpoint))
 
 
@@ -157,19 +153,17 @@ class _Table:
         self._checkpoint = checkpoint
 
     @functools.cached_property
-    def _leaf(self) -> Leaf:
+    def _stored(self) -> StoredArray:
         opened = open_checkpoint(self._checkpoint)
         # A decoder-only model has its table inside the decoder.
         return opened.leaf(next((n for n in opened.sources if _is_table(n)), EMBEDDING))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._leaf.shape
+        return self._stored.shape
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, slice):  # past the end is an error to tensorstore, not to numpy
-            index = slice(*index.indices(self.shape[0]))
-        return self._leaf.read(index)
+        return self._stored.rows(index)
 
 
 def _is_table(name: str) -> bool:

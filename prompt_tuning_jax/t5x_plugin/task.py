@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import seqio
 
-from prompt_tuning_jax.bundled import BUNDLED
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.seqio_source import declared_verbalizers, find_provider
 from prompt_tuning_jax.tasks import settings
 

@@ -1,1 +1,1 @@
-"""What the training loop is made of: one step, several runs, what is reported and watched."""
+"""What the loop is made of: set-up, one step, what several runs differ in, what is written."""

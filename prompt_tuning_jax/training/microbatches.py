@@ -1,13 +1,12 @@
 """A large batch in the memory of a small one: parts of it in turn, their results summed."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning_jax.training.step_types import DeviceBatch, Gradients, Key, Params, Summed
 
-def in_microbatches(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+
+def in_microbatches(function: Gradients, count: int) -> Gradients:
     """`function` of (trainable, frozen, batch, key), its results summed over parts of the batch.
 
     A part is every `count`-th row, so that it is spread over the devices as the batch is, whose
@@ -16,13 +15,13 @@ def in_microbatches(function: Callable[..., Any], count: int) -> Callable[..., A
     if count == 1:
         return function
 
-    def summed(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
-        def result(i: Any, part: Any) -> Any:
+    def summed(trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None) -> Summed:
+        def result(i: jax.Array | int, part: DeviceBatch) -> Summed:
             return function(
                 trainable, frozen, part, None if key is None else jax.random.fold_in(key, i)
             )
 
-        def add(sums: Any, each: Any) -> Any:
+        def add(sums: Summed, each: tuple[jax.Array, DeviceBatch]) -> tuple[Summed, None]:
             return jax.tree.map(jnp.add, sums, result(*each)), None
 
         parts = jax.tree.map(lambda x: _parts(x, count), batch)

@@ -3,17 +3,20 @@
 import collections
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import rich
 import rich.progress
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from prompt_tuning_jax.devices import hosts
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.scoring import Evaluation
+from prompt_tuning_jax.training.step_types import Metrics
 
 COLLAPSE_SHARE = 0.95
 
@@ -23,9 +26,7 @@ class NotFiniteError(FloatingPointError):
 
 
 @jax.jit
-def prompt_signs(
-    prompt: Float[Array, "prompt embed"], embeddings: Float[Array, "vocab embed"]
-) -> dict[str, Array]:
+def prompt_signs(prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]) -> dict[str, Array]:
     """Mean norm of the prompt's rows, and mean distance to the nearest vocabulary embedding."""
     embeddings = embeddings.astype(jnp.float32)
     squares = (
@@ -50,24 +51,58 @@ def collapse_warning(evaluation: Evaluation) -> str | None:
     return (
         f"{share:.0%} of the predictions are {answer!r}, which is right for {expected:.0%}: the "
         "model has collapsed to one label so far. If this lasts, train longer, change "
-        "LEARNING_RATE, or initialise with class labels."
+        f"{spelled('learning_rate')}, or initialise with class labels."
     )
 
 
-class Monitor:
-    """Reads each step's metrics one step late, so that the device never waits for the host.
+class Log:
+    """The TensorBoard scalars of one directory, and what is said about it.
 
     Of several hosts, the first one writes and speaks.
+
+    Args:
+      start: the step that the run stands at; scalars of later ones are forgotten.
+      name: what stands before each message, where there are several runs.
+
+    Attributes:
+      loss: of the last training step that was read.
     """
 
-    def __init__(self, model_dir: Path, start: int, steps: int, log_period: int, quiet: bool):
-        self._speaks = hosts.is_first()
+    def __init__(self, directory: Path, start: int, name: str = ""):
+        self._speaks, self._before = hosts.is_first(), f"{name}: " if name else ""
         self._writer = None
         if self._speaks:
-            self._writer = SummaryWriter(str(model_dir / "tensorboard"), purge_step=start + 1)
+            self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+        self.loss = math.nan
+
+    def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Writes TensorBoard scalars `group/name`."""
+        for name, value in values.items() if self._writer else ():
+            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+
+    def say(self, message: str) -> None:
+        """A line, above the progress bar if there is one."""
+        if self._speaks:
+            message = self._before + message
+            rich.get_console().print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Flushes the scalars."""
+        if self._writer:
+            self._writer.close()
+
+
+class Monitor(Log):
+    """A log with a progress bar.
+
+    It reads each step's metrics one step late, so that the device never waits for the host.
+    """
+
+    def __init__(self, directory: Path, start: int, steps: int, log_period: int, quiet: bool):
+        super().__init__(directory, start)
         self._log_period = log_period
-        self._in_flight: tuple[int, Any] | None = None
-        self._examples, self._since, self.loss = 0, time.perf_counter(), math.nan
+        self._in_flight: tuple[int, Metrics] | None = None
+        self._examples, self._since = 0, time.perf_counter()
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -80,7 +115,7 @@ class Monitor:
         self._task = self._progress.add_task("compiling", total=steps, completed=start)
         self._progress.start()
 
-    def dispatched(self, step: int, metrics: Any, rows: int) -> None:
+    def dispatched(self, step: int, metrics: Metrics, rows: int) -> None:
         """Notes that `step` is under way and reads the one before it.
 
         Raises:
@@ -99,7 +134,7 @@ class Monitor:
         if not metrics.pop("finite"):
             raise NotFiniteError(
                 f"The loss, a gradient or an update was not finite at step {step}. The last good "
-                "prompt is kept. Lower LEARNING_RATE, or load the model as float32."
+                f"prompt is kept. Lower {spelled('learning_rate')}, or load the model as float32."
             )
         self.loss = metrics["loss"]
         self._progress.update(self._task, completed=step)
@@ -116,18 +151,7 @@ class Monitor:
         if self._to_file:
             self.say(f"step {step}  {shown}")
 
-    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        """Writes TensorBoard scalars `group/name`."""
-        for name, value in values.items() if self._writer else ():
-            self._writer.add_scalar(f"{group}/{name}", float(value), step)
-
-    def say(self, message: str) -> None:
-        """A line above the progress bar."""
-        if self._speaks:
-            self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
-
     def close(self) -> None:
         """Ends the bar and flushes the scalars."""
         self._progress.stop()
-        if self._writer:
-            self._writer.close()
+        super().close()

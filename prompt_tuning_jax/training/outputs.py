@@ -1,4 +1,4 @@
-"""What a run reports: scores of the validation split, the best and the last prompt or model."""
+"""What a run puts out: scores of the validation split, the best and the last prompt or model."""
 
 import dataclasses
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
@@ -20,16 +19,22 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.optim import SHARED_NAME
+from prompt_tuning_jax.params import (
+    SHARED_NAME,
+    unflatten,
+    whole_prompt,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.monitor import Monitor, collapse_warning, prompt_signs
+from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
+from prompt_tuning_jax.training.step_types import Params
 
 Scores = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reporter:
-    """Evaluates what trains on EVAL_SPLIT, and writes it under MODEL_DIR.
+class Outputs:
+    """Scores what trains on eval_split, and writes it under model_dir: best/, last/, prompts/STEP/.
 
     All hosts call the same methods; the first one writes.
     """
@@ -37,7 +42,7 @@ class Reporter:
     config: TrainConfig
     model: FrozenModel
     task: Task
-    frozen: optim.FlatParams
+    frozen: Params
     feature_lengths: Mapping[str, int]
 
     @property
@@ -62,7 +67,7 @@ class Reporter:
             return not math.isnan(new)
         return sign * new > sign * old
 
-    def evaluate(self, step: int, trainable: optim.FlatParams, watch: Monitor) -> dict[str, Any]:
+    def evaluate(self, step: int, trainable: Params, log: Log) -> dict[str, Any]:
         """Scores the split, shows and logs the scores, and warns of a collapse."""
         started = time.perf_counter()
         model, prompt = self._divide(trainable)
@@ -80,23 +85,23 @@ class Reporter:
         if prompt is not None:
             signs = prompt_signs(jnp.asarray(prompt.values), model.embeddings)
             scores |= {name: float(x) for name, x in signs.items()}
-        watch.scalars(step, self.config.eval_split, scores)
+        log.scalars(step, self.config.eval_split, scores)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         seconds = time.perf_counter() - started
-        watch.say(f"step {step}  train loss {watch.loss:.4f}  {shown}  ({seconds:.1f} s)")
+        log.say(f"step {step}  train loss {log.loss:.4f}  {shown}  ({seconds:.1f} s)")
         if warning := collapse_warning(result):
-            watch.say(f"warning: {warning}")
+            log.say(f"warning: {warning}")
         if self.metric not in scores:
             raise ValueError(
                 f"The best step of {self.task.name!r} is chosen by {self.metric!r}, which is none "
                 f"of its scores: {', '.join(scores)}. Name another as the task's best_metric."
             )
-        return {"step": step, "train_loss": watch.loss, **scores}
+        return {"step": step, "train_loss": log.loss, **scores}
 
-    def save(self, name: str, trainable: optim.FlatParams, scores: Scores) -> None:
+    def save(self, name: str, trainable: Params, scores: Scores) -> None:
         """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
-        if optim.without_prompt(trainable):
+        if without_prompt(trainable):
             params = model.params
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
@@ -105,7 +110,7 @@ class Reporter:
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
 
-    def keep_prompt(self, trainable: optim.FlatParams, scores: Scores) -> None:
+    def keep_prompt(self, trainable: Params, scores: Scores) -> None:
         """Writes the prompt, but no tuned model, to `model_dir/prompts/STEP`.
 
         Written before the state of the same step: what a kill leaves too early or not at all, the
@@ -136,11 +141,11 @@ class Reporter:
     def finish(
         self,
         step: int,
-        trainable: optim.FlatParams,
+        trainable: Params,
         history: list[dict[str, Any]],
         best: Scores | None,
         batches: TrainBatches,
-        watch: Monitor,
+        log: Log,
     ) -> None:
         """Writes what a finished run leaves behind, and says where."""
         evaluated = bool(history) and history[-1]["step"] == step
@@ -154,18 +159,18 @@ class Reporter:
         for feature, count in cut.items():
             if count:
                 limit = self.feature_lengths[feature]
-                watch.say(f"Training {feature} were cut to {limit} tokens {count} times.")
+                log.say(f"Training {feature} were cut to {limit} tokens {count} times.")
         best = best or last
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
-        watch.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
+        log.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
 
-    def _divide(self, trainable: optim.FlatParams) -> tuple[FrozenModel, TunedPrompt | None]:
+    def _divide(self, trainable: Params) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""
         model = self.model
-        if optim.without_prompt(trainable):
-            weights = optim.without_prompt({**self.frozen, **trainable})
-            model = model.replace(params=optim.unflatten(weights))
-        prompt = optim.whole_prompt({**self.frozen, **trainable})
+        if without_prompt(trainable):
+            weights = without_prompt({**self.frozen, **trainable})
+            model = model.replace(params=unflatten(weights))
+        prompt = whole_prompt({**self.frozen, **trainable})
         if prompt is None:
             return model, None
         layout, visibility = self.config.prompt_layout, self.config.prompt_visibility

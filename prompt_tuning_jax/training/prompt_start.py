@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.initializers import (
     PAPER_POPULATION,
     Embeddings,
@@ -68,11 +69,12 @@ def resolve(
         return from_file(spec, check, read)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"PROMPT_INIT {str(spec)!r} is none of {', '.join(NAMED)}, 'text: ...', and no prompt: "
+            f"{spelled('prompt_init')} {str(spec)!r} is none of {', '.join(NAMED)}, 'text: ...', "
+            "and no prompt: "
             f"{error}"
         ) from error
     except ValueError as error:
-        raise ValueError(f"PROMPT_INIT {str(spec)!r}: {error}") from error
+        raise ValueError(f"{spelled('prompt_init')} {str(spec)!r}: {error}") from error
 
 
 def text_of(spec: Any) -> str | None:
@@ -105,7 +107,7 @@ def from_file(
         if values.shape != tuple(shape):
             raise ValueError(
                 f"The prompt in {path} is {list(values.shape)}, but {list(shape)} is asked for. "
-                f"Set PROMPT_LENGTH to {values.shape[0]} and use a model of width "
+                f"Set {spelled('prompt_length')} to {values.shape[0]} and use a model of width "
                 f"{values.shape[1]}, or start from another prompt."
             )
         return jnp.asarray(values)

@@ -1,135 +1,133 @@
-"""The runs that `train_many` trains together: their settings, their data, and how far they are."""
+"""Runs: how far each of them is, what it reads next, and the settings of several."""
 
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
-from prompt_tuning_jax.data.packing import PADDING
-from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.setting import check_value, macro_name, names_where, settings_of
-from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings, is_done
-from prompt_tuning_jax.training import monitor
-from prompt_tuning_jax.training.outputs import Reporter
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training.monitor import Log
+from prompt_tuning_jax.training.outputs import Outputs, Scores
+from prompt_tuning_jax.training.step_types import Params
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
-class RunMonitor(monitor.Monitor):
-    """A run's scalars, and its messages with its name before them."""
-
-    def __init__(self, name: str, config: TrainConfig, start: int):
-        directory = Path(config.model_dir)
-        super().__init__(directory, start, config.train_steps, config.log_period, quiet=True)
-        self._name = name
-
-    def say(self, message: str) -> None:
-        super().say(f"{self._name}: {message}")
-
-
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Run:
-    """One of the prompts: its settings, its data, and how far it has come.
+    """One run, alone or among others: its settings, its data, and how far it has come.
 
     Attributes:
-      start: what trains, as it begins.
+      name: empty for a run alone.
+      identity: what makes two runs the same run.
+      outputs: scores it and writes what it leaves behind; knows its task.
+      log: its scalars and messages, once it is under way.
       data: where its batches stand after `step`.
+      best: the best of `history`.
       healthy: false once a loss, gradient or update was not finite, which ends the run.
     """
 
     name: str
     config: TrainConfig
-    task: Task
-    start: optim.FlatParams
+    identity: Mapping[str, Any]
     batches: TrainBatches
-    reporter: Reporter
-    watch: RunMonitor | None = None
+    outputs: Outputs
+    log: Log | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     step: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: dict[str, Any] | None = None
+    history: list[Scores] = dataclasses.field(default_factory=list)
+    best: Scores | None = None
     healthy: bool = True
 
     @property
     def is_done(self) -> bool:
-        done = is_done(self.config, self.step, self.history, self.best)
-        return done or not self.healthy
+        """Whether it broke, has had its steps, or has waited long enough for a better score."""
+        if not self.healthy or self.step >= self.config.train_steps:
+            return True
+        if self.config.patience is None or self.best is None:
+            return False
+        later = [scores for scores in self.history if scores["step"] > self.best["step"]]
+        return len(later) >= self.config.patience
 
     @property
     def is_due(self) -> bool:
         """Whether this step is one to evaluate after."""
         last = self.step == self.config.train_steps
-        return self.reporter.can_evaluate and (last or self.step % self.config.eval_period == 0)
+        due = last or self.step % self.config.eval_period == 0
+        return due and self.healthy and self.outputs.can_evaluate
 
     def standing(self) -> dict[str, Any]:
         """What a resumed run must know, as JSON values."""
         names = ("data", "step", "best", "healthy")
+        # The list is a copy: it is written while the run goes on.
         return {name: getattr(self, name) for name in names} | {"history": list(self.history)}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from a `standing`, or from as much of one as was saved."""
         for name, value in saved.items():
             setattr(self, name, value)
         self.batches.set_state(self.data)
 
-    def look(self, trainable: optim.FlatParams, loss: float, healthy: bool) -> None:
-        """Takes note of a step's figures, and evaluates the prompt where that is due."""
-        self.watch.loss, self.healthy = loss, healthy
-        if not self.is_due or not healthy:
-            return
-        self.history.append(scores := self.reporter.evaluate(self.step, trainable, self.watch))
-        self.reporter.keep_prompt(trainable, scores)
-        if self.best is None or self.reporter.is_better(scores, self.best):
+    def evaluate(self, trainable: Params) -> None:
+        """Scores what trains, and keeps the best."""
+        scores = self.outputs.evaluate(self.step, trainable, self.log)
+        self.history.append(scores)
+        self.outputs.keep_prompt(trainable, scores)
+        if self.best is None or self.outputs.is_better(scores, self.best):
             self.best = scores
-            self.reporter.save("best", trainable, scores)
+            self.outputs.save("best", trainable, scores)
 
-    def finish(self, trainable: optim.FlatParams) -> None:
+    def finish(self, trainable: Params) -> None:
         """Writes what the run leaves behind."""
         if not self.healthy:
-            self.watch.say("a loss or gradient was not finite; lower its LEARNING_RATE.")
-        told = self.history, self.best, self.batches, self.watch
-        self.reporter.finish(self.step, trainable, *told)
+            rate = spelled("learning_rate")
+            self.log.say(f"a loss or gradient was not finite; lower its {rate}.")
+        told = self.history, self.best, self.batches, self.log
+        self.outputs.finish(self.step, trainable, *told)
 
 
-class ManyBatches:
-    """The next batch of every run as one, [N, B, ...], padded to the largest among them."""
+class RunBatches:
+    """The next batch of every run, made one by `join`, and where each of them then stands."""
 
-    def __init__(self, runs: Sequence[Run]):
-        self._streams = [run.batches for run in runs]
+    def __init__(self, runs: Sequence[Run], join: Callable[[Sequence[Batch]], Batch]):
+        self._streams, self._join = [run.batches for run in runs], join
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        batches = [next(stream) for stream in self._streams]
-        return {name: _stack(name, [batch[name] for batch in batches]) for name in batches[0]}
+        return self._join([next(stream) for stream in self._streams])
 
     def get_state(self) -> list[dict[str, Any]]:
         return [stream.get_state() for stream in self._streams]
 
 
-def _stack(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    largest = np.max([x.shape for x in arrays], axis=0)  # packed batches differ in rows, too
-    stacked = np.full((len(arrays), *largest), PADDING.get(name, 0), arrays[0].dtype)
-    for each, x in zip(stacked, arrays, strict=True):
-        each[: x.shape[0], : x.shape[1]] = x
-    return stacked
+def check_level(runs: Sequence[Run], step: int) -> None:
+    """Refuses a run that had ended before the others and would now go on."""
+    for run in runs:
+        if run.step != step and not run.is_done:
+            raise ValueError(
+                f"{spelled('runs')}: {run.name!r} had ended at step {run.step}, and the others "
+                f"stand at {step}: its {spelled('train_steps')} or {spelled('patience')} cannot be "
+                f"raised now. Train it in a {spelled('model_dir')} of its own; "
+                f"{spelled('prompt_init')} may be {run.config.model_dir}/last."
+            )
 
 
 def run_configs(
     config: TrainConfig, runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, TrainConfig]:
-    """Every run's own settings, checked; names of fields and of macros both count."""
+    """Every run's own settings, checked; a setting is known by its name or its gin macro."""
     if not runs:
         raise ValueError(
-            f"{spelled('runs')} is empty: give a name and settings for each, such as slow.learning_rate=0.1."
+            f"{spelled('runs')} is empty: give a name and settings for each, such as "
+            "slow.learning_rate=0.1."
         )
     declared, shared = settings_of(TrainConfig), names_where(TrainConfig, "shared")
     fields = {macro_name(name): name for name in declared} | {name: name for name in declared}
@@ -156,8 +154,8 @@ def run_configs(
                 )
             if fields[given] in shared:
                 raise ValueError(
-                    f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set it for all, "
-                    "or start another command."
+                    f"{spelled('runs')}: {name!r} sets {given}, which all runs have in common: set "
+                    "it for all, or start another command."
                 )
             check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
         own = {fields[given]: value for given, value in changes.items()}

@@ -2,28 +2,46 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.optim import Rule, model_rules, prompt_rules
+from prompt_tuning_jax.params import (
+    PROMPT_NAME,
+    SHARED_NAME,
+    flatten,
+    split_params,
+    unflatten,
+    with_shared,
+    without_prompt,
+)
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
+from prompt_tuning_jax.settings.setting import macro_name, names_where, settings_of
+from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
+from prompt_tuning_jax.training.outputs import Outputs
+from prompt_tuning_jax.training.runs import Run
+from prompt_tuning_jax.training.step_types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +63,61 @@ class TrainResult:
         return iter((self.prompt, self.history))
 
 
+class Prepared(NamedTuple):
+    """Runs before their first step.
+
+    Attributes:
+      starts: the trainable parameters of each run, as it begins; the first step may donate them.
+      model: the model as the mesh holds it, without what trains.
+      frozen: its weights and a shared prompt, flat; there once for all runs.
+    """
+
+    runs: list[Run]
+    starts: list[Params]
+    model: FrozenModel
+    frozen: Params
+
+
+def prepare(
+    configs: Mapping[str, TrainConfig],
+    model: FrozenModel,
+    mesh: Mesh,
+    check: Callable[[Params], None],
+) -> Prepared:
+    """The runs in order of their names, and the weights that they share.
+
+    Args:
+      configs: name -> settings.
+      check: refuses what would train, with a ValueError, before it is placed.
+    """
+    vocabulary = model.text_vocabulary("train on")
+    runs, starts, placed, frozen = [], [], model, {}
+    for name, config in sorted(configs.items()):
+        task = load_task(config, model.vocabulary)
+        lengths = check_task(config, task, vocabulary)
+        parts = split_params(start_params(config, model, task), trainable_rules(config))
+        check_prompt_trains(config.prompt_length, parts[1])
+        check_weights_train(model, *parts)
+        check(parts[0])
+        identity = run_identity(config, model, task, *parts)
+        trainable, frozen = place(mesh, model, parts[0], frozen or parts[1])
+        if not runs:
+            placed = on_mesh(model, frozen)
+        batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh)
+        runs.append(
+            Run(
+                name=name,
+                config=config,
+                identity=identity,
+                batches=batches,
+                outputs=Outputs(config, placed, task, frozen, lengths),
+                data=batches.get_state(),
+            )
+        )
+        starts.append(trainable)
+    return Prepared(runs, starts, placed, frozen)
+
+
 def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
     """The model that is given or named, to run on the mesh; what a file's weights are is shown."""
     model = config.model
@@ -56,9 +129,9 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
     return model.replace(mesh=mesh if mesh.size > 1 else None)
 
 
-def on_mesh(model: FrozenModel, frozen: optim.FlatParams) -> FrozenModel:
+def on_mesh(model: FrozenModel, frozen: Params) -> FrozenModel:
     """The model with the frozen weights as the mesh holds them; they are hashed but once."""
-    params = optim.unflatten(optim.without_prompt(frozen))
+    params = unflatten(without_prompt(frozen))
     return model.replace(params=params, known_fingerprint=model.fingerprint)
 
 
@@ -67,14 +140,14 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     if not config.prompt_length:
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
-    check = functools.partial(model.check, allow_mismatch=config.allow_prompt_mismatch)
+    check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
     initializer = prompt_start.resolve(config.prompt_init, *known, check)
     shape = (config.prompt_length, model.config.emb_dim)
     prompt = initializer(jax.random.key(config.seed), shape)
     params = model.prompted(sharding.to_host(prompt)).params
-    if config.shared_prompt is not None:
-        params["encoder"]["prompt"]["shared"] = shared_values(config, model)
-    return params
+    if config.shared_prompt is None:
+        return params
+    return with_shared(params, shared_values(config, model))
 
 
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
@@ -84,41 +157,93 @@ def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
         theirs, ours = getattr(shared, name), getattr(config, f"prompt_{name}")
         if theirs != ours:
             raise ValueError(
-                f"SHARED_PROMPT {config.shared_prompt} has the {name} {theirs!r}: set "
-                f"PROMPT_{name.upper()} to that, it is {ours!r}."
+                f"{spelled('shared_prompt')} {config.shared_prompt} has the {name} {theirs!r}: "
+                f"set {spelled(f'prompt_{name}')} to that, it is {ours!r}."
             )
     return jnp.asarray(shared.values)
 
 
-def check_prompt_trains(config: TrainConfig, frozen: optim.FlatParams) -> None:
+def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[str, int]:
+    """Checks the splits, the labels and how to evaluate; returns the feature lengths."""
+    task.split("train")
+    # A task may have no validation split, but a split that was asked for must be there.
+    usual = settings_of(TrainConfig)["eval_split"].default
+    if config.eval_split in task.splits or config.eval_split != usual:
+        task.split(config.eval_split)
+        if task.metrics:
+            choose_predictions(task, config.predictions)
+    lengths = lengths_of(config.feature_lengths)
+    check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
+    return lengths
+
+
+def trainable_rules(config: TrainConfig) -> Sequence[Rule]:
+    """The rules asked for, or those of prompt tuning or model tuning."""
+    if config.trainable is not None:
+        return config.trainable
+    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
+    if config.prompt_length:
+        return prompt_rules(**rate)
+    return model_rules(**rate)
+
+
+def check_prompt_trains(prompt_length: int, frozen: Params) -> None:
     """Refuses rules that leave the prompt where it starts."""
-    if optim.PROMPT_NAME in frozen:
+    if PROMPT_NAME in frozen:
         raise ValueError(
-            f"PROMPT_LENGTH is {config.prompt_length}, but no TRAINABLE rule matches "
-            f"{optim.PROMPT_NAME!r}: add a rule for it, or set PROMPT_LENGTH=0."
+            f"{spelled('prompt_length')} is {prompt_length}, but no {spelled('trainable')} rule "
+            f"matches {PROMPT_NAME!r}: add a rule for it, or set {spelled('prompt_length', 0)}."
         )
 
 
-def check_weights_train(
-    model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
-) -> None:
+def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
-    if set(trainable) == {optim.PROMPT_NAME}:
+    if set(trainable) == {PROMPT_NAME}:
         return
     for name, in_the_way in (
-        ("MODEL_DTYPE=int8", is_quantized(frozen | trainable)),
-        ("SCAN_LAYERS", model.config.scan_layers),
+        (spelled("model_dtype", "int8"), is_quantized(frozen | trainable)),
+        (spelled("scan_layers"), model.config.scan_layers),
     ):
         if in_the_way:
             raise ValueError(
-                f"With {name} only the prompt can train: leave that out, or leave PROMPT_LENGTH "
-                "above 0 and TRAINABLE unset."
+                f"With {name} only the prompt can train: leave that out, or leave "
+                f"{spelled('prompt_length')} above 0 and {spelled('trainable')} unset."
             )
 
 
+def spelled_identity(key: str) -> str:
+    """A key of `run_identity`, before which a run's name may stand, as its reader writes it."""
+    run, colon, macro = key.rpartition(": ")
+    return f"{run}{colon}{spelled(setting_name(macro))}"
+
+
+def run_identity(
+    config: TrainConfig,
+    model: FrozenModel,
+    task: Task,
+    trainable: Params,
+    frozen: Params,
+) -> dict[str, Any]:
+    """What makes two runs the same run; a saved state is continued only by its own."""
+    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
+    examples = task.split("train")
+    settings |= {
+        "shared_prompt": None,
+        "model": model.fingerprint,
+        "model_dtype": str(flatten(model.params)[family_of(model.config).EMBEDDING_NAME].dtype),
+        "task": task.name,
+        "train_examples": len(examples) if hasattr(examples, "__len__") else None,
+        "trainable": sorted(trainable),
+    }
+    if config.shared_prompt is not None:
+        shared = {**frozen, **trainable}[SHARED_NAME]
+        settings["shared_prompt"] = fingerprint({"shared": shared})
+    return {macro_name(name): value for name, value in settings.items()}
+
+
 def place(
-    mesh: Any, model: FrozenModel, trainable: optim.FlatParams, frozen: optim.FlatParams
-) -> tuple[optim.FlatParams, optim.FlatParams]:
+    mesh: Mesh, model: FrozenModel, trainable: Params, frozen: Params
+) -> tuple[Params, Params]:
     """Both parts on the mesh; what trains is float32, whatever the frozen weights' dtype.
 
     Trainable arrays are copies, since the step donates them; frozen ones are not.
@@ -129,8 +254,8 @@ def place(
 
 
 def start_optimizer(
-    mesh: Any, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Any
-) -> Any:
+    mesh: Mesh, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Params
+) -> optax.OptState:
     """The optimizer's first state, each part of it where its parameter is."""
     shapes = jax.eval_shape(optimizer.init, trainable)
     places = sharding.param_shardings(mesh, model.config, shapes)
@@ -142,14 +267,14 @@ def make_batches(
     task: Task,
     vocabulary: Vocabulary,
     lengths: Mapping[str, int],
-    params: optim.FlatParams,
+    params: Params,
     mesh: Mesh,
 ) -> TrainBatches:
     """The training split's batches, each of `batch_size` examples; hosts share the reading."""
     given = task.split("train"), vocabulary
     common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
     if config.pack:
-        prompts = (optim.SHARED_NAME, optim.PROMPT_NAME)
+        prompts = (SHARED_NAME, PROMPT_NAME)
         batches = PackedBatches(
             *given,
             **common,

@@ -2,25 +2,32 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.losses import weighted_loss
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.models.t5.apply import apply
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.optim import weighted_loss
+from prompt_tuning_jax.params import merge_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
+from prompt_tuning_jax.training.step_types import (
+    DeviceBatch,
+    Key,
+    Metrics,
+    Params,
+    StepFunction,
+    TrainStep,
+    Updated,
+)
 
 
 def make_train_step(
     config: TrainConfig, model: FrozenModel, optimizer: optax.GradientTransformation
-) -> Callable[..., Any]:
+) -> TrainStep:
     """The compiled step, from (trainable, opt_state, frozen, batch, dropout key).
 
     Returns (trainable, opt_state, metrics); the first two are updated in place.
@@ -29,32 +36,40 @@ def make_train_step(
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
+def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
 
     A step whose loss, gradient or update is not finite changes nothing.
     """
     asked = {"remat_policy": config.remat_policy, "attention_chunk": config.attention_chunk}
-    t5 = dataclasses.replace(
+    network_config = dataclasses.replace(
         model.config,
         dropout_rate=config.dropout_rate,
         prompt_visibility=config.prompt_visibility,
         **{name: value for name, value in asked.items() if value is not None},
     )
     layout, z_loss = config.prompt_layout, config.z_loss
+    apply = family_of(network_config).apply
 
-    def loss_fn(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
+    def loss_fn(
+        trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None
+    ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
-            logits = apply(t5, optim.merge_params(trainable, frozen), batch, layout, key)
+            logits = apply(network_config, merge_params(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         return weighted_loss(logits, targets, weights, z_loss), weights.sum()
 
     gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), config.microbatches)
 
     def step(
-        optimizer: Any, trainable: Any, opt_state: Any, frozen: Any, batch: Any, key: Any
-    ) -> Any:
+        optimizer: optax.GradientTransformation,
+        trainable: Params,
+        opt_state: optax.OptState,
+        frozen: Params,
+        batch: DeviceBatch,
+        key: Key | None,
+    ) -> Updated:
         key = key if config.dropout_rate else None
         (total, tokens), grads = gradients(trainable, frozen, batch, key)
         if config.loss_normalization == "mean":
@@ -64,7 +79,7 @@ def step_function(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        metrics = {"loss": total / tokens, "gradient_norm": norm, "finite": finite}
+        metrics = Metrics(loss=total / tokens, gradient_norm=norm, finite=finite)
         kept = keep(updated, trainable), keep(new_state, opt_state)
         return *sharding.constrain(model.mesh, model.config, kept), metrics
 

@@ -10,5 +10,5 @@ prompt-tuning export bundled_topic "$out/adapter"   # for PeftModel.from_pretrai
 prompt-tuning export bundled_topic "$out/topic.npy" # the bare array, for any other server
 prompt-tuning import "$out/adapter" "$out/prompt" --model bundled \
     --verbalizers film restaurant hotel job park match
-echo "$text" | prompt-tuning infer --gin.PROMPT=bundled_topic
-echo "$text" | prompt-tuning infer --gin.PROMPT="$out/prompt"
+echo "$text" | prompt-tuning infer --prompt bundled_topic
+echo "$text" | prompt-tuning infer --prompt "$out/prompt"

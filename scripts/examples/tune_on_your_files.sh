@@ -23,11 +23,10 @@ for split, subjects in things.items():
 PYTHON
 
 task=(
-    --gin.DATA_DIR="$out/data"
-    --gin.INPUT_TEMPLATE='{review}' --gin.TARGET_TEMPLATE='{verdict}'
-    --gin.VERBALIZERS="{'good': 'positive', 'bad': 'negative'}"
+    --data_dir "$out/data" --input_template '{review}' --target_template '{verdict}'
+    --verbalizers good=positive bad=negative
 )
-prompt-tuning train "${task[@]}" --gin.MODEL_DIR="$out/run" --gin.PROMPT_LENGTH=20 \
-    --gin.BATCH_SIZE=16 --gin.TRAIN_STEPS="${STEPS:-150}" --gin.EVAL_PERIOD=50
-prompt-tuning evaluate "${task[@]}" --gin.PROMPT="$out/run/best"
-echo "The concert was superb." | prompt-tuning infer --gin.PROMPT="$out/run/best"
+prompt-tuning train "${task[@]}" --model_dir "$out/run" --prompt_length 20 \
+    --batch_size 16 --train_steps "${STEPS:-150}" --eval_period 50
+prompt-tuning evaluate "${task[@]}" --prompt "$out/run/best"
+echo "The concert was superb." | prompt-tuning infer --prompt "$out/run/best"

@@ -10,10 +10,11 @@ import t5x_runs
 
 from prompt_tuning_jax import FrozenModel, optim
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
+from prompt_tuning_jax.params import PROMPT_NAME, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
-NAME = optim.PROMPT_NAME
+NAME = PROMPT_NAME
 LAST_STEP = 23
 NOISE = 1e-6  # of the prompt's start: about what the rounding of a gradient's sums is of it
 SEEDS = (0, 1, 2)
@@ -41,7 +42,7 @@ class Trainer:
 
     def __init__(self, base: Path, size: int, start_step: int = t5x_runs.BASE_STEP):
         self.weights = t5x_runs.weights(base)
-        model = FrozenModel(t5x_runs.CONFIG, optim.unflatten(self.weights))
+        model = FrozenModel(t5x_runs.CONFIG, unflatten(self.weights))
         shape = {NAME: np.zeros((5, t5x_runs.CONFIG.emb_dim), np.float32)}
         self.optimizer = optim.make_optimizer(shape, optim.prompt_rules(0.3, start_step))
         self.step = make_train_step(TrainConfig(dropout_rate=0.0), model, self.optimizer)

@@ -129,8 +129,8 @@ def test_the_command_in_a_header_is_the_experiments(name):
     bindings = {macro: t5x_runs.Gin(value) for macro, value in bindings.items()}
     assert config("train", (f"experiments/{name}",), bindings)
     for convert in before:
-        assert convert[:3] == ["python", "-m", "prompt_tuning_jax.commands.checkpoint"]
-        assert gin.query_parameter("INITIAL_CHECKPOINT_PATH/macro.value").startswith(convert[5])
+        assert convert[:3] == ["prompt-tuning", "checkpoint", "convert"]
+        assert gin.query_parameter("INITIAL_CHECKPOINT_PATH/macro.value").startswith(convert[4])
 
 
 def transformer(file):

@@ -14,6 +14,7 @@ import xla_flags
 from train_on_devices import MESHES
 
 from prompt_tuning_jax import FrozenModel, optim
+from prompt_tuning_jax.params import split_params, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
@@ -39,9 +40,9 @@ def ours(base):
 
 def own_flops(base, rules):
     """What XLA counts in our own step, on the batches of these runs."""
-    model = FrozenModel(t5x_runs.CONFIG, optim.unflatten(t5x_runs.weights(base)))
+    model = FrozenModel(t5x_runs.CONFIG, unflatten(t5x_runs.weights(base)))
     params = model.prompted(np.zeros((5, t5x_runs.CONFIG.emb_dim), np.float32)).params
-    trainable, frozen = optim.split_params(params, rules)
+    trainable, frozen = split_params(params, rules)
     optimizer = optim.make_optimizer(trainable, rules)
     step = make_train_step(TrainConfig(dropout_rate=0.0), model, optimizer)
     batch = next(own_trainer.batches(t5x_runs.TASK["BATCH_SIZE"]))

@@ -5,11 +5,12 @@ import pytest
 import t5x_runs
 import tiny
 
-from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, optim, save_prompt
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, save_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
 from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.params import unflatten
 
 pytestmark = pytest.mark.t5x
 LENGTHS = {"inputs": 128, "targets": 4}  # no input is cut
@@ -39,7 +40,7 @@ def infer(base, tmp_path):
 @pytest.fixture(scope="module")
 def model(base):
     vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
-    return FrozenModel(t5x_runs.CONFIG, optim.unflatten(t5x_runs.weights(base)), vocabulary)
+    return FrozenModel(t5x_runs.CONFIG, unflatten(t5x_runs.weights(base)), vocabulary)
 
 
 def inputs():

@@ -6,8 +6,8 @@ import own_trainer
 import pytest
 import t5x_runs
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.params import unflatten
 
 pytestmark = pytest.mark.t5x
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.t5x
 @pytest.fixture(scope="module")
 def stacked(base, tmp_path_factory):
     """The base checkpoint of the other runs, with its layers stacked."""
-    params = stack_layers(optim.unflatten(t5x_runs.weights(base)))
+    params = stack_layers(unflatten(t5x_runs.weights(base)))
     path = tmp_path_factory.mktemp("stacked") / "checkpoint_3"
     with ocp.PyTreeCheckpointer(use_ocdbt=True) as checkpointer:
         checkpointer.save(path / "state", {"target": params, "state": {"step": np.int32(3)}})

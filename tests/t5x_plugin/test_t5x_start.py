@@ -6,8 +6,8 @@ import pytest
 import t5x_runs
 
 from prompt_tuning_jax import save_prompt
-from prompt_tuning_jax.bundled import BUNDLED
-from prompt_tuning_jax.checkpoints import t5x
+from prompt_tuning_jax.checkpoints import convert, t5x
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.training.prompt_start import resolve
 
@@ -26,8 +26,6 @@ def words():
 @pytest.fixture(scope="module", params=["orbax", "legacy", "hugging face"])
 def checkpoint(request, base, tmp_path_factory):
     """One model in each form; the last went through Hugging Face's and back."""
-    from prompt_tuning_jax.commands import checkpoint as convert
-
     directory = tmp_path_factory.mktemp("forms")
     if request.param != "hugging face":
         return str(t5x.save(directory, t5x_runs.weights(base), 3, request.param))
@@ -78,7 +76,7 @@ def test_a_prompts_length_is_its_own(run, base):
 
 def test_a_prompt_file_may_be_remote(tmp_path):
     """TensorFlow's file systems, of which gs:// is one and ram:// another."""
-    from prompt_tuning_jax.t5x_plugin.prompt_files import local_directory, read_prompt
+    from prompt_tuning_jax.t5x_plugin.save import local_directory, read_prompt
 
     values = np.arange(8, dtype=np.float32).reshape(2, 4)
     with local_directory("ram://bucket/prompts/15") as directory:

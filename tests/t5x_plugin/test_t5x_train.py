@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import t5x_runs
 
-from prompt_tuning_jax import load_prompt, optim
-from prompt_tuning_jax.bundled import BUNDLED
+from prompt_tuning_jax import load_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.params import unflatten
 from prompt_tuning_jax.training import prompt_start
 
 pytestmark = pytest.mark.t5x
@@ -68,7 +69,7 @@ def test_a_prompt_file_comes_with_every_checkpoint(run, base, step):
     assert prompt.metadata["step"] == step
     assert prompt.metadata["task"] == "bundled_sentiment"
     assert prompt.metadata["base_model"] == str(base)
-    identity = fingerprint(optim.unflatten(t5x_runs.weights(base)))
+    identity = fingerprint(unflatten(t5x_runs.weights(base)))
     assert prompt.metadata["base_model_fingerprint"] == identity
 
 

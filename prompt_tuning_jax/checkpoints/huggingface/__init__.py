@@ -1,5 +1,12 @@
 """T5 models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
 
-from prompt_tuning_jax.checkpoints.huggingface.model import load, read_vocabulary, resolve, save
+from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
+from prompt_tuning_jax.checkpoints.huggingface.model import (
+    BUNDLED,
+    load,
+    load_lazily,
+    read_vocabulary,
+    save,
+)
 
-__all__ = ["load", "read_vocabulary", "resolve", "save"]
+__all__ = ["BUNDLED", "load", "load_lazily", "read_vocabulary", "resolve", "save"]

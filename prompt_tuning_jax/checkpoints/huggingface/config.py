@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from prompt_tuning_jax.checkpoints.json_file import read_json
+from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # feed_forward_proj -> the activations of our MLP. Both libraries mean the tanh approximation by
@@ -37,7 +37,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     Raises:
       ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
-    raw = read_json(path)
+    raw = json_object(path.read_bytes(), path, "Fetch it again.")
     model_type = raw.get("model_type", "t5")
     if model_type not in _MODEL_TYPES:
         raise ValueError(f"{path} describes a {model_type!r} model; only T5 and mT5 can be loaded.")

@@ -1,47 +1,52 @@
-"""A model's weights in safetensors files: one `model.safetensors`, or shards and their index."""
+"""The files of a model's directory; weights in one `model.safetensors`, or shards and an index."""
 
-import dataclasses
 import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
-from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface.names import EMBEDDING_COPIES, is_transposed
-from prompt_tuning_jax.checkpoints.json_file import read_json
-from prompt_tuning_jax.checkpoints.weight_check import Shape
-from prompt_tuning_jax.devices.sharding import Conversion
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
+from prompt_tuning_jax.json_values import json_object
 
+CONFIG = "config.json"
+VOCABULARY = "spiece.model"
+TOKENIZER = "tokenizer_config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ROWS = 4096
-DOWNLOADED = (_WEIGHTS, "model-*.safetensors", _INDEX)
-
-
-class Stored(NamedTuple):
-    """Where a weight lies, as the file's header says."""
-
-    file: Path
-    key: str
-    shape: Shape
+# A dtype's name in a header -> numpy's dtype, for those that a T5 may be found in.
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+ALL_FILES = (CONFIG, VOCABULARY, TOKENIZER, _WEIGHTS, "model-*.safetensors", _INDEX)
 
 
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
-    if (directory / _INDEX).is_file():
-        shards = read_json(directory / _INDEX).get("weight_map")
+    index = directory / _INDEX
+    if index.is_file():
+        shards = json_object(index.read_bytes(), index, "Fetch it again.").get("weight_map")
         if not isinstance(shards, dict) or not all(_is_plain(v) for v in shards.values()):
-            raise ValueError(f"{directory / _INDEX} has no valid weight_map. Fetch it again.")
+            raise ValueError(f"{index} has no valid weight_map. Fetch it again.")
         return [directory / shard for shard in sorted(set(shards.values()))]
     if any(directory.glob("pytorch_model*.bin")):
         raise FileNotFoundError(
@@ -71,114 +76,67 @@ def _is_plain(name: Any) -> bool:
     return isinstance(name, str) and Path(name).name == name
 
 
-def stored_weights(directory: Path) -> dict[str, Stored]:
-    """Name -> place and shape of every weight, from the files' headers."""
-    stored = {}
+def stored_arrays(directory: Path) -> dict[str, StoredArray]:
+    """The weights in a directory by their names there; only the files' headers are read.
+
+    Raises:
+      FileNotFoundError: there are none, or only a pickle, or a file of several is missing.
+      ValueError: a file is corrupt.
+    """
+    arrays = {}
     for path in _weight_files(directory):
-        with _opened(path) as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                stored[key] = Stored(path, key, tuple(file.get_slice(key).get_shape()))
-    copies = [name for name in EMBEDDING_COPIES if name in stored]
-    if copies and "shared.weight" not in stored:
-        stored["shared.weight"] = stored.pop(copies[0])
-    return stored
+        arrays |= _arrays_in(path)
+    copies = [name for name in EMBEDDING_COPIES if name in arrays]
+    if copies and "shared.weight" not in arrays:
+        arrays["shared.weight"] = arrays.pop(copies[0])
+    return arrays
+
+
+def _arrays_in(path: Path) -> dict[str, StoredArray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: its index names it. Fetch it again.")
+    with _errors_naming(path):
+        file = safe_open(path, framework="numpy")
+        return {key: _array(path, key, file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
+
+
+def _array(path: Path, key: str, values: Any) -> StoredArray:
+    """The array that safetensors' slice `values` reads; it keeps the file open."""
+
+    def read_part(part: tuple[Any, ...]) -> np.ndarray:
+        with _errors_naming(path):
+            return values[part]
+
+    dtype = _DTYPES.get(values.get_dtype())
+    return StoredArray(key, str(path), values.get_shape(), dtype, read_part)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: its index names it. Fetch it again.")
+def _errors_naming(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
+        yield
     except SafetensorError as error:
         raise ValueError(
             f"{path} is corrupt or cut short ({error}). Fetch or write it again."
         ) from error
 
 
-def check_copies(stored: Mapping[str, Stored]) -> None:
+def check_copies(arrays: Mapping[str, StoredArray]) -> None:
     """ValueError where a copy of the embedding table differs from it."""
     for name in EMBEDDING_COPIES:
-        if name in stored and not _equal(stored[name], stored["shared.weight"]):
+        if name in arrays and not _equal(arrays[name], arrays["shared.weight"]):
             raise ValueError(
-                f"{stored[name].file}: {name} differs from shared.weight. This T5 has one "
+                f"{arrays[name].place}: {name} differs from shared.weight. This T5 has one "
                 "embedding table; a model with several cannot be loaded."
             )
 
 
-def _equal(one: Stored, other: Stored) -> bool:
-    """Whether two weights are the same; some rows of each are in memory at a time."""
+def _equal(one: StoredArray, other: StoredArray) -> bool:
+    """Whether two tables hold the same values; some rows of each are in memory at a time."""
     if one.shape != other.shape:
         return False
-    with _opened(one.file) as file, _opened(other.file) as other_file:
-        a, b = file.get_slice(one.key), other_file.get_slice(other.key)
-        rows = one.shape[0]
-        blocks = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
-        return all(np.array_equal(a[block], b[block]) for block in blocks)
-
-
-@dataclasses.dataclass(frozen=True)
-class LazyWeight:
-    """A weight under its T5X name, before it is read."""
-
-    place: Stored
-    is_transposed: bool
-    dtype: Any
-
-    @property
-    def shape(self) -> Shape:
-        return self.place.shape[::-1] if self.is_transposed else self.place.shape
-
-    def read(self, file: Any, index: tuple[slice, ...]) -> np.ndarray:
-        """The values at `index`, from the open file that holds them."""
-        stored = file.get_slice(self.place.key)
-        values = stored[index[::-1] if self.is_transposed else index]
-        if not jnp.issubdtype(values.dtype, jnp.floating):
-            raise ValueError(
-                f"{self.place.file}: {self.place.key} is {values.dtype}; only floating-point "
-                "weights are read."
-            )
-        values = values.astype(self.dtype, copy=False)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"{self.place.file}: {self.place.key} holds NaN or infinite values. Fetch it again."
-            )
-        return np.ascontiguousarray(values.T if self.is_transposed else values)
-
-
-def read_weights(
-    weights: Mapping[str, LazyWeight],
-    places: Mapping[str, Sharding],
-    convert: Conversion | None = None,
-) -> dict[str, Any]:
-    """The weights' values, one file open and one weight, or part of one, in transit at a time.
-
-    Where `places` names a weight, it is made an array there; others become numpy arrays. What
-    `convert` makes of a weight replaces it at once.
-    """
-    values = {}
-    for path in sorted({weight.place.file for weight in weights.values()}):
-        with _opened(path) as file:
-            for name, weight in weights.items():
-                if weight.place.file == path:
-                    value = _read(weight, file, places.get(name))
-                    values |= convert(name, value) if convert else {name: value}
-    return values
-
-
-def _read(weight: LazyWeight, file: Any, sharding: Sharding | None) -> Any:
-    if sharding is None:
-        return weight.read(file, (slice(None),) * len(weight.shape))
-    parts: dict[Any, np.ndarray] = {}
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, weight.shape, strict=True))
-        if bounds not in parts:  # devices that hold the same part share what is read
-            parts[bounds] = weight.read(file, index)
-        return parts[bounds]
-
-    return jax.make_array_from_callback(weight.shape, sharding, part)
+    blocks = (slice(start, start + _ROWS) for start in range(0, one.shape[0], _ROWS))
+    return all(np.array_equal(one.rows(block), other.rows(block)) for block in blocks)
 
 
 def unused_stem(directory: Path) -> str:

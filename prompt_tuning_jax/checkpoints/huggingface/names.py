@@ -1,6 +1,6 @@
 """Every weight of a T5: its Hugging Face name, its T5X name and its dimensions, in one table."""
 
-from prompt_tuning_jax.checkpoints.weight_check import Shape
+from prompt_tuning_jax.checkpoints.stored_array import Shape
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # Hugging Face's name less ".weight", T5X's name, the dimensions of T5X's array:
@@ -70,6 +70,14 @@ def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:
         stored = reversed(dimensions) if is_transposed(ours) else dimensions
         names[f"{theirs}.weight"] = (ours, tuple(sizes[d] for d in stored))
     return names
+
+
+def t5x_shapes(config: T5Config) -> dict[str, Shape]:
+    """T5X name -> shape of every weight the config's model has."""
+    return {
+        ours: shape[::-1] if is_transposed(ours) else shape
+        for ours, shape in weight_names(config).values()
+    }
 
 
 def is_transposed(name: str) -> bool:

@@ -2,11 +2,10 @@
 
 from prompt_tuning_jax.checkpoints.t5x.model import (
     FORMS,
-    REFERENCE_PROMPT,
     add_prompt,
     load,
     load_lazily,
     save,
 )
 
-__all__ = ["FORMS", "REFERENCE_PROMPT", "add_prompt", "load", "load_lazily", "save"]
+__all__ = ["FORMS", "add_prompt", "load", "load_lazily", "save"]

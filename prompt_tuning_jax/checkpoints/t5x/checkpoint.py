@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
-from prompt_tuning_jax.checkpoints.t5x.storage import Leaf, Storage, is_url, open_leaves
+from prompt_tuning_jax.checkpoints.t5x.storage import Storage, is_url, open_leaves
+from prompt_tuning_jax.params import is_prompt
 
 TARGET = "target/"
 STEP = "state/step"
@@ -47,7 +49,7 @@ class T5XCheckpoint:
     kind: str
     sources: Mapping[str, Any]
 
-    def leaves(self, prefix: str = TARGET) -> dict[str, Leaf]:
+    def leaves(self, prefix: str = TARGET) -> dict[str, StoredArray]:
         """The leaves under a prefix, without it; those that are None are left out."""
         chosen = {
             name.removeprefix(prefix): source
@@ -56,7 +58,7 @@ class T5XCheckpoint:
         }
         return open_leaves(self.path, chosen)
 
-    def leaf(self, name: str) -> Leaf:
+    def leaf(self, name: str) -> StoredArray:
         """One leaf; `target/` may be left out.
 
         Raises:
@@ -153,7 +155,7 @@ def prompt_names(checkpoint: T5XCheckpoint) -> list[str]:
     The reference implementation has `encoder/prompt/prompt/prompt`.
     """
     names = (n.removeprefix(TARGET) for n in checkpoint.sources if n.startswith(TARGET))
-    return sorted(name for name in names if name.endswith("/prompt"))
+    return sorted(name for name in names if is_prompt(name))
 
 
 def _open_here(storage: Storage) -> T5XCheckpoint | None:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prompt_tuning_jax.checkpoints.huggingface.names import is_transposed, weight_names
-from prompt_tuning_jax.checkpoints.t5x.weights import LAYER, Weight
-from prompt_tuning_jax.checkpoints.weight_check import WeightReport
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
+from prompt_tuning_jax.checkpoints.t5x.weights import LAYER
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.scan import BIAS
 
@@ -22,7 +21,7 @@ _FROM_SHAPES = (
 )
 
 
-def infer_config(place: str, weights: Mapping[str, Weight], dtype: Any) -> T5Config:
+def infer_config(place: str, weights: Mapping[str, StoredArray], dtype: Any) -> T5Config:
     """The config whose shapes these weights have.
 
     Shapes do not tell activations: a gated MLP is taken as ("gelu", "linear"), as T5 1.1 and mT5
@@ -87,27 +86,10 @@ def check_config(place: str, found: T5Config, asked: T5Config) -> None:
         )
 
 
-def compare(place: str, config: T5Config, weights: Mapping[str, Weight]) -> WeightReport:
-    """What the weights are to the config's model."""
-    needed = {
-        ours: tuple(reversed(shape)) if is_transposed(ours) else shape
-        for ours, shape in weight_names(config).values()
-    }
-    here = {name: weights[name].shape for name in needed if name in weights}
-    return WeightReport(
-        source=place,
-        matched={n: (n, shape) for n, shape in here.items() if shape == needed[n]},
-        missing={n: shape for n, shape in needed.items() if n not in here},
-        misshapen={n: (s, needed[n]) for n, s in here.items() if s != needed[n]},
-        unexpected={n: w.shape for n, w in weights.items() if n not in needed},
-        described_by="the config",
-    )
-
-
-def _depth(stack: str, weights: Mapping[str, Weight]) -> int:
+def _depth(stack: str, weights: Mapping[str, StoredArray]) -> int:
     layers = {int(m[2]) for n in weights if (m := LAYER.fullmatch(n)) and m[1] == stack}
     return max(layers, default=-1) + 1
 
 
-def _is_gated(weights: Mapping[str, Weight]) -> bool:
+def _is_gated(weights: Mapping[str, StoredArray]) -> bool:
     return "encoder/layers_0/mlp/wi_0/kernel" in weights

@@ -9,10 +9,8 @@ alone, and no host holds a whole weight of which it needs a part.
 """
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Sharding
 
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface.names import t5x_shapes
 from prompt_tuning_jax.checkpoints.quantize import check_float
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
@@ -33,17 +32,16 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     open_checkpoint,
     prompt_names,
 )
-from prompt_tuning_jax.checkpoints.t5x.config import check_config, compare, infer_config
+from prompt_tuning_jax.checkpoints.t5x.config import check_config, infer_config
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
-from prompt_tuning_jax.checkpoints.t5x.weights import Weight, by_leaf, find_weights
-from prompt_tuning_jax.checkpoints.weight_check import WeightReport
+from prompt_tuning_jax.checkpoints.t5x.weights import find_weights
+from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.optim import PROMPT_NAME
+from prompt_tuning_jax.params import PROMPT_NAME, is_prompt
 
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
-REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
 _MAX_READERS = 4
 _BYTES_IN_TRANSIT = 2**30  # a leaf is one chunk, or a few: to read a part is to decode all of it
 
@@ -53,7 +51,7 @@ def load(
     dtype: Any = jnp.float32,
     shardings: Shardings | None = None,
     config: T5Config | None = None,
-    report: Callable[[WeightReport], None] | None = None,
+    report: Callable[[WeightComparison], None] | None = None,
     convert: Conversion | None = None,
 ) -> tuple[T5Config, dict[str, Any]]:
     """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
@@ -64,7 +62,7 @@ def load(
       dtype: of weights and activations, float32 or bfloat16, whatever is stored.
       shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
       config: what the checkpoint must be; its activations and dropout, which shapes do not
-        tell, are taken over. By default the config is inferred, see `t5x_config`.
+        tell, are taken over. By default the config is inferred, see `infer_config`.
       report: called with the table of weights before any is read; `print` shows it.
       convert: as in `huggingface.load`.
 
@@ -81,30 +79,18 @@ def load(
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
     config, weights = load_lazily(path, dtype, config, report)
-    places: Mapping[str, Sharding] = {}
-    if shardings is not None:
-        shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
-        places = shardings(config, shapes)
-
-    def read(names: Iterable[str]) -> dict[str, Any]:
-        cache: dict = {}  # layers stacked in one leaf are read together
-        values: dict[str, Any] = {}
-        for name in names:
-            value = _read(weights[name], places.get(name), cache)
-            values |= convert(name, value) if convert else {name: value}
-        return values
-
-    with ThreadPoolExecutor(_readers(weights.values(), convert is not None)) as pool:
-        parts = list(pool.map(read, by_leaf(weights)))
-    return config, unflatten_dict({n: w for part in parts for n, w in part.items()}, sep="/")
+    places = shardings(config, weights) if shardings else {}
+    readers = _readers(weights.values(), convert is not None)
+    values = read_arrays(weights, places, convert, readers)
+    return config, unflatten_dict(values, sep="/")
 
 
 def load_lazily(
     path: str | os.PathLike,
     dtype: Any = None,
     config: T5Config | None = None,
-    report: Callable[[WeightReport], None] | None = None,
-) -> tuple[T5Config, dict[str, Weight]]:
+    report: Callable[[WeightComparison], None] | None = None,
+) -> tuple[T5Config, dict[str, StoredArray]]:
     """As `load`, but each weight, under its flat T5X name, is read when it is made an array.
 
     `dtype=None` keeps what is stored.
@@ -115,12 +101,13 @@ def load_lazily(
     if config is not None:
         check_config(checkpoint.path, inferred, config)
     config = dataclasses.replace(config or inferred, dtype=inferred.dtype)
-    found = compare(checkpoint.path, config, weights)
+    needed = {name: (name, shape) for name, shape in t5x_shapes(config).items()}
+    comparison = compare_weights(checkpoint.path, needed, weights, "the config")
     if report is not None:
-        report(found)
-    found.require_complete()
-    _check_unexpected(found)
-    return config, {name: weights[name] for name in found.matched}
+        report(comparison)
+    comparison.require_complete()
+    comparison.refuse_unknown_layers("It is another model's, and cannot be loaded as a T5.")
+    return config, {name: weights[name] for name in comparison.matched}
 
 
 def save(
@@ -153,7 +140,7 @@ def add_prompt(
     step: int | None = None,
     name: str | None = None,
     form: str | None = None,
-    allow_mismatch: bool = False,
+    allow_prompt_mismatch: bool = False,
 ) -> Path:
     """Writes a checkpoint that is `base` with a prompt; every other leaf is kept as it is.
 
@@ -163,7 +150,7 @@ def add_prompt(
       name: of the prompt's leaf; by default that of the base's prompt, or else this library's
         `encoder/prompt/prompt` (the reference implementation has `REFERENCE_PROMPT`).
       form: by default the base's.
-      allow_mismatch: take a prompt that was tuned for other weights.
+      allow_prompt_mismatch: take a prompt that was tuned for other weights.
 
     Returns:
       The checkpoint written, `directory/checkpoint_{step}`.
@@ -181,26 +168,13 @@ def add_prompt(
     name = name or (there or [PROMPT_NAME])[0]
     is_taken = name in weights and name not in there
     is_branch = any(other.startswith(f"{name}/") for other in weights)
-    if not name.endswith("/prompt") or is_taken or is_branch:
+    if not is_prompt(name) or is_taken or is_branch:
         raise ValueError(f"A prompt's leaf is called {PROMPT_NAME} or alike, not {name!r}.")
-    _check_fits(prompt, checkpoint.path, weights, there, allow_mismatch)
+    _check_fits(prompt, checkpoint.path, weights, there, allow_prompt_mismatch)
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}
     everything |= {STEP: np.int32(step), TARGET + name: prompt.values}
     return _write(directory, everything, step, form or checkpoint.kind)
-
-
-def _check_unexpected(found: WeightReport) -> None:
-    """Refuses weights within layers that a T5 does not have there: the model is another one."""
-    layers = [name for name in found.unexpected if "/layers_" in name]
-    if layers:
-        raise ValueError(
-            f"{found.source} has {len(layers)} weight(s) in its layers that no T5 has, {layers[0]} "
-            "first: it is a checkpoint of another model, and cannot be loaded as a T5."
-        )
-    if found.unexpected:
-        names = ", ".join(found.unexpected)
-        logging.warning("%s: not part of the frozen model: %s", found.source, names)
 
 
 def _check_fits(
@@ -215,26 +189,17 @@ def _check_fits(
     if prompt.base_fingerprint is not None and not allow:
         frozen = find_weights({n: x for n, x in weights.items() if n not in prompts})
         ours = fingerprint(frozen)
-    check_compatible(prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_mismatch=allow)
+    check_compatible(
+        prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_prompt_mismatch=allow
+    )
 
 
-def _readers(weights: Iterable[Weight], converts: bool) -> int:
+def _readers(weights: Iterable[StoredArray], converts: bool) -> int:
     """How many leaves to read at a time: reads wait for disks and networks, but take memory."""
     if converts and jax.process_count() > 1:
         return 1  # all hosts convert the same weight together
-    largest = max(weight.leaf.nbytes for weight in weights)
+    largest = max(weight.source.nbytes for weight in weights)
     return max(1, min(_MAX_READERS, _BYTES_IN_TRANSIT // largest))
-
-
-def _read(weight: Weight, sharding: Sharding | None, cache: dict) -> Any:
-    if sharding is None:
-        return np.ascontiguousarray(weight.read(cache=cache))
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, weight.shape, strict=True))
-        return weight.read(bounds, cache)
-
-    return jax.make_array_from_callback(weight.shape, sharding, part)
 
 
 def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, form: str) -> Path:

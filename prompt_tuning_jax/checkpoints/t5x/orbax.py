@@ -1,6 +1,5 @@
 """Orbax checkpoints as T5X writes them: `state/` holds every leaf in one OCDBT database."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax.checkpoints.t5x.storage import Storage
+from prompt_tuning_jax.json_values import json_object
 
 STATE = "state"
 METADATA = "_METADATA"
@@ -77,13 +77,7 @@ def _values(leaf: Any) -> Any:
 def _parsed(where: str, data: bytes | None) -> dict[str, Any]:
     if data is None:
         raise ValueError(f"{where} is not there: the checkpoint is cut short. Copy it again.")
-    try:
-        parsed = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON ({error}). Copy it again.") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{where} holds a {type(parsed).__name__}, not a JSON object.")
-    return parsed
+    return json_object(data, where, "Copy the checkpoint again.")
 
 
 def _name(entry: Mapping[str, Any]) -> str:

@@ -3,17 +3,15 @@
 Everything goes through tensorstore: local directories, `gs://bucket/...`, `s3://`, `http://`.
 """
 
-import math
 import os
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
-from prompt_tuning_jax.checkpoints.weight_check import Shape
+from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 
 CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
 
@@ -81,62 +79,45 @@ class Storage:
         return self._store.spec().to_json()
 
 
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One array of a checkpoint. Only its header has been read; `read` reads values."""
+def open_leaves(place: str, sources: Mapping[str, Any]) -> dict[str, StoredArray]:
+    """The leaves of a checkpoint at `place`, all of whose headers are read at once.
 
-    name: str
-    place: str
-    array: Any  # ts.TensorStore, or np.ndarray where the checkpoint's index holds the values
+    Args:
+      sources: name -> a tensorstore spec, or the values where the checkpoint's index holds them.
 
-    @property
-    def shape(self) -> Shape:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        dtype = self.array.dtype
-        return dtype.numpy_dtype if isinstance(dtype, ts.dtype) else dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self, index: Any = ...) -> np.ndarray:
-        """The values, or those at an index of slices: only the chunks they lie in are read.
-
-        Raises:
-          ValueError: a chunk is missing, cut short or corrupt.
-        """
-        try:
-            part = self.array[index]
-            return np.asarray(part.read().result() if isinstance(part, ts.TensorStore) else part)
-        except Exception as error:
-            raise ValueError(
-                f"{self.place} is damaged or cut short at {self.name} ({brief(error)}). "
-                "Copy it again from where it came."
-            ) from error
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.read(), dtype=dtype)
-
-
-def open_leaves(place: str, sources: Mapping[str, Any]) -> dict[str, Leaf]:
-    """name -> Leaf, for sources that are tensorstore specs or arrays; all headers at once."""
+    Raises:
+      ValueError: an array is not where the index says.
+    """
     opening = {
         name: _open(source) for name, source in sources.items() if isinstance(source, Mapping)
     }
     leaves = {}
     for name, source in sources.items():
         try:
-            array = opening[name].result() if name in opening else np.asarray(source)
+            values = opening[name].result() if name in opening else np.asarray(source)
         except Exception as error:
             raise ValueError(
                 f"{place} has no readable {name} although its index names it ({brief(error)}): it "
                 "is cut short. Copy it again from where it came."
             ) from error
-        leaves[name] = Leaf(name, place, array)
+        leaves[name] = _leaf(name, place, values)
     return leaves
+
+
+def _leaf(name: str, place: str, values: ts.TensorStore | np.ndarray) -> StoredArray:
+    def read_part(part: tuple[Any, ...]) -> np.ndarray:
+        try:
+            found = values[part]
+            return np.asarray(found.read().result() if is_stored else found)
+        except Exception as error:
+            raise ValueError(
+                f"{place} is damaged or cut short at {name} ({brief(error)}). "
+                "Copy it again from where it came."
+            ) from error
+
+    is_stored = isinstance(values, ts.TensorStore)
+    dtype = values.dtype.numpy_dtype if is_stored else values.dtype
+    return StoredArray(name, place, values.shape, dtype, read_part)
 
 
 def _open(spec: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The frozen model: an ordinary T5, or a decoder-only one, with one place for a prompt."""
+"""The frozen T5, with one place for a prompt; under T5X there is a decoder-only one too."""
 
 from prompt_tuning_jax.models.t5.config import T5Config, mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.models.t5.decoder_only import DecoderOnly

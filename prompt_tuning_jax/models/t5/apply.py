@@ -1,18 +1,34 @@
-"""A frozen network with a prompt among its parameters: its logits for a batch.
+"""T5 as a family of models (`models.family`): a frozen network with a prompt in its parameters.
 
 The functions here may be traced; `model.FrozenModel` and the training step are made of them.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.params import join_shared, prompt_of
 from prompt_tuning_jax.prompts import Prompt, PromptBank
+
+__all__ = [
+    "EMBEDDING_NAME",
+    "abstract_variables",
+    "apply",
+    "bind",
+    "cache_axis",
+    "decoder",
+    "network_for",
+    "stack_layers",
+]
+
+EMBEDDING_NAME = "token_embedder/embedding"
 
 
 @functools.lru_cache
@@ -31,22 +47,14 @@ def network_for(config: T5Config, prompt_shape: tuple[int, ...] | None) -> Trans
     return Transformer(config, prompt=make_bank)
 
 
-def with_prompt(params: Mapping[str, Any], values: Any) -> dict[str, Any]:
-    """`params` with the prompt at `encoder/prompt/prompt`; nothing is copied."""
-    return {**params, "encoder": {**params["encoder"], "prompt": {"prompt": values}}}
+def abstract_variables(config: T5Config, prompt_shape: tuple[int, ...] | None) -> Mapping[str, Any]:
+    """The shapes of `params`, and their logical axes as `params_axes`, read from the network."""
+    network = network_for(config, prompt_shape)
 
+    def init(tokens: Array) -> Any:
+        return network.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
 
-def prompt_of(params: Mapping[str, Any]) -> Any | None:
-    """The prompt inside `params`, or None."""
-    return params["encoder"].get("prompt", {}).get("prompt")
-
-
-def join_shared(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`params` with a shared prompt and the task's own behind it as one prompt [P0 + P, D]."""
-    leaves = params["encoder"].get("prompt", {})
-    if "shared" not in leaves:
-        return params
-    return with_prompt(params, jnp.concatenate([leaves["shared"], leaves["prompt"]]))
+    return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), jnp.int32))
 
 
 def bind(
@@ -81,7 +89,7 @@ def apply(
     batch: Mapping[str, Any],
     layout: str = "prefix",
     dropout_rng: Any | None = None,
-) -> Float[Array, "batch length vocab"]:
+) -> Float[Array, "B L V"]:
     """Logits for a batch with T5X's keys, packed or not; the prompt, if any, is in `params`."""
     params = join_shared(params)
     network, tokens, places = bind(config, params, batch, layout)
@@ -96,3 +104,42 @@ def apply(
         enable_dropout=dropout_rng is not None,
         rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     )
+
+
+def decoder(
+    network: Transformer,
+    params: Mapping[str, Any],
+    tokens: Int[Array, "B S"],
+    places: Mapping[str, Any],
+) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
+    """Encodes the inputs; returns decode(tokens, cache, max_decode_length) -> (logits, new cache).
+
+    Every layer's cross-attention keys and values are projected from the encoding once.
+    """
+    weights = {"params": params}
+    encoded_BxSxD = network.apply(weights, tokens, enable_dropout=False, method="encode", **places)
+    cross_kv = network.apply(weights, encoded_BxSxD, method="project_encoded")
+
+    def decode(tokens_BxL, cache=None, max_decode_length=None):
+        logits_BxLxV, changed = network.apply(
+            weights if cache is None else {**weights, "cache": cache},
+            encoded_BxSxD,
+            tokens,
+            tokens_BxL,
+            tokens_BxL,
+            enable_dropout=False,
+            decode=max_decode_length is not None,
+            max_decode_length=max_decode_length,
+            prompt_positions=places.get("prompt_positions"),
+            cross_kv=cross_kv,
+            method="decode",
+            mutable=["cache"],
+        )
+        return logits_BxLxV, changed.get("cache")
+
+    return decode
+
+
+def cache_axis(config: T5Config) -> int:
+    """Which axis of a cache's leaves is the batch: after the layers, where these are scanned."""
+    return int(config.scan_layers)

@@ -9,6 +9,7 @@ from prompt_tuning_jax.layout import VISIBILITIES
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
+# When attention takes a few queries at a time, and how many; see `T5Config.attention_chunk`.
 DENSE_LENGTH = 512
 DENSE_BYTES = 2**25
 DEFAULT_CHUNK = 128
@@ -18,31 +19,32 @@ DEFAULT_CHUNK = 128
 class T5Config:
     """Everything that defines a T5's shape and arithmetic; field names are T5X's where it has one.
 
-    Token ids are T5's: padding is 0 and is also what the decoder starts from; `eos_id` ends a text.
+    Token ids are T5's: 0 is padding, and the decoder starts from it too; `eos_id` ends a text.
 
     Attributes:
       vocab_size: rows of the embedding table (a multiple of 128 in the published models).
       num_encoder_layers: 0 in a decoder-only model.
       mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
-        (`("gelu", "linear")`, tanh-approximated gelu).
-      logits_via_embedding: True in T5 1.0, whose output layer is the embedding table and whose
-        decoder output is scaled by emb_dim**-0.5.
-      scale_decoder_outputs: whether it is scaled, in a model that departs from this rule.
-      relpos_buckets, relpos_max_distance: resolution of the relative-position bias.
+        (`("gelu", "linear")`, where gelu is the tanh approximation).
+      logits_via_embedding: True in T5 1.0, whose output layer is the embedding table.
+      scale_decoder_outputs: whether the decoder's output is multiplied by emb_dim**-0.5 on its way
+        to the logits. None: it is where `logits_via_embedding` is True, as in the published models.
+      relpos_buckets: how many different relative positions the attention bias tells apart.
+      relpos_max_distance: the distance beyond which it takes all positions as equally far.
       dropout_rate: used only where a call says `enable_dropout=True`.
       dtype: of the activations; weights may be stored in another and are cast at use.
-      scan_layers: one layer is compiled, for all of a stack, whose weights are stacked: a deep
-        model compiles as fast as a shallow one. Each layer then has a relative-position bias
-        of its own, as in T5X's scalable T5; `t5.scan` converts weights.
-      remat_policy: what the backward pass computes again instead of remembering: "none",
-        "minimal" (all but products with weights) or "full" (every layer from its input).
-      prompt_visibility: what a prompt's positions attend to in the encoder: all ("full"), or of
-        the prompt only themselves and earlier rows ("causal") or themselves ("self"); with
-        "isolated", "isolated_causal" and "isolated_self", nothing of the input, which makes
-        a prompt's states the same for every input.
-      attention_chunk: how many queries' attention scores are in memory at a time, in the forward
-        and in the backward pass; 0 for all. None: DEFAULT_CHUNK of rows that are longer than
-        DENSE_LENGTH and whose scores in one layer are more than DENSE_BYTES, else all.
+      scan_layers: the weights of a stack's layers are stacked, and one layer is compiled for all,
+        so that a deep model compiles as fast as a shallow one. Each layer then has a
+        relative-position bias of its own, as in T5X's scalable T5. `t5.scan` converts weights.
+      remat_policy: what the backward pass computes again instead of keeping it in memory: nothing
+        ("none"), all but products with weights ("minimal"), or every layer from its input ("full").
+      prompt_visibility: what a prompt's positions attend to in the encoder. "full": everything.
+        "causal": the input, and of the prompt themselves and earlier rows. "self": the input, and
+        of the prompt themselves. "isolated", "isolated_causal", "isolated_self": the same without
+        the input, so that a prompt's encoding is the same for every input.
+      attention_chunk: the attention scores of how many queries are in memory at a time, in the
+        forward and in the backward pass; 0 for all queries. None: DEFAULT_CHUNK where rows are
+        longer than DENSE_LENGTH and the scores of one layer larger than DENSE_BYTES, else all.
     """
 
     vocab_size: int
@@ -99,7 +101,7 @@ class T5Config:
         return self.prompt_visibility.startswith("isolated")
 
     def queries_at_once(self, rows: int, queries: int, keys: int) -> int:
-        """How many of a row's queries attend at a time, in a batch of `rows`."""
+        """How many of each row's queries attend at a time, in a batch of `rows`."""
         chunk = self.attention_chunk
         if chunk is None:
             is_large = 4 * rows * self.num_heads * queries * keys > DENSE_BYTES

@@ -1,6 +1,6 @@
 """Stacks of layers compiled once: `T5Config.scan_layers`.
 
-    layers of their own                               one layer, scanned
+    every layer by itself                             one layer, scanned
     encoder/layers_0/mlp/wo/kernel    [F, D]          encoder/encoder/mlp/wo/kernel  [F, layers, D]
     encoder/layers_1/mlp/wo/kernel    [F, D]
     encoder/relpos_bias/rel_embedding [H, R]          encoder/encoder/relpos_bias/rel_embedding
@@ -30,16 +30,19 @@ def through(
     layers: Sequence[nn.Module],
     step: Callable[[nn.Module, Any, Any], tuple[Any, Any]],
     x: Any,
+    *,
     depth: int,
     per_layer: Any = None,
 ) -> tuple[Any, Any]:
     """Applies `x, out = step(layer, x, of_layer)` for each of `depth` layers.
 
-    `layers` holds every layer, or one that stands for all and whose weights are stacked. What is
-    `per_layer`, and what comes out, is a tuple in the first case and stacked arrays in the second.
+    Args:
+      layers: every layer; or, scanned, one that stands for all and whose weights are stacked.
+      per_layer: what `step` gets of each layer as `of_layer`, if anything: a tuple with an entry
+        for each layer or, scanned, arrays with a leading layer axis.
 
     Returns:
-      (x after the last layer, what came out of each).
+      (x after the last layer, each layer's out, in the form of `per_layer`).
     """
     config = layers[0].config
     step = _rematerialised(step, config.remat_policy, scanned=config.scan_layers)
@@ -60,15 +63,17 @@ def through(
 
 
 def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Callable[..., Any]:
+    """`step`, computed again in the backward pass as `T5Config.remat_policy` says."""
     if policy == "none":
         return step
     saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-    # Inside a scan nothing can be merged across iterations, so XLA may look for repeats freely.
+    # `prevent_cse` keeps XLA from finding in the forward pass what is to be computed again. In a
+    # scan it could not anyway, as the backward pass is another loop.
     return nn.remat(step, policy=saved if policy == "minimal" else None, prevent_cse=not scanned)
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A T5's parameters as those of the same T5 with `scan_layers=True`.
+    """A T5's parameters in the form that `scan_layers=True` needs; its numbers stay the same.
 
     Every layer gets a copy of its stack's relative-position bias.
 
@@ -101,9 +106,10 @@ def _take_layers(flat: dict[str, Any], stack: str) -> list[dict[str, Any]]:
 
 
 def _split_heads(name: str, kernel: Any, heads: int) -> Any:
-    """Attention kernels: [D, H*K] to [D, H, K], and the outward one [H*K, D] to [H, K, D].
+    """Attention's kernels with heads on an axis of their own, other weights as they are.
 
-    Their scales, if they are int8, are split likewise; the outward one's [1, D] to [1, 1, D].
+    [D, H*K] to [D, H, K], and the outward one's [H*K, D] to [H, K, D]. Scales of int8 kernels
+    follow: [1, H*K] to [1, H, K], and the outward one's [1, D] to [1, 1, D].
     """
     if name.endswith("attention/out/kernel"):
         return kernel.reshape(heads, -1, kernel.shape[-1])
@@ -115,5 +121,6 @@ def _split_heads(name: str, kernel: Any, heads: int) -> Any:
 
 
 def _stack(values: list[Any]) -> Any:
+    """The layers' weights in one array: numpy's of numpy's, JAX's of JAX's."""
     numpy = jnp if isinstance(values[0], jax.Array) else np
     return numpy.stack(values, axis=AXIS)

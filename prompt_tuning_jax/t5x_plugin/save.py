@@ -21,16 +21,12 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
-from prompt_tuning_jax.checkpoints.t5x.fingerprint import checkpoint_fingerprint
+from prompt_tuning_jax.checkpoints.t5x.hash_cache import checkpoint_fingerprint
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.params import flatten, is_prompt, label_params, unflatten
 
 DIRECTORY = "prompts"
-
-
-def is_prompt(name: str) -> bool:
-    """Whether a parameter is a prompt, by its flat name, in an encoder or a decoder."""
-    return name.endswith("/prompt")
 
 
 def write_prompt(
@@ -53,7 +49,7 @@ def write_prompt(
       base_model: the checkpoint that the run started from.
       trainable: the rules of what trains.
     """
-    params = optim.flatten(state["target"])
+    params = flatten(state["target"])
     if (name := next(filter(is_prompt, params), None)) is not None:
         values = _on_host(params[name])
         identity = _fingerprint(params, base_model, trainable)
@@ -121,12 +117,12 @@ def _fingerprint(
 
     Weights that do not train are the base checkpoint's, whose fingerprint need not be made anew.
     """
-    frozen = all(map(is_prompt, optim.label_params(list(params), trainable)))
+    frozen = all(map(is_prompt, label_params(list(params), trainable)))
     found = base_fingerprint(base_model) if frozen else None
     if found is not None or jax.process_count() > 1:
         return found
     weights = {name: _on_host(x) for name, x in params.items() if not is_prompt(name)}
-    return fingerprint(optim.unflatten(weights))
+    return fingerprint(unflatten(weights))
 
 
 def base_fingerprint(checkpoint: str) -> str | None:

@@ -1,16 +1,18 @@
 """What a checkpoint's weights are to a model: matched, missing, of a wrong shape, or unexpected."""
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-Shape = tuple[int, ...]
+from prompt_tuning_jax.checkpoints.stored_array import Shape, StoredArray
+
 _LAYER = re.compile(r"(block\.|layers_)(\d+)")
 
 
 @dataclass(frozen=True)
-class WeightReport:
-    """Names and shapes, compared before any weight is read. `print(report)` shows a table.
+class WeightComparison:
+    """Names and shapes, compared before any weight is read. `print(comparison)` shows a table.
 
     Attributes:
       source: the directory or file that was looked at.
@@ -26,7 +28,7 @@ class WeightReport:
     missing: Mapping[str, Shape]
     misshapen: Mapping[str, tuple[Shape, Shape]]
     unexpected: Mapping[str, Shape]
-    described_by: str = "config.json"
+    described_by: str
 
     def require_complete(self) -> None:
         """Raises ValueError, naming the weights, unless every weight the model needs is there."""
@@ -44,6 +46,23 @@ class WeightReport:
             f"{self.described_by}."
         )
 
+    def refuse_unknown_layers(self, remedy: str, harmless: Collection[str] = ()) -> None:
+        """Raises ValueError where layers hold more than the model does; other weights are left out.
+
+        A model that has more in its layers is another model. What stands outside of them is said
+        in the log, unless it is `harmless`.
+        """
+        unused = [name for name in self.unexpected if name not in harmless]
+        layers = [name for name in unused if _LAYER.search(name)]
+        if layers:
+            raise ValueError(
+                f"{self.source} holds {len(layers)} weight(s) in its layers that "
+                f"{self.described_by} does not describe, {layers[0]} first. {remedy}"
+            )
+        if unused:
+            names = ", ".join(unused)
+            logging.warning("%s: not part of the frozen model: %s", self.source, names)
+
     def __str__(self) -> str:
         rows = [("matched", k, f"-> {ours}", s) for k, (ours, s) in self.matched.items()]
         rows += [("missing", k, "", s) for k, s in self.missing.items()]
@@ -56,6 +75,24 @@ class WeightReport:
             f"{len(self.misshapen)} of a wrong shape, {len(self.unexpected)} unexpected"
         )
         return "\n".join([f"Weights in {self.source}: {counts}", *_collapsed(rows)])
+
+
+def compare_weights(
+    source: str,
+    needed: Mapping[str, tuple[str, Shape]],
+    found: Mapping[str, StoredArray],
+    described_by: str,
+) -> WeightComparison:
+    """What was `found` in a checkpoint beside what is `needed`: name there -> (our name, shape)."""
+    here = {name: found[name].shape for name in needed if name in found}
+    return WeightComparison(
+        source=source,
+        matched={n: needed[n] for n, shape in here.items() if shape == needed[n][1]},
+        missing={n: shape for n, (_, shape) in needed.items() if n not in here},
+        misshapen={n: (s, needed[n][1]) for n, s in here.items() if s != needed[n][1]},
+        unexpected={n: array.shape for n, array in found.items() if n not in needed},
+        described_by=described_by,
+    )
 
 
 def _collapsed(rows: list[tuple[str, str, str, Shape]]) -> list[str]:

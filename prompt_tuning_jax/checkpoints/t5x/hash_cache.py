@@ -1,4 +1,4 @@
-"""The fingerprint of a T5X checkpoint's weights, kept in a file beside it.
+"""The fingerprint of a T5X checkpoint's weights, cached in a file beside it.
 
 checkpoint_1100000                       what T5X wrote
 .checkpoint_1100000.fingerprint.json     what this module adds, the first time it is asked
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_tuning_jax.checkpoints.fingerprint import line, of_lines
+from prompt_tuning_jax.checkpoints.stored_array import Cache, by_source
 from prompt_tuning_jax.checkpoints.t5x import legacy as t5x_legacy
 from prompt_tuning_jax.checkpoints.t5x import orbax as t5x_orbax
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
@@ -25,7 +26,8 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     prompt_names,
 )
 from prompt_tuning_jax.checkpoints.t5x.storage import Storage
-from prompt_tuning_jax.checkpoints.t5x.weights import by_leaf, find_weights
+from prompt_tuning_jax.checkpoints.t5x.weights import find_weights
+from prompt_tuning_jax.json_values import json_object
 
 _READERS = 4  # reads wait for disks and networks, but take memory
 _INDEXES = (t5x_legacy.INDEX, t5x_orbax.METADATA, t5x_orbax.STEP_METADATA)
@@ -54,11 +56,11 @@ def _hash(checkpoint: T5XCheckpoint) -> str:
     weights = find_weights({n: x for n, x in checkpoint.leaves().items() if n not in prompts})
 
     def lines(names: list[str]) -> dict[str, str]:
-        cache: dict = {}  # layers stacked in one leaf are read together
+        cache: Cache = {}  # layers stacked in one leaf are read together
         return {name: line(name, weights[name].read(cache=cache)) for name in names}
 
     with ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lines, by_leaf(weights)))
+        parts = list(pool.map(lines, by_source(weights)))
     return of_lines({name: text for part in parts for name, text in part.items()})
 
 
@@ -78,10 +80,10 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 def _read(storage: Storage, key: str) -> Mapping[str, Any]:
     """What was kept; nothing where there is no such file, or it is damaged."""
     try:
-        kept = json.loads(storage.read(key) or b"{}")
+        kept = json_object(storage.read(key) or b"{}", key, "It is written anew.")
     except ValueError:
         return {}
-    return kept if isinstance(kept, dict) and isinstance(kept.get("fingerprint"), str) else {}
+    return kept if isinstance(kept.get("fingerprint"), str) else {}
 
 
 def _keep(storage: Storage, key: str, kept: Mapping[str, Any]) -> None:

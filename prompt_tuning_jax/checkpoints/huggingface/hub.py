@@ -1,0 +1,71 @@
+"""A model's directory, from the Hugging Face hub where it is not here."""
+
+import os
+import re
+from pathlib import Path
+
+from prompt_tuning_jax.checkpoints.huggingface.files import (
+    ALL_FILES,
+    has_weights,
+    how_to_convert,
+)
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Who turns pickles on the hub into safetensors, and what its pull requests are called.
+_BOT, _OFFER = "SFconvertbot", "Adding `safetensors` variant of this model"
+
+
+def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
+    """The directory of a model, downloaded if a hub name is given.
+
+    Of a model that is on the hub as a pickle only, what the hub's own bot has made of it is taken:
+    safetensors, which it offers as a pull request.
+
+    Raises:
+      FileNotFoundError: it is neither a directory here nor a name that the hub gives out, or the
+        hub has no safetensors of it.
+    """
+    path = Path(directory_or_hub_name).expanduser()
+    if path.is_dir():
+        return path
+    name = os.fspath(directory_or_hub_name)
+    if path.is_file():
+        raise FileNotFoundError(f"{path} is a file. Pass the directory of a T5.")
+    if not _HUB_NAME.fullmatch(name):
+        raise FileNotFoundError(f"There is no directory {path}. Pass the directory of a T5.")
+    try:
+        directory = _download(name)
+        if not has_weights(directory) and (converted := _conversion(name)):
+            directory = _download(name, converted)
+    except Exception as error:  # the client raises many kinds: no network, no such name, no access
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise FileNotFoundError(
+            f"There is no directory {path}, and {name!r} could not be fetched from the Hugging "
+            f"Face hub ({reason}). Download it where there is a network (config.json, the "
+            "safetensors files, spiece.model) and pass the path of that directory."
+        ) from error
+    if not has_weights(directory):
+        raise FileNotFoundError(
+            f"{name} has no safetensors on the Hugging Face hub, and its bot offers none; a "
+            f"{how_to_convert(name)}"
+        )
+    return directory
+
+
+def _download(name: str, revision: str | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(ALL_FILES)))
+
+
+def _conversion(name: str) -> str | None:
+    """The revision at which the hub's bot offers a model's weights as safetensors."""
+    from huggingface_hub import get_repo_discussions
+    from huggingface_hub.errors import HfHubHTTPError
+
+    kind = {"discussion_type": "pull_request", "discussion_status": "open"}
+    try:
+        offers = list(get_repo_discussions(name, author=_BOT, **kind))
+    except HfHubHTTPError:  # where a model takes no pull requests
+        return None
+    return next((one.git_reference for one in offers if one.title == _OFFER), None)

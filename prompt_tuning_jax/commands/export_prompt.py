@@ -1,0 +1,108 @@
+"""Write a prompt for another library, by default as a PEFT adapter.
+
+    prompt-tuning export bundled_topic topic-adapter
+    prompt-tuning export bundled_topic topic.npy
+
+A PEFT adapter is a directory that `PeftModel.from_pretrained(base, DESTINATION)` loads onto the
+same frozen model, with the same numbers.
+
+A .npy file is the bare array, float32 [P, D], for any other server. It is fed by
+  1. looking the input's token ids up in the model's table of input embeddings, [T, D];
+  2. putting the array's rows before them, [P + T, D] (for another layout than "prefix", where the
+     prompt was tuned to stand), and giving that to the encoder instead of ids (`inputs_embeds`);
+  3. widening the attention mask by P ones (of a prompt whose visibility is not "full", its rows
+     attend to less than all).
+The decoder gets nothing.
+
+For T5X, `prompt-tuning checkpoint add-prompt` puts a prompt into a checkpoint.
+"""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from prompt_tuning_jax.checkpoints import peft
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.commands.written_prompt import check_directory, written
+from prompt_tuning_jax.errors import UsageError, spelled
+from prompt_tuning_jax.model import load_model
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.common import MismatchConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+
+FORMS = ("peft", "npy")
+
+
+@settings
+class ExportConfig(MismatchConfig):
+    """What `prompt-tuning export` takes."""
+
+    prompt: PathLike = setting(
+        help="a prompt's file, directory or, of a pre-built one, name.",
+        group="prompt",
+        positional=True,
+    )
+    destination: PathLike = setting(
+        help="the adapter's directory, or a .npy file.", group="prompt", positional=True
+    )
+    to: str | None = setting(
+        default=None,
+        help="peft or npy. None: as the destination is named.",
+        group="prompt",
+        choices=FORMS,
+    )
+    model: PathLike | None = setting(
+        default=None, help="the frozen model that it was tuned for. None: bundled.", group="model"
+    )
+    base_model: str | None = setting(
+        default=None,
+        help="the model's name for PEFT, such as a hub's. None: as model.",
+        group="model",
+    )
+
+
+CONFIG = ExportConfig
+
+
+def export_prompt(config: ExportConfig) -> str:
+    """Writes a prompt as a PEFT adapter or as a `.npy` array; says what was written.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_prompt`, `load_model` and `peft.write_adapter`; or
+        the prompt is of another model; or the destination's name is not of the form `to`.
+    """
+    form, tuned = _form(config), load_prompt(config.prompt)
+    if form == "npy":
+        if config.model or config.base_model or config.allow_prompt_mismatch:
+            names = ", ".join(map(spelled, ("model", "base_model", "allow_prompt_mismatch")))
+            raise UsageError(f"{names} are for a PEFT adapter, not an array: leave them out.")
+        save_prompt(config.destination, tuned)
+        return written(config.destination, "an array", tuned, tuned.metadata.get("base_model"))
+    model = config.model or "bundled"
+    frozen = load_model(model, jnp.bfloat16)
+    frozen.check(tuned, config.allow_prompt_mismatch)
+    peft.write_adapter(
+        config.destination,
+        tuned.values,
+        base_model=config.base_model or (str(BUNDLED) if model == "bundled" else str(model)),
+        num_layers=frozen.config.num_encoder_layers,
+        num_heads=frozen.config.num_heads,
+        layout=tuned.layout,
+        visibility=tuned.visibility,
+    )
+    return written(config.destination, "a PEFT adapter", tuned, model)
+
+
+def _form(config: ExportConfig) -> str:
+    """Either "npy" or "peft"; refuses a destination that cannot be that."""
+    is_npy = Path(config.destination).suffix == ".npy"
+    if config.to == "npy" and not is_npy:
+        raise ValueError(f"{config.destination}: an array's file ends in .npy; name it so.")
+    if config.to == "peft" or not is_npy:
+        check_directory(config.destination, "a PEFT adapter")
+    return "npy" if is_npy else "peft"
+
+
+def main(argv: list[str] | None = None) -> None:
+    print(export_prompt(parse(CONFIG, argv, __doc__, "prompt-tuning export")))

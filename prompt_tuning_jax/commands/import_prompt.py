@@ -1,0 +1,108 @@
+"""Write another library's prompt as a prompt file, which every command here takes.
+
+    prompt-tuning export bundled_topic topic-adapter
+    prompt-tuning import topic-adapter prompts/topic --model bundled
+
+With --model, the file records the frozen model that the prompt was tuned for, and no other will
+take it. --verbalizers are the answers to choose from when it is used for inference.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.commands.written_prompt import check_directory, written
+from prompt_tuning_jax.errors import UsageError, spelled
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
+from prompt_tuning_jax.model import load_model
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.common import MismatchConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+
+
+@settings
+class ImportConfig(MismatchConfig):
+    """What `prompt-tuning import` takes."""
+
+    source: PathLike = setting(
+        help="a PEFT adapter's directory, .npy file, T5X checkpoint or prompt.",
+        group="prompt",
+        positional=True,
+    )
+    destination: PathLike = setting(
+        help="the prompt's directory to write.", group="prompt", positional=True
+    )
+    model: PathLike | None = setting(
+        default=None, help="the frozen model that it was tuned for, to be recorded.", group="model"
+    )
+    vocabulary: PathLike | None = setting(
+        default=None,
+        help="the model's spiece.model, where its directory does not hold one.",
+        group="model",
+    )
+    prompt_layout: str | None = setting(
+        default=None,
+        help="where its rows stood in tuning, if the source does not say. None: prefix.",
+        group="prompt",
+        choices=LAYOUTS,
+    )
+    prompt_visibility: str | None = setting(
+        default=None,
+        help="what they attended to, if the source does not say. None: full.",
+        group="prompt",
+        choices=VISIBILITIES,
+    )
+    task: str | None = setting(default=None, help="the task's name, to be recorded.", group="data")
+    verbalizers: Sequence[str] | None = setting(
+        default=None, help="the legal answers, to be recorded.", group="data"
+    )
+
+
+CONFIG = ImportConfig
+
+
+def import_prompt(config: ImportConfig) -> str:
+    """Writes any prompt as a prompt file; says what was written.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_prompt` and `load_model`; or the prompt is of
+        another model.
+    """
+    check_directory(config.destination, "a prompt file")
+    tuned = load_prompt(config.source)
+    check_use(config, tuned)
+    facts = {"task": config.task, "verbalizers": config.verbalizers}
+    if config.model is not None:
+        frozen = load_model(config.model, jnp.bfloat16, vocabulary=config.vocabulary)
+        frozen.check(tuned, config.allow_prompt_mismatch)
+        facts |= frozen.identity | {"base_model": str(config.model)}
+    use = {"layout": config.prompt_layout, "visibility": config.prompt_visibility}
+    save_prompt(config.destination, tuned, **use, **facts)
+    saved = load_prompt(config.destination)
+    line = written(config.destination, "a prompt file", saved, saved.metadata.get("base_model"))
+    if unused := saved.metadata.get("peft_unused_rows"):
+        line += f"; {unused} more rows, which PEFT never uses, are left out"
+    if "base_model_fingerprint" not in saved.metadata:
+        line += f"; give {spelled('model')} to have other models refused"
+    return line
+
+
+def check_use(config: ImportConfig, tuned: TunedPrompt) -> None:
+    """Refuses settings that contradict the prompt's own file, or that lack a model."""
+    ours = "prompt_length" in tuned.metadata  # this library's file, which says all of its use
+    for name in ("layout", "visibility"):
+        asked, says = getattr(config, f"prompt_{name}"), getattr(tuned, name)
+        if ours and asked not in (None, says):
+            raise ValueError(
+                f"{config.source} was tuned as {says!r}: leave out "
+                f"{spelled(f'prompt_{name}', asked)}."
+            )
+    if config.model is None and (config.vocabulary is not None or config.allow_prompt_mismatch):
+        names = f"{spelled('vocabulary')} and {spelled('allow_prompt_mismatch')}"
+        raise UsageError(f"{names} go with a {spelled('model')}: name it too.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    print(import_prompt(parse(CONFIG, argv, __doc__, "prompt-tuning import")))

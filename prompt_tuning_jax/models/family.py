@@ -1,0 +1,120 @@
+"""What a family of models provides: the model, training and decoding ask no more of one than this.
+
+A family is a module, which `family_of(config)` finds by the type of the config. A new family is
+
+- a folder here, with the functions of `Family`, and a line in FAMILIES;
+- in `checkpoints`, its files' readers: `load.py` and `huggingface/` know T5 alone, and so does
+  `quantize.py`, which names the weights that become int8;
+- whatever of `planning` and `commands/export_prompt.py` is to know it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.t5 import apply as t5
+
+
+class NetworkConfig(Protocol):
+    """What is read of the config of any family, a frozen dataclass that can be hashed.
+
+    The training step replaces the last four in a copy of it.
+    """
+
+    emb_dim: int
+    eos_id: int
+    dtype: Any
+    scan_layers: bool
+    prompt_visibility: str
+    dropout_rate: float
+    remat_policy: str
+    attention_chunk: int | None
+
+
+@runtime_checkable
+class Family(Protocol):
+    """The functions of a family, which may be traced.
+
+    `params` are nested dicts; a prompt among them is where `params.with_prompt` puts it.
+
+    Attributes:
+      EMBEDDING_NAME: the flat name of the input embedding table [V, D].
+    """
+
+    EMBEDDING_NAME: str
+
+    def abstract_variables(
+        self, config: NetworkConfig, prompt_shape: tuple[int, ...] | None
+    ) -> Mapping[str, Any]:
+        """The shapes of `params`, and their logical axes as flax's `params_axes`.
+
+        Args:
+          prompt_shape: [P, D], [N, P, D] for a bank, or None.
+        """
+
+    def apply(
+        self,
+        config: NetworkConfig,
+        params: Mapping[str, Any],
+        batch: Mapping[str, Any],
+        layout: str = "prefix",
+        dropout_rng: Array | None = None,
+    ) -> Float[Array, "B L V"]:
+        """Logits for a batch with T5X's keys, packed or not.
+
+        A shared prompt in `params` stands before the trained one: `params.join_shared`.
+
+        Args:
+          layout: where the prompt stands if the batch does not say so itself.
+          dropout_rng: None for no dropout.
+        """
+
+    def bind(
+        self,
+        config: NetworkConfig,
+        params: Mapping[str, Any],
+        batch: Mapping[str, Any],
+        layout: str,
+    ) -> tuple[Any, Int[Array, "B S"] | Int[np.ndarray, "B S"], dict[str, Any]]:
+        """The network, its tokens, and, as keywords, where the prompt's rows are in them."""
+
+    def decoder(
+        self,
+        network: Any,
+        params: Mapping[str, Any],
+        tokens: Int[Array, "B S"],
+        places: Mapping[str, Any],
+    ) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
+        """Reads the inputs once, for whatever is then generated or ranked.
+
+        Returns:
+          decode(tokens [B, L], cache=None, max_decode_length=None) -> (logits, new cache). With a
+          length it makes or fills a cache; without, the tokens are all there are.
+        """
+
+    def cache_axis(self, config: NetworkConfig) -> int:
+        """Which axis of a cache's leaves is the batch."""
+
+    def stack_layers(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as those of the same model with `scan_layers=True`."""
+
+
+FAMILIES: Mapping[type, Family] = {T5Config: t5}
+
+
+def family_of(config: NetworkConfig) -> Family:
+    """The family that a config is of.
+
+    Raises:
+      ValueError: it is of none.
+    """
+    if type(config) not in FAMILIES:
+        known = ", ".join(kind.__name__ for kind in FAMILIES)
+        raise ValueError(
+            f"A {type(config).__name__} is no model's config here: pass one of {known}, or add its "
+            "family to models.family.FAMILIES."
+        )
+    return FAMILIES[type(config)]

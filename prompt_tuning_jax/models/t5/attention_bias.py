@@ -1,0 +1,96 @@
+"""What is added to attention's scores: the mask, and T5's learned bias of relative positions.
+
+B batch   L queries   S keys   H heads   R buckets of relative positions
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen.partitioning import param_with_axes
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning_jax.models.t5.config import T5Config
+
+MASKED = -1e10
+
+
+class Bias(NamedTuple):
+    """The two terms of a bias, kept apart: their sum would be B times as large as `distances`.
+
+    Attributes:
+      mask: 0 where a query may attend to a key, MASKED where it must not.
+      distances: the relative-position bias, or None (cross-attention has none).
+    """
+
+    mask: Float[Array, "#B 1 #L S"]
+    distances: Float[Array, "#B H L S"] | None = None
+
+
+def mask_bias(mask_BxLxS: Bool[Array, "#B #L S"]) -> Float[Array, "#B 1 #L S"]:
+    """0 where attention may look, a very negative number where it must not; alike in all heads."""
+    return jnp.where(mask_BxLxS, 0.0, MASKED).astype(jnp.float32)[:, None]
+
+
+class RelativePositionBias(nn.Module):
+    """bias[h, i, j] = rel_embedding[h, bucket of (j - i)], added to a stack's attention scores."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(
+        self, queries: int, keys: int, first_query: int | Int[Array, ""] = 0
+    ) -> Float[Array, "1 H L S"]:
+        """The bias of `queries` positions from `first_query` on, over keys 0 to keys - 1.
+
+        There are at most as many queries as keys.
+        """
+        cfg = self.config
+        table_HxR = param_with_axes(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (cfg.num_heads, cfg.relpos_buckets),
+            jnp.float32,
+            axes=("heads", "relpos_buckets"),
+        )
+        offsets = np.arange(1 - keys, keys)
+        buckets = relative_buckets(
+            offsets, self.bidirectional, cfg.relpos_buckets, cfg.relpos_max_distance
+        )
+        by_offset = table_HxR.astype(jnp.float32)[:, buckets]
+        first = keys - queries - first_query
+        needed = jax.lax.dynamic_slice_in_dim(by_offset, first, queries + keys - 1, axis=1)
+        return _toeplitz(needed, queries)[None]
+
+
+def relative_buckets(
+    offsets: Int[np.ndarray, "..."], bidirectional: bool, buckets: int, max_distance: int
+) -> Int[np.ndarray, "..."]:
+    """The bucket of each offset (key position minus query position).
+
+    Small distances have a bucket each. Larger ones share buckets, which widen logarithmically up to
+    `max_distance`; all distances beyond that share the last. Without `bidirectional`, keys after
+    the query count as distance 0 (they are masked anyway).
+    """
+    later = 0
+    distance = np.maximum(-offsets, 0)
+    if bidirectional:
+        buckets //= 2
+        later = np.where(offsets > 0, buckets, 0)
+        distance = np.abs(offsets)
+    exact = buckets // 2
+    # float32 and its epsilon, so that distances on a boundary fall where T5 put them.
+    ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps)
+    wide = exact + (ratio / np.log(max_distance / exact) * (buckets - exact)).astype(np.int32)
+    return later + np.where(distance < exact, distance, np.minimum(wide, buckets - 1))
+
+
+def _toeplitz(values_HxO: Float[Array, "H offsets"], rows: int) -> Float[Array, "H rows columns"]:
+    """out[h, i, j] = values[h, j - i + rows - 1]; by reshaping, as a gather is slow on TPUs."""
+    H, count = values_HxO.shape
+    padded = jnp.pad(values_HxO, ((0, 0), (0, 1)))
+    shifted = jnp.tile(padded, (1, rows))[:, : rows * count].reshape(H, rows, count)
+    return shifted[:, :, rows - 1 :]
