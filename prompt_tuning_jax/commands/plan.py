@@ -84,7 +84,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
       UsageError: neither or both are named, or a setting is the other's.
     """
     check_hardware(config)
-    model, tokens = model_config(config.model), lengths_of(config.feature_lengths or LENGTHS)
+    model, tokens = model_config(str(config.model)), lengths_of(config.feature_lengths or LENGTHS)
     lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
     if config.topology is not None:
         target = hardware.parse_slice(config.topology)

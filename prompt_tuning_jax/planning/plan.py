@@ -168,9 +168,8 @@ def model_config(model: str) -> T5Config:
     except ValueError:  # no such size: the message below says what there is
         pass
     raise ValueError(
-        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after t5_1_1_, "
-        "t5_1_0_ or "
-        "mt5_, or a directory with a Hugging Face config.json."
+        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after "
+        "t5_1_1_, t5_1_0_ or mt5_, or a directory with a Hugging Face config.json."
     )
 
 
