@@ -339,7 +339,8 @@ class PromptSet:
 
 
 # What is taken where a prompt is asked for.
-PromptLike = TunedPrompt | PromptSet | Float[Array, "P D"] | np.ndarray | None
+Values = Float[Array, "P D"] | np.ndarray | Sequence[Sequence[float]]
+PromptLike = TunedPrompt | PromptSet | Values | None
 
 
 def vote(scores: Float[np.ndarray, "n N C"]) -> Int[np.ndarray, " n"]:

@@ -10,7 +10,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from prompt_tuning_jax.params import PROMPT_NAME, FlatParams, label_params
 
@@ -112,8 +112,9 @@ def token_cross_entropy(
 def weighted_loss(
     logits: Float[Array, "B L V"],
     targets: Int[Array, "B L"],
-    weights: Float[Array, "B L"],
+    weights: Num[Array, "B L"],
     z_loss: float = 1e-4,
 ) -> Float[Array, ""]:
     """Loss summed over target tokens, each times its weight, as T5X sums it."""
-    return jnp.sum(token_cross_entropy(logits, targets, z_loss) * weights)
+    losses_BxL = token_cross_entropy(logits, targets, z_loss)
+    return jnp.sum(losses_BxL * weights.astype(losses_BxL.dtype))

@@ -279,7 +279,7 @@ class TestLoading:
         with pytest.raises(ValueError, match=r"\[P, 16\]"):
             model.classify(TEXTS, LABELS, wide.ensemble())
 
-    def test_a_bank_that_does_not_say_who_uses_what(self, model, bank):
+    def test_a_bank_that_does_not_say_who_uses_what(self, model, bank, wrong_arrays):
         with pytest.raises(ValueError, match=r"bank\.rows\(names\).*bank\.ensemble\(\)"):
             model.classify(TEXTS, LABELS, bank)
 

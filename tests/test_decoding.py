@@ -329,7 +329,7 @@ def test_equal_calls_compile_once():
         )
         generation.rank(model, params, inputs, labels())
         sizes.append((generation._generate._cache_size(), generation._rank._cache_size()))
-        inputs = jnp.asarray(inputs + (inputs > 1))
+        inputs = jnp.asarray(inputs) + (inputs > 1).astype(np.int32)
     assert sizes[0] == sizes[1]
 
 

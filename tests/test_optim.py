@@ -135,8 +135,7 @@ TARGETS = jnp.array([[1, 6, 0], [4, 1, 0]])
 
 def test_summed_loss_is_t5x():
     golden = np.load(GOLDENS / "t5x" / "t5_network_io.npz")
-    targets = golden["in/decoder_target_tokens"]
-    weights = golden["in/decoder_loss_weights"].astype(np.float32)
+    targets, weights = golden["in/decoder_target_tokens"], golden["in/decoder_loss_weights"]
     loss = weighted_loss(jnp.asarray(golden["logits"]), jnp.asarray(targets), jnp.asarray(weights))
     np.testing.assert_allclose(loss, golden["loss"], rtol=1e-6)
 

@@ -15,6 +15,7 @@ with the prompt that it names; one batch mixes them:
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -93,8 +94,7 @@ def check_settings(config: InferConfig) -> None:
     if config.input_template is not None and not Template(config.input_template).fields:
         raise ValueError(
             f"{spelled('input_template')} {config.input_template!r} names no field, so every input "
-            "would be the "
-            "same: write a record's fields in braces, such as '{text}'."
+            "would be the same: write a record's fields in braces, such as '{text}'."
         )
     if config.text_prompt is not None:
         check_unicode(config.text_prompt, spelled("text_prompt"))

@@ -33,7 +33,7 @@ from prompt_tuning_jax.settings.task_config import lengths_of
 class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
-    model: str = setting(
+    model: PathLike = setting(
         help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
         group="model",
     )
@@ -84,7 +84,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
       UsageError: neither or both are named, or a setting is the other's.
     """
     check_hardware(config)
-    model, tokens = model_config(config.model), lengths_of(config.feature_lengths or LENGTHS)
+    model, tokens = model_config(str(config.model)), lengths_of(config.feature_lengths or LENGTHS)
     lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
     if config.topology is not None:
         target = hardware.parse_slice(config.topology)

@@ -74,8 +74,7 @@ def meshes(devices: int, batch: int, heads: int) -> list[Option]:
     if not found:
         raise ValueError(
             f"{spelled('batch_size')} {batch} divides over no mesh of {devices} devices: rows are "
-            "split over data "
-            f"and fsdp, and {heads} heads over model."
+            f"split over data and fsdp, and {heads} heads over model."
         )
     return found
 

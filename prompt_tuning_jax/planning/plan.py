@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> di
 _FAMILIES = {"t5_1_1": t5_1_1, "t5_1_0": t5_1_0, "mt5": mt5}
 
 
-def model_config(model: str) -> T5Config:
+def model_config(model: str | os.PathLike[str]) -> T5Config:
     """The shape of `xxl`, `t5_1_0_large`, `mt5_xl`, or of a Hugging Face model's directory."""
     settings = {"dtype": jnp.bfloat16, "scan_layers": True}
     if (file := Path(model) / "config.json").is_file():
@@ -160,7 +161,7 @@ def model_config(model: str) -> T5Config:
         if len(config.mlp_activations) == 1:
             config = read_config(file, untied=False)
         return dataclasses.replace(config, **settings)
-    family, _, size = model.rpartition("_")
+    family, _, size = os.fspath(model).rpartition("_")
     make = _FAMILIES.get(family or "t5_1_1")
     try:
         if make is not None:
@@ -168,9 +169,8 @@ def model_config(model: str) -> T5Config:
     except ValueError:  # no such size: the message below says what there is
         pass
     raise ValueError(
-        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after t5_1_1_, "
-        "t5_1_0_ or "
-        "mt5_, or a directory with a Hugging Face config.json."
+        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after "
+        "t5_1_1_, t5_1_0_ or mt5_, or a directory with a Hugging Face config.json."
     )
 
 

@@ -173,8 +173,7 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
     if config.input_template is None:
         raise ValueError(
             f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which "
-            "names "
-            "their fields."
+            "names their fields."
         )
     return file_task(
         config.data_dir,
