@@ -303,7 +303,7 @@ class PromptSet:
         eos_id: int,
         rows: Int[np.ndarray, " rows"] | None = None,
     ) -> dict[str, Any]:
-        """Lays the prompts out in `batch`: a row for each copy of an input, with room for its prompt.
+        """Lays the prompts out in `batch`: a row for each copy of an input, with room for a prompt.
 
         One prompt among tokens that are no numpy array is left to the network to place, inside the
         compiled function: outside it, JAX compiles each operation.

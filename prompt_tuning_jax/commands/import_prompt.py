@@ -7,7 +7,7 @@ With --model, the file records the frozen model that the prompt was tuned for, a
 take it. --verbalizers are the answers to choose from when it is used for inference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -55,7 +55,7 @@ class ImportConfig(MismatchConfig):
         choices=VISIBILITIES,
     )
     task: str | None = setting(default=None, help="the task's name, to be recorded.", group="data")
-    verbalizers: Sequence[str] | None = setting(
+    verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
         default=None, help="the legal answers, to be recorded.", group="data"
     )
 
