@@ -8,7 +8,7 @@ P prompt length   D embed   V vocabulary
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Initializer = Callable[[jax.Array, tuple[int, int]], Float[Array, "P D"]]
-Embeddings = Float[Array | np.ndarray, "V D"]
 
 # The paper samples from the 5,000 commonest pieces; SentencePiece numbers them by frequency.
 PAPER_POPULATION = 5000
+
+
+@runtime_checkable
+class StoredEmbeddings(Protocol):
+    """A [V, D] table of which only the rows that are asked for are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(V, D)."""
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """Rows of the table."""
+
+
+Embeddings = Float[Array | np.ndarray, "V D"] | StoredEmbeddings
 
 
 class Vocabulary(Protocol):
