@@ -192,6 +192,6 @@ def test_python_and_command_line_agree(model, model_dir, files, prompt, tmp_path
 def test_a_prompt_of_another_model_is_refused_unless_asked_for(model_dir, files, prompt, tmp_path):
     save_prompt(tmp_path / "p", prompt, fingerprint="f" * 64, base_model="another")
     options = command_options(model_dir, files, tmp_path / "p")
-    with pytest.raises(ValueError, match=r"another.*ALLOW_PROMPT_MISMATCH"):
+    with pytest.raises(ValueError, match=r"another.*allow_prompt_mismatch"):
         evaluate(**options)
     evaluate(allow_prompt_mismatch=True, **options)

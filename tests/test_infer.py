@@ -197,7 +197,7 @@ def test_a_malformed_line_is_named(infer, lines, words):
         ({"predictions": "guess"}, "predictions must be one of rank, generate"),
         ({"predictions": "rank"}, "predictions=rank needs verbalizers"),
         ({"text_prompt": "good?"}, "{input}"),
-        ({"input_template": "{text"}, "template"),
+        ({"input_template": "{text"}, "Template"),
         ({"input_file": "no/such/file"}, "no/such/file"),
         ({"prompt": "no/such/prompt"}, "no/such/prompt"),
     ],

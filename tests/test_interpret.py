@@ -18,7 +18,7 @@ SHAPE = (3, 16)
 
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
-    """MODEL_DIR of four steps of tuning."""
+    """The model_dir of four steps of tuning."""
     directory = tmp_path_factory.mktemp("run")
     train(
         model=model,
@@ -155,7 +155,7 @@ def test_mistakes_end_in_one_line(refusal, words, run, model_dir, tmp_path):
     assert "1 to 34" in refusal(words, *tiny_model, "--neighbours", 35)
     assert "--neighbours" in refusal(words, *tiny_model, "--neighbours", "some")
     assert "must be a word, not ''" in refusal(words, *tiny_model, "--verbalizers", "yes", "")
-    assert "is not the MODEL_DIR" in refusal(words, *tiny_model, "--model_dir", tmp_path)
+    assert "is not the directory of a run" in refusal(words, *tiny_model, "--model_dir", tmp_path)
     assert "the run that made it" in refusal(words, *tiny_model, "--model_dir", run)
     assert "absent" in refusal(words, "--model", tmp_path / "absent")
     (tmp_path / "file").touch()

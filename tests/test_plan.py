@@ -48,7 +48,7 @@ def test_a_gpu_is_planned_for_by_arithmetic(capsys, tmp_path, model_dir):
     assert [one["remat"] for one in written["plans"]] == list(REMAT_POLICIES)
     best = written["plans"][written["recommended"]]
     assert best["seconds"] == min(one["seconds"] for one in written["plans"])
-    assert f"MESH 'data:1', remat '{best['remat']}'" in printed
+    assert f"mesh 'data:1', remat '{best['remat']}'" in printed
     for one in written["plans"]:
         assert one["needed"] == one["weights"] + one["temporaries"]
         assert one["seconds"] == max(one["flops"] / 65e12, one["traffic"] / 300e9)
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_said_with_by_how_much(capsys, model_dir):
     little = ["--gpu_memory", "1e-6", *GPU[2:]]
     plan.main(["--model", str(model_dir), *little, *SIZES, "--remat_policy", "full"])
     printed = capsys.readouterr().out
-    assert "Nothing fits: the smallest, MESH 'data:1' with remat 'full', is 0.00 GiB" in printed
+    assert "Nothing fits: the smallest, mesh 'data:1' with remat 'full', is 0.00 GiB" in printed
 
 
 @pytest.mark.parametrize(

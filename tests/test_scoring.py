@@ -156,7 +156,7 @@ def test_the_prompt_that_does_not_fit_is_named(model_dir, files, tmp_path):
     save_prompt(tmp_path / "p", prompt(2, 0), fingerprint="f" * 64)
     given = options(model_dir, files)
     given["prompts"] = given["prompts"] | {"stranger": str(tmp_path / "p")}
-    with pytest.raises(ValueError, match=r"Prompt 'stranger'.*ALLOW_PROMPT_MISMATCH"):
+    with pytest.raises(ValueError, match=r"Prompt 'stranger'.*allow_prompt_mismatch"):
         evaluate(**given)
 
 
