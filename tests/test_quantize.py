@@ -259,5 +259,5 @@ def test_a_prompt_trains_and_int8_weights_do_not(start, tiny_int8, model):
     "changes", [{"prompt_length": 0}, {"trainable": ((".*", optax.adam(0.1)),)}]
 )
 def test_only_a_prompt_can_train(start, changes):
-    with pytest.raises(ValueError, match="With MODEL_DTYPE=int8 only the prompt can train"):
+    with pytest.raises(ValueError, match="With model_dtype=int8 only the prompt can train"):
         start(train_steps=1, **changes)

@@ -367,16 +367,16 @@ def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 4}, "BATCH_SIZE was 8, now 4"),
-        ({"prompt_length": 6}, "PROMPT_LENGTH was 5, now 6"),
-        ({"seed": 1}, "SEED was 0, now 1"),
-        ({"eval_limit": 4}, "EVAL_LIMIT was None, now 4"),
+        ({"batch_size": 4}, "batch_size was 8, now 4"),
+        ({"prompt_length": 6}, "prompt_length was 5, now 6"),
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"eval_limit": 4}, "eval_limit was None, now 4"),
         (
             {"task": tiny.make_task(splits={"train": ExampleList(tiny.examples()[:4])})},
-            "TRAIN_EXAMPLES was .*, now 4",
+            "train_examples was .*, now 4",
         ),
-        ({"feature_lengths": {"inputs": 8, "targets": 4}}, "FEATURE_LENGTHS"),
-        ({"task": tiny.make_task(name="other")}, "MIXTURE_OR_TASK_NAME was 'food', now 'other'"),
+        ({"feature_lengths": {"inputs": 8, "targets": 4}}, "feature_lengths"),
+        ({"task": tiny.make_task(name="other")}, "task was 'food', now 'other'"),
     ],
 )
 def test_another_runs_directory_is_refused(learnt, model, changes, words):
@@ -387,9 +387,9 @@ def test_another_runs_directory_is_refused(learnt, model, changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"verbalizers": {"0": "no", "1": "yes"}}, "VERBALIZERS was .*'0': 'yes'.*, now .*'no'"),
-        ({"target_template": "a {label}"}, "TARGET_TEMPLATE was '{label}', now 'a {label}'"),
-        ({"model_dtype": "bfloat16"}, "MODEL_DTYPE was 'float32', now 'bfloat16'"),
+        ({"verbalizers": {"0": "no", "1": "yes"}}, "verbalizers was .*'0': 'yes'.*, now .*'no'"),
+        ({"target_template": "a {label}"}, "target_template was '{label}', now 'a {label}'"),
+        ({"model_dtype": "bfloat16"}, "model_dtype was 'float32', now 'bfloat16'"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_labels_or_weights(model_dir, tmp_path, changes, words):
@@ -490,7 +490,7 @@ def no_step(monkeypatch):
         ({"feature_lengths": {"inputs": 8, "targets": 0}}, "feature_lengths"),
         ({"learning_rate": 0.1, "trainable": optim.prompt_rules()}, "learning_rate.*trainable"),
         ({"metric": "f1"}, "metric is for a task of files; 'food' has its own"),
-        ({"prompt_init": "class_label"}, "PROMPT_INIT 'class_label' is none of uniform,"),
+        ({"prompt_init": "class_label"}, "prompt_init 'class_label' is none of uniform,"),
         ({"prompt_init": "no/such/prompt"}, "no/such/prompt"),
         ({"trainable": [("promt", optim.adam(0.1))]}, "trainable.*promt"),
         ({"trainable": [("decoder/.*", optim.adam(0.1))]}, "prompt_length=0"),

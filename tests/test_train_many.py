@@ -231,13 +231,13 @@ def test_mistakes_are_named(together, runs, changes, words):
 
 def test_other_runs_do_not_continue_it(together):
     together({"a": {"seed": 0}}, train_steps=3)
-    with pytest.raises(ValueError, match=r"a: RANDOM_SEED was 0, now 1"):
+    with pytest.raises(ValueError, match=r"a: seed was 0, now 1"):
         together({"a": {"seed": 1}})
 
 
 def test_a_run_that_was_left_out_is_named(together):
     together({"a": {"seed": 0}, "b": {"seed": 1}}, train_steps=3)
-    with pytest.raises(ValueError, match=r"RUNS was \['a', 'b'\], now \['a'\]"):
+    with pytest.raises(ValueError, match=r"runs was \['a', 'b'\], now \['a'\]"):
         together({"a": {"seed": 0}})
 
 

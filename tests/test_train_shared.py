@@ -82,7 +82,7 @@ def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
     resumed = start().prompt
     np.testing.assert_array_equal(resumed.values, start("whole").prompt.values)
     save_prompt(tmp_path / "other", np.ones((3, 16), np.float32))
-    with pytest.raises(ValueError, match="SHARED_PROMPT was"):
+    with pytest.raises(ValueError, match="shared_prompt was"):
         start(shared_prompt=str(tmp_path / "other"))
 
 
@@ -101,5 +101,5 @@ def test_mistakes_are_named(start, changes, words):
 
 def test_a_run_goes_on_with_its_shared_prompt_alone(start):
     start()
-    with pytest.raises(ValueError, match=r"SHARED_PROMPT was '\w+', now None"):
+    with pytest.raises(ValueError, match=r"shared_prompt was '\w+', now None"):
         start(shared_prompt=None, train_steps=6)

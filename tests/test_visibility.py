@@ -116,9 +116,9 @@ def test_training(model, tmp_path):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     full = run(model_dir=tmp_path / "full", **settings).prompt
     assert np.abs(full.values - result.prompt.values).max() > 1e-3
-    with pytest.raises(ValueError, match="PROMPT_VISIBILITY was 'isolated', now 'self'"):
+    with pytest.raises(ValueError, match="prompt_visibility was 'isolated', now 'self'"):
         run(model_dir=tmp_path / "run", prompt_visibility="self", **settings)
-    with pytest.raises(ValueError, match="PROMPT_VISIBILITY must be one of"):
+    with pytest.raises(ValueError, match="prompt_visibility must be one of"):
         run(model_dir=tmp_path / "new", prompt_visibility="hidden", **settings)
 
 

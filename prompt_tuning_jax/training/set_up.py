@@ -35,7 +35,12 @@ from prompt_tuning_jax.params import (
     without_prompt,
 )
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
-from prompt_tuning_jax.settings.setting import macro_name, names_where, setting_name, settings_of
+from prompt_tuning_jax.settings.setting import (
+    macro_name,
+    names_where,
+    setting_name,
+    settings_of,
+)
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start

@@ -74,7 +74,9 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
         (total, tokens), grads = gradients(trainable, frozen, batch, key)
         if config.loss_normalization == "mean":
             grads = jax.tree.map(lambda g: g / tokens, grads)
-        updates, new_state = optimizer.update(grads, opt_state, trainable)
+        # Whoever forbids that dtypes are promoted silently means us, not optax, whose Adam does it.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new_state = optimizer.update(grads, opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()

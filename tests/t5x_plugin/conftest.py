@@ -1,7 +1,14 @@
-"""One training run that many tests look at."""
+"""One training run that many tests look at; T5X's own code may promote dtypes."""
 
+import jax
 import pytest
 import t5x_runs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with jax.numpy_dtype_promotion("standard"):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
