@@ -129,7 +129,7 @@ def test_a_reference_makes_an_object(gin_file):
         ("--gin.PACK=1", "pack must be True or False, not 1"),
         ("--gin.VERBALIZERS=[1,", "VERBALIZERS"),
         ("--gin.TRAINABLE=@no_such_thing()", "no_such_thing"),
-        ("--gin.TRAINABLE=[('a', @adam())]", "TRAINABLE: adam.. missing .* 'learning_rate'"),
+        ("--gin.TRAINABLE=[('a', @adam())]", "TRAINABLE: .*missing .* 'learning_rate'"),
         ("--gin.no_such_thing.learning_rate=1", "no_such_thing"),
         ("--gin.EVAL_PERIOD=%NO_SUCH_MACRO", "EVAL_PERIOD: nothing sets %NO_SUCH_MACRO"),
     ],

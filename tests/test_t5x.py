@@ -485,7 +485,7 @@ class TestLoadModel:
                 model=str(name),
                 vocabulary=vocabulary,
                 input_file=str(tmp_path / "inputs.txt"),
-                output_file=str(tmp_path / "answers"),
+                output=str(tmp_path / "answers"),
                 max_length=4,
             )
             answers[name] = (tmp_path / "answers").read_text()
