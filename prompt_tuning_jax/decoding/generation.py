@@ -56,10 +56,10 @@ def generate_tokens(
     top_p: float = 1.0,
     rng: Array | None = None,
     prompt_positions: Int[Array, "B S"] | None = None,
-    prompt_ids: Int[Array, "B *S"] | None = None,
+    prompt_ids: Int[Array, " B *S"] | None = None,
     members: int = 1,
     return_all_beams: bool = False,
-) -> tuple[Int[Array, "inputs *beams L"], Float[Array, "inputs *beams"]]:
+) -> tuple[Int[Array, "inputs *beams L"], Float[Array, " inputs *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
 
     Compiles once for each transformer, set of shapes and settings; equal transformers count as one.
@@ -111,7 +111,7 @@ def rank(
     label_tokens: Int[Array, "C L"],
     *,
     prompt_positions: Int[Array, "B S"] | None = None,
-    prompt_ids: Int[Array, "B *S"] | None = None,
+    prompt_ids: Int[Array, " B *S"] | None = None,
 ) -> Float[Array, "B C"]:
     """Scores every label for every input: the sum of its tokens' log-probabilities, EOS included.
 

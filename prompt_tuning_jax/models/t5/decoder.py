@@ -117,7 +117,7 @@ class Decoder(ToLogits):
         encoded_BxSxD: Float[Array, "B S D"],
         tokens_BxL: Int[Array, "B L"],
         *,
-        cross_mask_BxLxS: Bool[Array, "B #L S"],
+        cross_mask_BxLxS: Bool[Array, " B #L S"],
         segment_ids: Int[Array, "B L"] | None,
         deterministic: bool,
         decode: bool,

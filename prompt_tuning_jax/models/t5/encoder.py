@@ -118,7 +118,7 @@ class Encoder(nn.Module):
         tokens_BxS: Int[Array, "B S"],
         prompt_positions: Int[Array, "B S"] | None,
         segment_ids: Int[Array, "B S"] | None,
-    ) -> Bool[Array, "B #S S"]:
+    ) -> Bool[Array, " B #S S"]:
         """True where a position [dimension 1] may attend to a position [dimension 2]."""
         mask_BxLxS = layout.attended(tokens_BxS, prompt_positions)[:, None, :]
         if prompt_positions is not None and self.config.prompt_visibility != "full":
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         return layout.within_segments(mask_BxLxS, segment_ids, segment_ids)
 
     def _through_layers(
-        self, x_BxSxD: Float[Array, "B S D"], mask_BxLxS: Bool[Array, "B #S S"], deterministic
+        self, x_BxSxD: Float[Array, "B S D"], mask_BxLxS: Bool[Array, " B #S S"], deterministic
     ) -> Float[Array, "B S D"]:
         bias = self.bias(mask_BxLxS, queries=x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
