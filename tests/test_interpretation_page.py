@@ -155,7 +155,7 @@ def test_a_dollar_is_no_formula_and_no_placeholder(evil):
 
 def test_without_labels_or_run_the_page_says_what_to_do(prompt, table, vocabulary):
     text = html_of(analyse(prompt, table, vocabulary, k=1, notes=["A note."]))
-    assert text.count("--run") == 2
+    assert text.count("--model_dir") == 2
     assert "--verbalizers" in text
     assert "A note." in text
     Page(text)

@@ -281,7 +281,7 @@ def test_where_tfds_fails_the_other_way_is_named(tmp_path):
     source = seqio.TaskRegistry.get("words_task").source  # TFDS has no such data set
     with pytest.raises(Exception, match="no_such_data") as raised:
         source.get_dataset("train")
-    assert "set DATA_DIR or PROMPT_TUNING_DATA_DIR" in raised.value.__notes__[0]
+    assert "set data_dir or PROMPT_TUNING_DATA_DIR" in raised.value.__notes__[0]
     seqio.set_tfds_data_dir_override(str(tmp_path))
     source = registration.ReleaseOrTfds("super_glue/cb:1.0.2", Lines())
     assert source.num_input_examples("train") is None
