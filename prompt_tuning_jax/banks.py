@@ -120,7 +120,7 @@ def check_compatible(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
                 "model it was tuned for, or override with "
-                f"{spelled('allow_prompt_mismatch')}."
+                f"{spelled('allow_prompt_mismatch', True)}."
             )
 
 

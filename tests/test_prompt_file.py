@@ -175,7 +175,7 @@ class TestCompatible:
 
 class TestWrongValues:
     @pytest.mark.parametrize("shape", [(16,), (2, 5, 16), (0, 16), (5, 0)])
-    def test_shape(self, tmp_path, shape):
+    def test_shape(self, tmp_path, shape, wrong_arrays):
         with pytest.raises(ValueError, match=r"\[length, width\]"):
             save_prompt(tmp_path / "p", np.zeros(shape, np.float32))
         np.save(tmp_path / "p.npy", np.zeros(shape, np.float32))
@@ -193,7 +193,7 @@ class TestWrongValues:
         with pytest.raises(ValueError, match=r"p\.npy holds NaN"):
             load_prompt(tmp_path / "p.npy")
 
-    def test_integers(self):
+    def test_integers(self, wrong_arrays):
         with pytest.raises(ValueError, match="floating-point"):
             TunedPrompt(np.zeros((5, 16), np.int32))
 

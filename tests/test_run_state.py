@@ -71,7 +71,7 @@ def test_another_runs_state_is_refused_with_the_difference(saved, arrays, change
     with pytest.raises(ValueError, match=words) as error:
         state.restore(9, blank(arrays))
     state.close()
-    assert "MODEL_DIR" in str(error.value)
+    assert "model_dir" in str(error.value)
 
 
 def test_tuples_and_lists_are_the_same_setting(tmp_path, arrays):

@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path
     )
     assert answer.returncode == 1
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
-    assert "BATCH_SIZE was 8, now 4" in line
+    assert "--batch_size was 8, now 4" in line
     assert "Traceback" not in answer.stderr
 
 
