@@ -358,7 +358,7 @@ def test_a_packed_run_ends_as_the_padded_one(start, packed):
 def test_a_continued_run_is_bit_identical(start, packed):
     start("parts", pack=True, train_steps=2)
     np.testing.assert_array_equal(start("parts", pack=True).prompt.values, packed.prompt.values)
-    with pytest.raises(ValueError, match="PACK was True, now False"):
+    with pytest.raises(ValueError, match="pack was True, now False"):
         start("parts")
 
 
