@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
 
 Record = Mapping[str, Any]
@@ -77,7 +78,7 @@ class RecordFile:
         if len(set(columns)) < len(columns) or not all(columns):
             raise ValueError(
                 f"{where}: the header must name every column, each differently; it is {columns}. "
-                "If the file has no header, give {spelled('columns')}."
+                f"If the file has no header, give {spelled('columns')}."
             )
         return columns
 
