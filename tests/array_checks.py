@@ -45,7 +45,11 @@ def off() -> Iterator[None]:
 def check(function: Callable) -> Callable:
     """The function, which now refuses wrong arrays."""
     hints = function.__annotations__
-    arrays = {name: hint for name, hint in hints.items() if _names_array(hint)}
+    arrays = {
+        name: hint
+        for name, hint in hints.items()
+        if _names_array(hint) and not _names_protocol(hint)
+    }
     if not arrays:
         return function
     function.__annotations__ = {name: _of_any_array(hint) for name, hint in arrays.items()}
@@ -54,6 +58,11 @@ def check(function: Callable) -> Callable:
 
 def _is_array(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+
+
+def _names_protocol(hint: object) -> bool:
+    """To look for a protocol's attributes is to ask for them, and some are read from files."""
+    return any(getattr(part, "_is_protocol", False) for part in typing.get_args(hint))
 
 
 def _names_array(hint: object) -> bool:

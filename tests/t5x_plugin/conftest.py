@@ -7,8 +7,12 @@ import t5x_runs
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    with jax.numpy_dtype_promotion("standard"):
+    before = jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # in T5X's threads too
+    try:
         return (yield)
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", before)
 
 
 @pytest.fixture(scope="session")
