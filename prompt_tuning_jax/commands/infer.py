@@ -205,7 +205,7 @@ def read_inputs(
 ) -> Iterator[Input]:
     """Each line as an input; with a template, it is a JSON object that fills it, or empty."""
     for number, line in enumerate(lines, start=1):
-        line = line.removeprefix("\ufeff").rstrip("\r\n")
+        line = (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
         if template is not None and not line.strip():
             continue
         where = f"Line {number} of the input"

@@ -8,6 +8,7 @@
 Files are UTF-8. Empty lines are skipped. Every error names the file, the line and the remedy.
 """
 
+import codecs
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,18 +46,18 @@ class RecordFile:
         with self.path.open("rb") as file:
             line, offset = 1, 0
             while raw := self._read_raw(file, f"{self.path}, line {line}"):
-                where = f"{self.path}, line {line}"
+                where, record = f"{self.path}, line {line}", _without_mark(raw, offset)
                 if self._has_header and offset == 0:
-                    self._columns = self._header(raw, where)
-                elif raw.strip(b" \r\n"):
-                    yield offset, line, self._parse(raw, where)
+                    self._columns = self._header(record, where)
+                elif record.strip(b" \r\n"):
+                    yield offset, line, self._parse(record, where)
                 line, offset = line + raw.count(b"\n"), offset + len(raw)
 
     def read(self, file: BinaryIO, offset: int) -> Record:
         """The record at an offset that `scan` gave, from the file opened for reading bytes."""
         file.seek(offset)
         where = f"{self.path}, byte {offset}"
-        return self._parse(self._read_raw(file, where), where)
+        return self._parse(_without_mark(self._read_raw(file, where), offset), where)
 
     def _read_raw(self, file: BinaryIO, where: str) -> bytes:
         """The bytes of one record with its line end; none at the end of the file."""
@@ -104,9 +105,14 @@ class RecordFile:
             raise ValueError(f"{where}: not valid CSV ({error}).") from error
 
 
+def _without_mark(raw: bytes, offset: int) -> bytes:
+    """The byte order mark is a file's first character; anywhere else it is text."""
+    return raw if offset else raw.removeprefix(codecs.BOM_UTF8)
+
+
 def _decode(raw: bytes, where: str) -> str:
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+        return raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{where}: not UTF-8 (byte {error.start + 1} of the record is "
