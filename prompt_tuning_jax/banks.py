@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompts
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, needs_no_room, place_prompts
 
 # Facts of a prompt file that say which frozen model the prompt is for.
 FINGERPRINT = "base_model_fingerprint"
@@ -275,8 +275,8 @@ class PromptSet:
     @property
     def _need_no_room(self) -> bool:
         """Isolated prompts of one length before their inputs: the network keeps them apart."""
-        alike = len(set(self.lengths)) == 1 and set(self.layouts) == {"prefix"}
-        return alike and str(self.visibility).startswith("isolated")
+        alike = len(set(self.lengths)) == len(set(self.layouts)) == 1
+        return alike and needs_no_room(self.layout, str(self.visibility))
 
     def check_inputs(self, count: int) -> None:
         """Refuses, with a ValueError, another number of inputs than there are prompts for."""

@@ -126,6 +126,11 @@ def _cut(
     raise ValueError(f"Unknown prompt layout {layout!r}: choose from {', '.join(LAYOUTS)}.")
 
 
+def needs_no_room(layout: str, visibility: str) -> bool:
+    """Whether a network may take a prompt apart from the tokens: isolated, before its input."""
+    return layout == "prefix" and visibility.startswith("isolated")
+
+
 def attended(
     tokens_BxS: Int[AnyArray, "B S"], prompt_positions_BxS: Int[AnyArray, "B S"] | None = None
 ) -> Bool[AnyArray, "B S"]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.layout import needs_no_room, place_prompt
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.params import join_shared, prompt_of
@@ -77,7 +77,7 @@ def bind(
             "Packed rows need prompt_positions, to say where each example's prompt is: make them "
             "with `packing.pack`."
         )
-    if config.isolated_prompt and layout == "prefix":
+    if needs_no_room(layout, config.prompt_visibility):
         return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
     return network, tokens, {"prompt_positions": positions}

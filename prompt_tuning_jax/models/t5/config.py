@@ -95,11 +95,6 @@ class T5Config:
                 f"{self.prompt_visibility!r}."
             )
 
-    @property
-    def isolated_prompt(self) -> bool:
-        """Whether prompt positions see nothing of the input."""
-        return self.prompt_visibility.startswith("isolated")
-
     def queries_at_once(self, rows: int, queries: int, keys: int) -> int:
         """How many of each row's queries attend at a time, in a batch of `rows`."""
         chunk = self.attention_chunk

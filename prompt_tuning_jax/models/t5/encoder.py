@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         prompt = self.prompt(self.config.emb_dim)
         tokens_BxS = tokens_BxT
         if prompt_positions is None:
-            if self.config.isolated_prompt and self.prompt_layout == "prefix":
+            if layout.needs_no_room(self.prompt_layout, self.config.prompt_visibility):
                 return isolated_prompt.encode(
                     self, tokens_BxT, prompt, prompt_ids=prompt_ids, deterministic=deterministic
                 )
