@@ -15,11 +15,9 @@ from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import cli, show_task
 from prompt_tuning_jax.decoding.generation import generate_tokens
 from prompt_tuning_jax.evaluation.answers import answer
-from prompt_tuning_jax.evaluation.scoring import ScoringOptions
 from prompt_tuning_jax.interpretation.interpret import interpret
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings import command_line
-from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig
 from prompt_tuning_jax.settings.infer_config import InferConfig
 from prompt_tuning_jax.settings.setting import (
     GROUPS,
@@ -257,8 +255,6 @@ def test_python_and_the_command_have_the_same_defaults():
     assert agree(InferConfig, defaults(generate_tokens)) == decoding
     assert sizes <= agree(InferConfig, defaults(FrozenModel.generate))
     assert sizes <= agree(InferConfig, defaults(FrozenModel.classify))
-    scoring = {field.name: field.default for field in dataclasses.fields(ScoringOptions)}
-    assert {"batch_size", "limit", "predictions"} <= agree(EvaluateConfig, scoring)
     lengths = Lengths()
     assert {"inputs": lengths.inputs, "targets": lengths.targets} == LENGTHS
 

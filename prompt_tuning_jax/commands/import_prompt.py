@@ -18,12 +18,12 @@ from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.model import load_model
 from prompt_tuning_jax.settings.command_line import parse
-from prompt_tuning_jax.settings.common import MismatchConfig
+from prompt_tuning_jax.settings.common import MismatchConfig, VocabularyConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
-class ImportConfig(MismatchConfig):
+class ImportConfig(MismatchConfig, VocabularyConfig):
     """What `prompt-tuning import` takes."""
 
     source: PathLike = setting(
@@ -36,11 +36,6 @@ class ImportConfig(MismatchConfig):
     )
     model: PathLike | None = setting(
         default=None, help="the frozen model that it was tuned for, to be recorded.", group="model"
-    )
-    vocabulary: PathLike | None = setting(
-        default=None,
-        help="the model's spiece.model, where its directory does not hold one.",
-        group="model",
     )
     prompt_layout: str | None = setting(
         default=None,

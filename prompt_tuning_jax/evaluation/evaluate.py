@@ -12,16 +12,16 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import (
     EnsembleEvaluation,
     Evaluation,
-    ScoringOptions,
     by_prompt,
     evaluate_ensemble,
     evaluate_task,
     evaluate_tasks,
 )
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig
+from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig, ScoringConfig
 from prompt_tuning_jax.settings.prompt_config import check_prompts, load_prompts
-from prompt_tuning_jax.settings.task_config import load_task, names_a_task
+from prompt_tuning_jax.settings.setting import settings_of
+from prompt_tuning_jax.settings.task_config import lengths_of, load_task, names_a_task
 
 Result = Evaluation | EnsembleEvaluation | dict[str, Evaluation]
 
@@ -30,14 +30,8 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Result:
     """What the command runs: `evaluate(task="bundled_sentiment", prompt="runs/s/best")`."""
     config = dataclasses.replace(config or EvaluateConfig(), **options)
     check_prompts(config)
-    scoring = {
-        "text_prompt": config.text_prompt,
-        "predictions": config.predictions,
-        "feature_lengths": config.feature_lengths,
-        "batch_size": config.batch_size,
-        "limit": config.limit,
-    }
-    ScoringOptions(**scoring)  # refuses what is wrong before anything is loaded
+    lengths_of(config.feature_lengths)  # refuses what is wrong before anything is loaded
+    scoring = {name: getattr(config, name) for name in settings_of(ScoringConfig)}
     writes = config.output is not None and hosts.is_first()
     with new_file(config.output) if writes else contextlib.nullcontext() as output:
         result = _evaluate(config, scoring)

@@ -22,8 +22,8 @@ from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer, ranked
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.optim import token_cross_entropy
+from prompt_tuning_jax.settings.evaluate_config import ScoringConfig
 from prompt_tuning_jax.settings.prompt_config import own_words
-from prompt_tuning_jax.settings.setting import check_least
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of
 
 
@@ -64,43 +64,21 @@ class EnsembleEvaluation:
         return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """How examples are read and put to a model; every function below takes these as keywords.
+def read_examples(
+    task: Task, split: str, model: FrozenModel, settings: ScoringConfig
+) -> list[Example]:
+    """The examples of a split in order, inside the hand-written prompt."""
+    stream = task.split(split).stream(seed=None, epoch=0)
+    found = list(itertools.islice(stream, settings.limit))
+    if settings.text_prompt is None:
+        return found
+    texts = [apply_text_prompt(settings.text_prompt, input_text(e, model)) for e in found]
+    return [{**e, "inputs": text} for e, text in zip(found, texts, strict=True)]
 
-    Attributes:
-      text_prompt: a hand-written prompt around each input, such as "Is it good? {input}".
-      predictions: "rank" or "generate"; None: rank where the task declares verbalizers.
-      feature_lengths: the longest inputs and targets in tokens.
-      limit: how many examples to take; None for all.
-    """
 
-    text_prompt: str | None = None
-    predictions: str | None = None
-    feature_lengths: Mapping[str, int] | None = None
-    batch_size: int = 32
-    limit: int | None = None
-
-    def __post_init__(self):
-        lengths_of(self.feature_lengths)
-        check_least(self, {"batch_size": 1, "limit": 1})
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        return lengths_of(self.feature_lengths)
-
-    def examples(self, task: Task, split: str, model: FrozenModel) -> list[Example]:
-        """The examples of a split in order, inside the hand-written prompt."""
-        stream = task.split(split).stream(seed=None, epoch=0)
-        found = list(itertools.islice(stream, self.limit))
-        if self.text_prompt is None:
-            return found
-        texts = [apply_text_prompt(self.text_prompt, input_text(e, model)) for e in found]
-        return [{**e, "inputs": text} for e, text in zip(found, texts, strict=True)]
-
-    def choices(self, task: Task) -> Choices:
-        """The legal answers, where they are to be ranked."""
-        return task.verbalizers if choose_predictions(task, self.predictions) == "rank" else None
+def ranked_labels(task: Task, settings: ScoringConfig) -> Choices:
+    """The legal answers, where they are to be ranked."""
+    return task.verbalizers if choose_predictions(task, settings.predictions) == "rank" else None
 
 
 def evaluate_task(
@@ -110,20 +88,22 @@ def evaluate_task(
     prompt: PromptLike = None,
     **options: Any,
 ) -> Evaluation:
-    """Scores `model` with `prompt` on a split of `task`; keywords are those of `ScoringOptions`.
+    """Scores `model` with `prompt` on a split of `task`; keywords are those of `ScoringConfig`.
 
     Returns `task.metrics`, and beside them
       loss: mean cross-entropy per target token in nats.
       legal_share: percent of generated texts that are verbalizers (generate), or
       legal_mass: percent of probability that falls on the verbalizers (rank).
     """
-    settings = ScoringOptions(**options)
+    settings = ScoringConfig(**options)
     model.text_vocabulary("evaluate on")
-    examples = settings.examples(task, split, model)
+    examples = read_examples(task, split, model, settings)
     losses = example_losses(model, examples, prompt, settings)
     if not task.metrics:
         return _summarise(model, task, examples, losses, [])
-    answers = _answers(model, examples, [settings.choices(task)] * len(examples), prompt, settings)
+    answers = _answers(
+        model, examples, [ranked_labels(task, settings)] * len(examples), prompt, settings
+    )
     return _summarise(model, task, examples, losses, answers)
 
 
@@ -136,16 +116,16 @@ def evaluate_tasks(
 ) -> dict[str, Evaluation]:
     """Scores each prompt of `bank` on the task of its name; batches mix the tasks.
 
-    A prompt's score is what `evaluate_task` gives it alone. Keywords are those of `ScoringOptions`.
+    A prompt's score is what `evaluate_task` gives it alone. Keywords are those of `ScoringConfig`.
     """
-    settings = ScoringOptions(**options)
+    settings = ScoringConfig(**options)
     model.text_vocabulary("evaluate on")
-    examples = {name: settings.examples(task, split, model) for name, task in tasks.items()}
+    examples = {name: read_examples(task, split, model, settings) for name, task in tasks.items()}
     of_task = [name for name, found in examples.items() for _ in found]
     everything = list(itertools.chain.from_iterable(examples.values()))
     rows = bank.rows(of_task)
     losses = example_losses(model, everything, rows, settings)
-    choices = {name: settings.choices(task) for name, task in tasks.items()}
+    choices = {name: ranked_labels(task, settings) for name, task in tasks.items()}
     answers = _answers(model, everything, [choices[name] for name in of_task], rows, settings)
     results, first = {}, 0
     for name, task in tasks.items():
@@ -164,16 +144,16 @@ def evaluate_ensemble(
     """Scores every prompt of `bank` on a split of `task`, and all of them together.
 
     Every example is encoded once for each member, in one pass; where labels are ranked, the
-    ensemble's vote needs no other. Keywords are those of `ScoringOptions`.
+    ensemble's vote needs no other. Keywords are those of `ScoringConfig`.
     """
-    settings, ensemble, count = ScoringOptions(**options), bank.ensemble(), len(bank)
+    settings, ensemble, count = ScoringConfig(**options), bank.ensemble(), len(bank)
     model.text_vocabulary("evaluate on")
     if not task.metrics:
         raise ValueError(f"Task {task.name!r} has no metrics, so an ensemble has no answers to it.")
-    examples = settings.examples(task, split, model)
+    examples = read_examples(task, split, model, settings)
     copies, rows = ensemble.expanded(examples)
     losses = example_losses(model, copies, rows, settings)
-    answers = _answers(model, copies, [settings.choices(task)] * len(copies), rows, settings)
+    answers = _answers(model, copies, [ranked_labels(task, settings)] * len(copies), rows, settings)
     members = {
         name: _summarise(model, task, examples, losses[k::count], answers[k::count])
         for k, name in enumerate(bank.names)
@@ -193,10 +173,10 @@ def _together(
     examples: Sequence[Example],
     of_members: Sequence[Answer],
     ensemble: PromptSet,
-    settings: ScoringOptions,
+    settings: ScoringConfig,
 ) -> list[Answer]:
     """The ensemble's answers: a vote over rankings that are there, or text generated together."""
-    labels = settings.choices(task)
+    labels = ranked_labels(task, settings)
     if labels is None:
         return _answers(model, examples, [None] * len(examples), ensemble, settings)
     scores = np.array([[one.scores[label] for label in labels] for one in of_members])
@@ -209,16 +189,17 @@ def _answers(
     examples: Sequence[Example],
     choices: Sequence[Choices],
     prompt: PromptLike,
-    settings: ScoringOptions,
+    settings: ScoringConfig,
 ) -> list[Answer]:
+    lengths = lengths_of(settings.feature_lengths)
     return answer(
         model,
         [example["inputs"] for example in examples],
         choices,
         prompt,
         batch_size=settings.batch_size,
-        max_input_length=settings.lengths["inputs"],
-        max_length=settings.lengths["targets"],
+        max_input_length=lengths["inputs"],
+        max_length=lengths["targets"],
     )
 
 
@@ -254,7 +235,7 @@ def _token_losses(config, params, batch, layout):
 
 
 def example_losses(
-    model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, settings: ScoringOptions
+    model: FrozenModel, examples: Sequence[Example], prompt: PromptLike, settings: ScoringConfig
 ) -> Float[np.ndarray, "n 2"]:
     """Cross-entropy of every example in nats, without z-loss or dropout, and its target tokens.
 
@@ -263,11 +244,12 @@ def example_losses(
     prompted = model.prompted(prompt)
     count = prompted.prompts.copies
     copies, each = prompted.prompts.expanded(examples)
+    lengths = lengths_of(settings.feature_lengths)
     prompted = prompted._replace(prompts=each)
     with sharding.active(model.mesh):
         pending = [
             (rows, _token_losses(prompted.config, prompted.params, batch, each.layout))
-            for rows, batch in batches(prompted, copies, settings.batch_size, settings.lengths)
+            for rows, batch in batches(prompted, copies, settings.batch_size, lengths)
         ]
     losses = np.zeros((len(copies), 2))
     for rows, found in pending:

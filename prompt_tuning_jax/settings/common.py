@@ -10,7 +10,19 @@ PREDICTIONS = ("rank", "generate")
 
 
 @settings
-class ModelConfig:
+class VocabularyConfig:
+    """Where the model's words are."""
+
+    vocabulary: PathLike | None = setting(
+        default=None,
+        help="the model's spiece.model, where its directory does not hold one.",
+        group="model",
+        shared=True,
+    )
+
+
+@settings
+class ModelConfig(VocabularyConfig):
     """Which frozen model."""
 
     model: Any = setting(
@@ -19,12 +31,6 @@ class ModelConfig:
         name or, in Python, a `FrozenModel`.""",
         group="model",
         first=True,
-        shared=True,
-    )
-    vocabulary: PathLike | None = setting(
-        default=None,
-        help="the model's spiece.model, where its directory does not hold one.",
-        group="model",
         shared=True,
     )
 
@@ -120,4 +126,28 @@ class LayoutConfig:
         choices=LAYOUTS,
         identity=True,
         shared=True,
+    )
+
+
+@settings
+class FeatureLengthsConfig:
+    """How long an example may be."""
+
+    feature_lengths: Mapping[str, int] | None = setting(
+        default=None,
+        help="""the longest inputs and targets in tokens, EOS included; the prompt comes on top.
+        None: inputs=512 targets=64.""",
+        group="data",
+        identity=True,
+    )
+
+
+@settings
+class TextPromptConfig:
+    """A prompt of words."""
+
+    text_prompt: str | None = setting(
+        default=None,
+        help="""a hand-written prompt around the input, such as "Is it good? {input}".""",
+        group="prompt",
     )

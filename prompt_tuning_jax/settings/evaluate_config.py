@@ -1,18 +1,20 @@
 """What an evaluation takes."""
 
-from prompt_tuning_jax.settings.common import DeviceConfig, PredictionConfig
+from prompt_tuning_jax.settings.common import (
+    DeviceConfig,
+    FeatureLengthsConfig,
+    PredictionConfig,
+    TextPromptConfig,
+)
 from prompt_tuning_jax.settings.prompt_config import PromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.settings.task_config import TaskConfig
 
 
 @settings
-class EvaluateConfig(PredictionConfig, PromptConfig, DeviceConfig, TaskConfig):
-    """What `prompt-tuning evaluate` takes."""
+class ScoringConfig(TextPromptConfig, FeatureLengthsConfig, PredictionConfig):
+    """How examples are read and put to a model."""
 
-    split: str = setting(
-        default="validation", help="which split to score.", group="evaluation", first=True
-    )
     limit: int | None = setting(
         default=None,
         help="how many examples of each task to score; None for all.",
@@ -24,6 +26,15 @@ class EvaluateConfig(PredictionConfig, PromptConfig, DeviceConfig, TaskConfig):
         help="rows at once; the copies for an ensemble count.",
         group="evaluation",
         least=1,
+    )
+
+
+@settings
+class EvaluateConfig(ScoringConfig, PromptConfig, DeviceConfig, TaskConfig):
+    """What `prompt-tuning evaluate` takes."""
+
+    split: str = setting(
+        default="validation", help="which split to score.", group="evaluation", first=True
     )
     output: PathLike | None = setting(
         default=None, help="a JSON file for scores, targets and predictions.", group="evaluation"

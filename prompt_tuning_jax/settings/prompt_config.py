@@ -9,12 +9,12 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.settings.common import MismatchConfig
+from prompt_tuning_jax.settings.common import MismatchConfig, TextPromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
-class PromptConfig(MismatchConfig):
+class PromptConfig(MismatchConfig, TextPromptConfig):
     """Which prompts are used."""
 
     prompt: PathLike | None = setting(
@@ -30,11 +30,6 @@ class PromptConfig(MismatchConfig):
         default=None,
         help="""the field of JSON records, or of a file task's, that names the prompt of each; None
         for an ensemble.""",
-        group="prompt",
-    )
-    text_prompt: str | None = setting(
-        default=None,
-        help="""a hand-written prompt around the input, such as "Is it good? {input}".""",
         group="prompt",
     )
 

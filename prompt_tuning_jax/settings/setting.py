@@ -14,7 +14,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from prompt_tuning_jax.errors import UsageError, spelled
@@ -145,14 +145,6 @@ def check_type(name: str, value: Any, annotation: Any) -> None:
     if not isinstance(value, legal) or text_as_list or flag_as_number:
         what = " or ".join(dict.fromkeys(map(kind_name, kinds)))
         raise UsageError(f"{name} must be {what}, not {value!r}.")
-
-
-def check_least(config: Any, least: Mapping[str, int]) -> None:
-    """Refuses fields below the least number that they may be; None is no number."""
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and value < bound:
-            raise ValueError(f"{spelled(name)} must be at least {bound}, got {value}.")
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:

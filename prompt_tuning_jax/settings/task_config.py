@@ -8,7 +8,12 @@ from prompt_tuning_jax.data.files import file_task
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.settings.common import PREDICTIONS, FormConfig, ModelConfig
+from prompt_tuning_jax.settings.common import (
+    PREDICTIONS,
+    FeatureLengthsConfig,
+    FormConfig,
+    ModelConfig,
+)
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -16,7 +21,7 @@ FILES_ONLY = ("input_template", "target_template", "metric", "positive", "column
 
 
 @settings
-class TaskConfig(FormConfig, ModelConfig):
+class TaskConfig(FormConfig, FeatureLengthsConfig, ModelConfig):
     """Which frozen model, and which task."""
 
     task: Any = setting(
@@ -58,13 +63,6 @@ class TaskConfig(FormConfig, ModelConfig):
     columns: Sequence[str] | None = setting(
         default=None,
         help="names of the columns of files without a header.",
-        group="data",
-        identity=True,
-    )
-    feature_lengths: Mapping[str, int] | None = setting(
-        default=None,
-        help="""the longest inputs and targets in tokens, EOS included; the prompt comes on top.
-        None: inputs=512 targets=64.""",
         group="data",
         identity=True,
     )

@@ -5,6 +5,8 @@ TASK                          a word by itself is for the next setting that need
 --columns sentence label      several follow where the setting is a list or a mapping, up to the
                               next option, or to "--"
 --pack, --no-pack             True or False, which may also follow
+
+argparse is not for this: it takes values such as "-1=no" or "- {text}" for options.
 """
 
 import collections

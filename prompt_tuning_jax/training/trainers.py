@@ -214,7 +214,9 @@ class StackedTrainer:
 
     def trainable(self, run: Run) -> Params:
         i = self.runs.index(run)
-        return {name: x[i] for name, x in self.arrays[0].items()}
+        at_work = np.flatnonzero(self._rows == i)
+        (trainable, *_), row = (self._part, int(at_work[0])) if at_work.size else (self._stack, i)
+        return {name: x[row] for name, x in trainable.items()}
 
 
 def make_stacked_step(
