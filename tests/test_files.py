@@ -8,6 +8,7 @@ import pytest
 from common import NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.data.files import file_task
+from prompt_tuning_jax.data.records import RecordFile
 from prompt_tuning_jax.data.templates import Labels, Template
 
 ROWS = [("a fine film", 1), ('dull , "dull" , dull', 0), ("caf\u00e9 noir", 1), ("no", 0)]
@@ -257,3 +258,20 @@ def test_published_files_are_read_whole(folder, options, split, counts):
         pytest.skip(NEEDS_SHARED)
     source = file_task(shared / "data" / folder, **(SENTIMENT | options)).split(split)
     assert collections.Counter(e["targets"] for e in examples(source)) == counts
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.jsonl", '\ufeff{"text": "a", "label": 0}\n{"text": "\ufeffb", "label": 1}\n'),
+        ("x.tsv", "\ufefftext\tlabel\na\t0\n\ufeffb\t1\n"),
+        ("x.csv", "\ufefftext,label\na,0\n\ufeffb,1\n"),
+    ],
+)
+def test_a_byte_order_mark_is_one_only_at_the_start(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    records = RecordFile(tmp_path / name)
+    scanned = list(records.scan())
+    assert [record["text"] for _, _, record in scanned] == ["a", "\ufeffb"]
+    with open(tmp_path / name, "rb") as file:
+        assert [records.read(file, offset) for offset, _, _ in scanned] == [r for *_, r in scanned]

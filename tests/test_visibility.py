@@ -1,5 +1,7 @@
 """Isolated prompts in use: files, mixed batches, ensembles and training."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +11,8 @@ from prompt_tuning_jax import train as run
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints.peft import write_adapter
 from prompt_tuning_jax.layout import VISIBILITIES, place_prompt
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.planning.arithmetic import work_of
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "", "bread"]
 LABELS = ["yes", "no"]
@@ -132,3 +136,27 @@ def test_peft_has_no_such_prompts(tmp_path):
             num_heads=1,
             visibility="isolated",
         )
+
+
+def test_an_isolated_prompt_goes_through_the_encoder_once_for_all_rows(model):
+    """Told by the matrix products: a prompt in every row costs more than one apart from them."""
+    batch = {"encoder_input_tokens": jnp.ones((8, 4), jnp.int32)}
+    batch |= dict.fromkeys(
+        ("decoder_input_tokens", "decoder_target_tokens"), jnp.ones((8, 1), jnp.int32)
+    )
+
+    def flops(visibility):
+        config, params, *_ = model.prompted(prompt(40, visibility=visibility))
+        traced = jax.make_jaxpr(lambda p: family_of(config).apply(config, p, batch))(params)
+        return work_of(traced.jaxpr).flops
+
+    assert flops("isolated") < flops("full") / 2
+
+
+def test_isolated_prompts_of_a_bank_take_no_room(model):
+    tokens = np.ones((2, 4), np.int32)
+    for visibility, room in (("isolated", 0), ("full", 5)):
+        both = bank(prompt(visibility=visibility), prompt(seed=1, visibility=visibility))
+        placed = both.ensemble().place({"encoder_input_tokens": tokens}, model.config.eos_id)
+        assert placed["encoder_input_tokens"].shape == (4, 4 + room)
+        assert ("prompt_positions" in placed) == (room > 0)
