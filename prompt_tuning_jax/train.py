@@ -115,7 +115,7 @@ def train_runs(
         # The runs that are not done go on together until the next of them is.
         while (active := [run for run in runs if not run.is_done]) and not stopping:
             trainer.take(active)
-            with Prefetcher(RunBatches(active, trainer.join)) as prefetched:
+            with Prefetcher(RunBatches(active, trainer.merge)) as prefetched:
                 while not (stopping or any(run.is_done for run in active)):
                     batch, data = next(prefetched)
                     metrics = trainer.step(batch, step)

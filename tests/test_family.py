@@ -44,14 +44,14 @@ class Bag:
 
     def apply(self, config, params, batch, layout="prefix", dropout_rng=None):
         network, tokens, places = self.bind(config, params, batch, layout)
-        decode = self.decoder(network, params, tokens, places)
+        decode = self.start_decoding(network, params, tokens, places)
         return decode(batch["decoder_input_tokens"])[0]
 
     def bind(self, config, params, batch, layout):
         places = {"prompt_ids": batch.get("prompt_ids")}
         return BagNetwork(config), batch["encoder_input_tokens"], places
 
-    def decoder(self, network, params, tokens, places):
+    def start_decoding(self, network, params, tokens, places):
         table, prompt = params["table"], prompt_of(params)
         bag_BxD = jnp.where((tokens > 0)[..., None], table[tokens], 0).sum(axis=1)
         if prompt is not None:

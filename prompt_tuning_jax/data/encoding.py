@@ -43,7 +43,7 @@ def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | N
       limit: the longest target in tokens, EOS included.
 
     Raises:
-      ValueError: two labels have the same tokens, or have when they are cut to `limit`.
+      ValueError: two labels have the same tokens, whole or cut to `limit`.
     """
     seen: dict[tuple[int, ...], str] = {}
     for label in labels:

@@ -1,8 +1,7 @@
 """What a model answers: generated text, or a ranking of given labels.
 
-Inputs are read once (`decoder` of the model's family); generation then runs the decoder one token
-at a time on a key/value cache.
-The algorithms themselves are in `search.py`.
+Inputs are read once (`start_decoding` of the model's family); generation then runs the decoder one
+token at a time on a key/value cache. The algorithms themselves are in `search.py`.
 
     B batch   S joined length   L generated or target length   V vocabulary   C labels
 """
@@ -155,7 +154,7 @@ def _generate(
     warp,
 ):
     family = family_of(transformer.config)
-    decode = family.decoder(transformer, params, encoder_input_tokens, prompts)
+    decode = family.start_decoding(transformer, params, encoder_input_tokens, prompts)
     batch = len(encoder_input_tokens) // members
     batch_axis = family.cache_axis(transformer.config)
     limits = {
@@ -190,7 +189,7 @@ def _generate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
-    decode = family_of(transformer.config).decoder(
+    decode = family_of(transformer.config).start_decoding(
         transformer, params, encoder_input_tokens, prompts
     )
     batch = len(encoder_input_tokens)

@@ -42,7 +42,7 @@ class Classified(NamedTuple):
 
 
 class Prompted(NamedTuple):
-    """A frozen model with the prompts of a call in its parameters, and what reads its texts."""
+    """A frozen model with the prompts of a call among its parameters; its vocabulary and mesh."""
 
     config: NetworkConfig
     params: Mapping[str, Any]

@@ -105,10 +105,10 @@ def _arguments(named: Mapping[str, str]) -> dict[str, str | int]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """While inside, SIGTERM makes the function given true instead of ending the process.
+    """While inside, SIGTERM does not end the process: the function given here returns True instead.
 
-    It is asked at every step, by number, and is true at the same step for all processes even if
-    only one has had the signal.
+    Call it at every step with the step's number. It turns true at the same step in all processes,
+    even if only one of them has had the signal.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
@@ -152,7 +152,7 @@ def connected() -> Iterator[None]:
 
 
 def _may_be_anothers(error: BaseException | None) -> bool:
-    """Whether it is, or comes of, an error of JAX's runtime: perhaps of a process that is gone."""
+    """Whether an error of JAX's runtime caused it: another process may be gone."""
     while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -111,7 +111,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
 
 @contextlib.contextmanager
 def active(mesh: Mesh | None) -> Iterator[None]:
-    """Inside, what the network says of its own arrays' logical axes holds, on `mesh`."""
+    """While inside, the network's constraints on logical axes apply to `mesh`."""
     if mesh is None:
         yield
         return

@@ -207,7 +207,7 @@ def _drift(
 
 
 def _first_label(ranks: np.ndarray, labels: list[str]) -> str | None:
-    """The label to which no piece is preferred, as where a row was initialised with it."""
+    """The label that no piece is nearer than, as where a row was initialised with it; or None."""
     return next((label for label, rank in zip(labels, ranks, strict=True) if rank == 1), None)
 
 
@@ -224,8 +224,8 @@ def _changes(
                 step=snapshot.step,
                 scores=dict(snapshot.scores),
                 norm=float(np.linalg.norm(snapshot.values, axis=1).mean()),
-                moved=_apart(snapshot, before) if before else None,
-                from_start=_apart(snapshot, start),
+                moved=_mean_distance(snapshot, before) if before else None,
+                from_start=_mean_distance(snapshot, start),
                 kept_rate=float((first == began).mean()),
                 label_rate=_label_rate(found, k) if labelled else None,
                 nearest=[name(token) for token in first],
@@ -235,6 +235,6 @@ def _changes(
     return changes
 
 
-def _apart(one: Snapshot, other: Snapshot) -> float:
+def _mean_distance(one: Snapshot, other: Snapshot) -> float:
     """The mean distance between the positions of two snapshots."""
     return float(np.linalg.norm(one.values - other.values, axis=1).mean())

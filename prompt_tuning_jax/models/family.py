@@ -81,7 +81,7 @@ class Family(Protocol):
     ) -> tuple[Any, Int[Array, "B S"] | Int[np.ndarray, "B S"], dict[str, Any]]:
         """The network, its tokens, and, as keywords, where the prompt's rows are in them."""
 
-    def decoder(
+    def start_decoding(
         self,
         network: Any,
         params: Mapping[str, Any],

@@ -15,7 +15,7 @@ from prompt_tuning_jax.models.t5 import T5Config
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """All devices' together, of one execution.
+    """Totals over all devices, of one execution.
 
     Attributes:
       flops: of the matrix products, two for a multiplication and the addition of its result.

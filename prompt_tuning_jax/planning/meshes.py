@@ -117,7 +117,7 @@ def likeliest(
 
 
 def guess(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> Guess:
-    """Activations are taken as split evenly, communication as not overlapping with work."""
+    """Memory and time, with activations split evenly and no communication behind work."""
     work, alive = traced_work(dataclasses.replace(config, remat_policy=option.remat), lengths)
     weights = weights_size(config, lengths) / option.model
     layers = config.num_encoder_layers + config.num_decoder_layers

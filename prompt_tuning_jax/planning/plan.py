@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of a step; communication is taken as not hidden behind work."""
+        """Seconds of a step, with no communication hidden behind work."""
         return self.work_seconds + self.link_seconds
 
     @property
@@ -82,7 +82,7 @@ class Plan:
         return self.useful_flops / possible if possible else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, and what follows."""
+        """Every attribute, and what is derived from them."""
         derived = {name: getattr(self, name) for name in ("fits", "seconds", "useful_share")}
         return dataclasses.asdict(self) | derived
 
@@ -135,7 +135,7 @@ def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) 
 
 
 def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
-    """What no compiler is asked for."""
+    """The numbers that need no compiler."""
     params = without_prompt(abstract_params(config, lengths))
     sizes = {name: x.size for name, x in params.items()}
     return {

@@ -29,7 +29,7 @@ from prompt_tuning_jax.training.train_step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Rows of a batch over all devices, and tokens: of an input, a target, and the prompt."""
+    """Sizes of a step: rows on all devices; tokens of an input, a target and the prompt."""
 
     batch: int = 32
     inputs: int = 512
@@ -98,7 +98,7 @@ def traced_step(
 
     Args:
       mesh: where arguments are, by the library's own partition rules; None for one device.
-      rules: what trains; None for the prompt, by the paper's optimizer.
+      rules: which parameters train; None for the prompt, by the paper's optimizer.
     """
     params = abstract_params(config, lengths)
     rules = optim.prompt_rules() if rules is None else rules

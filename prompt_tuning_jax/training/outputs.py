@@ -34,7 +34,7 @@ Scores = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Scores what trains on eval_split, and writes it under model_dir: best/, last/, prompts/STEP/.
+    """Scores a run on eval_split, and writes its parameters to best/, last/ and prompts/STEP/.
 
     All hosts call the same methods; the first one writes.
     """

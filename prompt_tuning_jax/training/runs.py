@@ -75,7 +75,7 @@ class Run:
         self.batches.set_state(self.data)
 
     def evaluate(self, trainable: Params) -> None:
-        """Scores what trains, and keeps the best."""
+        """Scores the run as it is now, and keeps the best."""
         scores = self.outputs.evaluate(self.step, trainable, self.log)
         self.history.append(scores)
         self.outputs.keep_prompt(trainable, scores)
@@ -93,16 +93,16 @@ class Run:
 
 
 class RunBatches:
-    """The next batch of every run, made one by `join`, and where each of them then stands."""
+    """The next batch of every run, made one by `merge`, and where each of them then stands."""
 
-    def __init__(self, runs: Sequence[Run], join: Callable[[Sequence[Batch]], Batch]):
-        self._streams, self._join = [run.batches for run in runs], join
+    def __init__(self, runs: Sequence[Run], merge: Callable[[Sequence[Batch]], Batch]):
+        self._streams, self._merge = [run.batches for run in runs], merge
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return self._join([next(stream) for stream in self._streams])
+        return self._merge([next(stream) for stream in self._streams])
 
     def get_state(self) -> list[dict[str, Any]]:
         return [stream.get_state() for stream in self._streams]

@@ -249,7 +249,7 @@ def run_identity(
 def place(
     mesh: Mesh, model: FrozenModel, trainable: Params, frozen: Params
 ) -> tuple[Params, Params]:
-    """Both parts on the mesh; what trains is float32, whatever the frozen weights' dtype.
+    """Both parts on the mesh; trainable ones are float32, whatever the frozen weights' dtype.
 
     Trainable arrays are copies, since the step donates them; frozen ones are not.
     """

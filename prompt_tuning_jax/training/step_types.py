@@ -19,7 +19,7 @@ class Metrics(TypedDict):
 
     Attributes:
       loss: the mean over target tokens.
-      gradient_norm: over all that trains.
+      gradient_norm: over all trainable parameters.
       finite: whether the loss, every gradient and every update is.
     """
 

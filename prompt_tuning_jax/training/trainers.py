@@ -1,4 +1,4 @@
-"""What trains, and the step that moves it: of one run, or of several on one frozen model.
+"""The trainable parameters and the step that updates them: of one run, or of several.
 
 Whatever is different between one run and several, the loop in `train.py` leaves to a trainer.
 """
@@ -37,7 +37,7 @@ no_hidden_transfer = functools.partial(jax.transfer_guard_host_to_device, "disal
 
 
 class Trainer(Protocol):
-    """What trains in some runs, its optimizers' state, and their common step.
+    """The trainable parameters of some runs, their optimizers' state, and their common step.
 
     Attributes:
       runs: in the order of the arrays.
@@ -68,7 +68,7 @@ class Trainer(Protocol):
     def take(self, active: Sequence[Run]) -> None:
         """From now on the steps are these runs'."""
 
-    def join(self, batches: Sequence[Batch]) -> Batch:
+    def merge(self, batches: Sequence[Batch]) -> Batch:
         """A batch of each active run as what `step` takes."""
 
     def step(self, batch: Batch, number: int) -> Metrics:
@@ -81,7 +81,7 @@ class Trainer(Protocol):
         """The last step's loss of each active run, and whether the run is healthy."""
 
     def trainable(self, run: Run) -> Params:
-        """What trains in one of the runs."""
+        """The trainable parameters of one of the runs."""
 
 
 class SingleTrainer:
@@ -118,7 +118,7 @@ class SingleTrainer:
     def take(self, active: Sequence[Run]) -> None:
         pass
 
-    def join(self, batches: Sequence[Batch]) -> Batch:
+    def merge(self, batches: Sequence[Batch]) -> Batch:
         return batches[0]
 
     def step(self, batch: Batch, number: int) -> Metrics:
@@ -192,7 +192,7 @@ class StackedTrainer:
         self._part = take_rows(self._stack, self._rows, self._mesh)
         self._keys, self._rates = dropout_keys(active), learning_rates(active)
 
-    def join(self, batches: Sequence[Batch]) -> Batch:
+    def merge(self, batches: Sequence[Batch]) -> Batch:
         """As one, [N, B, ...], padded to the largest among them."""
         return {name: _pad([batch[name] for batch in batches], name) for name in batches[0]}
 

@@ -23,9 +23,9 @@ __all__ = [
     "apply",
     "bind",
     "cache_axis",
-    "decoder",
     "network_for",
     "stack_layers",
+    "start_decoding",
 ]
 
 EMBEDDING_NAME = "token_embedder/embedding"
@@ -106,7 +106,7 @@ def apply(
     )
 
 
-def decoder(
+def start_decoding(
     network: Transformer,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
