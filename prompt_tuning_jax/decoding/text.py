@@ -81,7 +81,7 @@ def batches(
     for rows, batch in eval_batches(
         examples, model.vocabulary, batch_size=at_once, lengths=lengths
     ):
-        placed = prompts.place(batch, model.config.eos_id, rows)
+        placed = prompts.place(batch, model.config.eos_id, model.config.pad_id, rows)
         if mesh is None:
             yield rows, jax.tree.map(jnp.asarray, placed)
         else:

@@ -6,6 +6,8 @@
     encoder/relpos_bias/rel_embedding [H, R]          encoder/encoder/relpos_bias/rel_embedding
                                                                                      [H, layers, R]
 
+or, with `layer_relpos_bias`, encoder/layers_0/relpos_bias/rel_embedding and so on on the left.
+
 The names and the stacked axis are those of T5X's scalable T5. What stands outside the layers (the
 embedding, the final norms, the output layer, a prompt) is the same in both.
 """
@@ -75,7 +77,7 @@ def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Cal
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """A T5's parameters in the form that `scan_layers=True` needs; its numbers stay the same.
 
-    Every layer gets a copy of its stack's relative-position bias.
+    Every layer gets a copy of its stack's relative-position bias, unless it has one of its own.
 
     Raises:
       ValueError: a stack has no layers, or layers that are not alike.
@@ -84,15 +86,17 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     for stack in STACKS:
         layers = _take_layers(flat, stack)
         bias_HxR = flat.pop(f"{stack}/{BIAS}", None)
-        if not layers or bias_HxR is None or any(x.keys() != layers[0].keys() for x in layers):
+        if bias_HxR is not None:
+            layers = [{BIAS: bias_HxR} | layer for layer in layers]
+        if not layers or any(x.keys() != layers[0].keys() | {BIAS} for x in layers):
             raise ValueError(
                 f"The {stack} cannot be stacked: that takes {stack}/layers_0, layers_1, ... with "
-                f"the same parameters each, and {stack}/{BIAS}."
+                f"the same parameters each, and {stack}/{BIAS} or one in every layer."
             )
+        heads = len(layers[0][BIAS])
         for rest in layers[0]:
-            values = [_split_heads(rest, layer[rest], len(bias_HxR)) for layer in layers]
+            values = [_split_heads(rest, layer[rest], heads) for layer in layers]
             flat[f"{stack}/{stack}/{rest}"] = _stack(values)
-        flat[f"{stack}/{stack}/{BIAS}"] = _stack([bias_HxR] * len(layers))
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
