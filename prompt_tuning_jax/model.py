@@ -26,7 +26,6 @@ from prompt_tuning_jax.checkpoints import quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import text
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
@@ -35,6 +34,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout"))
