@@ -14,6 +14,22 @@ _MODEL = (
     (f"decoder.{_RELATIVE}", "decoder/relpos_bias/rel_embedding", "HR"),
     ("decoder.final_layer_norm", "decoder/decoder_norm/scale", "D"),
 )
+_SIDE = (  # LongT5, transient-global
+    f"encoder.{_RELATIVE.replace('relative', 'global_relative')}",
+    "encoder/side_relpos_bias/rel_embedding",
+    "HR",
+)
+_SIDE_NORM = (
+    "layer.0.SelfAttention.global_input_layer_norm",
+    "attention/T5LayerNorm_0/scale",
+    "D",
+)
+# What the encoder's attention is called, by `T5Config.encoder_attention`.
+_ENCODER_ATTENTION = {
+    "full": "SelfAttention",
+    "local": "LocalSelfAttention",
+    "transient_global": "TransientGlobalSelfAttention",
+}
 _UNTIED = (("lm_head", "decoder/logits_dense/kernel", "DV"),)
 _ENCODER_LAYER = (  # encoder.block.{i}.* -> encoder/layers_{i}/*
     ("layer.0.layer_norm", "pre_attention_layer_norm/scale", "D"),
@@ -55,7 +71,10 @@ NO_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.wei
 def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:
     """Hugging Face name -> (T5X name, shape there) of every weight the config's model has."""
     rows = list(_MODEL) + ([] if config.logits_via_embedding else list(_UNTIED))
-    rows += _stack("encoder", config.num_encoder_layers, _ENCODER_LAYER, "layer.1", config)
+    has_side_keys = config.encoder_attention == "transient_global"
+    rows += [_SIDE] if has_side_keys else []
+    encoder_layer = _ENCODER_LAYER + ((_SIDE_NORM,) if has_side_keys else ())
+    rows += _stack("encoder", config.num_encoder_layers, encoder_layer, "layer.1", config)
     rows += _stack("decoder", config.num_decoder_layers, _DECODER_LAYER, "layer.2", config)
     sizes = {
         "V": config.vocab_size,
@@ -67,6 +86,9 @@ def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:
     }
     names = {}
     for theirs, ours, dimensions in rows:
+        if ours.startswith("encoder/"):
+            attention = _ENCODER_ATTENTION[config.encoder_attention]
+            theirs = theirs.replace(".SelfAttention.", f".{attention}.")
         stored = reversed(dimensions) if is_transposed(ours) else dimensions
         names[f"{theirs}.weight"] = (ours, tuple(sizes[d] for d in stored))
     return names
