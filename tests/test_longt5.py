@@ -346,11 +346,8 @@ def test_new_weights_have_axes_and_are_sharded_by_them():
 @pytest.mark.parametrize("spec", ["data:2", "model:2"])
 def test_numbers_on_a_mesh_are_those_of_one_device(spec):
     config, params, io = golden("longt5_tglobal")
-    mesh, network, flat = (
-        sharding.make_mesh(spec),
-        Transformer(config),
-        flatten_dict(params, sep="/"),
-    )
+    mesh, network = sharding.make_mesh(spec), Transformer(config)
+    flat = flatten_dict(params, sep="/")
     placed = sharding.put(flat, sharding.param_shardings(mesh, config, flat))
     tokens = sharding.put(io["input_ids"], sharding.batch_sharding(mesh))
     with sharding.active(mesh):
