@@ -78,6 +78,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     for key, why in _REFUSED.items():
         if raw.get(key):
             raise ValueError(f"{path}: {key} is set: {why}, which this T5 does not have.")
+    long = model_type == "longt5"
     num_layers, scaled = raw.count("num_layers"), _scaled(raw, model_type)
     pad_id = raw.token("pad_token_id", 0)
     return T5Config(
@@ -96,6 +97,9 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
         layer_relpos_bias=model_type == "umt5",
         layer_norm_epsilon=raw.number("layer_norm_epsilon", 1e-6),
         dropout_rate=raw.number("dropout_rate", 0.1),
+        encoder_attention=_encoder_attention(raw) if long else "full",
+        local_radius=raw.count("local_radius", 127) if long else 127,
+        global_block_size=raw.count("global_block_size", 16) if long else 16,
         dtype=dtype,
         pad_id=pad_id,
         eos_id=_eos_id(raw),
@@ -110,10 +114,10 @@ def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
             f"mlp_activations {config.mlp_activations} has no Hugging Face T5 counterpart; "
             f"there are {sorted(_PROJECTIONS)}."
         )
-    umt5 = config.layer_relpos_bias
+    family, more = _family(config)
     raw = {
-        "architectures": [f"{'UMT5' if umt5 else 'T5'}ForConditionalGeneration"],
-        "model_type": "umt5" if umt5 else "t5",
+        "architectures": [f"{family}ForConditionalGeneration"],
+        "model_type": family.lower(),
         "is_encoder_decoder": True,
         "vocab_size": config.vocab_size,
         "d_model": config.emb_dim,
@@ -133,8 +137,25 @@ def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
         "pad_token_id": config.pad_id,
         "eos_token_id": config.eos_id,
         "decoder_start_token_id": config.start_id,
+        **more,
     }
     path.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _family(config: T5Config) -> tuple[str, dict[str, Any]]:
+    """Which of transformers' models it is, and the fields that only that one has."""
+    if config.encoder_attention == "full":
+        return ("UMT5" if config.layer_relpos_bias else "T5"), {}
+    if config.layer_relpos_bias:
+        raise ValueError(
+            "A LongT5 with a relative-position bias in every layer has no Hugging Face counterpart."
+        )
+    types = {ours: theirs for theirs, ours in _ATTENTION_TYPES.items()}
+    return "LongT5", {
+        "encoder_attention_type": types[config.encoder_attention],
+        "local_radius": config.local_radius,
+        "global_block_size": config.global_block_size,
+    }
 
 
 class _Fields:
@@ -213,6 +234,15 @@ def _scaled(raw: _Fields, model_type: str) -> bool:
             "model_type, if this is a T5."
         )
     return scaled
+
+
+def _encoder_attention(raw: _Fields) -> str:
+    name = raw.get("encoder_attention_type", "local")
+    if name not in _ATTENTION_TYPES:
+        raise ValueError(
+            f"{raw.path}: encoder_attention_type {name!r} is not one of {sorted(_ATTENTION_TYPES)}."
+        )
+    return _ATTENTION_TYPES[name]
 
 
 def _activations(raw: _Fields, default: str) -> tuple[str, ...]:
