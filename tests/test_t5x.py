@@ -32,8 +32,8 @@ from prompt_tuning_jax.commands import cli
 from prompt_tuning_jax.commands.infer import infer
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5.apply import apply
-from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.params import REFERENCE_PROMPT
 from prompt_tuning_jax.training import prompt_start
 
