@@ -5,9 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
+ENCODER_ATTENTIONS = ("full", "local", "transient_global")
 REMAT_POLICIES = ("none", "minimal", "full")
 # When attention takes a few queries at a time, and how many; see `T5Config.attention_chunk`.
 DENSE_LENGTH = 512
@@ -48,8 +50,14 @@ class T5Config:
         "causal": the input, and of the prompt themselves and earlier rows. "self": the input, and
         of the prompt themselves. "isolated", "isolated_causal", "isolated_self": the same without
         the input, so that a prompt's encoding is the same for every input.
+      encoder_attention: what the encoder's positions attend to: all others ("full") or, in LongT5,
+        those near them ("local"), and summaries of all others ("transient_global"); see
+        `t5.longt5.encoder`. LongT5 knows the prompt_visibility "full" only.
+      local_radius: how far away is near.
+      global_block_size: how many positions a summary is of.
       attention_chunk: the attention scores of how many queries are in memory at a time, in the
-        forward and in the backward pass; 0 for all queries. None: DEFAULT_CHUNK where rows are
+        forward and in the backward pass; 0 for all queries (LongT5 takes whole blocks of
+        local_radius + 1). None: DEFAULT_CHUNK where rows are
         longer than DENSE_LENGTH and the scores of one layer larger than DENSE_BYTES, else all.
     """
 
@@ -75,6 +83,9 @@ class T5Config:
     scan_layers: bool = False
     remat_policy: str = "none"
     prompt_visibility: str = "full"
+    encoder_attention: str = "full"
+    local_radius: int = 127
+    global_block_size: int = 16
     attention_chunk: int | None = None
 
     def __post_init__(self):
@@ -113,6 +124,17 @@ class T5Config:
             raise ValueError(
                 f"T5Config.prompt_visibility is one of {', '.join(VISIBILITIES)}, not "
                 f"{self.prompt_visibility!r}."
+            )
+
+        if self.encoder_attention not in ENCODER_ATTENTIONS:
+            raise ValueError(
+                f"T5Config.encoder_attention is one of {ENCODER_ATTENTIONS}, not "
+                f"{self.encoder_attention!r}."
+            )
+        if self.encoder_attention != "full" and self.prompt_visibility != "full":
+            raise ValueError(
+                f"{spelled('prompt_visibility', self.prompt_visibility)} is not for LongT5, whose "
+                "prompts see what any position sees: leave it at full."
             )
 
     def queries_at_once(self, rows: int, queries: int, keys: int) -> int:

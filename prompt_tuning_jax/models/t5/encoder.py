@@ -19,11 +19,12 @@ class EncoderLayer(nn.Module):
     """Self-attention and an MLP; each adds to its input what it makes of the normed input."""
 
     config: T5Config
+    attention_class = SelfAttention
 
     def setup(self):
         cfg = self.config
         self.pre_attention_layer_norm = layers.LayerNorm(cfg)
-        self.attention = SelfAttention(cfg)
+        self.attention = self.attention_class(cfg)
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
@@ -40,8 +41,7 @@ class EncoderLayer(nn.Module):
     ) -> Float[Array, "B S D"]:
         """`before` are keys and values of positions before x's; `bias` has columns for them too."""
         if self.config.each_layer_has_bias:
-            queries, keys = x_BxSxD.shape[1], bias.mask.shape[-1]
-            bias = bias._replace(distances=self.relpos_bias(queries, keys, keys - queries))
+            bias = self.with_distances(bias, queries=x_BxSxD.shape[1])
 
         # Self-attention block.
         y_BxSxD = self.pre_attention_layer_norm(x_BxSxD)
@@ -52,6 +52,11 @@ class EncoderLayer(nn.Module):
         y_BxSxD = self.pre_mlp_layer_norm(x_BxSxD)
         y_BxSxD = self.mlp(y_BxSxD, deterministic=deterministic)
         return x_BxSxD + self.dropout(y_BxSxD, deterministic=deterministic)
+
+    def with_distances(self, bias: Bias, queries: int) -> Bias:
+        """The bias with the relative positions of the layer's own table."""
+        keys = bias.mask.shape[-1]
+        return bias._replace(distances=self.relpos_bias(queries, keys, keys - queries))
 
     def project(self, x_BxSxD: Float[Array, "B S D"]) -> KeyValue:
         """The layer's keys and values of x, for positions after them to attend to."""
@@ -69,15 +74,16 @@ class Encoder(nn.Module):
     token_embedder: layers.Embed
     make_prompt: Callable[[], nn.Module] | None
     prompt_layout: str
+    layer_class = EncoderLayer
 
     def setup(self):
         cfg = self.config
         if self.make_prompt is not None:
             self.prompt = self.make_prompt()
         if cfg.scan_layers:
-            self.layers = [EncoderLayer(cfg, name="encoder")]
+            self.layers = [self.layer_class(cfg, name="encoder")]
         else:
-            self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+            self.layers = [self.layer_class(cfg) for _ in range(cfg.num_encoder_layers)]
         if not cfg.each_layer_has_bias:
             self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
         self.encoder_norm = layers.LayerNorm(cfg)
@@ -95,8 +101,8 @@ class Encoder(nn.Module):
         """The encoder's output. The arguments are those of `Transformer.encode`."""
         if self.make_prompt is None:
             x_BxSxD = self.token_embedder(tokens_BxT)
-            mask_BxLxS = self._mask(tokens_BxT, None, segment_ids)
-            return self._through_layers(x_BxSxD, mask_BxLxS, deterministic)
+            bias = self.bias_of(tokens_BxT, None, segment_ids)
+            return self._through_layers(x_BxSxD, bias, deterministic)
 
         prompt = self.prompt(self.config.emb_dim)
         tokens_BxS = tokens_BxT
@@ -115,27 +121,27 @@ class Encoder(nn.Module):
         x_BxSxD = self.token_embedder(tokens_BxS)
         # Where the prompt joins the embedded input.
         x_BxSxD = prompts.join(x_BxSxD, prompt, prompt_positions, prompt_ids)
-        mask_BxLxS = self._mask(tokens_BxS, prompt_positions, segment_ids)
-        return self._through_layers(x_BxSxD, mask_BxLxS, deterministic)
+        bias = self.bias_of(tokens_BxS, prompt_positions, segment_ids)
+        return self._through_layers(x_BxSxD, bias, deterministic)
 
-    def _mask(
+    def bias_of(
         self,
         tokens_BxS: Int[Array, "B S"],
         prompt_positions: Int[Array, "B S"] | None,
         segment_ids: Int[Array, "B S"] | None,
-    ) -> Bool[Array, " B #S S"]:
-        """True where a position [dimension 1] may attend to a position [dimension 2]."""
+    ) -> Bias:
+        """What a row's positions see of one another, and how far apart they are."""
         mask_BxLxS = layout.attended(tokens_BxS, prompt_positions, self.config.pad_id)[:, None, :]
         if prompt_positions is not None and self.config.prompt_visibility != "full":
             mask_BxLxS = mask_BxLxS & layout.prompt_mask(
                 prompt_positions, prompt_positions, self.config.prompt_visibility
             )
-        return layout.within_segments(mask_BxLxS, segment_ids, segment_ids)
+        mask_BxLxS = layout.within_segments(mask_BxLxS, segment_ids, segment_ids)
+        return self.bias(mask_BxLxS, queries=tokens_BxS.shape[1])
 
     def _through_layers(
-        self, x_BxSxD: Float[Array, "B S D"], mask_BxLxS: Bool[Array, " B #S S"], deterministic
+        self, x_BxSxD: Float[Array, "B S D"], bias: Bias, deterministic: bool
     ) -> Float[Array, "B S D"]:
-        bias = self.bias(mask_BxLxS, queries=x_BxSxD.shape[1])
         x_BxSxD = self.dropout(x_BxSxD, deterministic=deterministic)
 
         def step(layer, x_BxSxD, _):

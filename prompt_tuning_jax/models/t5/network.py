@@ -15,6 +15,7 @@ from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
 from prompt_tuning_jax.models.t5.decoder import Decoder
 from prompt_tuning_jax.models.t5.encoder import Encoder
+from prompt_tuning_jax.models.t5.longt5.encoder import LongEncoder
 from prompt_tuning_jax.prompts import PromptIds
 
 
@@ -45,7 +46,8 @@ class Transformer(nn.Module):
                 "This T5Config has no encoder layers: decoder_only.DecoderOnly is its network."
             )
         self.token_embedder = layers.Embed(self.config)
-        self.encoder = Encoder(
+        encoder_class = Encoder if self.config.encoder_attention == "full" else LongEncoder
+        self.encoder = encoder_class(
             self.config,
             token_embedder=self.token_embedder,
             make_prompt=self.prompt,

@@ -26,6 +26,7 @@ from flax.linen.partitioning import scan_with_axes
 STACKS = ("encoder", "decoder")
 AXIS = 1  # of stacked weights: the layer
 BIAS = "relpos_bias/rel_embedding"
+BIASES = (BIAS, "side_" + BIAS)  # LongT5 has the second too
 
 
 def through(
@@ -85,9 +86,9 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     flat = traverse_util.flatten_dict(params, sep="/")
     for stack in STACKS:
         layers = _take_layers(flat, stack)
-        bias_HxR = flat.pop(f"{stack}/{BIAS}", None)
-        if bias_HxR is not None:
-            layers = [{BIAS: bias_HxR} | layer for layer in layers]
+        names = [name for name in BIASES if f"{stack}/{name}" in flat]
+        biases = {name: flat.pop(f"{stack}/{name}") for name in names}
+        layers = [biases | layer for layer in layers]
         if not layers or any(x.keys() != layers[0].keys() | {BIAS} for x in layers):
             raise ValueError(
                 f"The {stack} cannot be stacked: that takes {stack}/layers_0, layers_1, ... with "
@@ -119,7 +120,7 @@ def _split_heads(name: str, kernel: Any, heads: int) -> Any:
         return kernel.reshape(heads, -1, kernel.shape[-1])
     if name.endswith("attention/out/kernel_scale"):
         return kernel.reshape(1, 1, -1)
-    if "attention/" in name:
+    if "attention/" in name and name.endswith(("/kernel", "/kernel_scale")):
         return kernel.reshape(kernel.shape[0], heads, -1)
     return kernel
 
