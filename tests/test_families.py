@@ -344,6 +344,13 @@ class TestT5X:
         to_huggingface(str(tmp_path / "t5x"), str(tmp_path / "again"))
         assert json.loads((tmp_path / "again/config.json").read_text())["model_type"] == "umt5"
 
+    def test_what_shapes_do_not_tell_is_kept(self, tmp_path):
+        path = changed("umt5", tmp_path, feed_forward_proj="gated-silu", dense_act_fn=...)
+        to_t5x(str(path), str(tmp_path / "t5x"))
+        config, _ = t5x.load(tmp_path / "t5x")
+        assert config == huggingface.load_lazily(path)[0]
+        assert config.mlp_activations == ("silu", "linear")
+
     def test_other_ids_than_its_own_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="padding at the id 1"):
             to_t5x(str(MODELS["madlad"]), str(tmp_path / "t5x"))
