@@ -229,12 +229,11 @@ def file_task(
     make = ExampleMaker(template, Template(target_template), labels, fields, missing)
     given = {"train": train, "validation": validation, "test": test}
     found = _files(data, {split: path for split, path in given.items() if path})
-    splits: dict[str, IndexedSource] = {
-        split: FileSource(paths, make, **form) for split, paths in found.items()
-    }
+    sources = {split: FileSource(paths, make, **form) for split, paths in found.items()}
+    splits: dict[str, IndexedSource] = {**sources}
     if validation_share is not None:
         _check_share(validation_share, found)
-        parts = HoldOut(splits["train"], validation_share, make.verbalizers)
+        parts = HoldOut(sources["train"], validation_share, make.verbalizers)
         splits |= {"train": parts.train, "validation": parts.validation}
     names = [metric] if isinstance(metric, str) else list(metric)
     if positive is not None and "f1" not in names:

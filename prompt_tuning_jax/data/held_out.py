@@ -8,13 +8,25 @@ side only.
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from prompt_tuning_jax.data.task import Example, IndexedSource
 
 _SEED = b"validation_share"
+
+
+class Examples(Protocol):
+    """What can be divided: examples with texts, made of the records of files."""
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+    def record(self, index: int) -> Any: ...
 
 
 class HoldOut:
@@ -25,7 +37,7 @@ class HoldOut:
       labels: the targets of which either side has its share; None for free text.
     """
 
-    def __init__(self, source: IndexedSource, share: float, labels: Sequence[str] | None):
+    def __init__(self, source: Examples, share: float, labels: Sequence[str] | None):
         self._source, self._share, self._labels = source, share, labels
 
     @property
@@ -60,7 +72,8 @@ class HoldOut:
         """A hash of each input, and the number of its label."""
         numbers = {label: i for i, label in enumerate(self._labels or ())}
         inputs, labels = np.zeros(len(self._source), np.uint64), np.zeros(len(self._source), int)
-        for i, example in enumerate(self._source.stream(seed=None, epoch=0)):
+        for i in range(len(self._source)):
+            example = self._source[i]
             text = example["inputs"].encode()
             digest = hashlib.blake2b(text, digest_size=8, key=_SEED).digest()
             inputs[i] = int.from_bytes(digest, "big")
@@ -81,7 +94,7 @@ class HoldOut:
 class Part(IndexedSource):
     """One side of a divided source, in the source's order."""
 
-    def __init__(self, source: IndexedSource, division: HoldOut, held_out: bool):
+    def __init__(self, source: Examples, division: HoldOut, held_out: bool):
         self._source, self._division, self._held_out = source, division, held_out
 
     @functools.cached_property
@@ -89,9 +102,9 @@ class Part(IndexedSource):
         return np.flatnonzero(self._division.mask == self._held_out)
 
     @property
-    def files(self) -> Sequence[Any]:
+    def files(self) -> Sequence[Path]:
         """The files that the source reads."""
-        return getattr(self._source, "files", ())
+        return self._source.files
 
     def records(self) -> Iterator[Any]:
         """The records of the examples as they stand in the file."""

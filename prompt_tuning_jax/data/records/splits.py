@@ -3,8 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prompt_tuning_jax.data.records.record_file import FORMATS
 from prompt_tuning_jax.errors import spelled
@@ -22,7 +23,9 @@ Files = tuple[Path, ...]
 """The one file of a split, or its shards in order."""
 
 
-def find_splits(directory: str | os.PathLike[str], given: Collection[str] = ()) -> dict[str, Files]:
+def find_splits(
+    directory: str | os.PathLike[str], given: Mapping[str, Any] | None = None
+) -> dict[str, Files]:
     """The files of each split in a directory, or in its folder `data`.
 
     A file is a split's where it has its name (`train.csv`, `DEV.tsv`); where none has, a file whose
@@ -30,20 +33,20 @@ def find_splits(directory: str | os.PathLike[str], given: Collection[str] = ()) 
     is not used is named in a warning.
 
     Args:
-      given: splits whose files are known and not looked for.
+      given: split -> the path of its file, for those that are not looked for.
 
     Raises:
       FileNotFoundError: there is no such directory, or no split in it.
       ValueError: two files may be one split, or a shard is missing.
     """
-    directory = Path(directory)
+    directory, given = Path(directory), given or {}
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}: check the path.")
     for folder in (directory, directory / "data"):
         files = _visible_files(folder)
         data = [file for file in files if file.suffix.lower() in FORMATS]
         if found := _splits_among(data, [name for name in SPLIT_NAMES if name not in given]):
-            _say_what_is_read(folder, files, found)
+            _say_what_is_read(folder, files, found, set(map(Path, given.values())))
             return found
     if given:
         return {}
@@ -114,10 +117,12 @@ def _whole(shards: Sequence[Path]) -> Files:
     return tuple(shards)
 
 
-def _say_what_is_read(folder: Path, files: Sequence[Path], found: Mapping[str, Files]) -> None:
+def _say_what_is_read(
+    folder: Path, files: Sequence[Path], found: Mapping[str, Files], given: set[Path]
+) -> None:
     """A warning of files that are not used, and of those that have more than a split's name."""
     used = {file for shards in found.values() for file in shards}
-    unused = [file.name for file in files if file not in used]
+    unused = [file.name for file in files if file not in used | given]
     plain = {name for names in SPLIT_NAMES.values() for name in names}
     if not unused and all(_without_shard(file).lower() in plain for file in used):
         return

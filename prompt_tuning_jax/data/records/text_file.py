@@ -80,7 +80,7 @@ class TextFile:
     def _rewrite(self, target: IO[bytes], old_mac: bool) -> None:
         """Writes the whole text as UTF-8."""
         decoder = codecs.getincrementaldecoder(self.encoding)()
-        text_of: codecs.IncrementalDecoder = decoder
+        text_of: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder = decoder
         if old_mac:
             text_of = io.IncrementalNewlineDecoder(decoder, translate=True)
         is_utf8, line = _Utf8Check(), 1
