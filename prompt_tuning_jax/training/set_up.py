@@ -17,6 +17,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.lost_text import warn_of_lost_text
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
@@ -175,6 +176,9 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
         say_nothing_is_evaluated(config, task)
     lengths = lengths_of(config.feature_lengths)
     check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
+    if hosts.is_first():
+        read = [name for name in ("train", config.eval_split) if name in task.splits]
+        warn_of_lost_text(task, read, vocabulary)
     return lengths
 
 
