@@ -29,6 +29,7 @@ from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
 from prompt_tuning_jax.training.set_up import (
@@ -36,7 +37,6 @@ from prompt_tuning_jax.training.set_up import (
     open_model,
     prepare,
     read_result,
-    spelled_identity,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 

@@ -30,8 +30,9 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import trainers
+from prompt_tuning_jax.training.identity import run_identity
 from prompt_tuning_jax.training.monitor import NotFiniteError
-from prompt_tuning_jax.training.set_up import make_batches, open_model, run_identity
+from prompt_tuning_jax.training.set_up import make_batches, open_model
 from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -105,8 +106,18 @@ def run(main: Callable[[], None], ends_with_reader: bool = False) -> None:
     use_compilation_cache()
     stdout = sys.stdout or io.StringIO()  # None: it was closed before the start
     unread = stdout if ends_with_reader else _Unread(stdout)
-    with contextlib.redirect_stdout(unread), spelling(lambda name: f"--{name}"):
+    with (
+        contextlib.redirect_stdout(unread),
+        spelling(lambda name: f"--{name}"),
+        warnings.catch_warnings(),
+    ):
+        warnings.showwarning = _say
         _run(main)
+
+
+def _say(message: Warning | str, *where: Any, **options: Any) -> None:
+    """A warning in one line, for people who did not write the code that gives it."""
+    print("warning:", " ".join(str(message).splitlines()), file=sys.stderr)
 
 
 def _run(main: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
+    FileFormConfig,
     FormConfig,
     ModelConfig,
     PredictionConfig,
@@ -11,7 +12,9 @@ from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
-class InferConfig(PredictionConfig, PromptConfig, DeviceConfig, FormConfig, ModelConfig):
+class InferConfig(
+    PredictionConfig, PromptConfig, DeviceConfig, FormConfig, FileFormConfig, ModelConfig
+):
     """What `prompt-tuning infer` takes."""
 
     input_file: PathLike | None = setting(
@@ -29,11 +32,25 @@ class InferConfig(PredictionConfig, PromptConfig, DeviceConfig, FormConfig, Mode
         group="evaluation",
         least=1,
     )
-    max_input_length: int = setting(
-        default=512, help="the longest input, in tokens.", group="evaluation", least=1
+    template: str = setting(
+        default="prompt",
+        help="""where records are made inputs by no input_template: "prompt", by the one that the
+        prompt was trained with, or "none", for lines as they are.""",
+        group="data",
+        choices=("prompt", "none"),
     )
-    max_length: int = setting(
-        default=64, help="the most tokens to generate, EOS included.", group="evaluation", least=1
+    max_input_length: int | None = setting(
+        default=None,
+        help="the longest input, in tokens; None: as the prompt was trained, else 512.",
+        group="evaluation",
+        least=1,
+    )
+    max_length: int | None = setting(
+        default=None,
+        help="""the most tokens to generate, EOS included; None: as the prompt was trained, else
+        64.""",
+        group="evaluation",
+        least=1,
     )
     beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", least=1)
     length_penalty: float = setting(
