@@ -1,6 +1,7 @@
 """From texts to answers: batches of token ids on the devices, generated texts, ranked labels."""
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
@@ -12,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.banks import PromptSet
 from prompt_tuning_jax.data.batches import eval_batches
-from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.encoding import Encoder, check_distinct
+from prompt_tuning_jax.data.task import FEATURES
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.devices import sharding
@@ -158,8 +160,9 @@ def label_choices(
 
 
 def label_tokens(labels: Sequence[str], vocabulary: Vocabulary) -> Int[np.ndarray, "C L"]:
-    """Ids ending in EOS, then 0; labels that look all alike to the vocabulary are refused."""
+    """Ids as targets have them, then padding; labels that look all alike are refused."""
     check_distinct(labels, vocabulary)
-    ids = [[*vocabulary.encode(label), vocabulary.eos_id] for label in labels]
+    whole = Encoder(vocabulary, dict.fromkeys(FEATURES, sys.maxsize))
+    ids = whole.batch([{"targets": label} for label in labels], "targets")
     length = max(map(len, ids))
-    return np.array([row + [0] * (length - len(row)) for row in ids], np.int32)
+    return np.array([row + [vocabulary.pad_id] * (length - len(row)) for row in ids], np.int32)

@@ -26,6 +26,9 @@ class SpecialIds(NamedTuple):
     unk: int | None = 2
 
 
+T5_IDS = SpecialIds()
+
+
 class Vocabulary(abc.ABC):
     """Text to a model's token ids and back.
 
