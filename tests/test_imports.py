@@ -15,6 +15,7 @@ PACKAGE = "prompt_tuning_jax"
 FLOORS = (
     {
         "banks",
+        "bounds",
         "combine",
         "errors",
         "initializers",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_jax.bounds import PROMPT_LENGTH, TOKENS
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
@@ -109,9 +110,9 @@ class LengthConfig:
         help="P, the number of vectors; 0 for no prompt (model tuning).",
         group="prompt",
         first=True,
-        least=0,
         identity=True,
         shared=True,
+        bounds=PROMPT_LENGTH,
     )
 
 
@@ -139,6 +140,7 @@ class FeatureLengthsConfig:
         None: inputs=512 targets=64.""",
         group="data",
         identity=True,
+        bounds=TOKENS,
     )
 
 
