@@ -4,7 +4,6 @@ A bound refuses what can only be a slip of the pen before any memory is taken fo
 promise that what it allows fits: memory depends on the model, which `plan` knows.
 """
 
-import numbers
 from typing import Any, NamedTuple
 
 from prompt_tuning_jax.errors import UsageError
@@ -50,37 +49,3 @@ TOP_P = Bounds(1e-6, 1)
 LEARNING_RATE = Bounds(0, 1e4)
 # A share of the loss: beside a cross-entropy of 1 more is all that is trained on.
 Z_LOSS = Bounds(0, 1)
-
-# What the methods of a model take as keywords.
-KEYWORDS = {
-    "batch_size": ROWS,
-    "max_input_length": TOKENS,
-    "max_length": TOKENS,
-    "beams": BEAMS,
-    "length_penalty": LENGTH_PENALTY,
-    "temperature": TEMPERATURE,
-    "top_k": TOP_K,
-    "top_p": TOP_P,
-    "seed": SEED,
-    "z_loss": Z_LOSS,
-}
-_FRACTIONS = ("length_penalty", "temperature", "top_p", "z_loss")
-
-
-def check_keywords(**given: Any) -> None:
-    """Refuses numbers that a model's methods cannot mean; other keywords pass.
-
-    Raises:
-      UsageError: it names the keyword.
-    """
-    for name, value in given.items():
-        if name in KEYWORDS:
-            check_kind(name, value, whole=name not in _FRACTIONS)
-            KEYWORDS[name].check(name, value)
-
-
-def check_kind(name: str, value: Any, *, whole: bool) -> None:
-    """Refuses text, True and False, and fractions where a whole number is meant."""
-    kind = numbers.Integral if whole else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")

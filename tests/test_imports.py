@@ -14,6 +14,7 @@ PACKAGE = "prompt_tuning_jax"
 # stands beside it.
 FLOORS = (
     {
+        "arguments",
         "banks",
         "bounds",
         "combine",
