@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.decoding import search
+from prompt_tuning_jax.devices.memory import check_fits
 from prompt_tuning_jax.models.family import family_of
 
 
@@ -174,6 +175,7 @@ def _generate(
         return log_probs_BxV, _split_members(cache, members, batch_axis)
 
     cache = _split_members(_empty_cache(decode, batch * members, max_length), members, batch_axis)
+    check_fits(cache, beams, f"max_length={max_length}, beams={beams} and {batch} rows at once")
     if beams > 1:
         return search.beam_search(
             search.over_beams(step, cache, batch_axis),

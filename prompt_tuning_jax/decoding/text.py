@@ -60,8 +60,6 @@ class Prompted(NamedTuple):
 
 def as_examples(texts: Sequence[Any]) -> list[dict[str, Any]]:
     """Inputs without targets, of texts or lists of token ids."""
-    if isinstance(texts, str):
-        raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
     return [{"inputs": text} for text in texts]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_jax.bounds import PROMPT_LENGTH, TOKENS
 from prompt_tuning_jax.data.files import MISSING
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -143,9 +144,9 @@ class LengthConfig:
         help="P, the number of vectors; 0 for no prompt (model tuning).",
         group="prompt",
         first=True,
-        least=0,
         identity=True,
         shared=True,
+        bounds=PROMPT_LENGTH,
     )
 
 
@@ -173,6 +174,7 @@ class FeatureLengthsConfig:
         None: inputs=512 targets=64.""",
         group="data",
         identity=True,
+        bounds=TOKENS,
     )
 
 

@@ -1,5 +1,15 @@
 """What inference takes."""
 
+from prompt_tuning_jax.bounds import (
+    BEAMS,
+    LENGTH_PENALTY,
+    ROWS,
+    SEED,
+    TEMPERATURE,
+    TOKENS,
+    TOP_K,
+    TOP_P,
+)
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
     FileFormConfig,
@@ -30,7 +40,7 @@ class InferConfig(
         default=32,
         help="rows at once; the copies for an ensemble count.",
         group="evaluation",
-        least=1,
+        bounds=ROWS,
     )
     template: str = setting(
         default="prompt",
@@ -43,28 +53,35 @@ class InferConfig(
         default=None,
         help="the longest input, in tokens; None: as the prompt was trained, else 512.",
         group="evaluation",
-        least=1,
+        bounds=TOKENS,
     )
     max_length: int | None = setting(
         default=None,
         help="""the most tokens to generate, EOS included; None: as the prompt was trained, else
         64.""",
         group="evaluation",
-        least=1,
+        bounds=TOKENS,
     )
-    beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", least=1)
+    beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", bounds=BEAMS)
     length_penalty: float = setting(
         default=0.0,
         help="a beam's score is divided by its length to this power.",
         group="evaluation",
+        bounds=LENGTH_PENALTY,
     )
-    temperature: float = setting(default=0.0, help="above 0: sampling.", group="evaluation")
+    temperature: float = setting(
+        default=0.0, help="above 0: sampling.", group="evaluation", bounds=TEMPERATURE
+    )
     top_k: int = setting(
-        default=0, help="sample among the k likeliest tokens; 0 for all.", group="evaluation"
+        default=0,
+        help="sample among the k likeliest tokens; 0 for all.",
+        group="evaluation",
+        bounds=TOP_K,
     )
     top_p: float = setting(
         default=1.0,
         help="sample among the likeliest tokens of this probability together.",
         group="evaluation",
+        bounds=TOP_P,
     )
-    seed: int = setting(default=0, help="of what is sampled.", group="evaluation", least=0)
+    seed: int = setting(default=0, help="of what is sampled.", group="evaluation", bounds=SEED)
