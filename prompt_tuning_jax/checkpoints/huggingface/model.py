@@ -156,7 +156,7 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
     Raises:
       ValueError: it has more ids than the model, or others for the end and padding.
     """
-    apart = "they do not belong together."
+    apart = "they do not belong together. Pass the tokenizer that came with the model."
     if vocabulary.size > config.vocab_size:
         raise ValueError(
             f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "
