@@ -424,9 +424,7 @@ class TestDirectories:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
             monkeypatch.setattr(huggingface_hub, "model_info", api.model_info)
-            with pytest.raises(
-                FileNotFoundError, match=r"no answer for 1 seconds\).*pass the path"
-            ):
+            with pytest.raises(FileNotFoundError, match=r"no answer for 1 seconds\)"):
                 huggingface.load("someone/t5-tiny")
 
     def test_hub_name_without_a_network(self, monkeypatch):
