@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
@@ -167,7 +168,8 @@ class Outputs:
         if best is None:
             self.save("best", trainable, last)
         if hosts.is_first():
-            (self.model_dir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            with new_file(self.model_dir / "history.json") as partial:
+                partial.write_text(json.dumps(history, indent=1) + "\n")
         cut = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
         for feature, count in cut.items():
             if count:
