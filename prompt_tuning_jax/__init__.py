@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
-    from prompt_tuning_jax.data.vocabulary import Vocabulary
     from prompt_tuning_jax.evaluation.evaluate import evaluate
     from prompt_tuning_jax.evaluation.scoring import Evaluation
     from prompt_tuning_jax.interpretation.interpret import interpret
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train, train_many
     from prompt_tuning_jax.training.set_up import TrainResult
+    from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "load_bank",
     "load_model",
     "load_prompt",
+    "load_vocabulary",
     "paper_adafactor",
     "save_prompt",
     "train",
@@ -60,7 +61,6 @@ _MODULES = {
     "evaluation.evaluate": ("evaluate",),
     "data.files": ("file_task",),
     "data.task": ("ExampleList", "Task"),
-    "data.vocabulary": ("Vocabulary",),
     "evaluation.scoring": ("Evaluation",),
     "interpretation.interpret": ("interpret",),
     "model": ("FrozenModel", "load_model"),
@@ -69,6 +69,7 @@ _MODULES = {
     "settings.train_config": ("TrainConfig",),
     "train": ("train", "train_many"),
     "training.set_up": ("TrainResult",),
+    "vocabularies": ("Vocabulary", "load_vocabulary"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -301,6 +301,7 @@ class PromptSet:
         self,
         batch: Mapping[str, Any],
         eos_id: int,
+        pad_id: int,
         rows: Int[np.ndarray, " rows"] | None = None,
     ) -> dict[str, Any]:
         """Lays the prompts out in `batch`: a row for each copy of an input, with room for a prompt.
@@ -325,6 +326,7 @@ class PromptSet:
                 self.layouts[ids_B],
                 int(self.lengths.max()),
                 eos_id,
+                pad_id,
             )
         return {**batch, **placed}
 

@@ -2,7 +2,7 @@
 
 A layout turns rows of T tokens into rows of S = T + P positions:
 
-    encoder_input_tokens  [B, S]  token ids, 0 at padding and at prompt positions
+    encoder_input_tokens  [B, S]  token ids, `pad_id` at padding and at prompt positions
     prompt_positions      [B, S]  -1 at a token or padding, i in 0..P-1 where row i of the prompt is
 
 Everything here works on numpy arrays (input pipeline) and on JAX arrays (inside jit).
@@ -26,7 +26,11 @@ AnyArray = Array | np.ndarray
 
 
 def place_prompt(
-    tokens_BxT: Int[AnyArray, "B T"], prompt_length: int, layout: str = "prefix", eos_id: int = 1
+    tokens_BxT: Int[AnyArray, "B T"],
+    prompt_length: int,
+    layout: str = "prefix",
+    eos_id: int = 1,
+    pad_id: int = 0,
 ) -> tuple[Int[AnyArray, "B S"], Int[AnyArray, "B S"]]:
     """Makes room for a prompt of `prompt_length` positions in right-padded rows of tokens.
 
@@ -47,8 +51,8 @@ def place_prompt(
     if prompt_length < 0:
         raise ValueError(f"A prompt's length cannot be negative: {prompt_length}.")
     xp = _numpy_of(tokens_BxT)
-    cut_B = _cut(xp, tokens_BxT, layout, eos_id)
-    return _spread(xp, tokens_BxT, cut_B[:, None], prompt_length, prompt_length)
+    cut_B = _cut(xp, tokens_BxT, layout, eos_id, pad_id)
+    return _spread(xp, tokens_BxT, cut_B[:, None], prompt_length, prompt_length, pad_id)
 
 
 def place_prompts(
@@ -57,6 +61,7 @@ def place_prompts(
     layouts_B: Sequence[str],
     room: int,
     eos_id: int = 1,
+    pad_id: int = 0,
 ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"]]:
     """`place_prompt` for rows whose prompts differ in length or layout.
 
@@ -76,8 +81,8 @@ def place_prompts(
     cut_B = np.zeros(len(tokens_BxT), tokens_BxT.dtype)
     for layout in np.unique(layouts_B):
         rows = layouts_B == layout
-        cut_B[rows] = _cut(np, tokens_BxT[rows], str(layout), eos_id)
-    return _spread(np, tokens_BxT, cut_B[:, None], prompt_lengths_B[:, None], room)
+        cut_B[rows] = _cut(np, tokens_BxT[rows], str(layout), eos_id, pad_id)
+    return _spread(np, tokens_BxT, cut_B[:, None], prompt_lengths_B[:, None], room, pad_id)
 
 
 def _check_tokens(tokens_BxT: AnyArray) -> None:
@@ -94,6 +99,7 @@ def _spread(
     cut_Bx1: Int[AnyArray, "B 1"],
     prompt_length: int | Int[AnyArray, "B 1"],
     room: int,
+    pad_id: int,
 ) -> tuple[Int[AnyArray, "B S"], Int[AnyArray, "B S"]]:
     """One formula for every layout: tokens up to the cut, the prompt, then the other tokens."""
     T = tokens_BxT.shape[1]
@@ -103,16 +109,16 @@ def _spread(
     source_BxS = xp.where(row_BxS < 0, s_1xS, s_1xS - prompt_length)
     moved_BxS = xp.take_along_axis(tokens_BxT, xp.clip(source_BxS, 0, T - 1), axis=1)
     is_token_BxS = ~is_prompt_BxS & (source_BxS < T)
-    return xp.where(is_token_BxS, moved_BxS, 0), xp.where(is_prompt_BxS, row_BxS, -1)
+    return xp.where(is_token_BxS, moved_BxS, pad_id), xp.where(is_prompt_BxS, row_BxS, -1)
 
 
 def _cut(
-    xp: ModuleType, tokens_BxT: Int[AnyArray, "B T"], layout: str, eos_id: int
+    xp: ModuleType, tokens_BxT: Int[AnyArray, "B T"], layout: str, eos_id: int, pad_id: int
 ) -> Int[AnyArray, " B"]:
     """How many of a row's tokens stand before its prompt."""
     T = tokens_BxT.shape[1]
     place_1xT = xp.arange(1, T + 1, dtype=tokens_BxT.dtype)[None, :]
-    length_B = xp.max(xp.where(tokens_BxT != 0, place_1xT, 0), axis=1)
+    length_B = xp.max(xp.where(tokens_BxT != pad_id, place_1xT, 0), axis=1)
     if layout == "prefix":
         return xp.zeros_like(length_B)
     if layout == "after_bos":
@@ -132,12 +138,14 @@ def needs_no_room(layout: str, visibility: str) -> bool:
 
 
 def attended(
-    tokens_BxS: Int[AnyArray, "B S"], prompt_positions_BxS: Int[AnyArray, "B S"] | None = None
+    tokens_BxS: Int[AnyArray, "B S"],
+    prompt_positions_BxS: Int[AnyArray, "B S"] | None = None,
+    pad_id: int = 0,
 ) -> Bool[AnyArray, "B S"]:
     """True where a position holds a token or a row of the prompt, False at padding."""
     if prompt_positions_BxS is None:
-        return tokens_BxS > 0
-    return (tokens_BxS > 0) | (prompt_positions_BxS >= 0)
+        return tokens_BxS != pad_id
+    return (tokens_BxS != pad_id) | (prompt_positions_BxS >= 0)
 
 
 def prompt_mask(

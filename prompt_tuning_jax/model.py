@@ -26,7 +26,6 @@ from prompt_tuning_jax.checkpoints import quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import text
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
@@ -35,6 +34,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout"))
@@ -128,8 +128,8 @@ class FrozenModel:
         """Next-token logits, without dropout.
 
         Args:
-          encoder_input_tokens: [B, T], right-padded with 0, without the prompt.
-          decoder_input_tokens: [B, L], starting with 0.
+          encoder_input_tokens: [B, T], right-padded with the model's `pad_id`, without the prompt.
+          decoder_input_tokens: [B, L], starting with the model's `start_id`.
           prompt: a `TunedPrompt`, an array [P, D] (placed as a prefix), or `bank.rows(...)`.
         """
         decoder_input_tokens = jnp.asarray(decoder_input_tokens)
@@ -157,7 +157,8 @@ class FrozenModel:
     def _run(self, function: Any, batch: Mapping[str, Any], prompt: PromptLike, *settings: Any):
         """A compiled function of this model and a batch of token ids."""
         config, params, prompts, *_ = self.prompted(prompt)
-        batch = prompts.place({name: jnp.asarray(x) for name, x in batch.items()}, config.eos_id)
+        batch = {name: jnp.asarray(x) for name, x in batch.items()}
+        batch = prompts.place(batch, config.eos_id, config.pad_id)
         with sharding.active(self.mesh):
             return function(config, params, batch, prompts.layout, *settings)
 
@@ -171,13 +172,13 @@ class FrozenModel:
         """Decodes token ids: greedy, beam search, or sampling where `temperature` > 0.
 
         Returns:
-          tokens [B, L] without the start token and 0 after EOS, and scores [B]: the sum of
+          tokens [B, L] without the start token, padding after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
         """
         model = self.prompted(prompt)
         batch = {"encoder_input_tokens": np.asarray(encoder_input_tokens)}
         keys = text.row_keys(seed, np.arange(len(encoder_input_tokens)))
-        placed = model.prompts.place(batch, self.config.eos_id)
+        placed = model.prompts.place(batch, self.config.eos_id, self.config.pad_id)
         return text.generate_tokens(model, placed, keys, **options)
 
     def generate(

@@ -16,9 +16,9 @@ import numpy as np
 
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.models.t5 import T5Config, Transformer, t5_1_1
 from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 SIZES = ("tiny", "small", "base", "large", "xl", "xxl")
 TINY = {"emb_dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 128} | dict.fromkeys(
@@ -71,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    vocabulary = Vocabulary.load(args.vocabulary)
+    vocabulary = load_vocabulary(args.vocabulary)
     config = save_random_t5(args.output, args.size, vocabulary, args.seed)
     print(f"T5 1.1 {args.size}, {config.vocab_size} ids, random weights: {args.output}")
 

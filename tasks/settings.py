@@ -21,7 +21,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 EXTRA_IDS = 100
@@ -91,7 +91,7 @@ def read_vocabulary(path: str) -> seqio.SentencePieceVocabulary:
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            model = Vocabulary(file.read(), EXTRA_IDS, path)
+            model = SentencePieceVocabulary(file.read(), EXTRA_IDS, path)
     except tf.errors.OpError as error:
         raise FileNotFoundError(
             f"No SentencePiece model at {path} ({error.message}). Set {ENVIRONMENT['vocabulary']} "

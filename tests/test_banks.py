@@ -164,8 +164,8 @@ class TestPromptSet:
         tokens = np.array([[5, 6, 1, 0], [7, 1, 0, 0]])
         numbers, rows = together.expanded([0, 1])
         assert rows.expanded(numbers) == (numbers, rows)
-        one = together.place({"encoder_input_tokens": tokens}, eos_id=1)
-        other = rows.place({"encoder_input_tokens": tokens[numbers]}, eos_id=1)
+        one = together.place({"encoder_input_tokens": tokens}, eos_id=1, pad_id=0)
+        other = rows.place({"encoder_input_tokens": tokens[numbers]}, eos_id=1, pad_id=0)
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
     @pytest.mark.parametrize("visibility", VISIBILITIES)

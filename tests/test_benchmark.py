@@ -10,7 +10,7 @@ import pytest
 import tiny
 import xla_flags
 
-from prompt_tuning_jax import Vocabulary, load_model
+from prompt_tuning_jax import load_model, load_vocabulary
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SIZES = ("--size=tiny", "--batch=4", "--inputs=32", "--prompt=4", "--targets=8")
@@ -83,7 +83,7 @@ def test_random_t5_loads(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     from make_random_t5 import save_random_t5
 
-    vocabulary = Vocabulary.load(save_vocabulary(tmp_path))
+    vocabulary = load_vocabulary(save_vocabulary(tmp_path))
     config = save_random_t5(tmp_path / "model", "tiny", vocabulary)
     model = load_model(tmp_path / "model")
     assert model.config == config

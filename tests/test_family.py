@@ -21,7 +21,9 @@ TOKENS = np.array([[5, 6, 1, 0], [7, 1, 0, 0]])
 @dataclasses.dataclass(frozen=True)
 class BagConfig:
     emb_dim: int = D
+    pad_id: int = 0
     eos_id: int = 1
+    start_id: int = 0
     dtype: str = "float32"
     scan_layers: bool = False
     prompt_visibility: str = "full"

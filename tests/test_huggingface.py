@@ -20,10 +20,10 @@ from test_vocabulary import train_model
 
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.models.t5.config import t5_1_1
 from prompt_tuning_jax.models.t5.network import Transformer
 from prompt_tuning_jax.optim import token_cross_entropy
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary
 
 GOLDENS = Path(__file__).parent / "goldens" / "huggingface"
 MODELS = ("t5_v1_1", "t5_v1_0")
@@ -135,7 +135,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
     @pytest.mark.parametrize("name", MODELS)
     def test_bit_for_bit(self, name, dtype, max_shard_bytes, tmp_path):
-        vocabulary = Vocabulary(train_model(), extra_ids=7)
+        vocabulary = SentencePieceVocabulary(train_model(), extra_ids=7)
         config, params, _ = huggingface.load(GOLDENS / name, dtype)
         huggingface.save(tmp_path / "new", config, params, vocabulary, max_shard_bytes)
         again = huggingface.load(tmp_path / "new", dtype)

@@ -24,6 +24,7 @@ FLOORS = (
         "params",
         "prompts",
     },
+    {"vocabularies"},
     {"data", "models"},
     {"checkpoints", "decoding", "devices"},
     {"model"},

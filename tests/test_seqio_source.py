@@ -11,7 +11,7 @@ from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import target_text
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
@@ -91,7 +91,7 @@ def setup(tmp_path_factory):
     spiece = train_vocabulary(folder / "spiece", words)
     (folder / "sound_tasks.py").write_text(TASK_MODULE + f"\n\nregister({str(spiece)!r})\n")
     sys.path.insert(0, str(folder))
-    vocabulary = Vocabulary.load(spiece)
+    vocabulary = load_vocabulary(spiece)
     make = functools.partial(
         seqio_task, module="sound_tasks", vocabulary=vocabulary, feature_lengths=LENGTHS
     )
@@ -180,10 +180,10 @@ def test_errors_name_the_remedy(setup, tmp_path):
         make("litle_sounds")
     with pytest.raises(ValueError, match="PYTHONPATH"):
         make("little_sounds", module="absent_module")
-    fewer = Vocabulary(vocabulary.model_bytes, extra_ids=10)
+    fewer = SentencePieceVocabulary(vocabulary.model_bytes, extra_ids=10)
     with pytest.raises(ValueError, match="same number of extra ids"):
         make("little_sounds", vocabulary=fewer)
-    other = Vocabulary.load(
+    other = load_vocabulary(
         train_vocabulary(tmp_path / "other", ["quite other words here 0123"], 30)
     )
     with pytest.raises(ValueError, match="does not use the model's vocabulary"):

@@ -15,8 +15,8 @@ seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 tf = pytest.importorskip("tensorflow", reason=NEEDS_DATA_EXTRA)
 
 from prompt_tuning_jax.data.seqio_source import seqio_task  # noqa: E402
-from prompt_tuning_jax.data.vocabulary import Vocabulary  # noqa: E402
 from prompt_tuning_jax.tasks import language_modeling, settings  # noqa: E402
+from prompt_tuning_jax.vocabularies import load_vocabulary  # noqa: E402
 
 WORDS = "the pond and moss on old stones by ferns in shade where herons stand".split()  # noqa: SIM905
 MARKS = ("bells", "drums", "flutes")  # a word of its own for each file
@@ -34,7 +34,7 @@ def sentences(seed, count=30):
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "spiece"
-    return Vocabulary.load(train_vocabulary(path, [" ".join([*WORDS, *MARKS])], 80))
+    return load_vocabulary(train_vocabulary(path, [" ".join([*WORDS, *MARKS])], 80))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_real_prose(tmp_path):
     data = shared_dir() / "data"
     (tmp_path / "text").symlink_to(data / "lm" / "wikitext-2")
     spiece = data / "t5" / "sentencepiece.model"
-    model = Vocabulary.load(spiece)
+    model = load_vocabulary(spiece)
     with settings.using(data_dir=tmp_path, vocabulary=str(spiece)):
         lengths = {"inputs": 512, "targets": 114}
         for inputs, targets in examples("text_span_corruption", lengths=lengths, count=20):

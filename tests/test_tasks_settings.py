@@ -12,8 +12,8 @@ import sentencepiece
 from common import NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
+from prompt_tuning_jax.vocabularies import load_vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
@@ -103,7 +103,7 @@ def test_importing_tasks_reads_nothing(tmp_path):
 @pytest.mark.usefixtures("unset")
 def test_every_form_of_a_vocabulary_gives_the_same_ids():
     text = "a film that <extra_id_0> moves <extra_id_99> slowly"
-    expected = Vocabulary.load(SPIECE)
+    expected = load_vocabulary(SPIECE)
     seqios = seqio.SentencePieceVocabulary(str(SPIECE), 100)
     for chosen in (SPIECE, str(SPIECE), expected, seqios):
         settings.use(vocabulary=chosen)
@@ -129,7 +129,7 @@ def test_a_model_file_that_holds_extra_ids_gets_no_more(tmp_path):
     )
     path = tmp_path / "with_ids.model"
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size()
-    for chosen in (path, Vocabulary.load(path)):
+    for chosen in (path, load_vocabulary(path)):
         settings.use(vocabulary=chosen)
         assert settings.vocabulary().vocab_size == pieces
 
@@ -141,14 +141,14 @@ def test_the_same_task_serves_one_model_after_another(data):
     first = next(task.get_dataset(None, "train", shuffle=False).as_numpy_iterator())
     settings.use(vocabulary=seqio.ByteVocabulary())
     second = next(task.get_dataset(None, "train", shuffle=False).as_numpy_iterator())
-    assert first["inputs"].tolist() == [*Vocabulary.load(SPIECE).encode("the word 0"), 1]
+    assert first["inputs"].tolist() == [*load_vocabulary(SPIECE).encode("the word 0"), 1]
     assert second["inputs"].tolist() == [*(byte + 3 for byte in b"the word 0"), 1]
 
 
 @pytest.mark.usefixtures("unset")
 def test_a_run_names_its_data_dir_and_model_only(data):
     class Model:
-        vocabulary = Vocabulary.load(SPIECE)
+        vocabulary = load_vocabulary(SPIECE)
 
     module = "prompt_tuning_jax.tasks.registration"
     config = TaskConfig(task="words_mixture", task_module=module, data_dir=str(data))
@@ -172,7 +172,7 @@ def test_a_mixture_of_vocabularies_is_refused():
     ):
         seqio_task("words_and_bytes")
     with pytest.raises(ValueError, match="'own_bytes' does not use the model's vocabulary"):
-        seqio_task("words_and_bytes", vocabulary=Vocabulary.load(SPIECE))
+        seqio_task("words_and_bytes", vocabulary=load_vocabulary(SPIECE))
 
 
 def test_a_mixture_of_unknown_tasks_is_refused():

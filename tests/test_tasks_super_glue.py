@@ -10,7 +10,7 @@ from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.task import target_text
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import load_vocabulary
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
@@ -43,7 +43,7 @@ def release(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spiece():
-    return Vocabulary.load(BUNDLED / "spiece.model")
+    return load_vocabulary(BUNDLED / "spiece.model")
 
 
 @pytest.mark.parametrize("form", ["", "taskless_"])

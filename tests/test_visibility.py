@@ -157,6 +157,8 @@ def test_isolated_prompts_of_a_bank_take_no_room(model):
     tokens = np.ones((2, 4), np.int32)
     for visibility, room in (("isolated", 0), ("full", 5)):
         both = bank(prompt(visibility=visibility), prompt(seed=1, visibility=visibility))
-        placed = both.ensemble().place({"encoder_input_tokens": tokens}, model.config.eos_id)
+        placed = both.ensemble().place(
+            {"encoder_input_tokens": tokens}, model.config.eos_id, model.config.pad_id
+        )
         assert placed["encoder_input_tokens"].shape == (4, 4 + room)
         assert ("prompt_positions" in placed) == (room > 0)

@@ -6,7 +6,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
-from prompt_tuning_jax.data.vocabulary import UNK_ID, Vocabulary
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
 
 WORDS = "the river runs down to a small town where people sell bread fish and apples every day"
 TEXTS = [
@@ -44,7 +44,7 @@ def model_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vocabulary(model_path):
-    return Vocabulary.load(model_path)
+    return load_vocabulary(model_path)
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +74,19 @@ def test_sentinels_stand_at_the_end_in_reverse(vocabulary):
 
 
 def test_number_of_extra_ids(model_path, vocabulary):
-    without = Vocabulary.load(model_path, extra_ids=0)
+    without = SentencePieceVocabulary(model_path.read_bytes(), extra_ids=0)
     assert without.size == vocabulary.size - 100
     assert without.fingerprint != vocabulary.fingerprint
     with pytest.raises(ValueError, match="extra_ids"):
-        Vocabulary.load(model_path, extra_ids=-1)
+        SentencePieceVocabulary(model_path.read_bytes(), extra_ids=-1)
 
 
 def test_model_that_brings_its_own_extra_ids(vocabulary):
     pieces = ["▁<extra_id_1>", "▁<extra_id_0>"]  # as in mT5's published model
-    own = Vocabulary(train_model(user_defined_symbols=pieces), extra_ids=0)
+    own = SentencePieceVocabulary(train_model(user_defined_symbols=pieces), extra_ids=0)
     assert own.extra_ids == 2
     assert own.encode("<extra_id_1>") == [own.sentinel(1)]
-    assert Vocabulary(own.model_bytes, extra_ids=2).size == own.size
+    assert SentencePieceVocabulary(own.model_bytes, extra_ids=2).size == own.size
 
 
 def test_decode_stops_at_eos_and_drops_padding(vocabulary):
@@ -97,18 +97,18 @@ def test_decode_stops_at_eos_and_drops_padding(vocabulary):
 
 def test_decode_reads_ids_past_the_table_as_unknown(vocabulary):
     # Embedding tables are padded to a multiple of 128, so a model can emit such an id.
-    assert vocabulary.decode([vocabulary.size + 5]) == vocabulary.decode([UNK_ID])
+    assert vocabulary.decode([vocabulary.size + 5]) == vocabulary.decode([vocabulary.unk_id])
 
 
 def test_fingerprint_is_of_the_model(vocabulary, model_path):
-    assert Vocabulary(model_path.read_bytes()).fingerprint == vocabulary.fingerprint
-    other = Vocabulary(train_model(user_defined_symbols=["xyz"]))
+    assert SentencePieceVocabulary(model_path.read_bytes()).fingerprint == vocabulary.fingerprint
+    other = SentencePieceVocabulary(train_model(user_defined_symbols=["xyz"]))
     assert other.fingerprint != vocabulary.fingerprint
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"spiece\.model"):
-        Vocabulary.load(tmp_path / "none.model")
+        load_vocabulary(tmp_path / "none.model")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100])
@@ -116,24 +116,24 @@ def test_corrupt_file_names_it(tmp_path, model_path, cut):
     path = tmp_path / "cut.model"
     path.write_bytes(model_path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"cut\.model"):
-        Vocabulary.load(path)
+        load_vocabulary(path)
 
 
 def test_file_of_another_kind(tmp_path):
     path = tmp_path / "text.model"
     path.write_bytes(b"\x93NUMPY this is no vocabulary" * 30)
     with pytest.raises(ValueError, match="not a SentencePiece model"):
-        Vocabulary.load(path)
+        load_vocabulary(path)
 
 
 def test_other_special_ids_are_refused():
     model = train_model(pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
     with pytest.raises(ValueError, match="pad_id=0"):
-        Vocabulary(model)
+        SentencePieceVocabulary(model)
 
 
 def test_t5s_own_vocabulary(t5_model_path):
-    vocabulary = Vocabulary.load(t5_model_path)
+    vocabulary = load_vocabulary(t5_model_path)
     assert vocabulary.size == 32100
     assert vocabulary.sentinel(0) == 32099
     assert vocabulary.encode("a sentence of words") == [3, 9, 7142, 13, 1234]
@@ -146,7 +146,7 @@ def test_ids_are_seqios(request, which, extra_ids):
     seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     path = request.getfixturevalue(which)
     theirs = seqio.SentencePieceVocabulary(str(path), extra_ids=extra_ids)
-    ours = Vocabulary.load(path, extra_ids)
+    ours = SentencePieceVocabulary(path.read_bytes(), extra_ids)
     assert ours.size == theirs.vocab_size
     for text in [*TEXTS, WORDS]:
         assert ours.encode(text) == list(theirs.encode(text)), text

@@ -14,6 +14,7 @@ from prompt_tuning_jax import ExampleList, T5Config, Task, Transformer, Vocabula
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary
 
 FOODS = ("soup", "bread", "cake", "tea", "fish", "rice", "pie", "salad", "stew", "apple")
 GOOD = ("good", "warm", "sweet", "fresh")
@@ -51,7 +52,7 @@ def make_vocabulary() -> Vocabulary:
         num_threads=1,
         minloglevel=2,
     )
-    return Vocabulary(model.getvalue(), extra_ids=4)
+    return SentencePieceVocabulary(model.getvalue(), extra_ids=4)
 
 
 def make_params(config: T5Config, seed: int = 0) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 
 import prompt_tuning_jax as pt
 
-vocabulary = pt.Vocabulary.load("spiece.model")
+vocabulary = pt.load_vocabulary("spiece.model")
 assert_type(vocabulary, pt.Vocabulary)
 assert_type(vocabulary.encode("a fine film"), list[int])
 assert_type(vocabulary.decode([3, 9]), str)

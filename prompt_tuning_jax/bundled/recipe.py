@@ -32,9 +32,9 @@ from prompt_tuning_jax.data.pretraining import (
     span_corruption,
 )
 from prompt_tuning_jax.data.task import Example, ExampleList, Source, Task
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary, load_vocabulary
 
 PIECES = 4096
 OBJECTIVES = ("span_corruption", "lm_adaptation")
@@ -82,13 +82,13 @@ def train_vocabulary(prose: str | Path, generated: int = 60_000, seed: int = 0) 
         num_threads=1,  # the result must not depend on the machine
         minloglevel=2,
     )
-    return Vocabulary(model.getvalue())
+    return SentencePieceVocabulary(model.getvalue())
 
 
 @gin.configurable
 def new_model(vocabulary_file: str = gin.REQUIRED, seed: int = 0) -> FrozenModel:
     """A model of the bundled shape with T5's initial weights; nothing is learnt yet."""
-    vocabulary = Vocabulary.load(vocabulary_file)
+    vocabulary = load_vocabulary(vocabulary_file)
     config = bundled_config(vocabulary.size)
     tokens = jnp.zeros((1, 1), jnp.int32)
     variables = Transformer(config).init(
@@ -155,7 +155,7 @@ def pretraining_task(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}.")
-    vocabulary = Vocabulary.load(vocabulary_file)
+    vocabulary = load_vocabulary(vocabulary_file)
     spans = objective == "span_corruption"
     corrupt = span_corruption if spans else prefix_lm
     directory = TextDirectory(prose, vocabulary)

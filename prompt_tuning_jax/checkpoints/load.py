@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 DTYPES = ("float32", "bfloat16", "int8")
 

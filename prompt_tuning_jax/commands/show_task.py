@@ -31,12 +31,12 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.commands.task_tables import print_facts
 from prompt_tuning_jax.data.task_facts import task_facts
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import LayoutConfig, LengthConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 # The modules of `prompt_tuning_jax.tasks` that register tasks with SeqIO.
 TASK_MODULES = ("super_glue", "glue", "glue_transfer", "qa", "summarization", "language_modeling")
@@ -76,7 +76,7 @@ def read_vocabulary(model: str = "bundled", vocabulary: PathLike | None = None) 
       FileNotFoundError, ValueError: there is none, or it is not the model's.
     """
     if vocabulary is not None:
-        return Vocabulary.load(vocabulary)
+        return load_vocabulary(vocabulary)
     if is_checkpoint(model):
         raise ValueError(
             f"{model} is a T5X checkpoint, which holds no vocabulary: give {spelled('vocabulary')}."

@@ -19,7 +19,7 @@ from prompt_tuning_jax.data.encoding import (
     encoder_features,
 )
 from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Source, epoch_order
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 Exchange = Callable[[np.ndarray], np.ndarray]
 """An array of every host -> all of theirs, stacked; every host calls it."""

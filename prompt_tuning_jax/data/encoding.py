@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from prompt_tuning_jax.data.task import Example
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 Tokens = list[int]
 Batch = dict[str, np.ndarray]

@@ -25,8 +25,8 @@ import numpy as np
 from prompt_tuning_jax.data.batches import Pair, TrainBatches
 from prompt_tuning_jax.data.encoding import TARGET_BUCKETS, Batch, Tokens
 from prompt_tuning_jax.data.task import Source
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
 PADDING = {"prompt_positions": -1}  # 0 in every other array

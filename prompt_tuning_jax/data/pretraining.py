@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning_jax.data.task import Example, Source, epoch_order
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 Ids = Int[np.ndarray, " _"]  # of any length
 Objective = Callable[..., tuple[Ids, Ids]]

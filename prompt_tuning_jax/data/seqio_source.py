@@ -20,8 +20,8 @@ import numpy as np
 from prompt_tuning_jax.data.task import FEATURES, Example, Task
 from prompt_tuning_jax.data.templates import Verbalizers, words_of
 from prompt_tuning_jax.data.tensorflow_log import quiet_start
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 try:
     with quiet_start():

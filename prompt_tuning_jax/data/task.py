@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prompt_tuning_jax.data.vocabulary import Vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 Example = Mapping[str, Any]
 """`inputs` and `targets`, each text or an array of token ids; raw fields may ride along."""

@@ -17,9 +17,9 @@ from prompt_tuning_jax.data.encoding import (
     bucket_lengths,
 )
 from prompt_tuning_jax.data.task import Example, Source, Task, target_text
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 FEATURES = {"inputs": INPUT_BUCKETS, "targets": TARGET_BUCKETS}
 DIFFERENT_TARGETS = 1000  # targets told apart; free text would need memory without end

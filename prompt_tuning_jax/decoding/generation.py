@@ -18,8 +18,6 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.models.family import family_of
 
-_START_ID = 0
-
 
 class DecodingOptions(TypedDict, total=False):
     """How text is generated: greedily, by beam search or by sampling.
@@ -65,7 +63,7 @@ def generate_tokens(
 
     Args:
       transformer, params: a `t5.network.Transformer` and its parameters.
-      encoder_input_tokens: token ids, 0 at padding (and at prompt positions, if they are given).
+      encoder_input_tokens: token ids, `pad_id` at padding (and at prompt positions, if given).
       max_length, beams, length_penalty, temperature, top_k, top_p: see `DecodingOptions`.
       late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
       rng: for sampling: one key, or a key for each row [B], which makes what a row draws
@@ -77,9 +75,10 @@ def generate_tokens(
       return_all_beams: return all hypotheses, best first, instead of the best.
 
     Returns:
-      Tokens [B, L], without the start token and 0 after EOS, and scores [B], from the model's own
-      probabilities even when sampling changed them. With `return_all_beams`, [B, beams, L] and
-      [B, beams]; hypotheses that a tiny vocabulary cannot provide are 0 and score -inf.
+      Tokens [B, L], without the start token and `pad_id` after EOS, and scores [B], from the
+      model's own probabilities even when sampling changed them. With `return_all_beams`,
+      [B, beams, L] and [B, beams]; hypotheses that a tiny vocabulary cannot provide are padding
+      and score -inf.
 
     Raises:
       ValueError: a setting out of range, or settings that contradict each other.
@@ -117,14 +116,14 @@ def rank(
     The input is encoded once, however many labels there are.
 
     Args:
-      label_tokens: a label in each row, ending in EOS and then padded with 0.
+      label_tokens: a label in each row, ending in EOS and then padded with `pad_id`.
       (the others as in `generate_tokens`)
 
     Raises:
       ValueError: a label does not end in EOS.
     """
     labels = np.asarray(label_tokens)
-    _check_labels(labels, transformer.config.eos_id)
+    _check_labels(labels, transformer.config)
     return _rank(
         transformer,
         params,
@@ -161,6 +160,8 @@ def _generate(
         "batch": batch,
         "max_length": max_length,
         "eos_id": transformer.config.eos_id,
+        "start_id": transformer.config.start_id,
+        "pad_id": transformer.config.pad_id,
         "length_penalty": length_penalty,
     }
 
@@ -192,14 +193,14 @@ def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
     decode = family_of(transformer.config).start_decoding(
         transformer, params, encoder_input_tokens, prompts
     )
-    batch = len(encoder_input_tokens)
+    batch, config = len(encoder_input_tokens), transformer.config
 
     def score(label_L):
         targets_BxL = jnp.broadcast_to(label_L[None, :], (batch, len(label_L)))
-        inputs_BxL = jnp.pad(targets_BxL, ((0, 0), (1, 0)), constant_values=_START_ID)[:, :-1]
+        inputs_BxL = jnp.pad(targets_BxL, ((0, 0), (1, 0)), constant_values=config.start_id)[:, :-1]
         log_probs_BxLxV = jax.nn.log_softmax(decode(inputs_BxL)[0])
         log_probs_BxL = jnp.take_along_axis(log_probs_BxLxV, targets_BxL[..., None], -1)[..., 0]
-        return jnp.sum(jnp.where(targets_BxL > 0, log_probs_BxL, 0.0), axis=-1)
+        return jnp.sum(jnp.where(targets_BxL != config.pad_id, log_probs_BxL, 0.0), axis=-1)
 
     return jax.vmap(score, out_axes=1)(labels_CxL)
 
@@ -252,13 +253,14 @@ def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, m
         raise ValueError("Sampling needs a random key: pass rng=jax.random.key(seed).")
 
 
-def _check_labels(labels, eos_id):
+def _check_labels(labels, config):
     if labels.ndim != 2:
         raise ValueError(f"label_tokens must be [labels, length], but have shape {labels.shape}.")
     for number, label in enumerate(labels):
-        length = np.count_nonzero(label)
-        if length == 0 or not label[:length].all() or label[length - 1] != eos_id:
+        tokens = label != config.pad_id
+        length = np.count_nonzero(tokens)
+        if length == 0 or not tokens[:length].all() or label[length - 1] != config.eos_id:
             raise ValueError(
-                f"Label {number} is {label.tolist()}: every label must end in EOS ({eos_id}), "
-                "then be padded with 0."
+                f"Label {number} is {label.tolist()}: every label must end in EOS "
+                f"({config.eos_id}), then be padded with {config.pad_id}."
             )

@@ -7,8 +7,8 @@ They take a step function,
 which consumes each row's newest token and gives the log-probabilities of the next one. A cache is
 any tree of arrays whose first axis is the batch (or `batch_axis`, where others come before it);
 scalars in it are shared by all rows. Shapes are fixed, the loop ends early once every row has
-finished, and rows never influence each other. Token 0 stands for the start token, which comes first
-in the states below, and for padding after EOS.
+finished, and rows never influence each other. In the states below the start token comes first, and
+padding after EOS.
 
     B batch   M beams   V vocabulary
 """
@@ -45,11 +45,13 @@ def one_sequence(
     batch: int,
     max_length: int,
     eos_id: int,
+    start_id: int = 0,
+    pad_id: int = 0,
     length_penalty: float = 0.0,
 ) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
     """Generates one sequence a row, taking `choose(log_probs, index)` as each next token.
 
-    Returns the tokens, 0 after EOS, and sum(log p) / length**length_penalty, EOS counted.
+    Returns the tokens, `pad_id` after EOS, and sum(log p) / length**length_penalty, EOS counted.
     """
 
     def unfinished(state: _Rows):
@@ -62,7 +64,7 @@ def one_sequence(
         gain_B = jnp.take_along_axis(log_probs_BxV, chosen_B[:, None], axis=1)[:, 0]
         return _Rows(
             index=state.index + 1,
-            tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, 0, chosen_B)),
+            tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, pad_id, chosen_B)),
             log_prob=state.log_prob + jnp.where(state.done, 0.0, gain_B),
             length=state.length + (~state.done).astype(jnp.int32),
             done=state.done | (chosen_B == eos_id),
@@ -71,7 +73,7 @@ def one_sequence(
 
     start = _Rows(
         index=jnp.int32(0),
-        tokens=jnp.zeros((batch, max_length + 1), jnp.int32),
+        tokens=_started((batch, max_length + 1), start_id, pad_id),
         log_prob=jnp.zeros(batch),
         length=jnp.zeros(batch, jnp.int32),
         done=jnp.zeros(batch, bool),
@@ -101,6 +103,8 @@ def beam_search(
     beams: int,
     max_length: int,
     eos_id: int,
+    start_id: int = 0,
+    pad_id: int = 0,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
     batch_axis: int = 0,
@@ -150,18 +154,25 @@ def beam_search(
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
-    start = _all_alike(cache, batch, beams, max_length, batch_axis)
+    nothing = _started((batch, beams, max_length + 1), start_id, pad_id)
+    start = _all_alike(cache, nothing, batch_axis)
     end = lax.while_loop(unfinished, advance, start)
     return end.finished_tokens[:, :, 1:], end.finished_score
 
 
-def _all_alike(cache: Cache, batch: int, beams: int, max_length: int, batch_axis: int) -> _Beams:
+def _started(shape: tuple[int, ...], start_id: int, pad_id: int) -> Int[Array, "*rows steps"]:
+    """Sequences of the start token alone."""
+    return jnp.full(shape, pad_id, jnp.int32).at[..., 0].set(start_id)
+
+
+def _all_alike(cache: Cache, nothing: Int[Array, "B beams steps"], batch_axis: int) -> _Beams:
     """The first state: every row has one live hypothesis, the empty one, and none has finished."""
+    batch, beams, _ = nothing.shape
     return _Beams(
         index=jnp.int32(0),
-        live_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        live_tokens=nothing,
         live_log_prob=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
-        finished_tokens=jnp.zeros((batch, beams, max_length + 1), jnp.int32),
+        finished_tokens=nothing,
         finished_score=jnp.full((batch, beams), -jnp.inf),
         improvable=jnp.ones(batch, bool),
         cache=_map_rows(lambda leaf: jnp.repeat(leaf[:, None], beams, axis=1), cache, batch_axis),

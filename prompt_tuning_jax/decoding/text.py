@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning_jax.banks import PromptSet
 from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.data.encoding import check_distinct
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 # One list of legal answers for all inputs, or one for each input.
 LabelChoice = Sequence[str] | Sequence[Sequence[str]]
@@ -81,7 +81,7 @@ def batches(
     for rows, batch in eval_batches(
         examples, model.vocabulary, batch_size=at_once, lengths=lengths
     ):
-        placed = prompts.place(batch, model.config.eos_id, rows)
+        placed = prompts.place(batch, model.config.eos_id, model.config.pad_id, rows)
         if mesh is None:
             yield rows, jax.tree.map(jnp.asarray, placed)
         else:

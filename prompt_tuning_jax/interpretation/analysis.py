@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.interpretation import nearest
 from prompt_tuning_jax.interpretation.clusters import Name, draw_map, find_clusters, tightness
 from prompt_tuning_jax.interpretation.findings import (
@@ -26,6 +25,7 @@ from prompt_tuning_jax.interpretation.findings import (
     readable,
 )
 from prompt_tuning_jax.interpretation.nearest import Nearest, Neighbours, Survey, Table
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 RANDOM_VECTORS = 200  # how many stand for "no meaning at all"
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)

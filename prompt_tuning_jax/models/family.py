@@ -25,7 +25,9 @@ class NetworkConfig(Protocol):
     """
 
     emb_dim: int
+    pad_id: int
     eos_id: int
+    start_id: int
     dtype: Any
     scan_layers: bool
     prompt_visibility: str

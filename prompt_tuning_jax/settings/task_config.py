@@ -6,7 +6,6 @@ from typing import Any
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.data.files import file_task
 from prompt_tuning_jax.data.task import Task
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.common import (
     PREDICTIONS,
@@ -15,6 +14,7 @@ from prompt_tuning_jax.settings.common import (
     ModelConfig,
 )
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
 FILES_ONLY = ("input_template", "target_template", "metric", "positive", "columns")

@@ -19,7 +19,6 @@ from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
@@ -47,6 +46,7 @@ from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

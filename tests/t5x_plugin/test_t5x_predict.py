@@ -5,7 +5,7 @@ import pytest
 import t5x_runs
 import tiny
 
-from prompt_tuning_jax import FrozenModel, Vocabulary, load_prompt, save_prompt
+from prompt_tuning_jax import FrozenModel, load_prompt, load_vocabulary, save_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
@@ -39,7 +39,7 @@ def infer(base, tmp_path):
 
 @pytest.fixture(scope="module")
 def model(base):
-    vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
+    vocabulary = load_vocabulary(BUNDLED / "spiece.model")
     return FrozenModel(t5x_runs.CONFIG, unflatten(t5x_runs.weights(base)), vocabulary)
 
 

@@ -8,8 +8,8 @@ import t5x_runs
 from prompt_tuning_jax import save_prompt
 from prompt_tuning_jax.checkpoints import convert, t5x
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.training.prompt_start import resolve
+from prompt_tuning_jax.vocabularies import load_vocabulary
 
 pytestmark = pytest.mark.t5x
 LABELS = ("positive", "negative")
@@ -41,7 +41,7 @@ def test_it_starts_as_under_our_own_trainer(init, checkpoint, base, words):
 
     found = prompt_start(init, checkpoint, words, LABELS, seed=7)(SHAPE)
     table = t5x_runs.weights(base)["token_embedder/embedding"]
-    vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
+    vocabulary = load_vocabulary(BUNDLED / "spiece.model")
     first = resolve(init, table, vocabulary, LABELS)
     np.testing.assert_array_equal(found, first(jax.random.key(7), SHAPE))
     assert found.dtype == np.float32

@@ -15,9 +15,9 @@ from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.params import unflatten
 from prompt_tuning_jax.training import prompt_start
+from prompt_tuning_jax.vocabularies import load_vocabulary
 
 pytestmark = pytest.mark.t5x
 STEPS = (3, 7, 11, 15)
@@ -76,7 +76,7 @@ def test_a_prompt_file_comes_with_every_checkpoint(run, base, step):
 def test_the_prompt_starts_where_our_trainer_starts_it(run, base):
     table = t5x_runs.weights(base)["token_embedder/embedding"]
     labels = bundled_task("bundled_sentiment").verbalizers
-    vocabulary = Vocabulary.load(BUNDLED / "spiece.model")
+    vocabulary = load_vocabulary(BUNDLED / "spiece.model")
     first = prompt_start.resolve("class_labels", table, vocabulary, labels)
     expected = first(jax.random.key(0), (5, 16))
     np.testing.assert_array_equal(t5x_runs.prompt(run / "checkpoint_3"), expected)

@@ -5,7 +5,6 @@
 Only safetensors are read: a pickled `pytorch_model.bin` can run code.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     CONFIG,
-    TOKENIZER,
     VOCABULARY,
     check_copies,
     install,
@@ -37,10 +35,9 @@ from prompt_tuning_jax.checkpoints.huggingface.names import (
 from prompt_tuning_jax.checkpoints.quantize import check_float
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
-from prompt_tuning_jax.data.vocabulary import Vocabulary
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
-from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
@@ -139,9 +136,7 @@ def save(
         dtypes = {str(weight.dtype) for weight in flat.values()}
         write_config(partial / CONFIG, config, max(dtypes))  # "float32" if any weight is
         if vocabulary is not None:
-            (partial / VOCABULARY).write_bytes(vocabulary.model_bytes)
-            tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": vocabulary.extra_ids}
-            (partial / TOKENIZER).write_text(json.dumps(tokenizer, indent=2) + "\n")
+            vocabulary.save(partial)
         by_name = {theirs: (ours, flat[ours]) for theirs, (ours, _) in names.items()}
         write_weights(partial, by_name, max_shard_bytes, unused_stem(directory))
         install(partial, directory)
@@ -154,13 +149,7 @@ def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
       FileNotFoundError: it is not there.
       ValueError: it is corrupt, or has more ids than the model.
     """
-    path = Path(path).expanduser()
-    path = path / VOCABULARY if path.is_dir() else path
-    tokenizer = path.with_name(TOKENIZER)
-    facts = {}
-    if tokenizer.is_file():
-        facts = json_object(tokenizer.read_bytes(), tokenizer, "Fetch it again.")
-    vocabulary = Vocabulary.load(path, facts.get("extra_ids", 100))
+    vocabulary = load_vocabulary(path)
     if vocabulary.size > config.vocab_size:
         raise ValueError(
             f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "

@@ -79,7 +79,7 @@ def bind(
         )
     if needs_no_room(layout, config.prompt_visibility):
         return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
-    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id)
+    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
     return network, tokens, {"prompt_positions": positions}
 
 

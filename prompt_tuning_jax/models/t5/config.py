@@ -8,36 +8,42 @@ import jax.numpy as jnp
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
 
-ACTIVATIONS = ("gelu", "linear", "relu", "silu")
+ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 ENCODER_ATTENTIONS = ("full", "local", "transient_global")
 REMAT_POLICIES = ("none", "minimal", "full")
 # When attention takes a few queries at a time, and how many; see `T5Config.attention_chunk`.
 DENSE_LENGTH = 512
 DENSE_BYTES = 2**25
 DEFAULT_CHUNK = 128
+_TOKENS = ("pad_id", "eos_id", "start_id")
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
     """Everything that defines a T5's shape and arithmetic; field names are T5X's where it has one.
 
-    Token ids are T5's: 0 is padding, and the decoder starts from it too; `eos_id` ends a text.
-
     Attributes:
       vocab_size: rows of the embedding table (a multiple of 128 in the published models).
       num_encoder_layers: 0 in a decoder-only model.
       mlp_activations: one for a plain MLP (`("relu",)`), two for a gated one
-        (`("gelu", "linear")`, where gelu is the tanh approximation).
+        (`("gelu", "linear")`, where gelu is the tanh approximation; gelu_exact is none).
       logits_via_embedding: True in T5 1.0, whose output layer is the embedding table.
       scale_decoder_outputs: whether the decoder's output is multiplied by emb_dim**-0.5 on its way
         to the logits. None: it is where `logits_via_embedding` is True, as in the published models.
       relpos_buckets: how many different relative positions the attention bias tells apart.
       relpos_max_distance: the distance beyond which it takes all positions as equally far.
+      layer_relpos_bias: whether each layer has a relative-position bias of its own, as in umT5,
+        and not one for all layers of a stack.
+      layer_norm_epsilon: what is added to the mean square in a norm.
       dropout_rate: used only where a call says `enable_dropout=True`.
       dtype: of the activations; weights may be stored in another and are cast at use.
+      pad_id: the token id of padding, which stands at prompt positions too.
+      eos_id: the id that ends a text.
+      start_id: the id that the decoder starts from.
       scan_layers: the weights of a stack's layers are stacked, and one layer is compiled for all,
         so that a deep model compiles as fast as a shallow one. Each layer then has a
-        relative-position bias of its own, as in T5X's scalable T5. `t5.scan` converts weights.
+        relative-position bias of its own, whatever `layer_relpos_bias` says, as in T5X's scalable
+        T5. `t5.scan` converts weights.
       remat_policy: what the backward pass computes again instead of keeping it in memory: nothing
         ("none"), all but products with weights ("minimal"), or every layer from its input ("full").
       prompt_visibility: what a prompt's positions attend to in the encoder. "full": everything.
@@ -67,9 +73,13 @@ class T5Config:
     scale_decoder_outputs: bool | None = None
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    layer_relpos_bias: bool = False
+    layer_norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    pad_id: int = 0
     eos_id: int = 1
+    start_id: int = 0
     scan_layers: bool = False
     remat_policy: str = "none"
     prompt_visibility: str = "full"
@@ -87,9 +97,19 @@ class T5Config:
                 raise ValueError(f"Unknown activation {name!r}: choose from {ACTIVATIONS}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "num_encoder_layers" else 1
-            if field.type is int and field.name != "eos_id" and value < least:
+            least = 0 if field.name in ("num_encoder_layers", *_TOKENS) else 1
+            if field.type is int and value < least:
                 raise ValueError(f"T5Config.{field.name} must be {least} or more, not {value}.")
+        for name in _TOKENS:
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(
+                    f"T5Config.{name} is {getattr(self, name)}, but there are only "
+                    f"{self.vocab_size} token ids."
+                )
+        if not self.layer_norm_epsilon > 0:
+            raise ValueError(
+                f"T5Config.layer_norm_epsilon must be above 0, not {self.layer_norm_epsilon}."
+            )
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"T5Config.dropout_rate must be in [0, 1), not {self.dropout_rate}.")
         if self.remat_policy not in REMAT_POLICIES:
@@ -124,6 +144,11 @@ class T5Config:
             is_large = 4 * rows * self.num_heads * queries * keys > DENSE_BYTES
             chunk = DEFAULT_CHUNK if queries > DENSE_LENGTH and is_large else 0
         return min(chunk or queries, queries)
+
+    @property
+    def each_layer_has_bias(self) -> bool:
+        """Whether layers have relative-position biases of their own in the parameter tree."""
+        return self.scan_layers or self.layer_relpos_bias
 
     @property
     def outputs_scaled(self) -> bool:

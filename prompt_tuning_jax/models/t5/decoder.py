@@ -29,7 +29,7 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
-        if cfg.scan_layers:
+        if cfg.each_layer_has_bias:
             self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(
@@ -44,7 +44,7 @@ class DecoderLayer(nn.Module):
         cache_index: Int[Array, ""] | None,
         make_cache: bool,
     ) -> Float[Array, "B L D"]:
-        if self.config.scan_layers:
+        if self.config.each_layer_has_bias:
             queries, keys = self_bias.mask.shape[-2:]
             first = 0 if cache_index is None else cache_index
             self_bias = self_bias._replace(distances=self.relpos_bias(queries, keys, first))
@@ -110,6 +110,7 @@ class Decoder(ToLogits):
             self.layers = [DecoderLayer(cfg, name="decoder")]
         else:
             self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+        if not cfg.each_layer_has_bias:
             self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
 
     def __call__(
@@ -168,6 +169,6 @@ class Decoder(ToLogits):
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
         mask_Bx1xLxS = mask_bias(layout.within_segments(causal_1xLxS, segment_ids, segment_ids))
-        if self.config.scan_layers:
+        if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
         return Bias(mask_Bx1xLxS, self.relpos_bias(L, keys, first))

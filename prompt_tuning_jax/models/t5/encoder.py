@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(cfg)
         self.mlp = layers.Mlp(cfg)
         self.dropout = layers.dropout(cfg)
-        if cfg.scan_layers:
+        if cfg.each_layer_has_bias:
             self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
 
     def __call__(
@@ -40,7 +40,7 @@ class EncoderLayer(nn.Module):
         before: PromptKeyValue | None = None,
     ) -> Float[Array, "B S D"]:
         """`before` are keys and values of positions before x's; `bias` has columns for them too."""
-        if self.config.scan_layers:
+        if self.config.each_layer_has_bias:
             bias = self.with_distances(bias, queries=x_BxSxD.shape[1])
 
         # Self-attention block.
@@ -84,6 +84,7 @@ class Encoder(nn.Module):
             self.layers = [self.layer_class(cfg, name="encoder")]
         else:
             self.layers = [self.layer_class(cfg) for _ in range(cfg.num_encoder_layers)]
+        if not cfg.each_layer_has_bias:
             self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
         self.encoder_norm = layers.LayerNorm(cfg)
         self.dropout = layers.dropout(cfg)
@@ -111,7 +112,11 @@ class Encoder(nn.Module):
                     self, tokens_BxT, prompt, prompt_ids=prompt_ids, deterministic=deterministic
                 )
             tokens_BxS, prompt_positions = layout.place_prompt(
-                tokens_BxT, prompt.shape[-2], self.prompt_layout, self.config.eos_id
+                tokens_BxT,
+                prompt.shape[-2],
+                self.prompt_layout,
+                self.config.eos_id,
+                self.config.pad_id,
             )
         x_BxSxD = self.token_embedder(tokens_BxS)
         # Where the prompt joins the embedded input.
@@ -126,7 +131,7 @@ class Encoder(nn.Module):
         segment_ids: Int[Array, "B S"] | None,
     ) -> Bias:
         """What a row's positions see of one another, and how far apart they are."""
-        mask_BxLxS = layout.attended(tokens_BxS, prompt_positions)[:, None, :]
+        mask_BxLxS = layout.attended(tokens_BxS, prompt_positions, self.config.pad_id)[:, None, :]
         if prompt_positions is not None and self.config.prompt_visibility != "full":
             mask_BxLxS = mask_BxLxS & layout.prompt_mask(
                 prompt_positions, prompt_positions, self.config.prompt_visibility
@@ -148,10 +153,10 @@ class Encoder(nn.Module):
     def bias(self, mask_BxLxS: Bool[Array, "#B #L S"], *, queries: int) -> Bias:
         """The mask, and the relative positions of the last `queries` of S positions.
 
-        Scanned layers have relative-position biases of their own and add them themselves.
+        Layers that have relative-position biases of their own add them themselves.
         """
         mask_Bx1xLxS = mask_bias(mask_BxLxS)
-        if self.config.scan_layers:
+        if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
         keys = mask_BxLxS.shape[-1]
         return Bias(mask_Bx1xLxS, self.relpos_bias(queries, keys, keys - queries))

@@ -30,7 +30,8 @@ def encode(
     (B, T), P = tokens_BxT.shape, p_NxPxD.shape[1]
     positions_1xP = jnp.arange(P)[None, :]
     prompt_mask = layout.prompt_mask(positions_1xP, positions_1xP, cfg.prompt_visibility)
-    mask_BxS = jnp.concatenate([jnp.ones((B, P), bool), layout.attended(tokens_BxT)], axis=1)
+    tokens_mask_BxT = layout.attended(tokens_BxT, pad_id=cfg.pad_id)
+    mask_BxS = jnp.concatenate([jnp.ones((B, P), bool), tokens_mask_BxT], axis=1)
     prompt_bias = encoder.bias(prompt_mask, queries=P)
     bias = encoder.bias(mask_BxS[:, None, :], queries=T)
     parts = p_NxPxD, encoder.token_embedder(tokens_BxT)

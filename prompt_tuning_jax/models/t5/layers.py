@@ -19,7 +19,13 @@ from prompt_tuning_jax.models.t5.config import T5Config
 # `kernel_scale` stands beside a `kernel` that is stored as int8; see `checkpoints.quantize`.
 SCALE = "_scale"
 _dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-_ACTIVATIONS = {"gelu": nn.gelu, "linear": lambda x: x, "relu": nn.relu, "silu": nn.silu}
+_ACTIVATIONS = {
+    "gelu": nn.gelu,
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    "linear": lambda x: x,
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
 
 
 class Weight(NamedTuple):
@@ -116,7 +122,6 @@ class LayerNorm(nn.Module):
     """Root-mean-square norm: no mean is subtracted and no bias added; computed in float32."""
 
     config: T5Config
-    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
@@ -125,7 +130,8 @@ class LayerNorm(nn.Module):
             "scale", nn.initializers.ones, shape, jnp.float32, axes=("embed",)
         )
         x = x.astype(jnp.float32)
-        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        normed = x * jax.lax.rsqrt(mean_square + self.config.layer_norm_epsilon)
         scale_D = jnp.reshape(scale_D.astype(dtype), (1,) * (x.ndim - 1) + shape)
         return normed.astype(dtype) * scale_D
 

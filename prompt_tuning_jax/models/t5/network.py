@@ -25,7 +25,7 @@ class Transformer(nn.Module):
     `prompt` makes the prompt module, as in `Transformer(config, lambda: Prompt(length=100))`; its
     parameter is `encoder/prompt/prompt`. A call says in one of two ways where the prompt stands:
 
-    - It gives `prompt_positions` [B, S]. Then `encoder_input_tokens` are [B, S] too, with 0 at
+    - It gives `prompt_positions` [B, S]. Then `encoder_input_tokens` are [B, S] too, padding at
       prompt positions (`layout.place_prompt` makes both): T = S.
     - It gives tokens [B, T] only. Then the prompt is placed among them as `prompt_layout` says (one
       of `layout.LAYOUTS`; before them unless another is given): S = P + T.
@@ -197,12 +197,16 @@ class Transformer(nn.Module):
         prompt_length = S - tokens_BxT.shape[1]
         if self.prompt is not None and prompt_positions is None and prompt_length > 0:
             tokens_BxS, prompt_positions = layout.place_prompt(
-                tokens_BxT, prompt_length, self.prompt_layout, self.config.eos_id
+                tokens_BxT,
+                prompt_length,
+                self.prompt_layout,
+                self.config.eos_id,
+                self.config.pad_id,
             )
-            return layout.attended(tokens_BxS, prompt_positions)
+            return layout.attended(tokens_BxS, prompt_positions, self.config.pad_id)
         if prompt_length != 0 or (self.prompt is not None and prompt_positions is None):
             raise ValueError(
                 f"decode got {S} encoded positions and {tokens_BxT.shape[1]} encoder_input_tokens "
                 "per row, which do not belong together: pass what encode got, prompt_positions too."
             )
-        return layout.attended(tokens_BxT, prompt_positions)
+        return layout.attended(tokens_BxT, prompt_positions, self.config.pad_id)

@@ -6,6 +6,8 @@
     encoder/relpos_bias/rel_embedding [H, R]          encoder/encoder/relpos_bias/rel_embedding
                                                                                      [H, layers, R]
 
+or, with `layer_relpos_bias`, encoder/layers_0/relpos_bias/rel_embedding and so on on the left.
+
 The names and the stacked axis are those of T5X's scalable T5. What stands outside the layers (the
 embedding, the final norms, the output layer, a prompt) is the same in both.
 """
@@ -76,7 +78,7 @@ def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Cal
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """A T5's parameters in the form that `scan_layers=True` needs; its numbers stay the same.
 
-    Every layer gets a copy of its stack's relative-position bias.
+    Every layer gets a copy of its stack's relative-position bias, unless it has one of its own.
 
     Raises:
       ValueError: a stack has no layers, or layers that are not alike.
@@ -90,7 +92,7 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
         if not layers or any(x.keys() != layers[0].keys() | {BIAS} for x in layers):
             raise ValueError(
                 f"The {stack} cannot be stacked: that takes {stack}/layers_0, layers_1, ... with "
-                f"the same parameters each, and {stack}/{BIAS}."
+                f"the same parameters each, and {stack}/{BIAS} or one in every layer."
             )
         heads = len(layers[0][BIAS])
         for rest in layers[0]:

@@ -79,7 +79,7 @@ class LongEncoderLayer(EncoderLayer):
 
     def setup(self):
         super().setup()
-        if self.config.scan_layers and _has_side_keys(self.config):
+        if self.config.each_layer_has_bias and _has_side_keys(self.config):
             self.side_relpos_bias = RelativePositionBias(self.config, bidirectional=True)
 
     def with_distances(self, bias: LocalBias, queries: int) -> LocalBias:
@@ -94,7 +94,7 @@ class LongEncoder(Encoder):
 
     def setup(self):
         super().setup()
-        if not self.config.scan_layers and _has_side_keys(self.config):
+        if not self.config.each_layer_has_bias and _has_side_keys(self.config):
             self.side_relpos_bias = RelativePositionBias(self.config, bidirectional=True)
 
     def bias_of(
@@ -104,7 +104,7 @@ class LongEncoder(Encoder):
         segment_ids: Int[Array, "B S"] | None,
     ) -> LocalBias:
         """What keeps a row's positions apart and, unless layers have their own, the distances."""
-        attended_BxS = layout.attended(tokens_BxS, prompt_positions)
+        attended_BxS = layout.attended(tokens_BxS, prompt_positions, self.config.pad_id)
         segments_BxS = jnp.where(attended_BxS, 1 if segment_ids is None else segment_ids, 0)
         side = None
         if _has_side_keys(self.config):
@@ -113,7 +113,7 @@ class LongEncoder(Encoder):
             )
             side = SideBias(side_segments_BxG, own_BxS)
         bias = LocalBias(segments_BxS, side=side)
-        if self.config.scan_layers:
+        if self.config.each_layer_has_bias:
             return bias
         return _with_distances(self, bias, tokens_BxS.shape[1])
 

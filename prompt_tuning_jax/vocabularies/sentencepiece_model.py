@@ -1,28 +1,28 @@
-"""Text to T5's token ids and back: SentencePiece, without TensorFlow.
+"""A vocabulary that is a SentencePiece model, without TensorFlow.
 
-Id 0 is padding, 1 ends a sequence, 2 is unknown. T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ...
-stand at the end of the table in reverse, so that `<extra_id_0>` is the highest id.
+T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ... stand at the end of the table in reverse, so that
+`<extra_id_0>` is the highest id.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
 
+from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
+
+SENTENCEPIECE = "spiece.model"
+CONFIG = "tokenizer_config.json"
 PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
 
 
-class Vocabulary:
-    """A SentencePiece model with T5's extra ids; gives the ids that `seqio` gives.
-
-    vocabulary = Vocabulary.load("t5-v1_1-small/spiece.model")
-    vocabulary.encode("a sentence of words")  # [3, 9, 7142, 13, 1234], no EOS
-    vocabulary.decode([3, 9, 7142, 13, 1234, 1, 0, 0])  # "a sentence of words"
-    """
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece model with T5's extra ids; gives the ids that `seqio` gives."""
 
     def __init__(self, model_bytes: bytes, extra_ids: int = 100, name: str = "model bytes"):
         """Builds from the bytes of a `.model` file; `name` is what errors call it.
@@ -40,24 +40,10 @@ class Vocabulary:
             for index in reversed(range(extra_ids))
             if base.piece_to_id(_extra_piece(index)) == UNK_ID
         )
+        super().__init__(SpecialIds(PAD_ID, EOS_ID, PAD_ID, None, UNK_ID))
         self.model_bytes = model_bytes
         self.extra_ids = max(extra_ids, present)  # mT5's published model has its own 100
         self._processor = _processor(model_bytes + added, name)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], extra_ids: int = 100) -> "Vocabulary":
-        """Reads a `.model` file.
-
-        Raises:
-          FileNotFoundError: there is no such file.
-          ValueError: it is no SentencePiece model.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"No SentencePiece model at {path}. Pass the path of a spiece.model file."
-            )
-        return cls(path.read_bytes(), extra_ids, str(path))
 
     @property
     def size(self) -> int:
@@ -65,20 +51,14 @@ class Vocabulary:
         return self._processor.get_piece_size()
 
     @property
-    def eos_id(self) -> int:
-        return EOS_ID
-
-    @property
     def fingerprint(self) -> str:
         """sha256 of the model's bytes and the number of extra ids, in hex."""
         return hashlib.sha256(self.model_bytes + b"\nextra_ids=%d" % self.extra_ids).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without EOS."""
-        return self._processor.encode(text, out_type=int)
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts), out_type=int)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids: stops at EOS, drops padding, reads ids past the table as unknown."""
         size = self.size
         kept = []
         for token in map(int, ids):
@@ -88,24 +68,19 @@ class Vocabulary:
                 kept.append(token if 0 <= token < size else UNK_ID)
         return self._processor.decode(kept)
 
-    def sentinel(self, index: int) -> int:
-        """Id of `<extra_id_{index}>`: 0 is the highest id.
-
-        Raises:
-          ValueError: there are not so many extra ids.
-        """
-        if not 0 <= index < self.extra_ids:
-            raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids.")
+    def _sentinel(self, index: int) -> int:
         return self._processor.piece_to_id(_extra_piece(index))
 
     def id_to_piece(self, token: int) -> str:
-        """The piece with this id; `▁` marks a word's start."""
         if not 0 <= token < self.size:
             raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids.")
         return self._processor.id_to_piece(int(token))
 
-    def __repr__(self) -> str:
-        return f"Vocabulary(size={self.size}, extra_ids={self.extra_ids})"
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        directory = Path(directory)
+        (directory / SENTENCEPIECE).write_bytes(self.model_bytes)
+        config = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.extra_ids}
+        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _extra_piece(index: int) -> str:

@@ -1,0 +1,145 @@
+"""What the library asks of a vocabulary, whichever files it was read from."""
+
+import abc
+import copy
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+
+class SpecialIds(NamedTuple):
+    """The ids with a meaning of their own; the values here are T5's.
+
+    Attributes:
+      pad: stands where a row has no token.
+      eos: ends a sequence.
+      start: the decoder's first input.
+      bos: begins a sequence, where the model knows such a token.
+      unk: stands for what the vocabulary does not know, where there is such a token.
+    """
+
+    pad: int = 0
+    eos: int = 1
+    start: int = 0
+    bos: int | None = None
+    unk: int | None = 2
+
+
+class Vocabulary(abc.ABC):
+    """Text to a model's token ids and back.
+
+    vocabulary = load_vocabulary("t5-v1_1-small")
+    vocabulary.encode("a sentence of words")  # [3, 9, 7142, 13, 1234], without special tokens
+    vocabulary.framed([3, 9, 7142, 13, 1234])  # [3, 9, 7142, 13, 1234, 1], as the model reads it
+    vocabulary.decode([3, 9, 7142, 13, 1234, 1, 0, 0])  # "a sentence of words"
+
+    Attributes:
+      special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
+      prefix, suffix: the ids that stand before and after a text's own, its frame.
+      extra_ids: how many sentinels there are.
+    """
+
+    extra_ids: int = 0
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] | None = None,
+    ):
+        self.special = special
+        self.prefix = tuple(prefix)
+        self.suffix = (special.eos,) if suffix is None else tuple(suffix)
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """One more than the highest id. An embedding table may have more rows."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digits that tell it from other vocabularies; prompt files carry them."""
+
+    @abc.abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens around them; all texts at once are faster."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids: stops at EOS, drops padding, reads ids past the table as unknown."""
+
+    @abc.abstractmethod
+    def id_to_piece(self, token: int) -> str:
+        """The piece with this id; `▁` marks a word's start.
+
+        Raises:
+          ValueError: there is no such id.
+        """
+
+    @abc.abstractmethod
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes files from which `load_vocabulary` and transformers make equal ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens around it."""
+        return self.encode_batch([text])[0]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """A text's ids as the model reads them, between the special tokens that go around them."""
+        return [*self.prefix, *ids, *self.suffix]
+
+    def sentinel(self, index: int) -> int:
+        """Id of `<extra_id_{index}>`.
+
+        Raises:
+          ValueError: there are not so many extra ids.
+        """
+        if not 0 <= index < self.extra_ids:
+            raise ValueError(f"Sentinel {index} is not one of the {self.extra_ids} extra ids.")
+        return self._sentinel(index)
+
+    @abc.abstractmethod
+    def _sentinel(self, index: int) -> int:
+        """Id of a sentinel that there is."""
+
+    @property
+    def pad_id(self) -> int:
+        return self.special.pad
+
+    @property
+    def eos_id(self) -> int:
+        return self.special.eos
+
+    @property
+    def start_id(self) -> int:
+        return self.special.start
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.special.bos
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.special.unk
+
+    def with_ids(
+        self, *, pad_id: int | None = None, eos_id: int | None = None, start_id: int | None = None
+    ) -> Self:
+        """A copy with the special ids that a model's own files give; None leaves one as it is."""
+        given = {"pad": pad_id, "eos": eos_id, "start": start_id}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name, value in changes.items():
+            if not 0 <= value < self.size:
+                raise ValueError(
+                    f"The model's {name} id {value} is not among the vocabulary's {self.size} ids: "
+                    "they do not belong together."
+                )
+        changed = copy.copy(self)
+        changed.special = self.special._replace(**changes)
+        ends = {self.special.eos: changed.special.eos}
+        changed.suffix = tuple(ends.get(token, token) for token in self.suffix)
+        return changed
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={self.size}, extra_ids={self.extra_ids})"
