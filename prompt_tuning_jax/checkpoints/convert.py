@@ -14,6 +14,7 @@ from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.models.t5.scan import stack_layers
 
 Report = Callable[[WeightComparison], None]
 
@@ -79,6 +80,13 @@ def to_t5x(
             f"scale_decoder_outputs {config.outputs_scaled}: T5X has no such T5, its outputs would "
             "change."
         )
+    if config.pad_id or config.start_id:
+        raise ValueError(
+            f"{source} has padding at the id {config.pad_id} and its decoder starts from "
+            f"{config.start_id}: T5X has 0 for both, its outputs would change."
+        )
+    if config.layer_relpos_bias:  # only T5X's scalable T5 has a bias in every layer
+        weights = stack_layers({n: w.read() for n, w in weights.items()})
     return t5x.save(destination, weights, step, form)
 
 

@@ -16,7 +16,7 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig
-from prompt_tuning_jax.vocabularies import Vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -47,7 +47,10 @@ def load(
     else:
         config, params, found = huggingface.load(source, dtype, report, places, quantizer)
     if vocabulary is not None:
-        found = huggingface.read_vocabulary(vocabulary, config)
+        given = load_vocabulary(vocabulary)
+        if is_checkpoint(source):  # it says nothing of ids; T5X pads with 0 and starts from it
+            config = dataclasses.replace(config, eos_id=given.eos_id)
+        found = huggingface.fit_vocabulary(given, vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
     if quantizer is None:
         return Loaded(config, params, found, None)

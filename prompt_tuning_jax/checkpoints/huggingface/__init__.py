@@ -3,10 +3,19 @@
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
 from prompt_tuning_jax.checkpoints.huggingface.model import (
     BUNDLED,
+    fit_vocabulary,
     load,
     load_lazily,
     read_vocabulary,
     save,
 )
 
-__all__ = ["BUNDLED", "load", "load_lazily", "read_vocabulary", "resolve", "save"]
+__all__ = [
+    "BUNDLED",
+    "fit_vocabulary",
+    "load",
+    "load_lazily",
+    "read_vocabulary",
+    "resolve",
+    "save",
+]

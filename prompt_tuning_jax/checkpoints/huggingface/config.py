@@ -1,4 +1,12 @@
-"""Hugging Face's `config.json` of a T5 or mT5, to a T5Config and back."""
+"""Hugging Face's `config.json` of a T5 and its relatives, to a T5Config and back.
+
+    t5      T5 1.0, T5 1.1, Flan-T5, UL2, ByT5, CodeT5, CodeT5+ (220M, 770M), MADLAD-400
+    mt5     mT5
+    umt5    umT5, Pile-T5: a relative-position bias in every layer
+    longt5  LongT5: local or transient-global attention in the encoder
+
+A field that transformers reads is obeyed or refused; two that contradict each other are refused.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,20 +18,43 @@ import jax.numpy as jnp
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
-# feed_forward_proj -> the activations of our MLP. Both libraries mean the tanh approximation by
-# "gated-gelu"; a plain "gelu" means the exact one there, which this network does not have.
+# model_type -> feed_forward_proj where the file does not say it.
+_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
+# The activations by transformers' names; by "gated-gelu" it means gelu_new.
 _ACTIVATIONS = {
-    "relu": ("relu",),
-    "gated-gelu": ("gelu", "linear"),
-    "gated-silu": ("silu", "linear"),
+    "gelu": "gelu_exact",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "linear": "linear",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
-_MODEL_TYPES = ("t5", "mt5")
-# What the network takes as given; a file that says otherwise describes another model.
-_FIXED = {
-    "layer_norm_epsilon": 1e-6,
-    "pad_token_id": 0,
-    "decoder_start_token_id": 0,
+# How an MLP is written; what is not here can still be read.
+_PROJECTIONS = {
+    ("relu",): "relu",
+    ("silu",): "silu",
+    ("gelu",): "gelu_new",
+    ("gelu_exact",): "gelu",
+    ("gelu", "linear"): "gated-gelu",
+    ("relu", "linear"): "gated-relu",
+    ("silu", "linear"): "gated-silu",
 }
+# Other names of a field, which transformers obeys too.
+_SYNONYMS = {
+    "d_model": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+    "d_kv": "head_dim",
+}
+# What would change the arithmetic, and is not done here; nothing, if it is false or empty.
+_REFUSED = {
+    "quantization_config": "its weights are stored in a form of their own",
+    "pruned_heads": "some of its attention heads are cut away",
+    "tie_encoder_decoder": "its encoder and decoder share their weights",
+}
+_ATTENTION_TYPES = {"local": "local", "transient-global": "transient_global"}
+_LARGEST = 2**31 - 1
 
 
 def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
@@ -37,45 +68,56 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     Raises:
       ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
-    raw = json_object(path.read_bytes(), path, "Fetch it again.")
+    raw = _Fields(path, json_object(path.read_bytes(), path, "Fetch it again."))
     model_type = raw.get("model_type", "t5")
     if model_type not in _MODEL_TYPES:
-        raise ValueError(f"{path} describes a {model_type!r} model; only T5 and mT5 can be loaded.")
-    for key, needed in _FIXED.items():
-        if raw.get(key) not in (None, needed):
-            raise ValueError(f"{path}: {key} is {raw[key]!r}; this T5 has {needed} built in.")
-    num_layers = _positive(raw, "num_layers", path)
-    scaled = _scaled(raw, model_type)
+        raise ValueError(
+            f"{path} describes a {model_type!r} model; only T5 and its relatives "
+            f"({', '.join(_MODEL_TYPES)}) can be loaded."
+        )
+    for key, why in _REFUSED.items():
+        if raw.get(key):
+            raise ValueError(f"{path}: {key} is set: {why}, which this T5 does not have.")
+    long = model_type == "longt5"
+    num_layers, scaled = raw.count("num_layers"), _scaled(raw, model_type)
+    pad_id = raw.token("pad_token_id", 0)
     return T5Config(
-        vocab_size=_positive(raw, "vocab_size", path),
-        emb_dim=_positive(raw, "d_model", path),
-        num_heads=_positive(raw, "num_heads", path),
-        head_dim=_positive(raw, "d_kv", path),
-        mlp_dim=_positive(raw, "d_ff", path),
+        vocab_size=raw.count("vocab_size"),
+        emb_dim=raw.count("d_model"),
+        num_heads=raw.count("num_heads"),
+        head_dim=raw.count("d_kv"),
+        mlp_dim=raw.count("d_ff"),
         num_encoder_layers=num_layers,
-        num_decoder_layers=_positive(raw, "num_decoder_layers", path, num_layers),
-        mlp_activations=_activations(raw, model_type, path),
+        num_decoder_layers=raw.count("num_decoder_layers", num_layers),
+        mlp_activations=_activations(raw, _MODEL_TYPES[model_type]),
         logits_via_embedding=not untied,
         scale_decoder_outputs=scaled if scaled == untied else None,
-        relpos_buckets=_positive(raw, "relative_attention_num_buckets", path, 32),
-        relpos_max_distance=_positive(raw, "relative_attention_max_distance", path, 128),
-        dropout_rate=float(raw.get("dropout_rate", 0.1)),
+        relpos_buckets=raw.count("relative_attention_num_buckets", 32),
+        relpos_max_distance=raw.count("relative_attention_max_distance", 128),
+        layer_relpos_bias=model_type == "umt5",
+        layer_norm_epsilon=raw.number("layer_norm_epsilon", 1e-6),
+        dropout_rate=raw.number("dropout_rate", 0.1),
+        encoder_attention=_encoder_attention(raw) if long else "full",
+        local_radius=raw.count("local_radius", 127) if long else 127,
+        global_block_size=raw.count("global_block_size", 16) if long else 16,
         dtype=dtype,
-        eos_id=_positive(raw, "eos_token_id", path, 1),
+        pad_id=pad_id,
+        eos_id=_eos_id(raw),
+        start_id=raw.token("decoder_start_token_id", pad_id),
     )
 
 
 def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
     """Writes the `config.json` that transformers and `read_config` read."""
-    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
-    if config.mlp_activations not in names:
+    if config.mlp_activations not in _PROJECTIONS:
         raise ValueError(
             f"mlp_activations {config.mlp_activations} has no Hugging Face T5 counterpart; "
-            f"there are {sorted(names)}."
+            f"there are {sorted(_PROJECTIONS)}."
         )
+    family, more = _family(config)
     raw = {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{family}ForConditionalGeneration"],
+        "model_type": family.lower(),
         "is_encoder_decoder": True,
         "vocab_size": config.vocab_size,
         "d_model": config.emb_dim,
@@ -84,43 +126,139 @@ def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
         "d_ff": config.mlp_dim,
         "num_layers": config.num_encoder_layers,
         "num_decoder_layers": config.num_decoder_layers,
-        "feed_forward_proj": names[config.mlp_activations],
+        "feed_forward_proj": _PROJECTIONS[config.mlp_activations],
         "relative_attention_num_buckets": config.relpos_buckets,
         "relative_attention_max_distance": config.relpos_max_distance,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
         "dropout_rate": config.dropout_rate,
         "tie_word_embeddings": config.logits_via_embedding,
         "scale_decoder_outputs": config.outputs_scaled,
         "dtype": weights_dtype,
+        "pad_token_id": config.pad_id,
         "eos_token_id": config.eos_id,
-        **_FIXED,
+        "decoder_start_token_id": config.start_id,
+        **more,
     }
     path.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _positive(raw: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:
-    value = raw.get(key)
-    if value is None:  # absent, or null as older files write "same as the encoder"
-        value = default
-    if value is None:
-        raise ValueError(f"{path} has no {key!r}, which a T5's config.json must give.")
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(f"{path}: {key} must be a positive whole number, not {value!r}.")
-    return value
-
-
-def _scaled(raw: Mapping[str, Any], model_type: str) -> bool:
-    """Whether the decoder's output is scaled: older files say it by `tie_word_embeddings`."""
-    tied = raw.get("tie_word_embeddings")
-    scaled = raw.get("scale_decoder_outputs")
-    if scaled is None:
-        scaled = model_type == "t5" if tied is None else tied
-    return bool(scaled)
-
-
-def _activations(raw: Mapping[str, Any], model_type: str, path: Path) -> tuple[str, ...]:
-    name = raw.get("feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu")
-    if name not in _ACTIVATIONS:
+def _family(config: T5Config) -> tuple[str, dict[str, Any]]:
+    """Which of transformers' models it is, and the fields that only that one has."""
+    if config.encoder_attention == "full":
+        return ("UMT5" if config.layer_relpos_bias else "T5"), {}
+    if config.layer_relpos_bias:
         raise ValueError(
-            f"{path}: feed_forward_proj {name!r} is not one of {sorted(_ACTIVATIONS)}."
+            "A LongT5 with a relative-position bias in every layer has no Hugging Face counterpart."
         )
-    return _ACTIVATIONS[name]
+    types = {ours: theirs for theirs, ours in _ATTENTION_TYPES.items()}
+    return "LongT5", {
+        "encoder_attention_type": types[config.encoder_attention],
+        "local_radius": config.local_radius,
+        "global_block_size": config.global_block_size,
+    }
+
+
+class _Fields:
+    """The fields of a `config.json`; null, as older files write, is a field that is not there."""
+
+    def __init__(self, path: Path, raw: Mapping[str, Any]):
+        self.path = path
+        self._raw = {key: value for key, value in raw.items() if value is not None}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field's value as it is written, under either of its names."""
+        names = [name for name in (key, _SYNONYMS.get(key)) if name in self._raw]
+        if len(names) == 2 and self._raw[names[0]] != self._raw[names[1]]:
+            raise ValueError(
+                f"{self.path}: {names[0]} is {self._raw[names[0]]!r} and {names[1]}, another name "
+                f"for it, is {self._raw[names[1]]!r}. Correct the one that is wrong."
+            )
+        return self._raw[names[0]] if names else default
+
+    def count(self, key: str, default: int | None = None) -> int:
+        value = self.get(key, default)
+        if value is None:
+            raise ValueError(f"{self.path} has no {key!r}, which a T5's config.json must give.")
+        if not _is_whole(value) or not 0 < value <= _LARGEST:
+            raise ValueError(
+                f"{self.path}: {key} must be a positive whole number, below 2**31, not {value!r}."
+            )
+        return value
+
+    def token(self, key: str, default: int) -> int:
+        return self.checked_token(key, self.get(key, default))
+
+    def checked_token(self, key: str, value: Any) -> int:
+        if not _is_whole(value) or not 0 <= value < self.count("vocab_size"):
+            raise ValueError(
+                f"{self.path}: {key} must be a token id, 0 to vocab_size - 1, not {value!r}."
+            )
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.get(key, default)
+        if not (_is_whole(value) or isinstance(value, float)) or not 0 <= value < 1:
+            raise ValueError(f"{self.path}: {key} must be a number in [0, 1), not {value!r}.")
+        return float(value)
+
+    def flag(self, key: str) -> bool | None:
+        value = self.get(key)
+        if not isinstance(value, bool | None):
+            raise ValueError(f"{self.path}: {key} must be true or false, not {value!r}.")
+        return value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _eos_id(raw: _Fields) -> int:
+    """The id that ends a text; of several that end generation, the first."""
+    value = raw.get("eos_token_id", 1)
+    first = value[0] if isinstance(value, list) and value else value
+    return raw.checked_token("eos_token_id", first)
+
+
+def _scaled(raw: _Fields, model_type: str) -> bool:
+    """Whether the decoder's output is scaled: older files say it by `tie_word_embeddings`.
+
+    transformers 5 calls every mT5 tied, and scales none; transformers 4 scales those that are.
+    """
+    tied, stated = raw.flag("tie_word_embeddings"), raw.flag("scale_decoder_outputs")
+    if model_type != "mt5":
+        return tied is not False if stated is None else stated
+    scaled = tied is True and str(raw.get("transformers_version", "")).startswith("4.")
+    if stated not in (None, scaled):
+        raise ValueError(
+            f"{raw.path}: scale_decoder_outputs is {stated}, which no mT5 obeys. Correct it, or "
+            "model_type, if this is a T5."
+        )
+    return scaled
+
+
+def _encoder_attention(raw: _Fields) -> str:
+    name = raw.get("encoder_attention_type", "local")
+    if name not in _ATTENTION_TYPES:
+        raise ValueError(
+            f"{raw.path}: encoder_attention_type {name!r} is not one of {sorted(_ATTENTION_TYPES)}."
+        )
+    return _ATTENTION_TYPES[name]
+
+
+def _activations(raw: _Fields, default: str) -> tuple[str, ...]:
+    """Of the MLP: `feed_forward_proj` says it, two other fields may say it again."""
+    projection = raw.get("feed_forward_proj", default)
+    gate, _, name = str(projection).rpartition("-")
+    name = "gelu_new" if projection == "gated-gelu" else name
+    if gate not in ("", "gated") or name not in _ACTIVATIONS:
+        raise ValueError(
+            f"{raw.path}: feed_forward_proj {projection!r} is not one of {sorted(_ACTIVATIONS)}, "
+            "with or without 'gated-'."
+        )
+    again = raw.get("dense_act_fn", name), raw.get("is_gated_act", bool(gate))
+    if (_ACTIVATIONS.get(again[0]), again[1]) != (_ACTIVATIONS[name], bool(gate)):
+        raise ValueError(
+            f"{raw.path}: feed_forward_proj is {projection!r}, but dense_act_fn {again[0]!r} and "
+            f"is_gated_act {again[1]}. Correct the one that is wrong."
+        )
+    return (_ACTIVATIONS[name], "linear") if gate else (_ACTIVATIONS[name],)

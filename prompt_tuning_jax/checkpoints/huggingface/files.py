@@ -13,7 +13,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
-from prompt_tuning_jax.checkpoints.huggingface.names import EMBEDDING_COPIES, is_transposed
+from prompt_tuning_jax.checkpoints.huggingface.names import (
+    EMBEDDING_COPIES,
+    is_transposed,
+    without_wrappers,
+)
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.json_values import json_object
 
@@ -36,7 +40,25 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-ALL_FILES = (CONFIG, VOCABULARY, TOKENIZER, _WEIGHTS, "model-*.safetensors", _INDEX)
+# Those that safetensors does not give numpy, so that their bytes are read here.
+_FLOAT8 = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+ALL_FILES = (
+    CONFIG,
+    "generation_config.json",
+    VOCABULARY,
+    TOKENIZER,
+    "tokenizer.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    _WEIGHTS,
+    "model-*.safetensors",
+    _INDEX,
+)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -79,13 +101,17 @@ def _is_plain(name: Any) -> bool:
 def stored_arrays(directory: Path) -> dict[str, StoredArray]:
     """The weights in a directory by their names there; only the files' headers are read.
 
+    What wraps a model while it trains leaves its mark before its names (`module.`, `_orig_mod.`):
+    that is left out.
+
     Raises:
       FileNotFoundError: there are none, or only a pickle, or a file of several is missing.
-      ValueError: a file is corrupt.
+      ValueError: a file is corrupt, or holds two models.
     """
     arrays = {}
     for path in _weight_files(directory):
         arrays |= _arrays_in(path)
+    arrays = {name: arrays[there] for name, there in without_wrappers(directory, arrays).items()}
     copies = [name for name in EMBEDDING_COPIES if name in arrays]
     if copies and "shared.weight" not in arrays:
         arrays["shared.weight"] = arrays.pop(copies[0])
@@ -103,12 +129,24 @@ def _arrays_in(path: Path) -> dict[str, StoredArray]:
 def _array(path: Path, key: str, values: Any) -> StoredArray:
     """The array that safetensors' slice `values` reads; it keeps the file open."""
 
+    stored, shape = values.get_dtype(), values.get_shape()
+    if stored in _FLOAT8:
+        whole = _mapped(path, key, _FLOAT8[stored], shape)
+        return StoredArray(key, str(path), shape, whole.dtype, whole.__getitem__)
+
     def read_part(part: tuple[Any, ...]) -> np.ndarray:
         with _errors_naming(path):
             return values[part]
 
-    dtype = _DTYPES.get(values.get_dtype())
-    return StoredArray(key, str(path), values.get_shape(), dtype, read_part)
+    return StoredArray(key, str(path), shape, _DTYPES.get(stored), read_part)
+
+
+def _mapped(path: Path, key: str, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+    """A tensor's bytes where they lie in the file, whose header safetensors has checked."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        start, _ = json.loads(file.read(length))[key]["data_offsets"]
+    return np.memmap(path, np.uint8, "r", 8 + length + start, tuple(shape)).view(dtype)
 
 
 @contextmanager

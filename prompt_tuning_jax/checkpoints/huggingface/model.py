@@ -17,7 +17,6 @@ from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     CONFIG,
-    VOCABULARY,
     check_copies,
     install,
     stored_arrays,
@@ -50,7 +49,7 @@ def load(
     shardings: Shardings | None = None,
     convert: Conversion | None = None,
 ) -> tuple[T5Config, dict[str, Any], Vocabulary | None]:
-    """Loads a T5 1.0, T5 1.1 or mT5.
+    """Loads a T5 or one of its relatives; `config` says which.
 
     Args:
       directory_or_hub_name: a directory, or a name on the hub where there is a network.
@@ -63,7 +62,7 @@ def load(
 
     Returns:
       The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
-      arrays on the devices; the vocabulary, None where the directory has no `spiece.model`.
+      arrays on the devices; the vocabulary, None where the directory has none.
 
     Raises:
       FileNotFoundError: no such directory or hub name, or files are missing in it.
@@ -97,8 +96,7 @@ def load_lazily(
         report(comparison)
     comparison.require_complete()
     comparison.refuse_unknown_layers(f"Correct {CONFIG}.", harmless=(NO_EFFECT, *EMBEDDING_COPIES))
-    has_vocabulary = (directory / VOCABULARY).is_file()
-    vocabulary = read_vocabulary(directory, config) if has_vocabulary else None
+    vocabulary = _own_vocabulary(directory, config)
     check_copies(stored)
     weights = {}
     for theirs, (ours, _) in comparison.matched.items():
@@ -143,19 +141,45 @@ def save(
 
 
 def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
-    """The vocabulary of a model: a `spiece.model`, or a directory that holds one.
+    """The vocabulary of a model, from its file or a directory that holds one.
 
     Raises:
       FileNotFoundError: it is not there.
-      ValueError: it is corrupt, or has more ids than the model.
+      ValueError: it is corrupt, or not that of the model, as `fit_vocabulary` says.
     """
-    vocabulary = load_vocabulary(path)
+    return fit_vocabulary(load_vocabulary(path), path, config)
+
+
+def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Config) -> Vocabulary:
+    """The vocabulary that was found at `path`, with the model's ids for padding and the start.
+
+    Raises:
+      ValueError: it has more ids than the model, or others for the end and padding.
+    """
+    apart = "they do not belong together."
     if vocabulary.size > config.vocab_size:
         raise ValueError(
             f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "
-            f"model embeds only {config.vocab_size}: they do not belong together."
+            f"model embeds only {config.vocab_size}: {apart}"
         )
-    return vocabulary
+    if vocabulary.eos_id != config.eos_id:
+        raise ValueError(
+            f"{path} ends a text with the id {vocabulary.eos_id}, but the model, by its "
+            f"{CONFIG}, with {config.eos_id}: {apart}"
+        )
+    if config.pad_id not in (vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id):
+        raise ValueError(
+            f"{path} has padding at the id {vocabulary.pad_id}, but the model, by its {CONFIG}, "
+            f"at {config.pad_id}, which is an ordinary token there: {apart}"
+        )
+    return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
+
+
+def _own_vocabulary(directory: Path, config: T5Config) -> Vocabulary | None:
+    try:
+        return read_vocabulary(directory, config)
+    except FileNotFoundError:
+        return None
 
 
 def _check_saved(flat: Mapping[str, Any], config: T5Config) -> None:

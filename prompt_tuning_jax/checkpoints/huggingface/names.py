@@ -1,22 +1,23 @@
 """Every weight of a T5: its Hugging Face name, its T5X name and its dimensions, in one table."""
 
+import re
+from collections.abc import Iterable
+
 from prompt_tuning_jax.checkpoints.stored_array import Shape
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # Hugging Face's name less ".weight", T5X's name, the dimensions of T5X's array:
 # V vocabulary, D embed, J num_heads * head_dim, F mlp, H heads, R relative-position buckets.
-# Relative positions, which all layers of a stack share, are stored in block 0 there.
-_RELATIVE = "block.0.layer.0.SelfAttention.relative_attention_bias"
 _MODEL = (
     ("shared", "token_embedder/embedding", "VD"),
-    (f"encoder.{_RELATIVE}", "encoder/relpos_bias/rel_embedding", "HR"),
     ("encoder.final_layer_norm", "encoder/encoder_norm/scale", "D"),
-    (f"decoder.{_RELATIVE}", "decoder/relpos_bias/rel_embedding", "HR"),
     ("decoder.final_layer_norm", "decoder/decoder_norm/scale", "D"),
 )
+# Of all layers in a stack or of each one; where all share them, they are stored in block 0 there.
+_RELATIVE = ("layer.0.SelfAttention.relative_attention_bias", "relpos_bias/rel_embedding", "HR")
 _SIDE = (  # LongT5, transient-global
-    f"encoder.{_RELATIVE.replace('relative', 'global_relative')}",
-    "encoder/side_relpos_bias/rel_embedding",
+    "layer.0.SelfAttention.global_relative_attention_bias",
+    "side_relpos_bias/rel_embedding",
     "HR",
 )
 _SIDE_NORM = (
@@ -68,14 +69,39 @@ EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
 NO_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 
+# Ends the name of one weight that every T5 has, whatever stands before it.
+_ANCHOR = "encoder.final_layer_norm.weight"
+_COMPILED = "_orig_mod."  # torch.compile's mark, anywhere in a name
+
+
+def without_wrappers(place: object, names: Iterable[str]) -> dict[str, str]:
+    """Name in a T5 -> name in a file, where what wraps a model may have put something before it.
+
+    Raises:
+      ValueError: there are two models.
+    """
+    plain = {name.replace(_COMPILED, ""): name for name in names}
+    wrappers = [name.removesuffix(_ANCHOR) for name in plain if name.endswith(_ANCHOR)]
+    if len(wrappers) > 1:
+        raise ValueError(
+            f"{place} holds several models, {' and '.join(map(repr, wrappers))} before their "
+            "weights' names: save the one that is meant alone."
+        )
+    words = [re.escape(word) for word in "".join(wrappers).split(".")[:-1]]
+    before = re.compile(rf"^(?:(?:{'|'.join(words)})\.)*" if words else "")
+    return {before.sub("", name, count=1): there for name, there in plain.items()}
+
+
 def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:
     """Hugging Face name -> (T5X name, shape there) of every weight the config's model has."""
     rows = list(_MODEL) + ([] if config.logits_via_embedding else list(_UNTIED))
     has_side_keys = config.encoder_attention == "transient_global"
-    rows += [_SIDE] if has_side_keys else []
+    biases = (_RELATIVE, _SIDE) if has_side_keys else (_RELATIVE,)
     encoder_layer = _ENCODER_LAYER + ((_SIDE_NORM,) if has_side_keys else ())
-    rows += _stack("encoder", config.num_encoder_layers, encoder_layer, "layer.1", config)
-    rows += _stack("decoder", config.num_decoder_layers, _DECODER_LAYER, "layer.2", config)
+    rows += _stack("encoder", config.num_encoder_layers, biases, encoder_layer, "layer.1", config)
+    rows += _stack(
+        "decoder", config.num_decoder_layers, (_RELATIVE,), _DECODER_LAYER, "layer.2", config
+    )
     sizes = {
         "V": config.vocab_size,
         "D": config.emb_dim,
@@ -108,11 +134,13 @@ def is_transposed(name: str) -> bool:
 
 
 def _stack(
-    stack: str, layers: int, layer: tuple, mlp_layer: str, config: T5Config
+    stack: str, layers: int, biases: tuple, layer: tuple, mlp_layer: str, config: T5Config
 ) -> list[tuple[str, str, str]]:
     mlp = _GATED_MLP if len(config.mlp_activations) > 1 else _PLAIN_MLP
     layer += tuple((f"{mlp_layer}.DenseReluDense.{t}", f"mlp/{o}", d) for t, o, d in mlp)
-    return [
+    layer += biases if config.layer_relpos_bias else ()
+    shared = () if config.layer_relpos_bias else biases
+    return [(f"{stack}.block.0.{t}", f"{stack}/{ours}", d) for t, ours, d in shared] + [
         (f"{stack}.block.{i}.{theirs}", f"{stack}/layers_{i}/{ours}", dimensions)
         for i in range(layers)
         for theirs, ours, dimensions in layer

@@ -17,6 +17,7 @@ _FROM_SHAPES = (
     "num_encoder_layers",
     "num_decoder_layers",
     "relpos_buckets",
+    "layer_relpos_bias",
     "logits_via_embedding",
 )
 
@@ -26,14 +27,15 @@ def infer_config(place: str, weights: Mapping[str, StoredArray], dtype: Any) -> 
 
     Shapes do not tell activations: a gated MLP is taken as ("gelu", "linear"), as T5 1.1 and mT5
     have it, a plain one as ("relu",), as T5 1.0 has it. Without an output layer the embedding is
-    used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0.
+    used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0, token ids are T5's.
 
     Raises:
       ValueError: they are not the weights of an encoder-decoder T5.
     """
+    own = f"encoder/layers_0/{BIAS}"
     try:
         vocab_size, emb_dim = weights["token_embedder/embedding"].shape
-        num_heads, relpos_buckets = weights[f"encoder/{BIAS}"].shape
+        num_heads, relpos_buckets = weights[own if own in weights else f"encoder/{BIAS}"].shape
         _, joined = weights["encoder/layers_0/attention/query/kernel"].shape
         mlp_dim, _ = weights["encoder/layers_0/mlp/wo/kernel"].shape
     except KeyError as error:
@@ -59,6 +61,7 @@ def infer_config(place: str, weights: Mapping[str, StoredArray], dtype: Any) -> 
         mlp_activations=("gelu", "linear") if _is_gated(weights) else ("relu",),
         logits_via_embedding="decoder/logits_dense/kernel" not in weights,
         relpos_buckets=relpos_buckets,
+        layer_relpos_bias=own in weights,
         dtype=dtype,
     )
 

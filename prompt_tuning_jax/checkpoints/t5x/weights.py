@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from prompt_tuning_jax.checkpoints.stored_array import Cache, StoredArray
 from prompt_tuning_jax.models.t5.scan import AXIS, BIAS, STACKS
 
@@ -26,8 +28,8 @@ def find_weights(leaves: Mapping[str, StoredArray], dtype: Any = None) -> dict[s
     Args:
       dtype: what the weights are read as; None for what is stored.
 
-    Raises:
-      ValueError: each layer has a relative-position bias of its own, and they differ.
+    Scanned layers have relative-position biases of their own; where all are equal, one of the stack
+    stands for them.
     """
     weights: dict[str, StoredArray] = {}
     for name, leaf in leaves.items():
@@ -38,8 +40,12 @@ def find_weights(leaves: Mapping[str, StoredArray], dtype: Any = None) -> dict[s
                 weights[f"{stack}/layers_{layer}/{rest}"] = one
         else:
             weights[name] = _with_heads_joined(name, leaf) if LAYER.fullmatch(name) else leaf
-    for stack in STACKS:
-        _share_bias(stack, weights)
+    own = {stack: _own_biases(stack, weights) for stack in STACKS}
+    if all(_all_equal([weights[n] for n in names]) for names in own.values()):
+        for stack, names in own.items():
+            weights |= {f"{stack}/{BIAS}": weights[name] for name in names[:1]}
+            for name in names:
+                del weights[name]
     return {name: weight.as_floats(dtype) for name, weight in weights.items()}
 
 
@@ -50,24 +56,17 @@ def _with_heads_joined(name: str, weight: StoredArray) -> StoredArray:
     return weight.joined(0 if name.endswith("out/kernel") else 1)
 
 
-def _share_bias(stack: str, weights: dict[str, StoredArray]) -> None:
-    """Replaces equal biases of all layers by one of the stack."""
-    own = sorted(n for n in weights if (m := LAYER.fullmatch(n)) and m[1] == stack and m[3] == BIAS)
-    if not own:
-        return
+def _own_biases(stack: str, weights: Mapping[str, StoredArray]) -> list[str]:
+    """The names of the biases that a stack's layers have of their own."""
+    return sorted(
+        n for n in weights if (m := LAYER.fullmatch(n)) and m[1] == stack and m[3] == BIAS
+    )
+
+
+def _all_equal(biases: list[StoredArray]) -> bool:
     cache: Cache = {}
-    biases = [weights[n].as_floats().read(cache=cache) for n in own]
-    differing = [n for n, bias in zip(own, biases, strict=True) if (bias != biases[0]).any()]
-    if differing:
-        raise ValueError(
-            f"{weights[own[0]].place}: the {stack}'s layers have relative-position biases of "
-            f"their own, and {differing[0]} differs from {own[0]}. This T5, like the published "
-            "ones, has one bias for all layers of a stack, so the checkpoint cannot be converted "
-            "to it without changing the model."
-        )
-    weights[f"{stack}/{BIAS}"] = weights[own[0]]
-    for name in own:
-        del weights[name]
+    values = [bias.as_floats().read(cache=cache) for bias in biases]
+    return all(np.array_equal(each, values[0]) for each in values)
 
 
 def is_scanned(names: Iterable[str]) -> bool:
