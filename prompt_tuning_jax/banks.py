@@ -13,7 +13,6 @@ uses, one prompt, rows of a bank, an ensemble or none, is a `PromptSet`.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.arguments import check_is_values
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, needs_no_room, place_prompts
 
@@ -238,8 +238,7 @@ class PromptSet:
         """
         if isinstance(prompt, PromptSet):
             return prompt
-        if isinstance(prompt, str | Path):
-            raise ValueError(f"Expected a prompt, got its name: pass load_prompt({str(prompt)!r}).")
+        check_is_values(prompt)
         if isinstance(prompt, TunedBank):
             raise ValueError(
                 "Expected a prompt, got a bank: pass bank.rows(names), each input's own prompt, or "

@@ -3,16 +3,39 @@
 import numpy as np
 import pytest
 
-from prompt_tuning_jax.data.encoding import INPUT_BUCKETS, Encoder, bucket_lengths
+from prompt_tuning_jax.data.encoding import (
+    INPUT_BUCKETS,
+    Encoder,
+    bucket_lengths,
+    check_distinct,
+    decoder_features,
+    encoder_features,
+)
+from prompt_tuning_jax.vocabularies import T5_IDS, SpecialIds, Vocabulary
 
 
-class Letters:
+class Letters(Vocabulary):
     """A vocabulary whose tokens are characters."""
 
-    eos_id = 1
+    size, fingerprint = 0x110000, "letters"
 
-    def encode(self, text):
-        return [ord(letter) for letter in text]
+    def __init__(self, special=T5_IDS, prefix=(), suffix=None):
+        super().__init__(special, prefix, suffix, name="letters")
+
+    def encode_batch(self, texts):
+        return [[ord(letter) for letter in text] for text in texts]
+
+    def id_to_piece(self, token):
+        return chr(token)
+
+    def save(self, directory):
+        raise NotImplementedError
+
+    def _text(self, ids):
+        return "".join(map(chr, ids))
+
+    def _sentinel(self, index):
+        raise NotImplementedError
 
 
 def test_too_long_sequences_keep_their_eos_and_are_counted():
@@ -23,6 +46,43 @@ def test_too_long_sequences_keep_their_eos_and_are_counted():
     assert encoder({"inputs": np.array([5, 6, 7, 8, 1])}, "inputs") == [5, 6, 7, 1]
     assert encoder({"inputs": np.array([5, 6])}, "inputs") == [5, 6]
     assert encoder.truncated == {"inputs": 3, "targets": 0}
+
+
+def test_many_at_once_are_as_one_by_one():
+    examples = [{"inputs": text, "targets": [5, 1]} for text in ("abcdef", "abc", "")]
+    encoder, alone = (Encoder(Letters(), {"inputs": 4, "targets": 4}) for _ in range(2))
+    assert encoder.batch(examples, "inputs") == [alone(each, "inputs") for each in examples]
+    assert encoder.truncated == alone.truncated == {"inputs": 1, "targets": 0}
+    pairs = encoder.pairs(examples)
+    assert next(pairs) == ([97, 98, 99, 1], [5, 1])
+    assert encoder.truncated["inputs"] == 2  # those not taken yet are not counted
+
+
+def test_a_models_own_frame_survives_cutting():
+    framing = Letters(SpecialIds(pad=7, eos=2, start=3, bos=1), prefix=(1,))
+    encoder = Encoder(framing, {"inputs": 4, "targets": 4})
+    assert encoder({"inputs": "ab"}, "inputs") == [1, 97, 98, 2]
+    assert encoder({"inputs": "abcdef"}, "inputs") == [1, 97, 98, 2]
+    begun = Encoder(Letters(SpecialIds(eos=2), prefix=(1,), suffix=()), encoder.lengths)
+    assert begun({"inputs": "abcdef"}, "inputs") == [1, 97, 98, 99]
+    assert begun({"targets": "a"}, "targets") == [1, 97, 2]  # what is to be written has an end
+
+
+def test_padding_and_the_decoders_start_are_the_vocabularys():
+    vocabulary = Letters(SpecialIds(pad=7, eos=2, start=3))
+    batch = decoder_features([[97, 2]], 2, 3, vocabulary)
+    assert batch["decoder_input_tokens"].tolist() == [[3, 97, 7], [7, 7, 7]]
+    assert batch["decoder_target_tokens"].tolist() == [[97, 2, 7], [7, 7, 7]]
+    assert batch["decoder_loss_weights"].tolist() == [[1, 1, 0], [0, 0, 0]]
+    inputs = encoder_features([[97, 2]], 2, 3, vocabulary)["encoder_input_tokens"]
+    assert inputs.tolist() == [[97, 2, 7], [7, 7, 7]]
+
+
+def test_labels_are_compared_as_they_are_cut():
+    framing = Letters(SpecialIds(eos=2, bos=1), prefix=(1,))
+    check_distinct(["abc", "abd"], framing, 5)
+    with pytest.raises(ValueError, match="same tokens to this model when cut to 4"):
+        check_distinct(["abc", "abd"], framing, 4)
 
 
 def test_an_example_without_tokens_is_refused():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 from common import GOLDENS, assert_same
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import load_file
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.checkpoints.huggingface.names import is_transposed, weight_names
+from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.quantize import Quantizer, dequantize
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.devices import sharding
@@ -31,30 +29,9 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 @functools.cache
 def golden(name) -> tuple[T5Config, dict, dict]:
-    directory = GOLDENS / "families" / name
-    theirs = json.loads((directory / "config.json").read_text())
-    config = T5Config(
-        vocab_size=theirs["vocab_size"],
-        emb_dim=theirs["d_model"],
-        num_heads=theirs["num_heads"],
-        head_dim=theirs["d_kv"],
-        mlp_dim=theirs["d_ff"],
-        num_encoder_layers=theirs["num_layers"],
-        num_decoder_layers=theirs["num_decoder_layers"],
-        relpos_buckets=theirs["relative_attention_num_buckets"],
-        relpos_max_distance=theirs["relative_attention_max_distance"],
-        encoder_attention=ATTENTIONS[name],
-        local_radius=theirs["local_radius"],
-        global_block_size=theirs["global_block_size"],
-    )
-    stored = load_file(directory / "model.safetensors")
-    names = weight_names(config)
-    assert stored.keys() == names.keys()
-    flat = {
-        ours: stored[name].T if is_transposed(ours) else stored[name]
-        for name, (ours, _) in names.items()
-    }
-    return config, unflatten_dict(flat, sep="/"), dict(np.load(directory / "io.npz"))
+    config, params, _ = huggingface.load(GOLDENS / "families" / name)
+    assert config.encoder_attention == ATTENTIONS[name]
+    return config, params, dict(np.load(GOLDENS / "families" / name / "io.npz"))
 
 
 @functools.partial(jit, static_argnums=0)

@@ -17,12 +17,12 @@ from prompt_tuning_jax import ExampleList, TunedPrompt, save_prompt, train_many
 from prompt_tuning_jax import train as run
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.packing import (
-    PADDING,
     PackedBatches,
     Shape,
     arrange,
     first_fit,
     pack,
+    padding,
     row_counts,
 )
 from prompt_tuning_jax.data.prefetch import Prefetcher
@@ -193,7 +193,7 @@ def test_hosts_read_their_own_rows():
         for name, values in part.items():
             assert values.dtype == batch[name].dtype
             np.testing.assert_array_equal(values[half:], batch[name][half:])
-            assert (values[:half] == PADDING.get(name, 0)).all()
+            assert (values[:half] == padding(name, 0)).all()
 
 
 # --- the model

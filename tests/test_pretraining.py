@@ -21,13 +21,16 @@ from prompt_tuning_jax.data.task import ExampleList
 class Words:
     """A vocabulary that gives every different word an id of its own."""
 
-    eos_id, size, extra_ids = 1, 100_000, 100
+    pad_id, eos_id, start_id, size, extra_ids = 0, 1, 0, 100_000, 100
 
     def __init__(self):
         self.ids = {}
 
-    def encode(self, text):
-        return [self.ids.setdefault(word, 10 + len(self.ids)) for word in text.split()]
+    def encode_batch(self, texts):
+        return [
+            [self.ids.setdefault(word, 10 + len(self.ids)) for word in text.split()]
+            for text in texts
+        ]
 
     def sentinel(self, index):
         return self.size - 1 - index

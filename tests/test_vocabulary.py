@@ -6,7 +6,7 @@ import pytest
 import sentencepiece
 from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
 
-from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, SpecialIds, load_vocabulary
 
 WORDS = "the river runs down to a small town where people sell bread fish and apples every day"
 TEXTS = [
@@ -126,10 +126,18 @@ def test_file_of_another_kind(tmp_path):
         load_vocabulary(path)
 
 
-def test_other_special_ids_are_refused():
+def test_special_ids_are_the_models():
+    """MADLAD's order; it pads with <s>, as its tokenizer_config.json says."""
     model = train_model(pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
-    with pytest.raises(ValueError, match="pad_id=0"):
-        SentencePieceVocabulary(model)
+    vocabulary = SentencePieceVocabulary(model)
+    assert vocabulary.special == SpecialIds(pad=1, eos=2, start=1, bos=1, unk=0)
+    assert vocabulary.framed([5]) == [5, 2]
+    assert vocabulary.decode([5, 1, 6, 2, 7]) == vocabulary.decode([5, 6])
+
+
+def test_a_model_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="no token that ends a sequence"):
+        SentencePieceVocabulary(train_model(eos_id=-1))
 
 
 def test_t5s_own_vocabulary(t5_model_path):

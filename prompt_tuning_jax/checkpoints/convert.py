@@ -71,8 +71,8 @@ def to_t5x(
         model.
     """
     if is_checkpoint(source):
-        _, weights = t5x.load_lazily(source, dtype, report=report)
-        return t5x.save(destination, weights, step, form)
+        config, weights = t5x.load_lazily(source, dtype, report=report)
+        return t5x.save(destination, weights, step, form, config)
     config, weights, _ = huggingface.load_lazily(source, dtype or jnp.float32, report)
     if config.scale_decoder_outputs is not None:
         raise ValueError(
@@ -87,7 +87,7 @@ def to_t5x(
         )
     if config.layer_relpos_bias:  # only T5X's scalable T5 has a bias in every layer
         weights = stack_layers({n: w.read() for n, w in weights.items()})
-    return t5x.save(destination, weights, step, form)
+    return t5x.save(destination, weights, step, form, config)
 
 
 def leaf_to_npy(path: str, name: str, destination: str) -> Path:

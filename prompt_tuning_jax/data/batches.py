@@ -21,6 +21,9 @@ from prompt_tuning_jax.data.encoding import (
 from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Source, epoch_order
 from prompt_tuning_jax.vocabularies import Vocabulary
 
+BLOCK = 256
+"""Examples that are encoded at once."""
+
 Exchange = Callable[[np.ndarray], np.ndarray]
 """An array of every host -> all of theirs, stacked; every host calls it."""
 
@@ -39,19 +42,25 @@ class Pair(NamedTuple):
     saved: Any
 
 
+def _pair(tokens: Sequence[Tokens], saved: Any) -> Pair:
+    """An example that is encoded already."""
+    inputs, targets = tokens
+    return Pair((len(inputs), len(targets)), lambda: (inputs, targets), saved)
+
+
 class StreamReader:
-    """A source's examples, encoded as they come."""
+    """A source's examples, encoded a block at a time."""
 
     def __init__(self, source: Source, encoder: Encoder):
         self._source, self._encoder = source, encoder
 
     def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
-        for example in self._source.stream(seed=seed, epoch=epoch, start=start):
-            yield self.restore([self._encoder(example, feature) for feature in FEATURES])
+        stream = self._source.stream(seed=seed, epoch=epoch, start=start)
+        while block := list(itertools.islice(stream, BLOCK)):
+            yield from map(self.restore, self._encoder.pairs(block))
 
     def restore(self, saved: Any) -> Pair:
-        inputs, targets = saved
-        return Pair((len(inputs), len(targets)), lambda: (inputs, targets), saved)
+        return _pair(saved, saved)
 
 
 class IndexReader:
@@ -62,32 +71,43 @@ class IndexReader:
         self._sizes: np.ndarray | None = None
 
     def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
-        for index in epoch_order(len(self._source), seed, epoch)[start:].tolist():
-            yield self.restore(index)
+        order = epoch_order(len(self._source), seed, epoch)[start:].tolist()
+        if self._sizes is not None:
+            yield from map(self._sized, order)
+            return
+        for first in range(0, len(order), BLOCK):
+            block = order[first : first + BLOCK]
+            pairs = self._encoder.pairs([self._source[index] for index in block])
+            for index, tokens in zip(block, pairs, strict=True):
+                yield _pair(tokens, index)
 
     def restore(self, index: int) -> Pair:
-        if self._sizes is None:
-            inputs, targets = self._read(index, self._encoder)
-            return Pair((len(inputs), len(targets)), lambda: (inputs, targets), index)
+        if self._sizes is not None:
+            return self._sized(index)
+        return _pair(next(self._encoder.pairs([self._source[index]])), index)
+
+    def _sized(self, index: int) -> Pair:
         inputs, targets, *cut = self._sizes[index].tolist()
         for feature, is_cut in zip(FEATURES, cut, strict=True):
             self._encoder.truncated[feature] += is_cut
-        return Pair((inputs, targets), lambda: self._read(index, self._encode), index)
+        return Pair((inputs, targets), lambda: self._read(index), index)
 
-    def _read(self, index: int, encode: Callable[[Example, str], Any]) -> tuple[Tokens, Tokens]:
-        example = self._source[index]
-        return tuple(encode(example, feature) for feature in FEATURES)
-
-    def _encode(self, example: Example, feature: str) -> Tokens:
-        return self._encoder.encode(example, feature)[0]
+    def _read(self, index: int) -> tuple[Tokens, Tokens]:
+        example = [self._source[index]]
+        (inputs, _), (targets, _) = (self._encoder.encode(example, f)[0] for f in FEATURES)
+        return inputs, targets
 
     def share(self, exchange: Exchange, host: int, hosts: int) -> None:
         """Counts a share of all examples' tokens, and gets the others' counts."""
         counted = np.zeros((-(-len(self._source) // hosts), 2 * len(FEATURES)), np.int32)
-        for row, index in enumerate(range(host, len(self._source), hosts)):
-            example = self._source[index]
-            found = [self._encoder.encode(example, feature) for feature in FEATURES]
-            counted[row] = [len(tokens) for tokens, _ in found] + [is_cut for _, is_cut in found]
+        own = range(host, len(self._source), hosts)
+        for first in range(0, len(own), BLOCK):
+            block = [self._source[index] for index in own[first : first + BLOCK]]
+            for column, feature in enumerate(FEATURES):
+                found = self._encoder.encode(block, feature)
+                rows = counted[first : first + len(block)]
+                rows[:, column] = [len(tokens) for tokens, _ in found]
+                rows[:, len(FEATURES) + column] = [is_cut for _, is_cut in found]
         by_host = exchange(counted)
         self._sizes = by_host.swapaxes(0, 1).reshape(-1, counted.shape[1])
 
@@ -187,8 +207,9 @@ class TrainBatches:
         own = set(self._own_rows(self._batch_size))
         rows = [pair.tokens() if row in own else ([], []) for row, pair in enumerate(pairs)]
         inputs, targets = zip(*rows, strict=True)
-        batch = encoder_features(inputs, self._batch_size, lengths[0])
-        return batch | decoder_features(targets, self._batch_size, lengths[1])
+        vocabulary = self._encoder.vocabulary
+        batch = encoder_features(inputs, self._batch_size, lengths[0], vocabulary)
+        return batch | decoder_features(targets, self._batch_size, lengths[1], vocabulary)
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands: counters, and the examples that wait for their bucket to fill."""
@@ -231,7 +252,7 @@ def eval_batches(
     """Every example once, in batches of similar length.
 
     Yields `(indices [n], batch)`: row i of the batch is example `indices[i]`, and rows n and above
-    are empty (all 0), which only the last batch of a bucket has. Examples without targets give
+    are all padding, which only the last batch of a bucket has. Examples without targets give
     batches with `encoder_input_tokens` only. Lengths are sorted within `window` examples, the most
     held in memory at a time.
     """
@@ -252,9 +273,9 @@ def eval_batches(
 def _sorted_batches(
     examples: Sequence[Example], encoder: Encoder, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    inputs = [encoder(example, "inputs") for example in examples]
+    inputs = encoder.batch(examples, "inputs")
     has_targets = all("targets" in example for example in examples)
-    targets = [encoder(example, "targets") for example in examples] if has_targets else []
+    targets = encoder.batch(examples, "targets") if has_targets else []
     by_length = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
     for length, alike in itertools.groupby(
         by_length, key=lambda i: encoder.bucket(len(inputs[i]), "inputs")
@@ -262,9 +283,10 @@ def _sorted_batches(
         group = list(alike)
         for start in range(0, len(group), batch_size):
             rows = group[start : start + batch_size]
-            batch = encoder_features([inputs[i] for i in rows], batch_size, length)
+            chosen = [inputs[i] for i in rows]
+            batch = encoder_features(chosen, batch_size, length, encoder.vocabulary)
             if has_targets:
                 chosen = [targets[i] for i in rows]
                 longest = encoder.bucket(max(map(len, chosen)), "targets")
-                batch |= decoder_features(chosen, batch_size, longest)
+                batch |= decoder_features(chosen, batch_size, longest, encoder.vocabulary)
             yield np.array(rows), batch

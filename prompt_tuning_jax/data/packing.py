@@ -3,10 +3,10 @@
 A packed batch trains on the examples of a padded one, with the same loss and gradients to rounding,
 in fewer rows:
 
-    encoder_input_tokens   [R, S]   examples one behind the other, 0 at padding and prompts
+    encoder_input_tokens   [R, S]   examples one behind the other, `pad_id` at padding and prompts
     prompt_positions       [R, S]   each example's prompt, laid out as in a row of its own
     encoder_segment_ids    [R, S]   1, 2, ... for the row's examples, 0 at padding
-    decoder_input_tokens   [R, L]   their targets, in the same order, each starting with 0
+    decoder_input_tokens   [R, L]   their targets, in the same order, each after `start_id`
     decoder_target_tokens  [R, L]
     decoder_loss_weights   [R, L]
     decoder_segment_ids    [R, L]   the example that each target belongs to
@@ -26,12 +26,19 @@ from prompt_tuning_jax.data.batches import Pair, TrainBatches
 from prompt_tuning_jax.data.encoding import TARGET_BUCKETS, Batch, Tokens
 from prompt_tuning_jax.data.task import Source
 from prompt_tuning_jax.layout import place_prompt
-from prompt_tuning_jax.vocabularies import Vocabulary
+from prompt_tuning_jax.vocabularies import T5_IDS, SpecialIds, Vocabulary
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
-PADDING = {"prompt_positions": -1}  # 0 in every other array
+TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 Rows = list[list[int]]
 """The examples of each row, by number."""
+
+
+def padding(name: str, pad_id: int) -> int:
+    """What stands where an array of a batch holds nothing."""
+    if name in TOKENS:
+        return pad_id
+    return -1 if name == "prompt_positions" else 0
 
 
 class Shape(NamedTuple):
@@ -83,7 +90,7 @@ class PackedBatches(TrainBatches):
         self._row_counts = row_counts(batch_size, row_multiple)
         self._target_lengths = sorted({*TARGET_BUCKETS, lengths["targets"]})
         self._prompt_length, self._layout = prompt_length, layout
-        self._eos_id = vocabulary.eos_id
+        self._special = vocabulary.special
 
     def assemble(self, pairs: Sequence[Pair]) -> Batch:
         sizes = [
@@ -94,7 +101,7 @@ class PackedBatches(TrainBatches):
         own = set(self._own_rows(shape.rows))
         rows = [members if number in own else [] for number, members in enumerate(rows)]
         tokens = {i: pairs[i].tokens() for members in rows for i in members}
-        return pack(tokens, rows, shape, self._prompt_length, self._layout, self._eos_id)
+        return pack(tokens, rows, shape, self._prompt_length, self._layout, self._special)
 
 
 def row_counts(batch_size: int, multiple: int = 1) -> list[int]:
@@ -155,21 +162,22 @@ def pack(
     shape: Shape,
     prompt_length: int,
     layout: str = "prefix",
-    eos_id: int = 1,
+    special: SpecialIds = T5_IDS,
     prompt_ids: Sequence[int] | None = None,
 ) -> Batch:
     """The batch in which row r holds the examples `rows[r]`; rows beyond those given stay empty.
 
     Args:
       pairs: (inputs, targets) of each example.
+      special: the vocabulary's.
       prompt_ids: the prompt of each example, where the model has a bank of them; the batch then
         has `prompt_ids` [R, S] too.
     """
-    batch = _empty(shape, prompt_ids is not None)
+    batch = _empty(shape, prompt_ids is not None, special.pad)
     for row, members in enumerate(rows):
         inputs = targets = 0
         for number, i in enumerate(members, 1):
-            part = _segment(pairs[i], number, prompt_length, layout, eos_id)
+            part = _segment(pairs[i], number, prompt_length, layout, special)
             if prompt_ids is not None:
                 part["prompt_ids"] = np.full_like(part["prompt_positions"], prompt_ids[i])
             for name, values in part.items():
@@ -180,27 +188,32 @@ def pack(
     return batch
 
 
-def _empty(shape: Shape, has_prompt_ids: bool) -> Batch:
+def _empty(shape: Shape, has_prompt_ids: bool, pad_id: int) -> Batch:
+    def empty(name: str, length: int) -> np.ndarray:
+        return np.full((shape.rows, length), padding(name, pad_id), np.int32)
+
     names = ["encoder_input_tokens", "prompt_positions", "encoder_segment_ids"]
     names += ["prompt_ids"] * has_prompt_ids
-    inputs = {n: np.full((shape.rows, shape.inputs), PADDING.get(n, 0), np.int32) for n in names}
+    inputs = {name: empty(name, shape.inputs) for name in names}
     names = ["decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids"]
-    targets = {name: np.zeros((shape.rows, shape.targets), np.int32) for name in names}
+    targets = {name: empty(name, shape.targets) for name in names}
     weights = np.zeros((shape.rows, shape.targets), np.float32)
     return inputs | targets | {"decoder_loss_weights": weights}
 
 
 def _segment(
-    pair: tuple[Tokens, Tokens], number: int, prompt_length: int, layout: str, eos_id: int
+    pair: tuple[Tokens, Tokens], number: int, prompt_length: int, layout: str, special: SpecialIds
 ) -> Batch:
     """One example's part of its row."""
     inputs, targets = (np.array([tokens], np.int32) for tokens in pair)
-    tokens_1xS, positions_1xS = place_prompt(inputs, prompt_length, layout, eos_id)
+    tokens_1xS, positions_1xS = place_prompt(
+        inputs, prompt_length, layout, special.eos, special.pad
+    )
     return {
         "encoder_input_tokens": tokens_1xS[0],
         "prompt_positions": positions_1xS[0],
         "encoder_segment_ids": np.full_like(tokens_1xS[0], number),
-        "decoder_input_tokens": np.pad(targets[0, :-1], (1, 0)),
+        "decoder_input_tokens": np.pad(targets[0, :-1], (1, 0), constant_values=special.start),
         "decoder_target_tokens": targets[0],
         "decoder_loss_weights": np.ones(targets.shape[1], np.float32),
         "decoder_segment_ids": np.full_like(targets[0], number),

@@ -81,9 +81,9 @@ class TextDirectory:
                 f"{path} holds no .txt files: give a directory of English prose."
             )
         encoded = [
-            np.array(vocabulary.encode(document), np.int32)
+            np.array(ids, np.int32)
             for file in files
-            for document in documents(read_text(file))
+            for ids in vocabulary.encode_batch(documents(read_text(file)))
         ]
         encoded = [tokens for tokens in encoded if len(tokens) >= SHORTEST]
         if not encoded:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints, constrained
 from prompt_tuning_jax.decoding.defaults import MAX_LENGTH
+from prompt_tuning_jax.devices.memory import check_fits
 from prompt_tuning_jax.models.family import family_of
 
 
@@ -209,6 +210,8 @@ def _generate(transformer, params, encoder_input_tokens, prompts, keys, length_p
         return log_probs_BxV, cache
 
     cache = _split_members(_empty_cache(decode, batch * members, max_length), members, batch_axis)
+    what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
+    check_fits(cache, how.beams, what)
     if how.constraints:
         step, cache = constrained(
             next_scores,

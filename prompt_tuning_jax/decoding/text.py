@@ -1,6 +1,7 @@
 """From texts to answers: batches of token ids on the devices, generated texts, ranked labels."""
 
 import itertools
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.banks import PromptSet
 from prompt_tuning_jax.data.batches import eval_batches
-from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.encoding import Encoder, check_distinct
+from prompt_tuning_jax.data.task import FEATURES
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
@@ -57,8 +59,6 @@ class Prompted(NamedTuple):
 
 def as_examples(texts: Sequence[Any]) -> list[dict[str, Any]]:
     """Inputs without targets, of texts or lists of token ids."""
-    if isinstance(texts, str):
-        raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
     return [{"inputs": text} for text in texts]
 
 
@@ -166,8 +166,9 @@ def label_choices(
 
 
 def label_tokens(labels: Sequence[str], vocabulary: Vocabulary) -> Int[np.ndarray, "C L"]:
-    """Ids ending in EOS, then 0; labels that look all alike to the vocabulary are refused."""
+    """Ids as targets have them, then padding; labels that look all alike are refused."""
     check_distinct(labels, vocabulary)
-    ids = [[*vocabulary.encode(label), vocabulary.eos_id] for label in labels]
+    whole = Encoder(vocabulary, dict.fromkeys(FEATURES, sys.maxsize))
+    ids = whole.batch([{"targets": label} for label in labels], "targets")
     length = max(map(len, ids))
-    return np.array([row + [0] * (length - len(row)) for row in ids], np.int32)
+    return np.array([row + [vocabulary.pad_id] * (length - len(row)) for row in ids], np.int32)

@@ -1,7 +1,18 @@
 """What inference takes."""
 
+from prompt_tuning_jax.bounds import (
+    BEAMS,
+    LENGTH_PENALTY,
+    ROWS,
+    SEED,
+    TEMPERATURE,
+    TOKENS,
+    TOP_K,
+    TOP_P,
+)
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
+    FileFormConfig,
     FormConfig,
     ModelConfig,
     PredictionConfig,
@@ -11,7 +22,9 @@ from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
-class InferConfig(PredictionConfig, PromptConfig, DeviceConfig, FormConfig, ModelConfig):
+class InferConfig(
+    PredictionConfig, PromptConfig, DeviceConfig, FormConfig, FileFormConfig, ModelConfig
+):
     """What `prompt-tuning infer` takes."""
 
     input_file: PathLike | None = setting(
@@ -27,27 +40,48 @@ class InferConfig(PredictionConfig, PromptConfig, DeviceConfig, FormConfig, Mode
         default=32,
         help="rows at once; the copies for an ensemble count.",
         group="evaluation",
-        least=1,
+        bounds=ROWS,
     )
-    max_input_length: int = setting(
-        default=512, help="the longest input, in tokens.", group="evaluation", least=1
+    template: str = setting(
+        default="prompt",
+        help="""where records are made inputs by no input_template: "prompt", by the one that the
+        prompt was trained with, or "none", for lines as they are.""",
+        group="data",
+        choices=("prompt", "none"),
     )
-    max_length: int = setting(
-        default=64, help="the most tokens to generate, EOS included.", group="evaluation", least=1
+    max_input_length: int | None = setting(
+        default=None,
+        help="the longest input, in tokens; None: as the prompt was trained, else 512.",
+        group="evaluation",
+        bounds=TOKENS,
     )
-    beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", least=1)
+    max_length: int | None = setting(
+        default=None,
+        help="""the most tokens to generate, EOS included; None: as the prompt was trained, else
+        64.""",
+        group="evaluation",
+        bounds=TOKENS,
+    )
+    beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", bounds=BEAMS)
     length_penalty: float = setting(
         default=0.0,
         help="a beam's score is divided by its length to this power.",
         group="evaluation",
+        bounds=LENGTH_PENALTY,
     )
-    temperature: float = setting(default=0.0, help="above 0: sampling.", group="evaluation")
+    temperature: float = setting(
+        default=0.0, help="above 0: sampling.", group="evaluation", bounds=TEMPERATURE
+    )
     top_k: int = setting(
-        default=0, help="sample among the k likeliest tokens; 0 for all.", group="evaluation"
+        default=0,
+        help="sample among the k likeliest tokens; 0 for all.",
+        group="evaluation",
+        bounds=TOP_K,
     )
     top_p: float = setting(
         default=1.0,
         help="sample among the likeliest tokens of this probability together.",
         group="evaluation",
+        bounds=TOP_P,
     )
-    seed: int = setting(default=0, help="of what is sampled.", group="evaluation", least=0)
+    seed: int = setting(default=0, help="of what is sampled.", group="evaluation", bounds=SEED)

@@ -133,10 +133,23 @@ class Outputs:
             **identity,
             task=self.task.name,
             verbalizers=self.task.verbalizers,
+            **self._form(),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
             step=scores["step"],
             scores={name: x for name, x in scores.items() if name != "step"},
         )
+
+    def _form(self) -> dict[str, Any]:
+        """What else `infer` needs, to put an input to the model as in training."""
+        known = {
+            "input_template": self.task.input_template,
+            "target_template": self.task.target_template,
+            "feature_lengths": dict(self.feature_lengths),
+            "predictions": self.config.predictions,
+        }
+        if self.config.missing != "drop":  # whoever asks gets an answer
+            known["missing"] = self.config.missing
+        return known
 
     def finish(
         self,

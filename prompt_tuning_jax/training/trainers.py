@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.data.encoding import Batch
-from prompt_tuning_jax.data.packing import PADDING
+from prompt_tuning_jax.data.packing import padding
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import PROMPT_NAME
@@ -148,7 +148,7 @@ class StackedTrainer:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, mesh: Mesh):
         self.runs, self._frozen, self._mesh = prepared.runs, prepared.frozen, mesh
-        self._log_period = config.log_period
+        self._log_period, self._pad_id = config.log_period, prepared.model.config.pad_id
         self._stack = sharding.put(
             start_stack(prepared.starts, config.trainable), sharding.replicated(mesh)
         )
@@ -194,7 +194,10 @@ class StackedTrainer:
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
         """As one, [N, B, ...], padded to the largest among them."""
-        return {name: _pad([batch[name] for batch in batches], name) for name in batches[0]}
+        return {
+            name: _pad([batch[name] for batch in batches], padding(name, self._pad_id))
+            for name in batches[0]
+        }
 
     def step(self, batch: Batch, number: int) -> Metrics:
         rows = PartitionSpec(None, *sharding.batch_sharding(self._mesh).spec)  # of each run
@@ -295,10 +298,10 @@ def learning_rates(runs: Sequence[Run]) -> jax.Array:
     return jnp.array([DEFAULT_RATE if rate is None else rate for rate in rates], jnp.float32)
 
 
-def _pad(arrays: Sequence[np.ndarray], name: str) -> np.ndarray:
+def _pad(arrays: Sequence[np.ndarray], value: int) -> np.ndarray:
     """Arrays of the runs' batches as one; packed batches differ in rows, too."""
     largest = np.max([x.shape for x in arrays], axis=0)
-    stacked = np.full((len(arrays), *largest), PADDING.get(name, 0), arrays[0].dtype)
+    stacked = np.full((len(arrays), *largest), value, arrays[0].dtype)
     for each, x in zip(stacked, arrays, strict=True):
         each[: x.shape[0], : x.shape[1]] = x
     return stacked

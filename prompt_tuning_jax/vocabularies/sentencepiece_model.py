@@ -4,83 +4,177 @@ T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ... stand at the end of the table
 `<extra_id_0>` is the highest id.
 """
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
+from prompt_tuning_jax.vocabularies.added_tokens import AddedTokens
+from prompt_tuning_jax.vocabularies.files import (
+    CONFIG,
+    SENTENCEPIECE,
+    T5_TOKENS,
+    AddedToken,
+    VocabularyFiles,
+)
 from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
+from prompt_tuning_jax.vocabularies.word_cache import WordCache, sentencepiece_cache
 
-SENTENCEPIECE = "spiece.model"
-CONFIG = "tokenizer_config.json"
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
+EXTRA_IDS = 100
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model with T5's extra ids; gives the ids that `seqio` gives."""
+    """A SentencePiece model with T5's extra ids; gives the ids that `seqio` gives.
 
-    def __init__(self, model_bytes: bytes, extra_ids: int = 100, name: str = "model bytes"):
+    So a special token's text within a text is text like any other, where transformers makes it the
+    token. Tokens that tokenizer_config.json or added_tokens.json add are obeyed as transformers
+    does, but for one thing: transformers finds those it calls "normalized" in the normalised text.
+    """
+
+    def __init__(self, model_bytes: bytes, extra_ids: int = EXTRA_IDS, name: str = "model bytes"):
         """Builds from the bytes of a `.model` file; `name` is what errors call it.
 
         Raises:
-          ValueError: the bytes are no SentencePiece model, or one with other special ids.
+          ValueError: the bytes are no SentencePiece model, or one that has no end of sequence.
         """
         if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
             raise ValueError(f"extra_ids must be a whole number, 0 or more, not {extra_ids!r}.")
         base = _processor(model_bytes, name)
-        _check_special_ids(base, name)
+        super().__init__(_special_ids(base, name), name=name)
         present = sum("<extra_id_" in piece for piece in base.id_to_piece(list(range(len(base)))))
         added = b"".join(
             _user_defined_piece(_extra_piece(index))
             for index in reversed(range(extra_ids))
-            if base.piece_to_id(_extra_piece(index)) == UNK_ID
+            if base.piece_to_id(_extra_piece(index)) == base.unk_id()
         )
-        super().__init__(SpecialIds(PAD_ID, EOS_ID, PAD_ID, None, UNK_ID))
         self.model_bytes = model_bytes
         self.extra_ids = max(extra_ids, present)  # mT5's published model has its own 100
         self._processor = _processor(model_bytes + added, name)
+        self._files: VocabularyFiles | None = None
+        self._added: dict[int, AddedToken] = {}
+
+    @classmethod
+    def from_files(cls, files: VocabularyFiles) -> "SentencePieceVocabulary":
+        """A spiece.model, and what the files beside it add to it.
+
+        Raises:
+          ValueError: a file is corrupt, or adds tokens at ids where they cannot be.
+        """
+        extra_ids = files.config.get("extra_ids", EXTRA_IDS)
+        vocabulary = cls(files[SENTENCEPIECE], extra_ids, files.place)
+        vocabulary._files = files
+        vocabulary._add(files.added_tokens)
+        vocabulary.special = vocabulary._special_ids(files.special_tokens)
+        vocabulary.suffix = (vocabulary.eos_id,)
+        return vocabulary
 
     @property
     def size(self) -> int:
-        """Number of ids: pieces and extra ids. An embedding table may have more rows."""
-        return self._processor.get_piece_size()
+        return max([self._processor.get_piece_size() - 1, *self._added]) + 1
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the model's bytes and the number of extra ids, in hex."""
-        return hashlib.sha256(self.model_bytes + b"\nextra_ids=%d" % self.extra_ids).hexdigest()
+        # Of the model's bytes and the number of extra ids; prompt files of long ago carry it.
+        facts = self.model_bytes + b"\nextra_ids=%d" % self.extra_ids
+        for token, added in self._added.items():
+            facts += f"\n{token}={added.content}".encode()
+        return hashlib.sha256(facts).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode(list(texts), out_type=int)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        size = self.size
-        kept = []
-        for token in map(int, ids):
-            if token == EOS_ID:
-                break
-            if token != PAD_ID:
-                kept.append(token if 0 <= token < size else UNK_ID)
-        return self._processor.decode(kept)
-
-    def _sentinel(self, index: int) -> int:
-        return self._processor.piece_to_id(_extra_piece(index))
+        if self._added:
+            return self._splitter.encode_batch(texts, self._words.encode_batch)
+        return self._words.encode_batch(texts)
 
     def id_to_piece(self, token: int) -> str:
-        if not 0 <= token < self.size:
+        if token in self._added:
+            return self._added[token].content
+        if not 0 <= token < self._processor.get_piece_size():
             raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids.")
         return self._processor.id_to_piece(int(token))
 
     def save(self, directory: str | os.PathLike[str]) -> None:
+        if self._files is not None and CONFIG in self._files:
+            return self._files.save(directory)
         directory = Path(directory)
         (directory / SENTENCEPIECE).write_bytes(self.model_bytes)
         config = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.extra_ids}
+        named = {"eos": self.eos_id, "unk": self.unk_id, "pad": self.pad_id}
+        names = {role: self.id_to_piece(token) for role, token in named.items()}
+        if names != T5_TOKENS:
+            config |= {f"{role}_token": piece for role, piece in names.items()}
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+    def _text(self, ids: list[int]) -> str:
+        size, unk = self._processor.get_piece_size(), self._processor.unk_id()
+        known = [token if 0 <= token < size else unk for token in ids if token not in self._added]
+        return self._processor.decode(known)
+
+    def _sentinel(self, index: int) -> int:
+        return self._processor.piece_to_id(_extra_piece(index))
+
+    @functools.cached_property
+    def _words(self) -> WordCache:
+        return sentencepiece_cache(self._processor, self.model_bytes)
+
+    @functools.cached_property
+    def _splitter(self) -> AddedTokens:
+        return AddedTokens(self._added)
+
+    def _add(self, tokens: dict[int, AddedToken]) -> None:
+        """Takes tokens over that the model has not; one that is elsewhere in it is refused."""
+        for number, token in tokens.items():
+            found = self._piece_id(token.content)
+            if found is None and number >= self._processor.get_piece_size():
+                self._added[number] = token
+            elif found != number:
+                there = "no such piece" if found is None else f"it as {found}"
+                raise ValueError(
+                    f"{self.name}: the files beside the SentencePiece model give {token.content!r} "
+                    f"the id {number}, but the model has {there}. Save the tokenizer with "
+                    "transformers 5, which writes a tokenizer.json that has both."
+                )
+
+    def _piece_id(self, content: str) -> int | None:
+        """The id of a piece; sentinels are called here as transformers calls them."""
+        unk = self._processor.unk_id()
+        for piece in (content, f"▁{content}"):
+            found = self._processor.piece_to_id(piece)
+            if found != unk or content == self._processor.id_to_piece(unk):
+                return found
+        return None
+
+    def _special_ids(self, names: dict[str, str]) -> SpecialIds:
+        """The model's own special ids, and those that its files give a name of another token."""
+        named: dict[str, Any] = {}
+        contents = {token.content: number for number, token in self._added.items()}
+        for role in ("bos", "eos", "pad"):
+            found = self._piece_id(names[role]) if role in names else None
+            found = contents.get(names.get(role, ""), found)
+            if found is not None:
+                named[role] = found
+        named.setdefault("start", named.get("pad", self.start_id))
+        return self.special._replace(**named)
+
+
+def _special_ids(model: sentencepiece.SentencePieceProcessor, name: str) -> SpecialIds:
+    """Those of the model's file.
+
+    A model without padding pads with `<s>`, which stands in no text of a T5: MADLAD's files say so.
+    """
+    if model.eos_id() < 0:
+        raise ValueError(
+            f"{name} has no token that ends a sequence, which T5 needs. Train it with pad_id=0, "
+            "eos_id=1, unk_id=2, bos_id=-1, or pass the model's own spiece.model."
+        )
+    bos = model.bos_id() if model.bos_id() >= 0 else None
+    pad = model.pad_id() if model.pad_id() >= 0 else bos
+    pad = model.eos_id() if pad is None else pad
+    return SpecialIds(pad, model.eos_id(), pad, bos, model.unk_id())
 
 
 def _extra_piece(index: int) -> str:
@@ -109,12 +203,3 @@ def _processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
             f"{name} is not a SentencePiece model ({error}). The file may be cut short or of "
             "another kind: fetch spiece.model again."
         ) from error
-
-
-def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, name: str) -> None:
-    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if found != (PAD_ID, EOS_ID, UNK_ID):
-        raise ValueError(
-            f"{name} has padding, EOS, unknown at ids {found}, T5 needs (0, 1, 2). "
-            "Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1."
-        )

@@ -2,6 +2,7 @@
 
 import abc
 import copy
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -25,6 +26,9 @@ class SpecialIds(NamedTuple):
     unk: int | None = 2
 
 
+T5_IDS = SpecialIds()
+
+
 class Vocabulary(abc.ABC):
     """Text to a model's token ids and back.
 
@@ -37,6 +41,7 @@ class Vocabulary(abc.ABC):
       special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
       prefix, suffix: the ids that stand before and after a text's own, its frame.
       extra_ids: how many sentinels there are.
+      name: where it was read from, as errors call it.
     """
 
     extra_ids: int = 0
@@ -46,8 +51,10 @@ class Vocabulary(abc.ABC):
         special: SpecialIds,
         prefix: Sequence[int] = (),
         suffix: Sequence[int] | None = None,
+        *,
+        name: str,
     ):
-        self.special = special
+        self.special, self.name = special, name
         self.prefix = tuple(prefix)
         self.suffix = (special.eos,) if suffix is None else tuple(suffix)
 
@@ -65,9 +72,14 @@ class Vocabulary(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around them; all texts at once are faster."""
 
-    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids: stops at EOS, drops padding, reads ids past the table as unknown."""
+        """Text of ids: stops at EOS, drops padding; ids past the table are as good as unknown."""
+        until_eos = itertools.takewhile(lambda token: token != self.eos_id, map(int, ids))
+        return self._text([token for token in until_eos if token != self.pad_id])
+
+    @abc.abstractmethod
+    def _text(self, ids: list[int]) -> str:
+        """Text of ids, none of them padding or EOS."""
 
     @abc.abstractmethod
     def id_to_piece(self, token: int) -> str:
@@ -140,6 +152,35 @@ class Vocabulary(abc.ABC):
         ends = {self.special.eos: changed.special.eos}
         changed.suffix = tuple(ends.get(token, token) for token in self.suffix)
         return changed
+
+    def check_fits(
+        self, vocab_size: int, *, pad_id: int | None = None, eos_id: int | None = None
+    ) -> None:
+        """Refuses a vocabulary that is not a model's, as far as that can be known.
+
+        Args:
+          vocab_size: rows of the model's embedding table.
+          pad_id, eos_id: what the model's config calls padding and end of sequence, if it does.
+
+        Raises:
+          ValueError: it has ids that the table has not, or pads or ends with other ids.
+        """
+        if self.size > vocab_size:
+            extra = f" ({self.extra_ids} of them extra)" if self.extra_ids else ""
+            raise ValueError(
+                f"{self.name} has {self.size} ids{extra}, but the model embeds only {vocab_size}: "
+                "they do not belong together. Pass the tokenizer that came with the model."
+            )
+        meanings = {
+            "padding": (pad_id, self.pad_id),
+            "the end of a sequence": (eos_id, self.eos_id),
+        }
+        for meaning, (models, own) in meanings.items():
+            if models is not None and models != own:
+                raise ValueError(
+                    f"{self.name} has {own} for {meaning}, but the model's config says {models}: "
+                    "they do not belong together. Pass the tokenizer that came with the model."
+                )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size}, extra_ids={self.extra_ids})"

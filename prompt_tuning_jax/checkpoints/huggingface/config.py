@@ -70,7 +70,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     """
     raw = _Fields(path, json_object(path.read_bytes(), path, "Fetch it again."))
     model_type = raw.get("model_type", "t5")
-    if model_type not in _MODEL_TYPES:
+    if model_type not in list(_MODEL_TYPES):
         raise ValueError(
             f"{path} describes a {model_type!r} model; only T5 and its relatives "
             f"({', '.join(_MODEL_TYPES)}) can be loaded."
@@ -238,7 +238,7 @@ def _scaled(raw: _Fields, model_type: str) -> bool:
 
 def _encoder_attention(raw: _Fields) -> str:
     name = raw.get("encoder_attention_type", "local")
-    if name not in _ATTENTION_TYPES:
+    if name not in list(_ATTENTION_TYPES):
         raise ValueError(
             f"{raw.path}: encoder_attention_type {name!r} is not one of {sorted(_ATTENTION_TYPES)}."
         )
@@ -256,7 +256,7 @@ def _activations(raw: _Fields, default: str) -> tuple[str, ...]:
             "with or without 'gated-'."
         )
     again = raw.get("dense_act_fn", name), raw.get("is_gated_act", bool(gate))
-    if (_ACTIVATIONS.get(again[0]), again[1]) != (_ACTIVATIONS[name], bool(gate)):
+    if (_ACTIVATIONS.get(str(again[0])), again[1]) != (_ACTIVATIONS[name], bool(gate)):
         raise ValueError(
             f"{raw.path}: feed_forward_proj is {projection!r}, but dense_act_fn {again[0]!r} and "
             f"is_gated_act {again[1]}. Correct the one that is wrong."

@@ -10,6 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prompt_tuning_jax.bounds import (
+    BEAMS,
+    FEWEST,
+    LENGTH_PENALTY,
+    REPETITION_PENALTY,
+    TEMPERATURE,
+    TOKENS,
+    TOP_K,
+    TOP_P,
+    Bounds,
+)
 from prompt_tuning_jax.checkpoints.huggingface.files import CONFIG
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.decoding.defaults import GenerationDefaults, Refusal
@@ -58,8 +69,8 @@ def read_generation(directory: Path, vocab_size: int) -> GenerationDefaults:
 def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> GenerationDefaults:
     """What the fields of `source` say, in a model with so many token ids."""
     fields = _Fields(raw, vocab_size)
-    beams = fields.whole("num_beams", least=1)
-    length_penalty = fields.real("length_penalty")
+    beams = fields.whole("num_beams", BEAMS)
+    length_penalty = fields.real("length_penalty", LENGTH_PENALTY)
     if (beams or 1) > 1 and length_penalty is None:
         length_penalty = 1.0  # transformers' own
     eos_ids = fields.tokens("eos_token_id")
@@ -79,14 +90,14 @@ def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> Generat
 
 def _longest(fields: "_Fields") -> int | None:
     """The most tokens to generate; transformers' max_length counts the start token too."""
-    new, total = fields.whole("max_new_tokens", least=1), fields.whole("max_length", least=1)
+    new, total = fields.whole("max_new_tokens", TOKENS), fields.whole("max_length", TOKENS)
     return new if new is not None or total is None else max(1, total - 1)
 
 
 def _sampling(fields: "_Fields") -> dict[str, float | int | None]:
     """Sampling's settings: temperature only if the file says that it samples."""
-    temperature = fields.real("temperature", above=0)
-    top_k, top_p = fields.whole("top_k"), fields.real("top_p", above=0, most=1)
+    temperature = fields.real("temperature", TEMPERATURE)
+    top_k, top_p = fields.whole("top_k", TOP_K), fields.real("top_p", TOP_P)
     if not fields.choice("do_sample", (False, True)):
         return {"temperature": None, "top_k": top_k, "top_p": top_p}
     found = {"temperature": temperature, "top_k": top_k}
@@ -95,7 +106,7 @@ def _sampling(fields: "_Fields") -> dict[str, float | int | None]:
 
 
 def _constraints(fields: "_Fields", eos_ids: tuple[int, ...]) -> Constraints:
-    new, total = fields.whole("min_new_tokens"), fields.whole("min_length")
+    new, total = fields.whole("min_new_tokens", FEWEST), fields.whole("min_length", FEWEST)
     shortest = max(0, (total or 0) - 1) if new is None else new
     # A bad word that ends every text would never be: transformers takes these out.
     bad_words = [w for w in fields.sequences("bad_words_ids") if w not in [(i,) for i in eos_ids]]
@@ -104,10 +115,11 @@ def _constraints(fields: "_Fields", eos_ids: tuple[int, ...]) -> Constraints:
         forced_first=fields.token("forced_bos_token_id"),
         forced_last=fields.tokens("forced_eos_token_id"),
         min_length=shortest,
-        no_repeat_ngram=fields.whole("no_repeat_ngram_size") or 0,
-        encoder_no_repeat_ngram=fields.whole("encoder_no_repeat_ngram_size") or 0,
-        repetition_penalty=fields.real("repetition_penalty", above=0) or 1.0,
-        encoder_repetition_penalty=fields.real("encoder_repetition_penalty", above=0) or 1.0,
+        no_repeat_ngram=fields.whole("no_repeat_ngram_size", FEWEST) or 0,
+        encoder_no_repeat_ngram=fields.whole("encoder_no_repeat_ngram_size", FEWEST) or 0,
+        repetition_penalty=fields.real("repetition_penalty", REPETITION_PENALTY) or 1.0,
+        encoder_repetition_penalty=fields.real("encoder_repetition_penalty", REPETITION_PENALTY)
+        or 1.0,
         banned=tuple(sorted({*bad_words, *suppressed})),
         banned_first=fields.tokens("begin_suppress_tokens"),
         length_decay=fields.start_and_factor("exponential_decay_length_penalty"),
@@ -137,15 +149,15 @@ class _Fields:
         self.refused.append(Refusal(f"{key} {self.raw[key]!r}"))
         return None
 
-    def whole(self, key: str, least: int = 0) -> int | None:
+    def whole(self, key: str, bounds: Bounds) -> int | None:
         if (value := self.raw.get(key)) is None:
             return None
-        return self._checked(key, _is_whole(value) and value >= least)
+        return self._checked(key, _is_whole(value) and bounds.least <= value <= bounds.most)
 
-    def real(self, key: str, above: float = -math.inf, most: float = math.inf) -> float | None:
+    def real(self, key: str, bounds: Bounds) -> float | None:
         if (value := self.raw.get(key)) is None:
             return None
-        value = self._checked(key, _is_real(value) and above < value <= most)
+        value = self._checked(key, _is_real(value) and bounds.least <= value <= bounds.most)
         return None if value is None else float(value)
 
     def choice(self, key: str, choices: tuple[Any, ...]) -> Any:

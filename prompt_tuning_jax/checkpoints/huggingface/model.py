@@ -36,7 +36,7 @@ from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_vocabulary
 
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
@@ -96,7 +96,7 @@ def load_lazily(
         report(comparison)
     comparison.require_complete()
     comparison.refuse_unknown_layers(f"Correct {CONFIG}.", harmless=(NO_EFFECT, *EMBEDDING_COPIES))
-    vocabulary = _own_vocabulary(directory, config)
+    vocabulary = read_vocabulary(directory, config) if has_vocabulary(directory) else None
     check_copies(stored)
     weights = {}
     for theirs, (ours, _) in comparison.matched.items():
@@ -173,13 +173,6 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
             f"at {config.pad_id}, which is an ordinary token there: {apart}"
         )
     return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
-
-
-def _own_vocabulary(directory: Path, config: T5Config) -> Vocabulary | None:
-    try:
-        return read_vocabulary(directory, config)
-    except FileNotFoundError:
-        return None
 
 
 def _check_saved(flat: Mapping[str, Any], config: T5Config) -> None:
