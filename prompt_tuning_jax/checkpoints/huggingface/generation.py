@@ -74,6 +74,7 @@ def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> Generat
     if (beams or 1) > 1 and length_penalty is None:
         length_penalty = 1.0  # transformers' own
     eos_ids = fields.tokens("eos_token_id")
+    constraints = _constraints(fields, eos_ids)
     return GenerationDefaults(
         source=source,
         max_length=_longest(fields),
@@ -83,7 +84,7 @@ def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> Generat
         **_sampling(fields),
         start_id=fields.token("decoder_start_token_id"),
         eos_ids=eos_ids,
-        constraints=_constraints(fields, eos_ids),
+        constraints=constraints,
         refused=tuple(fields.refused + _not_done(fields)),
     )
 
@@ -100,6 +101,8 @@ def _sampling(fields: "_Fields") -> dict[str, float | int | None]:
     top_k, top_p = fields.whole("top_k", TOP_K), fields.real("top_p", TOP_P)
     if not fields.choice("do_sample", (False, True)):
         return {"temperature": None, "top_k": top_k, "top_p": top_p}
+    if temperature == 0:
+        fields.refused.append(Refusal("do_sample with temperature 0"))
     found = {"temperature": temperature, "top_k": top_k}
     own = {name: value for name, value in found.items() if value is not None}
     return _SAMPLED | own | {"top_p": top_p}
@@ -110,6 +113,10 @@ def _constraints(fields: "_Fields", eos_ids: tuple[int, ...]) -> Constraints:
     shortest = max(0, (total or 0) - 1) if new is None else new
     # A bad word that ends every text would never be: transformers takes these out.
     bad_words = [w for w in fields.sequences("bad_words_ids") if w not in [(i,) for i in eos_ids]]
+    in_text, in_input = (
+        fields.real(f"{where}repetition_penalty", REPETITION_PENALTY) or 1.0
+        for where in ("", "encoder_")
+    )
     suppressed = [(token,) for token in fields.tokens("suppress_tokens")]
     return Constraints(
         forced_first=fields.token("forced_bos_token_id"),
@@ -117,9 +124,8 @@ def _constraints(fields: "_Fields", eos_ids: tuple[int, ...]) -> Constraints:
         min_length=shortest,
         no_repeat_ngram=fields.whole("no_repeat_ngram_size", FEWEST) or 0,
         encoder_no_repeat_ngram=fields.whole("encoder_no_repeat_ngram_size", FEWEST) or 0,
-        repetition_penalty=fields.real("repetition_penalty", REPETITION_PENALTY) or 1.0,
-        encoder_repetition_penalty=fields.real("encoder_repetition_penalty", REPETITION_PENALTY)
-        or 1.0,
+        repetition_penalty=in_text,
+        encoder_repetition_penalty=in_input,
         banned=tuple(sorted({*bad_words, *suppressed})),
         banned_first=fields.tokens("begin_suppress_tokens"),
         length_decay=fields.start_and_factor("exponential_decay_length_penalty"),
