@@ -14,7 +14,9 @@ import numpy as np
 
 from prompt_tuning_jax.bounds import (
     BEAMS,
+    FEWEST,
     LENGTH_PENALTY,
+    REPETITION_PENALTY,
     ROWS,
     SEED,
     TEMPERATURE,
@@ -31,12 +33,15 @@ _WHOLE = {
     "max_length": TOKENS,
     "beams": BEAMS,
     "top_k": TOP_K,
+    "min_length": FEWEST,
+    "no_repeat_ngram": FEWEST,
     "seed": SEED,
 }
 _FRACTIONS = {
     "length_penalty": LENGTH_PENALTY,
     "temperature": TEMPERATURE,
     "top_p": TOP_P,
+    "repetition_penalty": REPETITION_PENALTY,
     "z_loss": Z_LOSS,
 }
 _INPUTS, _DECODED = "encoder_input_tokens", "decoder_input_tokens"
@@ -53,11 +58,12 @@ LOSS_ARRAYS = (_INPUTS, _DECODED, _TARGETS, "decoder_loss_weights")
 
 
 def check_numbers(**given: Any) -> None:
-    """Refuses keywords that are no numbers of their kind, or out of bounds; others pass.
+    """Refuses keywords that are no numbers of their kind, or out of bounds; others and None pass.
 
     Raises:
       UsageError: it names the keyword.
     """
+    given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name in _WHOLE:
             check_whole(name, value)

@@ -34,6 +34,8 @@ SEED = Bounds(0, 2**32 - 1)
 ROWS = Bounds(1, 2**16)
 # No T5 reads further; one [S, S] array of float32 scores is 64 GB for each head at the end.
 TOKENS = Bounds(1, 2**17)
+# A text's least length, and the size of n-grams that come once; 0 for none.
+FEWEST = Bounds(0, 2**17)
 # A prompt is part of every row; more than this is longer than the text that it steers.
 PROMPT_LENGTH = Bounds(0, 2**14)
 # Each is a row of its own in every batch, with its own keys and values.
@@ -42,6 +44,8 @@ BEAMS = Bounds(1, 1024)
 LENGTH_PENALTY = Bounds(-7, 7)
 # Beyond, softmax(logits / temperature) is uniform to float32's rounding.
 TEMPERATURE = Bounds(0, 1e6)
+# Beyond, a token that came before is all but certain, or all but impossible.
+REPETITION_PENALTY = Bounds(1e-3, 1e3)
 TOP_K = Bounds(0, 2**31 - 1)
 # 0 would leave no token; the smallest leaves the likeliest one.
 TOP_P = Bounds(1e-6, 1)

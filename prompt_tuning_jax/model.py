@@ -28,6 +28,7 @@ from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.decoding import text
+from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
@@ -62,6 +63,7 @@ class FrozenModel:
       mesh: devices to spread batches over; None for one device.
       known_fingerprint: that of the weights, where it is known: before `quantize` made them int8,
         `scanned` stacked them, or a mesh split them.
+      generation: how its files want text to be generated, where a call does not say otherwise.
     """
 
     config: NetworkConfig
@@ -70,6 +72,7 @@ class FrozenModel:
     name: str = "model"
     mesh: Mesh | None = None
     known_fingerprint: str | None = None
+    generation: GenerationDefaults = NO_DEFAULTS
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.params)
@@ -187,9 +190,14 @@ class FrozenModel:
     ) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
         """Decodes token ids: greedy, beam search, or sampling where `temperature` > 0.
 
+        What `options` do not say is as `generation` has it.
+
         Returns:
           tokens [B, L] without the start token, padding after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
+
+        Raises:
+          ValueError: an option is out of range, or the model's files ask for what is not done here.
         """
         arguments.check_numbers(seed=seed, **options)
         model = self._checked(
@@ -198,7 +206,7 @@ class FrozenModel:
         batch = {"encoder_input_tokens": np.asarray(encoder_input_tokens)}
         keys = text.row_keys(seed, np.arange(len(encoder_input_tokens)))
         placed = model.prompts.place(batch, self.config.eos_id, self.config.pad_id)
-        return text.generate_tokens(model, placed, keys, **options)
+        return text.generate_tokens(model, placed, keys, **self.generation.resolved(options))
 
     def generate(
         self,
@@ -210,7 +218,7 @@ class FrozenModel:
         numbers: Sequence[int] | None = None,
         **options: Unpack[DecodingOptions],
     ) -> Generated:
-        """Texts for texts, in order.
+        """Texts for texts, in order. What `options` do not say is as `generation` has it.
 
             model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
 
@@ -222,7 +230,8 @@ class FrozenModel:
         numbers = range(len(texts)) if numbers is None else numbers
         arguments.check_text_numbers(numbers, len(texts))
         told = np.asarray(numbers, int), seed, batch_size, max_input_length
-        return text.generate(self.prompted(prompt), texts, *told, **options)
+        how = self.generation.resolved(options)
+        return text.generate(self.prompted(prompt), texts, *told, **how)
 
     def classify(
         self,
@@ -326,5 +335,5 @@ def load_model(
         vocabulary is not this model's.
     """
     source = BUNDLED if str(path_or_name) == "bundled" else path_or_name
-    config, params, found, known_fingerprint = load(source, dtype, verbose, vocabulary, mesh)
-    return FrozenModel(config, params, found, str(path_or_name), mesh, known_fingerprint)
+    config, params, found, fingerprint, defaults = load(source, dtype, verbose, vocabulary, mesh)
+    return FrozenModel(config, params, found, str(path_or_name), mesh, fingerprint, defaults)

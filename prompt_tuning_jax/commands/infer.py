@@ -59,11 +59,14 @@ ANSWERING = (
     "batch_size",
     "max_input_length",
     "max_length",
+    "min_length",
     "beams",
     "length_penalty",
     "temperature",
     "top_k",
     "top_p",
+    "no_repeat_ngram",
+    "repetition_penalty",
     "seed",
 )
 # What some programs take for a line's end, though JSON does not.
@@ -84,6 +87,8 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     prompt = load_prompts(config, model)
     config = as_trained(config, prompt)
     legal = legal_answers(config, prompt)
+    if None in legal.values():
+        say_defaults(config, model)
     with _inputs(config, prompt) as inputs, _target(config.output) as output:
         first = 0
         while chunk := list(itertools.islice(inputs, CHUNK)):
@@ -169,15 +174,29 @@ def prompts_by_name(
 def as_trained(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> InferConfig:
     """The settings, with what is not given as the prompts' files record it; else the default."""
     metadata = [one.metadata for one in prompts_by_name(config, prompt).values() if one]
+    is_known = any(facts.get("feature_lengths") for facts in metadata)
     lengths = [facts.get("feature_lengths") or LENGTHS for facts in metadata] or [LENGTHS]
     found = {
         "max_input_length": max(each["inputs"] for each in lengths),
-        "max_length": max(each["targets"] for each in lengths),
+        "max_length": max(each["targets"] for each in lengths) if is_known else None,
         "missing": next((facts["missing"] for facts in metadata if "missing" in facts), None),
     }
     return dataclasses.replace(
         config, **{name: x for name, x in found.items() if getattr(config, name) is None}
     )
+
+
+def say_defaults(config: InferConfig, model: FrozenModel) -> None:
+    """Prints what generation takes from the model's own files.
+
+    Raises:
+      ValueError: they ask for what is not done here.
+    """
+    options = {name: getattr(config, name) for name in ANSWERING}
+    model.generation.resolved(options)
+    if taken := model.generation.taken(options):
+        listed = ", ".join(f"{name} {value}" for name, value in taken.items())
+        print(f"{model.generation.source}: {listed}", file=sys.stderr)
 
 
 def one_line(found: Mapping[str, Any]) -> str:

@@ -202,8 +202,10 @@ def _answers(
     settings: ScoringConfig,
 ) -> list[Answer]:
     lengths = lengths_of(settings.feature_lengths)
+    # Greedily, so that scores stay comparable whatever the model's files say of beams and lengths.
+    greedy = model.replace(generation=model.generation.of_tokens())
     return answer(
-        model,
+        greedy,
         [example["inputs"] for example in examples],
         choices,
         prompt,

@@ -2,7 +2,9 @@
 
 from prompt_tuning_jax.bounds import (
     BEAMS,
+    FEWEST,
     LENGTH_PENALTY,
+    REPETITION_PENALTY,
     ROWS,
     SEED,
     TEMPERATURE,
@@ -57,31 +59,62 @@ class InferConfig(
     )
     max_length: int | None = setting(
         default=None,
-        help="""the most tokens to generate, EOS included; None: as the prompt was trained, else
-        64.""",
+        help="""the most tokens to generate, EOS included; None: as the prompt was trained, else as
+        the model's generation_config.json says, else 64.""",
         group="evaluation",
         bounds=TOKENS,
     )
-    beams: int = setting(default=1, help="above 1: beam search.", group="evaluation", bounds=BEAMS)
-    length_penalty: float = setting(
-        default=0.0,
-        help="a beam's score is divided by its length to this power.",
+    min_length: int | None = setting(
+        default=None,
+        help="so many tokens come before EOS; None: as the model's file says, else 0.",
+        group="evaluation",
+        bounds=FEWEST,
+    )
+    beams: int | None = setting(
+        default=None,
+        help="above 1: beam search; None: as the model's generation_config.json says, else 1.",
+        group="evaluation",
+        bounds=BEAMS,
+    )
+    length_penalty: float | None = setting(
+        default=None,
+        help="""a beam's score is divided by its length to this power; None: as the model's file
+        says, else 0.""",
         group="evaluation",
         bounds=LENGTH_PENALTY,
     )
-    temperature: float = setting(
-        default=0.0, help="above 0: sampling.", group="evaluation", bounds=TEMPERATURE
+    temperature: float | None = setting(
+        default=None,
+        help="above 0: sampling; None: as the model's file says, else 0.",
+        group="evaluation",
+        bounds=TEMPERATURE,
     )
-    top_k: int = setting(
-        default=0,
-        help="sample among the k likeliest tokens; 0 for all.",
+    top_k: int | None = setting(
+        default=None,
+        help="""sample among the k likeliest tokens, 0 for all; None: as the model's file says,
+        else 0.""",
         group="evaluation",
         bounds=TOP_K,
     )
-    top_p: float = setting(
-        default=1.0,
-        help="sample among the likeliest tokens of this probability together.",
+    top_p: float | None = setting(
+        default=None,
+        help="""sample among the likeliest tokens of this probability together; None: as the model's
+        file says, else 1.""",
         group="evaluation",
         bounds=TOP_P,
+    )
+    no_repeat_ngram: int | None = setting(
+        default=None,
+        help="""no n-gram of this size comes twice, 0 for no limit; None: as the model's file says,
+        else 0.""",
+        group="evaluation",
+        bounds=FEWEST,
+    )
+    repetition_penalty: float | None = setting(
+        default=None,
+        help="""above 1, what came before is less likely to come again; None: as the model's file
+        says, else 1.""",
+        group="evaluation",
+        bounds=REPETITION_PENALTY,
     )
     seed: int = setting(default=0, help="of what is sampled.", group="evaluation", bounds=SEED)
