@@ -107,9 +107,12 @@ class Outputs:
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
             if hosts.is_first():
-                how = {"generation": model.generation}
                 huggingface.save(
-                    self.model_dir / name, model.config, params, model.vocabulary, **how
+                    self.model_dir / name,
+                    model.config,
+                    params,
+                    model.vocabulary,
+                    generation=model.generation,
                 )
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
