@@ -22,8 +22,8 @@ from prompt_tuning_jax.vocabularies.files import (
     AddedToken,
     VocabularyFiles,
 )
+from prompt_tuning_jax.vocabularies.many_texts import Remembered, sentencepiece_encoder
 from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
-from prompt_tuning_jax.vocabularies.word_cache import WordCache, sentencepiece_cache
 
 EXTRA_IDS = 100
 
@@ -86,9 +86,7 @@ class SentencePieceVocabulary(Vocabulary):
         return hashlib.sha256(facts).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if self._added:
-            return self._splitter.encode_batch(texts, self._words.encode_batch)
-        return self._words.encode_batch(texts)
+        return self._remembered.encode_batch(texts)
 
     def id_to_piece(self, token: int) -> str:
         if token in self._added:
@@ -119,12 +117,12 @@ class SentencePieceVocabulary(Vocabulary):
         return self._processor.piece_to_id(_extra_piece(index))
 
     @functools.cached_property
-    def _words(self) -> WordCache:
-        return sentencepiece_cache(self._processor, self.model_bytes)
-
-    @functools.cached_property
-    def _splitter(self) -> AddedTokens:
-        return AddedTokens(self._added)
+    def _remembered(self) -> Remembered:
+        encode = sentencepiece_encoder(self._processor)
+        if not self._added:
+            return Remembered(encode)
+        added = AddedTokens(self._added)
+        return Remembered(lambda texts: added.encode_batch(texts, encode))
 
     def _add(self, tokens: dict[int, AddedToken]) -> None:
         """Takes tokens over that the model has not; one that is elsewhere in it is refused."""
