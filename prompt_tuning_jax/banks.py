@@ -13,7 +13,6 @@ uses, one prompt, rows of a bank, an ensemble or none, is a `PromptSet`.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.arguments import check_is_values
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, needs_no_room, place_prompts
 
@@ -238,8 +238,7 @@ class PromptSet:
         """
         if isinstance(prompt, PromptSet):
             return prompt
-        if isinstance(prompt, str | Path):
-            raise ValueError(f"Expected a prompt, got its name: pass load_prompt({str(prompt)!r}).")
+        check_is_values(prompt)
         if isinstance(prompt, TunedBank):
             raise ValueError(
                 "Expected a prompt, got a bank: pass bank.rows(names), each input's own prompt, or "
@@ -317,16 +316,12 @@ class PromptSet:
             return dict(batch)
         if self.copies > 1:
             batch = {name: np.repeat(x, self.copies, axis=0) for name, x in batch.items()}
-        ids_B = self._ids_of(len(tokens), rows)
+        ids_B, tokens = self._ids_of(len(tokens), rows), batch["encoder_input_tokens"]
         placed = {"prompt_ids": ids_B} if self._is_bank else {}
         if not self._need_no_room:
+            room = int(self.lengths.max())
             placed["encoder_input_tokens"], placed["prompt_positions"] = place_prompts(
-                np.asarray(batch["encoder_input_tokens"]),
-                self.lengths[ids_B],
-                self.layouts[ids_B],
-                int(self.lengths.max()),
-                eos_id,
-                pad_id,
+                np.asarray(tokens), self.lengths[ids_B], self.layouts[ids_B], room, eos_id, pad_id
             )
         return {**batch, **placed}
 

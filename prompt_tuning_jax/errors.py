@@ -8,6 +8,7 @@ from typing import Any
 MISTAKES = (ValueError, OSError, ImportError, FloatingPointError)
 
 _spelling: Callable[[str], str] = str
+_call = "the same call"
 
 
 class UsageError(ValueError):
@@ -23,6 +24,22 @@ def spelled(name: str, value: Any = None) -> str:
     if value is None:
         return written
     return f"{written} {value}" if written.startswith("--") else f"{written}={value}"
+
+
+def same_call() -> str:
+    """What to do again, as the reader would: the command's line, or in Python "the same call"."""
+    return _call
+
+
+@contextlib.contextmanager
+def called(line: str) -> Iterator[None]:
+    """`same_call` while inside."""
+    global _call
+    before, _call = _call, line
+    try:
+        yield
+    finally:
+        _call = before
 
 
 def spell_as(how: Callable[[str], str]) -> Callable[[str], str]:

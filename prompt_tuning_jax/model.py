@@ -21,12 +21,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax import arguments
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
 from prompt_tuning_jax.checkpoints import quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.decoding import text
+from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
@@ -61,6 +63,7 @@ class FrozenModel:
       mesh: devices to spread batches over; None for one device.
       known_fingerprint: that of the weights, where it is known: before `quantize` made them int8,
         `scanned` stacked them, or a mesh split them.
+      generation: how its files want text to be generated, where a call does not say otherwise.
     """
 
     config: NetworkConfig
@@ -69,6 +72,7 @@ class FrozenModel:
     name: str = "model"
     mesh: Mesh | None = None
     known_fingerprint: str | None = None
+    generation: GenerationDefaults = NO_DEFAULTS
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.params)
@@ -102,6 +106,11 @@ class FrozenModel:
         flat, name = flatten(self.params), family_of(self.config).EMBEDDING_NAME
         return quantize.dequantize(flat[name], flat.get(name + quantize.SCALE))
 
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """V, the rows of the embedding table."""
+        return int(flatten(self.params)[family_of(self.config).EMBEDDING_NAME].shape[0])
+
     def scanned(self) -> "FrozenModel":
         """The same model with its layers' weights stacked, one layer compiled for all.
 
@@ -132,13 +141,13 @@ class FrozenModel:
           decoder_input_tokens: [B, L], starting with the model's `start_id`.
           prompt: a `TunedPrompt`, an array [P, D] (placed as a prefix), or `bank.rows(...)`.
         """
-        decoder_input_tokens = jnp.asarray(decoder_input_tokens)
         batch = {
             "encoder_input_tokens": encoder_input_tokens,
             "decoder_input_tokens": decoder_input_tokens,
-            "decoder_target_tokens": jnp.ones_like(decoder_input_tokens),
         }
-        return self._run(_logits, batch, prompt)
+        prompted = self._checked(batch, tuple(batch), prompt)
+        batch["decoder_target_tokens"] = np.ones(np.shape(decoder_input_tokens), np.int32)
+        return self._run(_logits, prompted, batch)
 
     def loss(
         self, batch: Mapping[str, Any], prompt: PromptLike = None, z_loss: float = 1e-4
@@ -152,11 +161,21 @@ class FrozenModel:
             decoder_target_tokens [B, L], decoder_loss_weights [B, L].
           prompt: as for `logits`.
         """
-        return self._run(_loss, batch, prompt, z_loss)
+        arguments.check_numbers(z_loss=z_loss)
+        return self._run(_loss, self._checked(batch, arguments.LOSS_ARRAYS, prompt), batch, z_loss)
 
-    def _run(self, function: Any, batch: Mapping[str, Any], prompt: PromptLike, *settings: Any):
+    def _checked(
+        self, batch: Mapping[str, Any], needed: Sequence[str], prompt: PromptLike
+    ) -> Prompted:
+        """`prompted`, for a batch that is found to be one, with a prompt for each of its rows."""
+        prompted = self.prompted(prompt)
+        arguments.check_batch(batch, self.vocab_size, needed, prompted.prompts.values)
+        prompted.prompts.check_inputs(len(batch["encoder_input_tokens"]))
+        return prompted
+
+    def _run(self, function: Any, prompted: Prompted, batch: Mapping[str, Any], *settings: Any):
         """A compiled function of this model and a batch of token ids."""
-        config, params, prompts, *_ = self.prompted(prompt)
+        config, params, prompts, *_ = prompted
         batch = {name: jnp.asarray(x) for name, x in batch.items()}
         batch = prompts.place(batch, config.eos_id, config.pad_id)
         with sharding.active(self.mesh):
@@ -171,15 +190,23 @@ class FrozenModel:
     ) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
         """Decodes token ids: greedy, beam search, or sampling where `temperature` > 0.
 
+        What `options` do not say is as `generation` has it.
+
         Returns:
           tokens [B, L] without the start token, padding after EOS, and scores [B]: the sum of
           log-probabilities over generated_length ** length_penalty.
+
+        Raises:
+          ValueError: an option is out of range, or the model's files ask for what is not done here.
         """
-        model = self.prompted(prompt)
+        arguments.check_numbers(seed=seed, **options)
+        model = self._checked(
+            {"encoder_input_tokens": encoder_input_tokens}, ("encoder_input_tokens",), prompt
+        )
         batch = {"encoder_input_tokens": np.asarray(encoder_input_tokens)}
         keys = text.row_keys(seed, np.arange(len(encoder_input_tokens)))
         placed = model.prompts.place(batch, self.config.eos_id, self.config.pad_id)
-        return text.generate_tokens(model, placed, keys, **options)
+        return text.generate_tokens(model, placed, keys, **self.generation.resolved(options))
 
     def generate(
         self,
@@ -191,7 +218,7 @@ class FrozenModel:
         numbers: Sequence[int] | None = None,
         **options: Unpack[DecodingOptions],
     ) -> Generated:
-        """Texts for texts, in order.
+        """Texts for texts, in order. What `options` do not say is as `generation` has it.
 
             model.generate(["The film was a joy."], prompt=prompt).texts   # ["positive"]
 
@@ -199,10 +226,12 @@ class FrozenModel:
           numbers: those of the texts, 0, 1, ... if not given. What a text samples depends on `seed`
             and its number alone.
         """
-        self.text_vocabulary("generate")
-        numbers = np.arange(len(texts)) if numbers is None else np.asarray(numbers, int)
-        sizes = batch_size, max_input_length
-        return text.generate(self.prompted(prompt), texts, numbers, seed, *sizes, **options)
+        self._check_texts("generate", texts, batch_size, max_input_length, seed=seed, **options)
+        numbers = range(len(texts)) if numbers is None else numbers
+        arguments.check_text_numbers(numbers, len(texts))
+        told = np.asarray(numbers, int), seed, batch_size, max_input_length
+        how = self.generation.resolved(options)
+        return text.generate(self.prompted(prompt), texts, *told, **how)
 
     def classify(
         self,
@@ -233,9 +262,19 @@ class FrozenModel:
         max_input_length: int = 512,
     ) -> Float[np.ndarray, "n copies C"]:
         """Log-probability of every label, once for each of an ensemble's members."""
-        self.text_vocabulary("classify")
+        self._check_texts("classify", texts, batch_size, max_input_length)
+        arguments.check_labels(labels)
         sizes = batch_size, max_input_length
         return text.label_scores(self.prompted(prompt), texts, labels, *sizes)
+
+    def _check_texts(
+        self, action: str, texts: Any, batch_size: int, max_input_length: int, **options: Any
+    ) -> None:
+        """Refuses what no text comes of, before any work starts."""
+        self.text_vocabulary(action)
+        sizes = {"batch_size": batch_size, "max_input_length": max_input_length}
+        arguments.check_numbers(**sizes, **options)
+        arguments.check_texts(texts, self.vocab_size)
 
     def prompted(self, prompt: PromptLike) -> Prompted:
         """The model with the prompts among its parameters; with None they are as they were."""
@@ -296,5 +335,5 @@ def load_model(
         vocabulary is not this model's.
     """
     source = BUNDLED if str(path_or_name) == "bundled" else path_or_name
-    config, params, found, known_fingerprint = load(source, dtype, verbose, vocabulary, mesh)
-    return FrozenModel(config, params, found, str(path_or_name), mesh, known_fingerprint)
+    config, params, found, fingerprint, defaults = load(source, dtype, verbose, vocabulary, mesh)
+    return FrozenModel(config, params, found, str(path_or_name), mesh, fingerprint, defaults)

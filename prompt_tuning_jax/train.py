@@ -16,8 +16,6 @@ need other work, their trainer does it.
 
 import contextlib
 import dataclasses
-import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,12 @@ from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data.prefetch import Prefetcher
-from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.devices import interruption, sharding
+from prompt_tuning_jax.errors import same_call
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training import run_lock
+from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
 from prompt_tuning_jax.training.set_up import (
@@ -36,7 +37,6 @@ from prompt_tuning_jax.training.set_up import (
     open_model,
     prepare,
     read_result,
-    spelled_identity,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 
@@ -47,6 +47,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     Raises:
       ValueError: a setting is wrong; all are checked before anything slow starts.
       NotFiniteError: NaN; `last/` then holds the last good prompt.
+      KeyboardInterrupt: Ctrl-C, once the step has ended and is saved.
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
@@ -84,24 +85,26 @@ def train_runs(
       config: what the runs have in common.
       configs: name -> the settings of each, its own directory among them.
     """
-    mesh = sharding.make_mesh(config.mesh)
-    trainer, model = set_up(config, configs, trainer_class, mesh)
-    runs, step = trainer.runs, 0
-
-    # A run resumes in this order:
-    # 1. Everything is made as for a first step, above: model, task, data, what trains, the step.
-    # 2. The latest whole state is found; if it is of other settings or data, it is refused.
-    # 3. Its arrays take the place of what trains and of the optimizer's state.
-    # 4. Each run takes up its step, history and best, and its data the place where they stood.
-    # 5. The logs forget the scalars of later steps; the next batch is the one after the last saved.
-    # What was written after that state (best/, prompts/STEP/) is written again, the same.
-    state = RunState(config.model_dir, trainer.identity, shown=spelled_identity)
-    if (latest := state.latest_step()) is not None:
-        step = latest
-        trainer.restore(step, *state.restore(step, trainer.arrays))
-        check_level(runs, step)
-
     with contextlib.ExitStack() as closing:
+        places = dict.fromkeys(Path(each.model_dir) for each in (config, *configs.values()))
+        check_lock = closing.enter_context(run_lock.locked(list(places)))
+        mesh = sharding.make_mesh(config.mesh)
+        trainer, model = set_up(config, configs, trainer_class, mesh)
+        runs, step = trainer.runs, 0
+
+        # A run resumes in this order:
+        # 1. Everything is made as for a first step, above: model, task, data, what trains, step.
+        # 2. The latest whole state is found; if it is of other settings or data, it is refused.
+        # 3. Its arrays take the place of what trains and of the optimizer's state.
+        # 4. Each run takes up its step, history and best, and its data the place where they stood.
+        # 5. The logs forget the scalars of later steps; the next batch is the one after the state.
+        # What was written after that state (best/, prompts/STEP/) is written again, the same.
+        state = RunState(config.model_dir, trainer.identity, shown=spelled_identity)
+        if (latest := state.latest_step()) is not None:
+            step = latest
+            trainer.restore(step, *state.restore(step, trainer.arrays))
+            check_level(runs, step)
+
         closing.enter_context(contextlib.closing(state))
         steps = max(run.config.train_steps for run in runs)
         monitor = Monitor(Path(config.model_dir), step, steps, config.log_period, config.quiet)
@@ -110,7 +113,7 @@ def train_runs(
             run.log = closing.enter_context(trainer.open_log(run, monitor))
             if step == 0:
                 run.outputs.keep_prompt(trainer.trainable(run), {"step": 0})
-        stop, stopping = closing.enter_context(hosts.stop_signal()), False
+        stop, stopping = closing.enter_context(interruption.stop_signal()), False
 
         # The runs that are not done go on together until the next of them is.
         while (active := [run for run in runs if not run.is_done]) and not stopping:
@@ -128,6 +131,7 @@ def train_runs(
                         looks = saves or trainer.must_look(step)
                         if looks or any(run.is_due or run.is_done for run in active):
                             monitor.finish_step()
+                            check_lock()
                             for run, seen in zip(active, trainer.look(), strict=True):
                                 run.log.loss, run.healthy = seen
                             for run in active:
@@ -137,6 +141,7 @@ def train_runs(
                         stopping = stop(step) and not all(run.is_done for run in runs)
                         if ended or stopping or saves:
                             monitor.finish_step()
+                            check_lock()
                             state.save(step, trainer.arrays, **trainer.standing())
                     except NotFiniteError:
                         for run in active:
@@ -147,8 +152,10 @@ def train_runs(
 
         if stopping:
             state.close()
-            monitor.say(f"Stopped at step {step}; the same command continues from here.")
-            sys.exit(128 + signal.SIGTERM)
+            monitor.say(
+                f"Stopped at step {step} of {steps}, saved; {same_call()} continues from it."
+            )
+            stop.leave()
         for run in runs:
             run.finish(trainer.trainable(run))
     return {

@@ -71,9 +71,10 @@ def lines(file: str) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with _opened(file) as binary:
-            for line in io.TextIOWrapper(binary, encoding="utf-8-sig"):
+            # A carriage return within a line is text.
+            for line in io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n"):
                 number += 1
-                yield f"{file}:{number}", line.removesuffix("\n")
+                yield f"{file}:{number}", line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}:{number + 1}: not UTF-8 text ({error}). {AGAIN}.") from error
     except DAMAGE as error:

@@ -18,6 +18,8 @@ NEEDS_DATA_EXTRA = "need the [data] extra: pip install '.[data]', with Python 3.
 NEEDS_SHARED = "need real data: PROMPT_TUNING_SHARED=DIR"
 # Seconds to wait for another process: against hangs only, and less than pytest waits for a test.
 HANG = 1200
+# A command after these takes Ctrl-C and SIGHUP also where the tests run with both ignored.
+TAKE_SIGNALS = ("env", "--default-signal=INT,HUP")
 GOLDENS = Path(__file__).parent / "goldens"
 # The toy T5 1.1 of every golden that T5X and the reference made.
 GOLDEN_CONFIG = T5Config(

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import NotFiniteError
@@ -137,6 +138,46 @@ def test_a_reference_makes_an_object(gin_file):
 def test_a_mistaken_argument_is_named(argument, words):
     with pytest.raises(ValueError, match=words):
         parse(argument)
+
+
+@pytest.mark.parametrize(
+    ("macros", "circle"),
+    [
+        (["BATCH_SIZE=%BATCH_SIZE"], "BATCH_SIZE = %BATCH_SIZE"),
+        (["BATCH_SIZE=%A", "A=%B", "B=%A"], "A = %B, B = %A"),
+        (["COLUMNS=['a', %A]", "A=[%B]", "B={'x': %COLUMNS}"], "A = %B, B = %COLUMNS"),
+        (["MINE=%MINE"], "MINE = %MINE"),
+        (["TRAINABLE=[('a', @adam())]", "adam.learning_rate=%A", "A=@adam()"], "itself"),
+    ],
+)
+def test_a_macro_made_of_itself_is_named(macros, circle):
+    with pytest.raises(UsageError, match=f"refers to itself.*{circle}|refers to {circle}"):
+        parse(*(f"--gin.{macro}" for macro in macros))
+
+
+def test_a_percent_sign_in_text_is_no_reference():
+    assert parse("--gin.MODEL_DIR='50%MODEL_DIR'").model_dir == "50%MODEL_DIR"
+
+
+@pytest.mark.parametrize("names", ["a.gin", "a.gin b.gin", "a.gin b.gin c.gin"])
+def test_files_that_include_themselves_are_named(gin_file, tmp_path, names):
+    names = names.split()
+    for name, following in zip(names, [*names[1:], names[0]], strict=True):
+        gin_file(f"# first\ninclude '{tmp_path / following}'\nBATCH_SIZE = 3\n", name)
+    files = " includes ".join(str(tmp_path / name) for name in [*names, names[0]])
+    with pytest.raises(UsageError, match=f"in a circle: {files}"):
+        parse(f"--gin_file={tmp_path / names[0]}")
+
+
+def test_a_file_may_be_included_twice(gin_file, tmp_path):
+    gin_file(SIZES, "s.gin")
+    twice = gin_file(f"include '{tmp_path / 's.gin'}'\n" * 2)
+    assert parse(twice).train_steps == 40
+
+
+def test_an_include_in_a_text_is_no_include(gin_file, tmp_path):
+    text = gin_file(f"INPUT_TEMPLATE = '''\ninclude '{tmp_path / 'a.gin'}'\n'''\n")
+    assert "include" in parse(text).input_template
 
 
 @pytest.mark.parametrize(

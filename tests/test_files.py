@@ -103,8 +103,10 @@ def test_directory_finds_its_splits(tmp_path):
     with pytest.raises(ValueError, match="no split 'test'; it has train, validation"):
         task.split("test")
     write(tmp_path / "val.jsonl", FORMATS["a.jsonl"])
-    with pytest.raises(ValueError, match=r"val.jsonl and dev.tsv: name the file"):
+    with pytest.raises(ValueError, match=r"dev.tsv and val.jsonl, .* both be the validation"):
         file_task(tmp_path, **SENTIMENT)
+    chosen = file_task(tmp_path, validation=tmp_path / "val.jsonl", **SENTIMENT)
+    assert chosen.splits["validation"].files == [tmp_path / "val.jsonl"]
 
 
 def test_only_the_splits_in_use_are_checked(tmp_path):
@@ -172,7 +174,7 @@ def test_empty_inputs_are_reported(tmp_path):
 
 def test_a_file_that_is_not_utf8_is_reported(tmp_path):
     path = write(tmp_path / "x.tsv", FORMATS["c.tsv"], "latin-1")
-    with pytest.raises(ValueError, match=r"line 4: not UTF-8 .*0xe9.*iconv"):
+    with pytest.raises(ValueError, match=r"line 4: not UTF-8 .*0xe9.*cp1252.*'café'"):
         file_task(train=path, **SENTIMENT).split("train")
 
 

@@ -188,11 +188,12 @@ def test_killed_they_all_stop_and_continue_bit_for_bit(run, together, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_by_one_signal_they_continue_bit_for_bit(run, together, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
+def test_stopped_by_one_signal_they_continue_bit_for_bit(run, together, tmp_path, number):
     with Processes(training(run, tmp_path), tmp_path) as processes:
         wait_for_step(tmp_path, 3, processes)
-        processes.running[1].send_signal(signal.SIGTERM)
-        assert processes.wait() == [128 + signal.SIGTERM] * 2
+        processes.running[1].send_signal(number)
+        assert processes.wait() == [128 + number] * 2
         stopped = steps(tmp_path)[-1]
         assert f"Stopped at step {stopped}" in processes.text(0)
     assert 3 <= stopped < STEPS

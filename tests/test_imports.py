@@ -14,7 +14,9 @@ PACKAGE = "prompt_tuning_jax"
 # stands beside it.
 FLOORS = (
     {
+        "arguments",
         "banks",
+        "bounds",
         "combine",
         "errors",
         "initializers",

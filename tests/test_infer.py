@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 
-from prompt_tuning_jax import load_prompt, save_prompt
+from prompt_tuning_jax import load_prompt, save_prompt, train
 from prompt_tuning_jax.commands import infer as command
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
@@ -27,10 +28,11 @@ def infer(model_dir, tmp_path):
 
     def run(lines, **options):
         source, target = tmp_path / "in", tmp_path / "out"
-        source.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        source.write_bytes("".join(line + "\n" for line in lines).encode())
         files = {"input_file": str(source), "output": str(target)}
         command.infer(model=str(model_dir), **(files | SIZES | options))
-        return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+        # As a program reads them that takes every sign of a line's end for one.
+        return [json.loads(line) for line in target.read_bytes().decode().splitlines()]
 
     return run
 
@@ -61,7 +63,7 @@ def test_records_fill_a_template(infer, model, prompt_dir):
 
 def test_standard_input_and_output(model_dir, prompt_dir, infer, monkeypatch, capsys):
     plain = infer(TEXTS, prompt=str(prompt_dir))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\r\n".join(TEXTS)))
+    standard_input(monkeypatch, "\r\n".join(TEXTS).encode())
     command.main(
         [
             *("--model", str(model_dir), "--prompt", str(prompt_dir)),
@@ -171,10 +173,25 @@ def test_settings_that_cannot_be_meant_are_named(infer, options, words):
         infer(["soup"], **options)
 
 
-def test_bytes_that_are_no_text_are_named_by_their_line():
-    lines = ["soup\n", "caf\udce9\n"]  # as standard input has them in a C locale
-    with pytest.raises(ValueError, match="Line 2 of the input: text: half a character, or not"):
-        list(command.read_inputs(lines, None))
+def standard_input(monkeypatch, content: bytes):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(infer, monkeypatch):
+    standard_input(monkeypatch, b"soup\ncaf\xe9\n")
+    with pytest.raises(ValueError, match=r"Line 2 of the input: not UTF-8 .*0xe9.*set encoding"):
+        infer([], input_file=None, verbalizers=["yes", "no"])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_an_encoding_that_is_given_is_read(infer, tmp_path, monkeypatch, encoding):
+    options = {"verbalizers": ["yes", "no"], "max_input_length": 64}
+    expected = infer(["süß", "soup"], **options)
+    content = "süß\nsoup".encode(encoding)
+    (tmp_path / "other").write_bytes(content)
+    standard_input(monkeypatch, content)
+    for file in (str(tmp_path / "other"), None):
+        assert infer([], input_file=file, encoding=encoding, **options) == expected
 
 
 @pytest.mark.parametrize(
@@ -218,3 +235,151 @@ def test_a_mistake_leaves_no_output(infer, tmp_path):
     with pytest.raises(ValueError, match="Line 2"):
         infer(['{"text": "a"}', "b"], input_template="{text}", verbalizers=["yes", "no"])
     assert (tmp_path / "out").read_text() == "what was there"
+
+
+# --- one answer for each line
+
+MARKS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\0", "\ufeff", "\t"]
+
+
+def test_a_line_has_one_answer_whatever_it_holds(infer):
+    lines = ["", *(f"soup{mark}bread" for mark in MARKS), *MARKS, "", "last"]
+    assert len(infer(lines, verbalizers=["yes", "no"])) == len(lines)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a", b"a\n", b"a\r\nb\rc", b"\n\n", b"\xef\xbb\xbfa\n\nb"]
+)
+def test_there_are_as_many_answers_as_lines(infer, tmp_path, monkeypatch, content):
+    (tmp_path / "lines.txt").write_bytes(content)
+    standard_input(monkeypatch, content)
+    count = content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
+    for file in (str(tmp_path / "lines.txt"), None):
+        assert len(infer([], input_file=file, verbalizers=["yes", "no"])) == count
+
+
+@pytest.mark.parametrize("mark", [*MARKS, "\n"])
+def test_an_answer_is_one_line_whatever_it_holds(infer, mark):
+    labels = [f"yes{mark}indeed", "no"]
+    (answer,) = infer(["soup"], verbalizers=labels)
+    assert list(answer["scores"]) == labels
+
+
+# --- the template that a prompt was trained with
+
+
+@pytest.fixture
+def trained(prompt_dir, tmp_path):
+    """A prompt that records the template "food: {food}", and what else training knows."""
+    facts = {"input_template": "food: {food}", "feature_lengths": {"inputs": 12, "targets": 3}}
+    return str(save_prompt(tmp_path / "trained", load_prompt(prompt_dir), **facts))
+
+
+def of_table(delimiter):
+    return "".join(f"{i}{delimiter}{text}\n" for i, text in [("id", "food"), *enumerate(TEXTS)])
+
+
+FILES = {
+    "in.jsonl": "".join(json.dumps({"id": i, "food": t}) + "\n" for i, t in enumerate(TEXTS)),
+    "in.csv": of_table(","),
+    "semicolons.csv": "sep=;\n" + of_table(";"),
+    "in.tsv": of_table("\t"),
+    None: "".join(json.dumps({"food": text}) + "\n" for text in TEXTS),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_records_are_put_into_the_prompts_template(infer, trained, tmp_path, monkeypatch, name):
+    expected = infer([f"food: {text}" for text in TEXTS], prompt=trained, template="none")
+    standard_input(monkeypatch, FILES[name].encode())
+    if name is not None:
+        (tmp_path / name).write_text(FILES[name])
+    file = None if name is None else str(tmp_path / name)
+    assert infer([], input_file=file, prompt=trained) == expected
+    standard_input(monkeypatch, FILES[name].encode())
+    other = infer([], input_file=file, prompt=trained, input_template="the {food}")
+    assert other == infer([f"the {text}" for text in TEXTS], prompt=trained, template="none")
+
+
+def test_a_run_records_what_its_answers_need(infer, model_dir, tmp_path):
+    files = tiny.save_files(tmp_path / "files")
+    settings = {"input_template": "it: {text}", "verbalizers": ["yes", "no"], "missing": "empty"}
+    sizes = {"prompt_length": 2, "batch_size": 8, "train_steps": 1, "quiet": True}
+    lengths = {"inputs": 14, "targets": 4}
+    settings |= {"feature_lengths": lengths, "data_dir": files, "model": str(model_dir)}
+    train(model_dir=tmp_path / "run", **settings, **sizes)
+    facts = load_prompt(tmp_path / "run" / "best").metadata
+    assert facts["input_template"] == "it: {text}"
+    assert facts["target_template"] == "{label}"
+    assert (facts["feature_lengths"], facts["missing"]) == (lengths, "empty")
+    best = str(tmp_path / "run" / "best")
+    plain = infer([f"it: {text}" for text in TEXTS] + ["it: "], prompt=best, template="none")
+    lines = [json.dumps({"text": text}) for text in [*TEXTS, None]]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    assert infer([], input_file=str(tmp_path / "in.jsonl"), prompt=best) == plain
+
+
+def test_of_lines_the_template_is_told(infer, trained, recwarn):
+    plain = infer(TEXTS, prompt=trained, template="none")
+    assert not [each for each in recwarn if "template" in str(each.message)]
+    with pytest.warns(UserWarning, match=r"trained with the input template 'food: \{food\}'.*none"):
+        assert infer(TEXTS, prompt=trained) == plain
+
+
+def test_without_a_template_records_are_text_and_that_is_told(infer, prompt_dir, tmp_path):
+    (tmp_path / "in.csv").write_text(FILES["in.csv"])
+    options = {"input_file": str(tmp_path / "in.csv"), "prompt": str(prompt_dir)}
+    with pytest.warns(UserWarning, match="answered line by line, as text.*input_template"):
+        assert len(infer([], **options)) == 1 + len(TEXTS)
+
+
+def test_a_record_without_a_field_or_a_value_is_named(infer, trained, tmp_path):
+    (tmp_path / "in.csv").write_text("food,id\nsoup,1\nNULL,2\n")
+    options = {"input_file": str(tmp_path / "in.csv"), "prompt": trained}
+    with pytest.raises(ValueError, match=r"in.csv, line 3: Field 'food' is NULL"):
+        infer([], **options)
+    assert len(infer([], missing="empty", **options)) == 2
+    with pytest.raises(ValueError, match="every record gets an answer"):
+        infer([], missing="drop", **options)
+    (tmp_path / "in.csv").write_text("text\nsoup\n")
+    with pytest.raises(ValueError, match="line 2: No field 'food'"):
+        infer([], **options)
+
+
+def test_lengths_and_the_way_to_answer_are_the_prompts(infer, trained, tmp_path):
+    lengths = {"max_input_length": None, "max_length": None}
+    long = ["soup " * 30]
+    with pytest.warns(UserWarning, match="inputs longer than 12 tokens are cut"):
+        cut = infer(long, prompt=trained, template="none", **lengths)
+    with pytest.warns(UserWarning, match="longer than 12"):
+        assert cut == infer(long, prompt=trained, template="none", max_input_length=12)
+    writer = save_prompt(tmp_path / "writer", load_prompt(trained), predictions="generate")
+    generated = infer(["soup"], prompt=str(writer), template="none", **lengths)
+    three = {"max_length": 3, "predictions": "generate"}
+    assert generated == infer(["soup"], prompt=trained, template="none", **three)
+    assert "scores" in infer(["soup"], prompt=str(writer), predictions="rank", template="none")[0]
+
+
+def test_members_and_named_prompts_have_templates_of_their_own(infer, trained, tmp_path):
+    other = str(save_prompt(tmp_path / "other", load_prompt(trained), input_template="{food}!"))
+    prompts = {"a": trained, "b": other}
+    with pytest.raises(ValueError, match="members of the ensemble were trained with other templ"):
+        infer(["soup"], prompts=prompts)
+    lines = [json.dumps({"food": text, "p": "ab"[i % 2]}) for i, text in enumerate(TEXTS)]
+    answers = infer(lines, prompts=prompts, prompt_field="p")
+    for i, (text, found) in enumerate(zip(TEXTS, answers, strict=True)):
+        alone = [f"food: {text}", f"{text}!"][i % 2]
+        (expected,) = infer([alone], prompt=[trained, other][i % 2], template="none")
+        assert found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"template": "none", "input_template": "{food}"}, "template=none is for lines"),
+        ({"template": "{food}"}, "template must be one of prompt, none"),
+    ],
+)
+def test_templates_that_contradict_are_refused(infer, trained, options, words):
+    with pytest.raises(ValueError, match=words):
+        infer(["soup"], prompt=trained, **options)

@@ -198,7 +198,7 @@ def test_no_texts_give_no_answers(model):
 
 
 def test_a_prompts_name_is_no_prompt(model, wrong_arrays):
-    with pytest.raises(ValueError, match=r"pass load_prompt\('bundled_topic'\)"):
+    with pytest.raises(ValueError, match=r"pass pt\.load_prompt\('bundled_topic'\)"):
         model.classify(["soup"], ["yes", "no"], prompt="bundled_topic")
 
 

@@ -53,8 +53,8 @@ def all_sequences(tables, row, length_penalty):
     return sorted(found, key=lambda item: -item[1])
 
 
-@functools.partial(jax.jit, static_argnames=("beams", "late_finishers"))
-def run_beams(tables, beams, length_penalty=0.0, late_finishers=False):
+@functools.partial(jax.jit, static_argnames=("beams", "late_finishers", "early_stopping"))
+def run_beams(tables, beams, length_penalty=0.0, late_finishers=False, early_stopping=False):
     step, cache = table_step(tables)
     return search.beam_search(
         search.over_beams(step, cache),
@@ -65,6 +65,7 @@ def run_beams(tables, beams, length_penalty=0.0, late_finishers=False):
         eos_id=EOS,
         length_penalty=length_penalty,
         late_finishers=late_finishers,
+        early_stopping=early_stopping,
     )
 
 
@@ -122,7 +123,11 @@ def test_a_row_stops_once_its_live_hypothesis_does_not_beat_a_full_set_of_finish
     tokens, scores = run_beams(tables, 1, length_penalty=1.0)
     assert tokens[0, 0].tolist() == [1, 0, 0]
     np.testing.assert_allclose(scores[0, 0], np.log(0.5), rtol=1e-5)
-    assert all_sequences(tables, 0, 1.0)[0][0] == (2, 2, 2)
+    best, score = all_sequences(tables, 0, 1.0)[0]
+    assert best == (2, 2, 2)
+    tokens, scores = run_beams(tables, 1, length_penalty=1.0, early_stopping="never")
+    assert tokens[0, 0].tolist() == list(best)
+    np.testing.assert_allclose(scores[0, 0], score, rtol=1e-5)
 
 
 def test_late_finishers_end_even_when_others_are_likelier():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from prompt_tuning_jax import train, train_many
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import cli, show_task
 from prompt_tuning_jax.decoding.generation import generate_tokens
+from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.answers import answer
 from prompt_tuning_jax.interpretation.interpret import interpret
 from prompt_tuning_jax.planning.step import Lengths
@@ -130,6 +132,48 @@ def test_every_setting_has_a_group_a_sentence_and_a_default_of_its_type(config, 
     if facts.choices and isinstance(field.default, str):
         assert field.default in facts.choices
     assert f"  {field.name}: {facts.help}" in config.__doc__
+
+
+def numbers_of(field):
+    """The kinds of number that a setting is, or holds."""
+    kinds = {*kinds_of(field.type), *(element_type(field.type, k) for k in (Mapping, Sequence))}
+    return kinds & {int, float}
+
+
+NUMERIC = [each for each in EVERY if numbers_of(each.values[1])]
+
+
+def needed_values(config):
+    """Keywords for the settings that a command needs."""
+    needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
+    return {f.name: sample(f)[1] for f in needed}
+
+
+def with_number(field, number):
+    """A value of a setting that is, or holds, this number."""
+    kinds = kinds_of(field.type)
+    return {"a": number} if Mapping in kinds else [number] if Sequence in kinds else number
+
+
+@pytest.mark.parametrize(("config", "field"), NUMERIC)
+@pytest.mark.parametrize("number", [True, 10**20, -(10**20), 1e300, math.nan, math.inf, "3"])
+def test_no_number_is_taken_that_cannot_be_meant(config, field, number):
+    others = needed_values(config)
+    with pytest.raises(UsageError, match=f"^{field.name}"):
+        config(**(others | {field.name: with_number(field, number)}))
+    binding = f"--gin.{macro_name(field.name)}={with_number(field, number)!r}"
+    if str(number) not in ("nan", "inf"):
+        with pytest.raises(UsageError, match=field.name):
+            parse(*required(config, field.name), binding, config=config)
+
+
+@pytest.mark.parametrize(("config", "field"), NUMERIC)
+def test_a_number_may_be_as_little_and_as_much_as_is_declared(config, field):
+    facts = declared(field)
+    others = needed_values(config)
+    for number in facts.bounds:
+        given = with_number(field, number)
+        assert getattr(config(**(others | {field.name: given})), field.name) == given
 
 
 def test_settings_of_one_name_have_one_type():

@@ -121,6 +121,26 @@ def test_free_text_takes_bounded_memory(vocabulary):
     assert facts["counted"] == size
 
 
+def test_what_the_vocabulary_loses_is_shown(capsys, tmp_path):
+    rows = ["text\tlabel", "fine\tso  good", "a \u6f22\tbad", "dull\tbad"]
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    arguments = ("--data_dir", tmp_path, "--input_template", "{text}")
+    lost = facts_of(capsys, *arguments)["lost"]
+    assert lost["unknown"]["inputs"] == {
+        "examples": 1,
+        "characters": {"\u6f22": 1},
+        "first": "a \u6f22",
+    }
+    assert lost["changed_targets"] == 1
+    assert lost["first_changed"] == ["so  good", "so good"]
+    words = ("--verbalizers", "so  good=\u6f22", "bad=\u5b57")
+    assert "are the same tokens" in facts_of(capsys, *arguments, *words)["alike"]
+    show_task.main([*map(str, arguments + words)])
+    shown = capsys.readouterr().out
+    assert "1 of 3 inputs hold characters" in shown
+    assert "are the same tokens to this model" in shown
+
+
 def test_a_prompt_file_gives_length_and_layout(capsys, files, tmp_path):
     save_prompt(tmp_path / "p", TunedPrompt(np.ones((6, 8), np.float32), "suffix"))
     facts = facts_of(capsys, *of_files(files, "--prompt", tmp_path / "p"))

@@ -30,8 +30,9 @@ from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import trainers
+from prompt_tuning_jax.training.identity import run_identity
 from prompt_tuning_jax.training.monitor import NotFiniteError
-from prompt_tuning_jax.training.set_up import make_batches, open_model, run_identity
+from prompt_tuning_jax.training.set_up import make_batches, open_model
 from prompt_tuning_jax.training.train_step import make_train_step
 
 SHORT = {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2}
@@ -344,7 +345,16 @@ def test_the_mesh_changes_nothing_but_rounding(model, tmp_path, monkeypatch):
 # --- interruptions that need no second process
 
 
-def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [
+        (signal.SIGTERM, SystemExit),
+        (signal.SIGHUP, SystemExit),
+        (signal.SIGINT, KeyboardInterrupt),  # which a notebook, too, is to see
+    ],
+    ids=str,
+)
+def test_a_signal_during_an_evaluation_saves_that_step(model, tmp_path, number, end):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread only")
     calls = []
@@ -352,15 +362,50 @@ def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
     def metric(targets, predictions):
         calls.append(1)
         if len(calls) == 1:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return {"accuracy": 50.0}
 
     options = {"task": tiny.make_task(metrics=(metric,)), "checkpoint_period": 100}
-    with pytest.raises(SystemExit) as stopped:
+    before = signal.getsignal(number)
+    with pytest.raises(end) as stopped:
         run(**settings(model, tmp_path, **options))
-    assert stopped.value.code == 143
+    assert end is KeyboardInterrupt or stopped.value.code == 128 + number
+    assert signal.getsignal(number) == before
     assert RunState(tmp_path, {}).latest_step() == 2
     result = run(**settings(model, tmp_path, **options))
+    assert [scores["step"] for scores in result.history] == [2, 4]
+
+
+def test_ctrl_c_in_the_last_step_is_told_to_the_caller_of_a_run_that_is_done(model, tmp_path):
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread only")
+    calls = []
+
+    def metric(targets, predictions):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return {"accuracy": 50.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**settings(model, tmp_path, task=tiny.make_task(metrics=(metric,))))
+    assert (tmp_path / "last" / "prompt.safetensors").is_file()
+    assert (tmp_path / "history.json").is_file()
+
+
+def test_a_signal_that_is_ignored_stays_ignored(model, tmp_path):
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread only")
+
+    def metric(targets, predictions):
+        signal.raise_signal(signal.SIGHUP)
+        return {"accuracy": 50.0}
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        result = run(**settings(model, tmp_path, task=tiny.make_task(metrics=(metric,))))
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert [scores["step"] for scores in result.history] == [2, 4]
 
 

@@ -1,6 +1,7 @@
 """Prompts tuned together: each comes out as from a run of its own."""
 
 import json
+from signal import SIGTERM
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from prompt_tuning_jax import ExampleList, load_prompt, optim, train_many
 from prompt_tuning_jax import train as run_alone
 from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.devices.interruption import StopSignal
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.runs import run_configs
 from prompt_tuning_jax.training.set_up import prepare
@@ -98,11 +100,16 @@ def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
     def stop_at(step):
         from contextlib import contextmanager
 
+        class Stop(StopSignal):
+            def __call__(self, now):
+                self.number = SIGTERM
+                return now == step
+
         @contextmanager
         def signal():
-            yield lambda now: now == step
+            yield Stop()
 
-        monkeypatch.setattr("prompt_tuning_jax.devices.hosts.stop_signal", signal)
+        monkeypatch.setattr("prompt_tuning_jax.devices.interruption.stop_signal", signal)
 
     for step in (1, 4):  # before, and just as, one of the runs is done
         stop_at(step)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import xla_flags
-from common import HANG
+from common import HANG, TAKE_SIGNALS
 
 from prompt_tuning_jax import load_prompt
 
@@ -43,7 +43,7 @@ def begin(command, directory: Path) -> subprocess.Popen:
     directory.mkdir(exist_ok=True)
     with open(directory / "log", "a") as log:
         return subprocess.Popen(
-            [*command, f"--gin.MODEL_DIR={directory}"],
+            [*TAKE_SIGNALS, *command, f"--gin.MODEL_DIR={directory}"],
             env=os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE, "JAX_PLATFORMS": "cpu"},
             stdout=log,
             stderr=log,
@@ -98,14 +98,17 @@ def test_killed_and_started_again_it_ends_the_same(command, uninterrupted, tmp_p
     assert artefacts(tmp_path) == artefacts(uninterrupted)
 
 
-def test_sigterm_saves_and_the_run_goes_on_from_there(command, uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
+def test_a_signal_saves_and_the_run_goes_on_from_there(command, uninterrupted, tmp_path, number):
     def begun() -> bool:
         return bool(steps(tmp_path))
 
-    assert interrupt(command, tmp_path, begun, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert interrupt(command, tmp_path, begun, number) == 128 + number
     stopped = steps(tmp_path)[-1]
     assert 3 <= stopped < STEPS
-    assert f"Stopped at step {stopped}" in (tmp_path / "log").read_text()
+    told = (tmp_path / "log").read_text()
+    assert f"Stopped at step {stopped} of {STEPS}, saved; prompt-tuning train --gin." in told
+    assert "Traceback" not in told
     assert not (tmp_path / "last").exists()
     assert finish(command, tmp_path) == 0, (tmp_path / "log").read_text()
     assert artefacts(tmp_path) == artefacts(uninterrupted)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
+from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig
@@ -22,12 +23,16 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Loaded(NamedTuple):
-    """What a model's files hold; the fingerprint only where int8 has replaced the weights."""
+    """What a model's files hold; the fingerprint only where int8 has replaced the weights.
+
+    `generation` is what they say of how text is generated.
+    """
 
     config: NetworkConfig
     params: Mapping[str, Any]
     vocabulary: Vocabulary | None
     fingerprint: str | None
+    generation: GenerationDefaults
 
 
 def load(
@@ -41,11 +46,14 @@ def load(
     quantizer = quantize.Quantizer() if _dtype(dtype) == jnp.int8 else None
     dtype = jnp.float32 if quantizer else dtype
     report, found = print if verbose else None, None
+    generation = NO_DEFAULTS
     places = functools.partial(sharding.param_shardings, mesh) if mesh else None
     if is_checkpoint(source):
         config, params = t5x.load(source, dtype, places, report=report, convert=quantizer)
     else:
+        source = huggingface.resolve(source)
         config, params, found = huggingface.load(source, dtype, report, places, quantizer)
+        generation = huggingface.read_generation(source, config.vocab_size)
     if vocabulary is not None:
         given = load_vocabulary(vocabulary)
         if is_checkpoint(source):  # it says nothing of ids; T5X pads with 0 and starts from it
@@ -53,9 +61,9 @@ def load(
         found = huggingface.fit_vocabulary(given, vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
     if quantizer is None:
-        return Loaded(config, params, found, None)
+        return Loaded(config, params, found, None, generation)
     config = dataclasses.replace(config, dtype=quantize.activation_dtype())
-    return Loaded(config, params, found, quantizer.fingerprint)
+    return Loaded(config, params, found, quantizer.fingerprint, generation)
 
 
 def _dtype(name: Any) -> np.dtype:

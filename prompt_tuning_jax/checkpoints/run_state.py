@@ -4,26 +4,40 @@ The frozen model is never written. A save is asynchronous and atomic: Orbax writ
 complete state and renames, so a run killed at any moment resumes from a whole one.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
 
+from prompt_tuning_jax.checkpoints.atomic import write_error
 from prompt_tuning_jax.errors import spelled
 
 DIRECTORY = "state"
 SHOWN = 4  # differences that an error names
 
 
+class Digest(Protocol):
+    """What a run reads, as a part of its identity: it is compared with what it was."""
+
+    def facts(self) -> Any:
+        """What is saved, as JSON values."""
+
+    def difference(self, before: Any) -> str | None:
+        """What has changed since it had the facts `before`, in words; None if nothing has."""
+
+
 class RunState:
     """Saves and restores the state of one run under `model_dir/state`.
 
     Args:
-      identity: what makes two runs the same run, setting -> value; another run's state is
-        refused, with the settings that differ.
+      identity: what makes two runs the same run, setting -> value or `Digest`; another run's state
+        is refused, with what differs.
       shown: how an error calls a key of the identity.
     """
 
@@ -34,14 +48,19 @@ class RunState:
         keep: int = 2,
         shown: Callable[[str], str] = str,
     ):
+        logging.getLogger("absl").addFilter(_is_not_raised)
         self._shown = shown
         self._directory = Path(model_dir).absolute() / DIRECTORY
-        self._identity = json.loads(json.dumps(dict(identity), default=_as_json))
+        self._digests = {k: x for k, x in identity.items() if hasattr(x, "difference")}
+        plain = {k: x for k, x in identity.items() if k not in self._digests}
+        self._identity = json.loads(json.dumps(plain, default=_as_json))
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             item_names=("arrays", "meta"),
         )
+        if self._digests and self.latest_step() is None:
+            self._take_facts()
 
     def latest_step(self) -> int | None:
         """The last complete step, or None for a fresh run."""
@@ -74,25 +93,49 @@ class RunState:
     def save(self, step: int, arrays: Any, **meta: Any) -> None:
         """Starts writing a state; returns as soon as the arrays are copied to the host."""
         meta = {"identity": self._identity, **meta}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(meta)
-            ),
-            force=True,
-        )
+        with self._naming():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(meta)
+                ),
+                force=True,
+            )
 
     def close(self) -> None:
-        """Waits for writes under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for writes under way.
+
+        Raises:
+          WriteError: one of them failed; the states before it are whole.
+        """
+        with self._naming():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What Orbax says of a failed write, of which it has many kinds, names the directory."""
+        try:
+            yield
+        except Exception as error:
+            for half in self._directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
+            raise write_error(self._directory, error) from error
+
+    def _take_facts(self) -> None:
+        """From here on, what is read is what this run has read from its beginning."""
+        self._identity |= {name: digest.facts() for name, digest in self._digests.items()}
 
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
-        mine = self._identity
-        changes = [
+        mine, changes = self._identity, []
+        for name, digest in self._digests.items():
+            # Earlier versions saved none.
+            if name in saved and (change := digest.difference(saved[name])):
+                changes.append(f"{name.rpartition(': ')[0]}{': ' if ': ' in name else ''}{change}")
+        changes += [
             f"{self._shown(name)} was {saved.get(name)!r}, now {mine.get(name)!r}"
             for name in dict.fromkeys([*mine, *saved])
-            if saved.get(name) != mine.get(name)
+            if name not in self._digests and saved.get(name) != mine.get(name)
         ]
         if changes:
             others = f"; {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
@@ -101,6 +144,12 @@ class RunState:
                 f"{others}): set it back to continue that run, or choose another "
                 f"{spelled('model_dir')}."
             )
+        self._take_facts()
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Leaves out what Orbax logs of an error in its background thread, which is raised later."""
+    return not (record.exc_info and "background save thread" in record.getMessage())
 
 
 def _as_json(value: Any) -> Any:

@@ -16,6 +16,7 @@ as every command does, with a line on standard error and nothing on standard out
 import sys
 from collections.abc import Sequence
 
+from prompt_tuning_jax.bounds import STEP, Bounds
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.compare import compare_models
 from prompt_tuning_jax.checkpoints.convert import leaf_to_npy, to_huggingface, to_t5x
@@ -53,7 +54,7 @@ class ConvertConfig:
         choices=("float32", "bfloat16"),
     )
     step: int | None = setting(
-        default=None, help="names the T5X checkpoint. None: 0.", group="model", least=0
+        default=None, help="names the T5X checkpoint. None: 0.", group="model", bounds=STEP
     )
     form: str | None = setting(
         default=None, help="of a T5X checkpoint. None: orbax.", group="model", choices=t5x.FORMS
@@ -116,7 +117,7 @@ class DiffConfig:
         default=0.0,
         help="the absolute difference up to which values count as equal.",
         group="model",
-        least=0,
+        bounds=Bounds(0, 1e6),
     )
 
 
@@ -149,7 +150,7 @@ class AddPromptConfig(MismatchConfig):
     destination: PathLike = setting(
         help="the directory in which checkpoint_STEP is written.", group="model", positional=True
     )
-    step: int | None = setting(default=None, help="None: the base's.", group="model", least=0)
+    step: int | None = setting(default=None, help="None: the base's.", group="model", bounds=STEP)
     name: str | None = setting(
         default=None,
         help=f"of the leaf, such as {REFERENCE_PROMPT}, the reference's.",

@@ -5,6 +5,7 @@ A command's module is imported when the command is called, so that the rest answ
 
 import difflib
 import importlib
+import shlex
 import sys
 from types import ModuleType
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     elif name == "--version":
         print(f"{PROGRAM} {__version__}")
     elif name in COMMANDS:
-        _run(COMMANDS[name], arguments)
+        _run(COMMANDS[name], arguments, shlex.join([PROGRAM, name, *arguments]))
     else:
         nearest = difflib.get_close_matches(name, [*COMMANDS, *OPTIONS], n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}."
@@ -80,11 +81,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _run(one: Command, arguments: list[str]) -> None:
+def _run(one: Command, arguments: list[str], line: str) -> None:
     try:
         from prompt_tuning_jax.commands import command  # JAX, for which `--help` need not wait
 
         module = one.load()
     except KeyboardInterrupt:
         sys.exit(130)
-    command.run(lambda: module.main(arguments), one.ends_with_reader)
+    command.run(lambda: module.main(arguments), one.ends_with_reader, line)

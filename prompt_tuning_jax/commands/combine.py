@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.combine import average, compose, interpolate
 from prompt_tuning_jax.commands.command import Inner, run_inner
@@ -35,13 +36,18 @@ class CombineConfig:
 @settings
 class AverageConfig(CombineConfig):
     weights: Sequence[float] | None = setting(
-        default=None, help="one for each prompt; equal by default.", group="prompt"
+        default=None,
+        help="one for each prompt; equal by default.",
+        group="prompt",
+        bounds=Bounds(-1e6, 1e6),
     )
 
 
 @settings
 class InterpolateConfig(CombineConfig):
-    at: float = setting(help="0 is the first prompt, 1 is the second.", group="prompt")
+    at: float = setting(
+        help="0 is the first prompt, 1 is the second.", group="prompt", bounds=Bounds(-1e6, 1e6)
+    )
 
 
 def _average(config: AverageConfig) -> None:

@@ -1,18 +1,21 @@
 """How a command starts, chooses among commands of its own, and ends."""
 
 import contextlib
+import errno
 import io
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from prompt_tuning_jax.errors import MISTAKES, UsageError, spelling
+from prompt_tuning_jax.devices import interruption
+from prompt_tuning_jax.errors import MISTAKES, UsageError, called, spelling
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.setting import nearest_hint
 
@@ -61,8 +64,15 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# A pipe without a reader, a terminal that was closed.
+_GONE = (errno.EPIPE, errno.EIO)
+
+# Where there is no more room; what is written to a file says so in other words.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class _Unread:
-    """Standard output whose reader may have gone (`... | head`): the rest is then dropped."""
+    """Standard output whose reader may have gone (`... | head`, a terminal): it is dropped."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -83,7 +93,9 @@ class _Unread:
     def _dropped(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             _to_nowhere(self._stream)
 
 
@@ -91,7 +103,9 @@ def _to_nowhere(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def run(main: Callable[[], None], ends_with_reader: bool = False) -> None:
+def run(
+    main: Callable[[], None], ends_with_reader: bool = False, line: str = "the same command"
+) -> None:
     """Runs a command; mistakes of use end in one line on standard error, not a traceback.
 
     The exit status is 2 where the command line or a gin file cannot be understood, 1 for what goes
@@ -101,12 +115,24 @@ def run(main: Callable[[], None], ends_with_reader: bool = False) -> None:
     Args:
       ends_with_reader: whether the command has nothing more to do when nobody reads standard output
         any more; otherwise it goes on, for it may have files to write.
+      line: the command as it was given.
     """
     use_compilation_cache()
     stdout = sys.stdout or io.StringIO()  # None: it was closed before the start
     unread = stdout if ends_with_reader else _Unread(stdout)
-    with contextlib.redirect_stdout(unread), spelling(lambda name: f"--{name}"):
+    with contextlib.ExitStack() as reader:
+        reader.enter_context(contextlib.redirect_stdout(unread))
+        reader.enter_context(spelling(lambda name: f"--{name}"))
+        reader.enter_context(called(line))
+        reader.enter_context(interruption.second_ends_at_once())
+        reader.enter_context(warnings.catch_warnings())
+        warnings.showwarning = _say
         _run(main)
+
+
+def _say(message: Warning | str, *where: Any, **options: Any) -> None:
+    """A warning in one line, for people who did not write the code that gives it."""
+    print("warning:", " ".join(str(message).splitlines()), file=sys.stderr)
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -119,6 +145,9 @@ def _run(main: Callable[[], None]) -> None:
         _to_nowhere(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _to_nowhere(sys.stdout)  # or it fails once more at the end
+            error = OSError(f"Standard output cannot be written ({error.strerror}).")
         if os.environ.get("PROMPT_TUNING_TRACEBACK"):
             traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)

@@ -2,9 +2,10 @@
 
     echo "The soup was cold and the waiter rude." | prompt-tuning infer --prompt bundled_sentiment
 
-Input is one JSON object a line, whose fields --input_template may name, or plain lines. Output is
-one JSON object a line: the prediction, its score, and, for rank classification, every label's
-score. Changing the prompt file is all it takes to change the task.
+Input is plain lines, or records (JSON lines, .csv or .tsv) whose fields a template names: that of
+--input_template, or the one that the prompt was trained with, unless --template none. Output is one
+JSON object a line: the prediction, its score, and, for rank classification, every label's score.
+Changing the prompt file is all it takes to change the task.
 
 Several prompts answer together, as an ensemble, or, with --prompt_field, each record is answered
 with the prompt that it names; one batch mixes them:
@@ -19,26 +20,28 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-import jax
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.data.templates import (
-    Template,
-    check_unicode,
-    field_text,
-    words_of,
+from prompt_tuning_jax.commands.infer_inputs import (
+    Input,
+    Templates,
+    begins_with_record,
+    is_records,
+    is_table,
+    opened_lines,
+    read_inputs,
 )
+from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.answers import Answer, Choices, answer
 from prompt_tuning_jax.evaluation.scoring import apply_text_prompt
-from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.infer_config import InferConfig
@@ -47,22 +50,27 @@ from prompt_tuning_jax.settings.prompt_config import (
     load_prompts,
     own_words,
 )
+from prompt_tuning_jax.settings.task_config import LENGTHS
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size
-_LINES = 'With an input template, every line is an object such as {"text": "..."}.'
 # Settings that are handed on as they are.
 ANSWERING = (
     "batch_size",
     "max_input_length",
     "max_length",
+    "min_length",
     "beams",
     "length_penalty",
     "temperature",
     "top_k",
     "top_p",
+    "no_repeat_ngram",
+    "repetition_penalty",
     "seed",
 )
+# What some programs take for a line's end, though JSON does not.
+_LINE_ENDS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
 def infer(config: InferConfig | None = None, **options: Any) -> None:
@@ -74,18 +82,127 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     """
     config = dataclasses.replace(config or InferConfig(), **options)
     check_settings(config)
-    template = None if config.input_template is None else Template(config.input_template)
     mesh = sharding.make_mesh(config.mesh)
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     prompt = load_prompts(config, model)
+    config = as_trained(config, prompt)
     legal = legal_answers(config, prompt)
-    with _source(config.input_file) as source, _target(config.output) as output:
-        inputs, first = read_inputs(source, template, config.prompt_field), 0
+    if None in legal.values():
+        say_defaults(config, model)
+    with _inputs(config, prompt) as inputs, _target(config.output) as output:
+        first = 0
         while chunk := list(itertools.islice(inputs, CHUNK)):
             for line in predict(config, model, chunk, prompt, legal, first):
-                output.write(json.dumps(line, ensure_ascii=False) + "\n")
+                output.write(one_line(line) + "\n")
             output.flush()
             first += len(chunk)
+
+
+@contextlib.contextmanager
+def _inputs(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None
+) -> Iterator[Iterator[Input]]:
+    """The inputs, made by the template that is given or that the prompt was trained with."""
+    given = config.input_template
+    if given is not None:
+        names = [None] if config.prompt_field is None else prompt.names
+        templates: Templates = dict.fromkeys(names, Template(given))
+    else:
+        templates = {} if config.template == "none" else own_templates(config, prompt)
+    if templates and is_table(config):
+        yield read_inputs(config, templates)
+        return
+    with opened_lines(config) as lines:
+        if templates and given is None and not is_records(config):
+            found, lines = begins_with_record(lines, templates)
+            if not found and config.prompt_field is None:
+                say_template(templates)
+                templates = {}
+        elif not templates and is_records(config) and config.template != "none":
+            warnings.warn(
+                f"{config.input_file} is answered line by line, as text: name the fields of its "
+                f"records with {spelled('input_template')}, such as '{{text}}'.",
+                stacklevel=2,
+            )
+        yield read_inputs(config, templates, lines)
+
+
+def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> Templates:
+    """The templates that the prompts' files record; empty where there are none.
+
+    Raises:
+      ValueError: the members of an ensemble have several; or records name their prompts, of which
+        one has none.
+    """
+    bank = prompts_by_name(config, prompt)
+    recorded = {name: one.metadata.get("input_template") for name, one in bank.items() if one}
+    if config.prompt_field is not None:
+        if lacking := [name for name, text in recorded.items() if not text]:
+            raise ValueError(
+                f"{spelled('prompt_field')} is a field of records: say with "
+                f"{spelled('input_template')} which other fields are the input, such as '{{text}}';"
+                f" the file of the prompt {lacking[0]} records no template."
+            )
+        return {name: Template(text) for name, text in recorded.items()}
+    texts = {text for text in recorded.values() if text}
+    if len(texts) > 1:
+        raise ValueError(
+            f"The members of the ensemble were trained with other templates ({recorded}): give "
+            f"{spelled('input_template')}, or {spelled('template', 'none')} for lines as they are."
+        )
+    return {None: Template(texts.pop())} if texts else {}
+
+
+def say_template(templates: Templates) -> None:
+    """Warns that lines are taken as they are, although the prompt knows a template."""
+    (template,) = templates.values()
+    if hosts.is_first():
+        warnings.warn(
+            f"the prompt was trained with the input template {template.text!r}, and these lines "
+            "are taken as they are: they should look as it makes them. JSON lines, .csv and .tsv "
+            f"are put into it. {spelled('template', 'none')} turns this off.",
+            stacklevel=2,
+        )
+
+
+def prompts_by_name(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None
+) -> Mapping[str | None, TunedPrompt | None]:
+    return {None: prompt} if config.prompts is None else prompt.prompts
+
+
+def as_trained(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> InferConfig:
+    """The settings, with what is not given as the prompts' files record it; else the default."""
+    metadata = [one.metadata for one in prompts_by_name(config, prompt).values() if one]
+    is_known = any(facts.get("feature_lengths") for facts in metadata)
+    lengths = [facts.get("feature_lengths") or LENGTHS for facts in metadata] or [LENGTHS]
+    found = {
+        "max_input_length": max(each["inputs"] for each in lengths),
+        "max_length": max(each["targets"] for each in lengths) if is_known else None,
+        "missing": next((facts["missing"] for facts in metadata if "missing" in facts), None),
+    }
+    return dataclasses.replace(
+        config, **{name: x for name, x in found.items() if getattr(config, name) is None}
+    )
+
+
+def say_defaults(config: InferConfig, model: FrozenModel) -> None:
+    """Prints what generation takes from the model's own files.
+
+    Raises:
+      ValueError: they ask for what is not done here.
+    """
+    options = {name: getattr(config, name) for name in ANSWERING}
+    model.generation.resolved(options)
+    if taken := model.generation.taken(options):
+        listed = ", ".join(f"{name} {value}" for name, value in taken.items())
+        print(f"{model.generation.source}: {listed}", file=sys.stderr)
+
+
+def one_line(found: Mapping[str, Any]) -> str:
+    """JSON in which no character ends a line, for any program."""
+    text = json.dumps(found, ensure_ascii=False)
+    return _LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def check_settings(config: InferConfig) -> None:
@@ -98,10 +215,19 @@ def check_settings(config: InferConfig) -> None:
         )
     if config.text_prompt is not None:
         check_unicode(config.text_prompt, spelled("text_prompt"))
-    if config.prompt_field is not None and config.input_template is None:
+    if config.template == "none" and config.input_template is not None:
         raise ValueError(
-            f"{spelled('prompt_field')} is a field of JSON records: say with "
-            f"{spelled('input_template')} which other fields are the input, such as '{{text}}'."
+            f"{spelled('template', 'none')} is for lines as they are: leave out "
+            f"{spelled('input_template')}."
+        )
+    if config.template == "none" and config.prompt_field is not None:
+        raise ValueError(
+            f"{spelled('prompt_field')} is a field of records, which need a template: leave out "
+            f"{spelled('template', 'none')}."
+        )
+    if config.missing == "drop":
+        raise ValueError(
+            f"{spelled('missing')} may be empty or text here: every record gets an answer."
         )
 
 
@@ -122,16 +248,17 @@ def legal_answers(
         different ones.
     """
     given = None if config.verbalizers is None else words_of(config.verbalizers)
-    bank = {None: prompt} if config.prompts is None else prompt.prompts
     legal: dict[str | None, Choices] = {}
-    for name, one in bank.items():
+    for name, one in prompts_by_name(config, prompt).items():
         own = given or (own_words(one) if one else None)
+        recorded = one.metadata.get("predictions") if one and not given else None
         if config.predictions == "rank" and not own:
             raise ValueError(
                 f"{spelled('predictions', 'rank')} needs {spelled('verbalizers')}, the legal "
                 "answers."
             )
-        legal[name] = None if config.predictions == "generate" else own
+        generates = (config.predictions or recorded) == "generate"
+        legal[name] = None if generates else own
     if is_ensemble(config):
         if len({own and frozenset(own) for own in legal.values()}) > 1:
             answers = "; ".join(f"{name}: {own and list(own)}" for name, own in legal.items())
@@ -147,7 +274,7 @@ def legal_answers(
 def predict(
     config: InferConfig,
     model: FrozenModel,
-    inputs: Sequence["Input"],
+    inputs: Sequence[Input],
     prompt: TunedPrompt | TunedBank | None,
     legal: Mapping[str | None, Choices],
     first: int,
@@ -165,23 +292,17 @@ def predict(
 
 
 def prompts_of(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None, inputs: Sequence["Input"]
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None, inputs: Sequence[Input]
 ) -> PromptLike:
     """The one prompt; of several, those that the records name, or all of them together."""
     if config.prompts is None:
         return prompt
     if is_ensemble(config):
         return prompt.ensemble()
-    for one in inputs:
-        if one.prompt not in prompt.prompts:
-            raise ValueError(
-                f"Line {one.line} of the input names the prompt {one.prompt!r}; there are "
-                f"{', '.join(prompt.names)}."
-            )
     return prompt.rows([one.prompt for one in inputs])
 
 
-def as_line(one: "Input", found: Answer, votes: bool) -> dict[str, Any]:
+def as_line(one: Input, found: Answer, votes: bool) -> dict[str, Any]:
     """An answer as JSON data, scores to four places, and the members' `votes`."""
     line: dict[str, Any] = {} if one.prompt is None else {"prompt": one.prompt}
     line |= {"prediction": found.prediction, "score": round(found.score, 4)}
@@ -190,51 +311,6 @@ def as_line(one: "Input", found: Answer, votes: bool) -> dict[str, Any]:
     if votes and found.votes is not None:
         line["votes"] = found.votes
     return line
-
-
-class Input(NamedTuple):
-    """A text, the prompt that its record names, and the line it stands on."""
-
-    text: str
-    prompt: str | None
-    line: int
-
-
-def read_inputs(
-    lines: Iterable[str], template: Template | None, prompt_field: str | None = None
-) -> Iterator[Input]:
-    """Each line as an input; with a template, it is a JSON object that fills it, or empty."""
-    for number, line in enumerate(lines, start=1):
-        line = (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
-        if template is not None and not line.strip():
-            continue
-        where = f"Line {number} of the input"
-        record = None if template is None else json_object(line, where, _LINES)
-        try:
-            prompt = None if prompt_field is None else field_text(record, prompt_field)
-            text = line if template is None else template.render(record)
-            check_unicode(text, "text")
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        yield Input(text, prompt, number)
-
-
-@contextlib.contextmanager
-def _source(path: str | None) -> Iterator[TextIO]:
-    if path is None:
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"Several hosts cannot read one standard input: give {spelled('input_file')}."
-            )
-        yield sys.stdin
-        return
-    if not Path(path).exists() or Path(path).is_dir():
-        raise FileNotFoundError(f"There is no {spelled('input_file')} {path}.")
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{spelled('input_file')} {path} is not UTF-8 text ({error}).") from error
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import rich.console
 
+from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.interpretation.interpret import interpret
 from prompt_tuning_jax.interpretation.page import write_output
@@ -34,7 +35,10 @@ class InterpretConfig(MismatchConfig, ModelConfig):
         positional=True,
     )
     neighbours: int = setting(
-        default=5, help="how many pieces to find for each position.", group="prompt", least=1
+        default=5,
+        help="how many pieces to find for each position.",
+        group="prompt",
+        bounds=Bounds(1, 1000),
     )
     verbalizers: Mapping[str, str] | Sequence[str] | None = setting(
         default=None,

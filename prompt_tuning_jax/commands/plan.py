@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import rich.console
 
+from prompt_tuning_jax.bounds import PROMPT_LENGTH, ROWS, TOKENS, Bounds
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
@@ -38,25 +39,34 @@ class PlanConfig:
         group="model",
     )
     prompt_length: int = setting(
-        default=100, help="P, the number of vectors.", group="prompt", least=1
+        default=100,
+        help="P, the number of vectors.",
+        group="prompt",
+        bounds=Bounds(1, PROMPT_LENGTH.most),
     )
-    batch_size: int = setting(default=32, help="rows, on all devices.", group="training", least=1)
+    batch_size: int = setting(
+        default=32, help="rows, on all devices.", group="training", bounds=ROWS
+    )
     feature_lengths: Mapping[str, int] | None = setting(
         default=None,
         help="tokens of a row's input and target. None: inputs=512 targets=8.",
         group="data",
+        bounds=TOKENS,
     )
     topology: str | None = setting(
         default=None, help=f"v5e:4x4, v4:2x2x4; {', '.join(hardware.CHIPS)}.", group="devices"
     )
     gpu_memory: float | None = setting(
-        default=None, help="of one GPU, in GB.", group="devices", least=0
+        default=None, help="of one GPU, in GB.", group="devices", bounds=Bounds(0, 1e6)
     )
     flops: float | None = setting(
-        default=None, help="of the GPU, bfloat16 matrices, a second.", group="devices", least=0
+        default=None,
+        help="of the GPU, bfloat16 matrices, a second.",
+        group="devices",
+        bounds=Bounds(0, 1e19),
     )
     bandwidth: float | None = setting(
-        default=None, help="of its memory, bytes a second.", group="devices", least=0
+        default=None, help="of its memory, bytes a second.", group="devices", bounds=Bounds(0, 1e18)
     )
     mesh: str | None = setting(
         default=None, help="such as fsdp:8,model:2; without it several are tried.", group="devices"
@@ -67,7 +77,9 @@ class PlanConfig:
         group="devices",
         choices=REMAT_POLICIES,
     )
-    tries: int = setting(default=3, help="compilations at most.", group="devices", least=1)
+    tries: int = setting(
+        default=3, help="compilations at most.", group="devices", bounds=Bounds(1, 1000)
+    )
     output: PathLike | None = setting(
         default=None, help="a JSON file for all numbers.", group="evaluation"
     )

@@ -23,6 +23,7 @@ from typing import Any
 
 import rich.console
 
+from prompt_tuning_jax.bounds import COUNT, STEP
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
@@ -47,9 +48,9 @@ class ShowTaskConfig(LengthConfig, LayoutConfig, TaskConfig):
     """What `prompt-tuning show-task` takes."""
 
     split: str = setting(default="train", help="which split to show.", group="data", first=True)
-    examples: int = setting(default=2, help="how many to show in full.", group="data", least=0)
+    examples: int = setting(default=2, help="how many to show in full.", group="data", bounds=STEP)
     limit: int | None = setting(
-        default=10_000, help="how many examples to count; None for all.", group="data", least=1
+        default=10_000, help="how many examples to count; None for all.", group="data", bounds=COUNT
     )
     prompt: PathLike | None = setting(
         default=None,

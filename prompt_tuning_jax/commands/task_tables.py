@@ -30,6 +30,8 @@ def print_facts(facts: Facts, console: rich.console.Console) -> None:
         _print_example(console, index, example)
     _print_verbalizers(console, facts)
     _print_targets(console, facts)
+    for sentence in facts["lost"]["sentences"]:
+        console.print(rich.text.Text(sentence, style="red"), soft_wrap=True)
     for feature, lengths in facts["lengths"].items():
         _print_lengths(console, feature, lengths, facts["counted"])
 
@@ -90,6 +92,8 @@ def _print_verbalizers(console: rich.console.Console, facts: Facts) -> None:
         return
     rows = [(word["text"], " ".join(_token_parts(word))) for word in facts["verbalizers"]]
     console.print(_two_columns("verbalizer", "tokens", rows))
+    if facts["alike"]:
+        console.print(rich.text.Text(facts["alike"], style="red"), soft_wrap=True)
 
 
 def _print_targets(console: rich.console.Console, facts: Facts) -> None:

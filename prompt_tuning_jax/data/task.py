@@ -69,7 +69,8 @@ def epoch_order(size: int, seed: int | None, epoch: int) -> np.ndarray:
 class Task:
     """What is learnt: sources by split name, the legal answers if they are few, and the metrics.
 
-    `best_metric` names the score, among those that `metrics` return, that chooses a checkpoint.
+    `best_metric` names the score, among those that `metrics` return, that chooses a checkpoint;
+    `input_template` and `target_template` made the texts from records, where it is known.
     """
 
     name: str
@@ -77,6 +78,8 @@ class Task:
     verbalizers: tuple[str, ...] | None = None
     metrics: tuple[MetricFn, ...] = ()
     best_metric: str = "accuracy"
+    input_template: str | None = None
+    target_template: str | None = None
 
     def __repr__(self) -> str:
         kind = "free text" if self.verbalizers is None else f"{len(self.verbalizers)} labels"

@@ -15,7 +15,9 @@ from prompt_tuning_jax.data.encoding import (
     Encoder,
     Tokens,
     bucket_lengths,
+    check_distinct,
 )
+from prompt_tuning_jax.data.lost_text import LostText, in_words
 from prompt_tuning_jax.data.task import Example, Source, Task, target_text
 from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt
@@ -37,6 +39,7 @@ class Survey:
         DIFFERENT_TARGETS.
       lengths: feature -> how many examples have each length in tokens, EOS included, before any
         cutting.
+      lost: what the vocabulary loses of the texts.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -45,10 +48,12 @@ class Survey:
         self.lengths: dict[str, collections.Counter[int]] = {
             feature: collections.Counter() for feature in FEATURES
         }
+        self.lost = LostText(vocabulary)
         self._encode = Encoder(vocabulary, WHOLE)
 
     def add(self, example: Example) -> None:
         self.examples += 1
+        self.lost.add(example)
         for feature in FEATURES:
             self.lengths[feature][len(self._encode(example, feature))] += 1
         target = str(target_text(example, self._encode.vocabulary))
@@ -101,6 +106,8 @@ def task_facts(
         "examples": [_example(example, cut, prompt_length, layout) for example in shown],
         "prompt": {"length": prompt_length, "layout": layout},
         "verbalizers": _verbalizers(task, vocabulary),
+        "alike": _alike(task, vocabulary, lengths["targets"]),
+        "lost": survey.lost.facts() | {"sentences": in_words(survey.lost)},
         "counted": survey.examples,
         "complete": complete,
         "targets": _targets(task, survey),
@@ -146,6 +153,15 @@ def _verbalizers(task: Task, vocabulary: Vocabulary) -> list[Facts] | None:
     return [
         {"text": word} | _tokens(vocabulary.encode(word), vocabulary) for word in task.verbalizers
     ]
+
+
+def _alike(task: Task, vocabulary: Vocabulary, limit: int) -> str | None:
+    """Why a run would refuse the verbalizers: which are the same tokens."""
+    try:
+        check_distinct(task.verbalizers or (), vocabulary, limit)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _targets(task: Task, survey: Survey) -> Facts:

@@ -7,9 +7,13 @@ object in field `target`.
 """
 
 import difflib
+import math
+import numbers
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from prompt_tuning_jax.errors import spelled
 
 Verbalizers = Mapping[Any, str] | Sequence[str]
 
@@ -33,27 +37,83 @@ class Template:
         """The names of the fields, in order of appearance."""
         return tuple(dict.fromkeys(field for _, field in self._parts if field is not None))
 
-    def render(self, record: Mapping[str, Any]) -> str:
+    def render(self, record: Mapping[str, Any], missing: str | None = None) -> str:
         """The text for a record.
 
+        Args:
+          missing: what a null counts as; see `field_text`.
+
         Raises:
-          ValueError: a field that is missing, null, or not text, a number or true/false.
+          MissingValueError: a field that is null.
+          ValueError: a field that is not there, or not text, a number or true/false.
         """
         return "".join(
-            literal + (field_text(record, field) if field is not None else "")
+            literal + (field_text(record, field, missing) if field is not None else "")
             for literal, field in self._parts
         )
 
+    def is_empty(self, record: Mapping[str, Any], missing: str | None = None) -> bool:
+        """Whether none of the fields has any text, so that the template's own words are alone."""
+        return not any(field_text(record, field, missing).strip() for field in self.fields)
 
-def field_text(record: Mapping[str, Any], field: str) -> str:
-    """A field's value as text."""
+
+class MissingWord(str):
+    """A table's cell that holds what programs write for a value that is not there."""
+
+    __slots__ = ()
+
+
+# As pandas reads them by default, and MySQL's.
+# fmt: off
+MISSING_WORDS = frozenset((
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "\\N",
+))
+# fmt: on
+
+
+class MissingValueError(ValueError):
+    """A record lacks a value that its template asks for."""
+
+
+def field_text(record: Mapping[str, Any], field: str, missing: str | None = None) -> str:
+    """A field's value as text.
+
+    Args:
+      missing: what a value that is not there counts as: "empty", or "text" where a table's cell
+        such as `None` is a word. Otherwise it is refused.
+
+    Raises:
+      MissingValueError: the value is null, NaN or the like.
+      ValueError: there is no such field, or it is a list or an object.
+    """
     value = record.get(field) if field in record else _nested(record, field)
-    if value is None or isinstance(value, list | dict):
-        kind = "null" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, list | dict):
         raise ValueError(
-            f"Field {field!r} is {kind}; a template takes text, numbers or true/false."
+            f"Field {field!r} is a {type(value).__name__}; a template takes text, numbers or "
+            "true/false."
         )
-    return label_text(value)
+    if not is_missing(value) or (missing == "text" and isinstance(value, MissingWord)):
+        return label_text(value)
+    if missing == "empty":
+        return ""
+    choices = "drop or empty"
+    if isinstance(value, MissingWord):
+        choices = "drop, empty, or text if it is a word"
+    shown = "null" if value is None else str(value)
+    raise MissingValueError(
+        f"Field {field!r} is {shown}, which is no text: fill it in, or set {spelled('missing')} to "
+        f"{choices}."
+    )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null, no finite number, one of pandas' missing ones, or such a cell."""
+    if value is None or isinstance(value, MissingWord):
+        return True
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return not math.isfinite(value)
+    return type(value).__name__ in ("NAType", "NaTType")
 
 
 def _nested(record: Mapping[str, Any], field: str) -> Any:
@@ -125,6 +185,9 @@ class Labels:
             self._words = {label_text(raw): word for raw, word in verbalizers.items()}
         else:
             self._words = _indexed(verbalizers)
+
+    def __contains__(self, raw: str) -> bool:
+        return raw in self._words
 
     def word(self, raw: str) -> str:
         """The word for a raw label; ValueError if there is none."""

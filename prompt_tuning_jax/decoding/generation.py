@@ -7,7 +7,8 @@ token at a time on a key/value cache. The algorithms themselves are in `search.p
 """
 
 import functools
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
 
 import flax.linen as nn
 import jax
@@ -16,27 +17,41 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.decoding import search
+from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints, constrained
+from prompt_tuning_jax.decoding.defaults import MAX_LENGTH
+from prompt_tuning_jax.devices.memory import check_fits
 from prompt_tuning_jax.models.family import family_of
 
 
 class DecodingOptions(TypedDict, total=False):
     """How text is generated: greedily, by beam search or by sampling.
 
+    What is not given, or None, is as the model's own files say (`defaults.GenerationDefaults`), and
+    else as is said here.
+
     Attributes:
       max_length: the most tokens to generate, EOS included; 64 where it is not given.
       beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
-      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted.
+      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted; 0.0.
+      early_stopping: when beam search ends: False, True or "never", as in transformers; False.
       temperature: above 0, sample from softmax(logits / temperature).
       top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
       top_p: then among the likeliest tokens that together reach probability p.
+      min_length: so many tokens come before EOS.
+      no_repeat_ngram: no n-gram of this size comes twice; 0 for no limit.
+      repetition_penalty: above 1.0, tokens that came before are less likely; as in transformers.
     """
 
-    max_length: int
-    beams: int
-    length_penalty: float
-    temperature: float
-    top_k: int
-    top_p: float
+    max_length: int | None
+    beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_length: int | None
+    no_repeat_ngram: int | None
+    repetition_penalty: float | None
 
 
 def generate_tokens(
@@ -44,13 +59,17 @@ def generate_tokens(
     params: Any,
     encoder_input_tokens: Int[Array, "B S"],
     *,
-    max_length: int = 64,
+    max_length: int = MAX_LENGTH,
     beams: int = 1,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
+    early_stopping: bool | str = False,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    constraints: Constraints = UNCONSTRAINED,
+    eos_ids: Sequence[int] = (),
+    start_id: int | None = None,
     rng: Array | None = None,
     prompt_positions: Int[Array, "B S"] | None = None,
     prompt_ids: Int[Array, " B *S"] | None = None,
@@ -64,8 +83,12 @@ def generate_tokens(
     Args:
       transformer, params: a `t5.network.Transformer` and its parameters.
       encoder_input_tokens: token ids, `pad_id` at padding (and at prompt positions, if given).
-      max_length, beams, length_penalty, temperature, top_k, top_p: see `DecodingOptions`.
+      max_length, beams, length_penalty, early_stopping, temperature, top_k, top_p: see
+        `DecodingOptions`.
       late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
+      constraints: what the tokens must keep to.
+      eos_ids: the tokens of which any ends a text; () for the config's `eos_id`.
+      start_id: the decoder's first input; None for the config's.
       rng: for sampling: one key, or a key for each row [B], which makes what a row draws
         independent of its place in the batch.
       prompt_positions: where the prompt's rows sit; None lets the network put them first.
@@ -76,7 +99,8 @@ def generate_tokens(
 
     Returns:
       Tokens [B, L], without the start token and `pad_id` after EOS, and scores [B], from the
-      model's own probabilities even when sampling changed them. With `return_all_beams`,
+      model's own probabilities even when sampling changed them, but as penalties leave them and
+      with 0 for a token that is forced. With `return_all_beams`,
       [B, beams, L] and [B, beams]; hypotheses that a tiny vocabulary cannot provide are padding
       and score -inf.
 
@@ -86,6 +110,8 @@ def generate_tokens(
     sample = temperature > 0 and top_k != 1
     rows = len(encoder_input_tokens)
     _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, members, rows)
+    _check_constraints(constraints, early_stopping)
+    config = transformer.config
     tokens, scores = _generate(
         transformer,
         params,
@@ -93,11 +119,17 @@ def generate_tokens(
         {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids},
         _row_keys(rng, rows // members) if sample else None,
         float(length_penalty),
-        max_length=int(max_length),
-        beams=int(beams),
-        members=int(members),
-        late_finishers=bool(late_finishers),
-        warp=(float(temperature), int(top_k), float(top_p)) if sample else None,
+        how=_How(
+            max_length=int(max_length),
+            beams=int(beams),
+            members=int(members),
+            late_finishers=bool(late_finishers),
+            early_stopping=early_stopping,
+            constraints=constraints,
+            eos_ids=tuple(eos_ids) or (config.eos_id,),
+            start_id=config.start_id if start_id is None else int(start_id),
+            warp=(float(temperature), int(top_k), float(top_p)) if sample else None,
+        ),
     )
     return (tokens, scores) if return_all_beams else (tokens[:, 0], scores[:, 0])
 
@@ -133,59 +165,87 @@ def rank(
     )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnums=0,
-    static_argnames=("max_length", "beams", "members", "late_finishers", "warp"),
-)
-def _generate(
-    transformer,
-    params,
-    encoder_input_tokens,
-    prompts,
-    keys,
-    length_penalty,
-    *,
-    max_length,
-    beams,
-    members,
-    late_finishers,
-    warp,
-):
-    family = family_of(transformer.config)
+class _How(NamedTuple):
+    """What a program is compiled for."""
+
+    max_length: int
+    beams: int
+    members: int
+    late_finishers: bool
+    early_stopping: bool | str
+    constraints: Constraints
+    eos_ids: tuple[int, ...]
+    start_id: int
+    warp: tuple[float, int, float] | None
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="how")
+def _generate(transformer, params, encoder_input_tokens, prompts, keys, length_penalty, *, how):
+    config, family = transformer.config, family_of(transformer.config)
     decode = family.start_decoding(transformer, params, encoder_input_tokens, prompts)
+    members, max_length = how.members, how.max_length
     batch = len(encoder_input_tokens) // members
-    batch_axis = family.cache_axis(transformer.config)
+    batch_axis = family.cache_axis(config)
     limits = {
         "batch": batch,
         "max_length": max_length,
-        "eos_id": transformer.config.eos_id,
-        "start_id": transformer.config.start_id,
-        "pad_id": transformer.config.pad_id,
+        "eos_id": how.eos_ids,
+        "start_id": how.start_id,
+        "pad_id": config.pad_id,
         "length_penalty": length_penalty,
     }
 
-    def step(cache, tokens_B):
+    def next_scores(cache, tokens_B):
         cache = _join_members(cache, batch_axis)
         tokens_BNx1 = jnp.repeat(tokens_B, members)[:, None]
         logits_BNx1xV, cache = decode(tokens_BNx1, cache=cache, max_decode_length=max_length)
-        log_probs_BNxV = jax.nn.log_softmax(logits_BNx1xV[:, 0])
+        logits_BNxV = logits_BNx1xV[:, 0]
+        log_probs_BNxV = jax.nn.log_softmax(logits_BNxV)
         log_probs_BxV = log_probs_BNxV.reshape(batch, members, -1).mean(axis=1)
-        return log_probs_BxV, _split_members(cache, members, batch_axis)
+        log_z_B = (logits_BNxV - log_probs_BNxV)[:, 0].reshape(batch, members).mean(axis=1)
+        return log_probs_BxV, log_z_B, _split_members(cache, members, batch_axis)
+
+    def step(cache, tokens_B):
+        log_probs_BxV, _, cache = next_scores(cache, tokens_B)
+        return log_probs_BxV, cache
 
     cache = _split_members(_empty_cache(decode, batch * members, max_length), members, batch_axis)
-    if beams > 1:
+    what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
+    check_fits(cache, how.beams, what)
+    if how.constraints:
+        step, cache = constrained(
+            next_scores,
+            cache,
+            how.constraints,
+            of_logits=how.beams == 1,
+            eos_ids=how.eos_ids,
+            start_id=how.start_id,
+            max_length=max_length,
+            inputs=_own_tokens(encoder_input_tokens, prompts, members, config.pad_id),
+            batch_axis=batch_axis,
+        )
+    if how.beams > 1:
         return search.beam_search(
             search.over_beams(step, cache, batch_axis),
             cache,
-            beams=beams,
-            late_finishers=late_finishers,
+            beams=how.beams,
+            late_finishers=how.late_finishers,
+            early_stopping=how.early_stopping,
             batch_axis=batch_axis,
             **limits,
         )
-    choose = search.sampler(keys, *warp) if warp else search.greedy
+    choose = search.sampler(keys, *how.warp) if how.warp else search.greedy
     tokens, scores = search.one_sequence(step, cache, choose, **limits)
     return tokens[:, None], scores[:, None]
+
+
+def _own_tokens(tokens, prompts, members, pad_id):
+    """Each input's own tokens [B, S] without its prompt, padding at the end, and where they are."""
+    tokens, positions = tokens[::members], prompts["prompt_positions"]
+    if positions is not None:
+        order = jnp.argsort(positions[::members] >= 0, axis=1, stable=True)
+        tokens = jnp.take_along_axis(tokens, order, axis=1)
+    return tokens, tokens != pad_id
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -251,6 +311,17 @@ def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, m
         raise ValueError("Beam search does not sample: set beams=1 or temperature=0.")
     if sample and rng is None:
         raise ValueError("Sampling needs a random key: pass rng=jax.random.key(seed).")
+
+
+def _check_constraints(constraints, early_stopping):
+    sizes = constraints.min_length, constraints.no_repeat_ngram, constraints.encoder_no_repeat_ngram
+    if min(sizes) < 0:
+        raise ValueError(f"min_length and no_repeat_ngram must be 0 or more, not {min(sizes)}.")
+    penalties = constraints.repetition_penalty, constraints.encoder_repetition_penalty
+    if not min(penalties) > 0:
+        raise ValueError(f"repetition_penalty must be above 0, not {min(penalties)}.")
+    if early_stopping not in (False, True, "never"):
+        raise ValueError(f'early_stopping is True, False or "never", not {early_stopping!r}.')
 
 
 def _check_labels(labels, config):

@@ -13,17 +13,20 @@ padding after EOS.
     B batch   M beams   V vocabulary
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 Cache = Any
 Step = Callable[[Cache, Int[Array, "..."]], tuple[Float[Array, "... V"], Cache]]
 Choose = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, " B"]]
+# The tokens that end a sequence; most models have one.
+EosIds = int | Sequence[int]
 
 
 class _Rows(NamedTuple):
@@ -44,7 +47,7 @@ def one_sequence(
     *,
     batch: int,
     max_length: int,
-    eos_id: int,
+    eos_id: EosIds,
     start_id: int = 0,
     pad_id: int = 0,
     length_penalty: float = 0.0,
@@ -67,7 +70,7 @@ def one_sequence(
             tokens=state.tokens.at[:, state.index + 1].set(jnp.where(state.done, pad_id, chosen_B)),
             log_prob=state.log_prob + jnp.where(state.done, 0.0, gain_B),
             length=state.length + (~state.done).astype(jnp.int32),
-            done=state.done | (chosen_B == eos_id),
+            done=state.done | _ends(chosen_B, eos_id),
             cache=cache,
         )
 
@@ -102,26 +105,31 @@ def beam_search(
     batch: int,
     beams: int,
     max_length: int,
-    eos_id: int,
+    eos_id: EosIds,
     start_id: int = 0,
     pad_id: int = 0,
     length_penalty: float = 0.0,
     late_finishers: bool = False,
+    early_stopping: bool | str = False,
     batch_axis: int = 0,
 ) -> tuple[Int[Array, "B beams L"], Float[Array, "B beams"]]:
     """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
 
-    This is the search of Hugging Face transformers with `early_stopping=False`:
+    This is the search of Hugging Face transformers:
 
-    - Of the 2 * beams best continuations at each step, the first `beams` may finish (with
-      `late_finishers`, as in T5X, any of them); the best `beams` that do not end live on.
+    - Of the 2 * beams best continuations at each step (one more time `beams` for each further
+      token that ends a sequence), the first `beams` may finish (with `late_finishers`, as in T5X,
+      any of them); the best `beams` that do not end live on.
     - A row stops once its best live hypothesis, scored at its present length, does not beat the
       worst of `beams` finished ones. With a length penalty above 0 that is a heuristic, for scores
-      may still rise with length.
+      may still rise with length. `early_stopping="never"` scores it at the greatest length then,
+      and True stops as soon as `beams` have finished.
 
     `step` sees a beam axis after the batch: tokens [B, M], log_probs [B, M, V], and cache leaves
     [B, M, ...]; the `cache` given here has no such axis yet.
     """
+
+    candidates = beams * (1 + np.size(eos_id))
 
     def unfinished(state: _Beams):
         return (state.index < max_length) & jnp.any(state.improvable)
@@ -130,27 +138,33 @@ def beam_search(
         newest_BxM = lax.dynamic_index_in_dim(state.live_tokens, state.index, 2, keepdims=False)
         log_probs_BxMxV, cache = step(state.cache, newest_BxM)
         totals_BxMxV = state.live_log_prob[:, :, None] + log_probs_BxMxV
-        total, flat = lax.top_k(totals_BxMxV.reshape(batch, -1), 2 * beams)
+        total, flat = lax.top_k(totals_BxMxV.reshape(batch, -1), candidates)
         parent, token = jnp.divmod(flat, log_probs_BxMxV.shape[-1])
         length = state.index + 1
         tokens = _take(state.live_tokens, parent).at[:, :, length].set(token)
-        ends = (token == eos_id) | (length == max_length)
+        ends = _ends(token, eos_id) | (length == max_length)
 
         live_log_prob, live = lax.top_k(jnp.where(ends, -jnp.inf, total), beams)
-        early = jnp.arange(2 * beams) < (2 * beams if late_finishers else beams)
+        early = jnp.arange(candidates) < (candidates if late_finishers else beams)
         finishes = ends & early[None, :] & state.improvable[:, None]
         score = jnp.where(finishes, total / _scale(length, length_penalty), -jnp.inf)
         all_scores = jnp.concatenate([state.finished_score, score], axis=1)
         all_tokens = jnp.concatenate([state.finished_tokens, tokens], axis=1)
         finished_score, finished = lax.top_k(all_scores, beams)
-        best_live_score = live_log_prob[:, 0] / _scale(length, length_penalty)
+        best_length = length
+        if early_stopping == "never":
+            best_length = jnp.where(length_penalty > 0, max_length, length)
+        best_live_score = live_log_prob[:, 0] / _scale(best_length, length_penalty)
+        improvable = state.improvable & (best_live_score > finished_score[:, -1])
+        if early_stopping is True:
+            improvable &= jnp.isneginf(finished_score[:, -1])
         return _Beams(
             index=length,
             live_tokens=_take(tokens, live),
             live_log_prob=live_log_prob,
             finished_tokens=_take(all_tokens, finished),
             finished_score=finished_score,
-            improvable=state.improvable & (best_live_score > finished_score[:, -1]),
+            improvable=improvable,
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
@@ -224,6 +238,10 @@ def warp_logits(
         kept = jnp.where(mass_before < top_p, descending, jnp.inf)
         logits = jnp.where(logits < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, logits)
     return logits
+
+
+def _ends(tokens: Int[Array, "..."], eos_id: EosIds) -> Bool[Array, "..."]:
+    return jnp.isin(tokens, jnp.atleast_1d(jnp.asarray(eos_id, tokens.dtype)))
 
 
 def _scale(length: Int[Array, "*B"], length_penalty: float) -> Float[Array, "*B"]:

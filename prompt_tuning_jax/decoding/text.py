@@ -2,8 +2,8 @@
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.data.encoding import Encoder, check_distinct
 from prompt_tuning_jax.data.task import FEATURES
 from prompt_tuning_jax.decoding import generation
-from prompt_tuning_jax.decoding.generation import DecodingOptions
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.vocabularies import Vocabulary
@@ -60,8 +59,6 @@ class Prompted(NamedTuple):
 
 def as_examples(texts: Sequence[Any]) -> list[dict[str, Any]]:
     """Inputs without targets, of texts or lists of token ids."""
-    if isinstance(texts, str):
-        raise ValueError(f"Expected a list of texts, got one string: {texts[:40]!r}.")
     return [{"inputs": text} for text in texts]
 
 
@@ -91,9 +88,12 @@ def batches(
 
 
 def generate_tokens(
-    model: Prompted, batch: Mapping[str, Any], keys: Array, **options: Unpack[DecodingOptions]
+    model: Prompted, batch: Mapping[str, Any], keys: Array, **options: Any
 ) -> tuple[Int[Array, "B L"], Float[Array, " B"]]:
-    """Generation of one batch that is laid out; `keys[b]` seeds the sampling of input b."""
+    """Generation of one batch that is laid out; `keys[b]` seeds the sampling of input b.
+
+    The options are those of `generation.generate_tokens`.
+    """
     network, tokens, places = model.bind(batch)
     members = model.prompts.copies
     with sharding.active(model.mesh):
@@ -109,9 +109,10 @@ def generate(
     seed: int,
     batch_size: int,
     max_input_length: int,
-    **options: Unpack[DecodingOptions],
+    **options: Any,
 ) -> Generated:
     """Texts for texts, in order; `FrozenModel.generate` says what the arguments are."""
+    ends = set(options.get("eos_ids") or (model.config.eos_id,))
     outputs, scores = [""] * len(texts), np.zeros(len(texts), np.float32)
     lengths = {"inputs": max_input_length, "targets": 1}
     for rows, batch in batches(model, as_examples(texts), batch_size, lengths):
@@ -120,8 +121,13 @@ def generate(
         ids, sums = sharding.to_host(generate_tokens(model, batch, keys, **options))
         scores[rows] = sums[: len(rows)]
         for row, row_ids in zip(rows, ids, strict=False):
-            outputs[row] = model.vocabulary.decode(row_ids)
+            outputs[row] = model.vocabulary.decode(_until(ends, row_ids))
     return Generated(outputs, scores)
+
+
+def _until(ends: Collection[int], ids: Iterable[int]) -> list[int]:
+    """The ids before the first that ends a text."""
+    return list(itertools.takewhile(lambda token: token not in ends, map(int, ids)))
 
 
 def label_scores(

@@ -23,13 +23,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax._src.distributed import global_state  # the coordinator's address has no public name
 from jax.experimental import multihost_utils
+
+from prompt_tuning_jax.devices.interruption import Interrupted
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30  # after so long a silence JAX itself ends the others
@@ -104,33 +106,11 @@ def _arguments(named: Mapping[str, str]) -> dict[str, str | int]:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """While inside, SIGTERM does not end the process: the function given here returns True instead.
-
-    Call it at every step with the step's number. It turns true at the same step in all processes,
-    even if only one of them has had the signal.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    stop = threading.Event()
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    except ValueError:  # not the main thread: signals are another's business
-        yield lambda step: False
-        return
-    try:
-        yield lambda step: stop.is_set()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-@contextlib.contextmanager
 def connected() -> Iterator[None]:
     """Connects; while inside, a process that ends before its time ends the others too.
 
-    To end before its time is to leave by an exception, or to be killed. `sys.exit` is not: all do
-    that together.
+    To end before its time is to leave by an exception, or to be killed. `sys.exit` and
+    `Interrupted` are not: all do these together.
     """
     connect()
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
@@ -139,7 +119,7 @@ def connected() -> Iterator[None]:
     watch = Watch()
     try:
         yield
-    except SystemExit:
+    except (SystemExit, Interrupted):
         watch.say_goodbye()
         raise
     except BaseException as error:

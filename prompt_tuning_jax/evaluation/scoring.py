@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedBank
+from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.lost_text import credited
 from prompt_tuning_jax.data.task import Example, ExampleList, Task, target_text
 from prompt_tuning_jax.decoding.text import batches
 from prompt_tuning_jax.devices import sharding
@@ -67,7 +69,12 @@ class EnsembleEvaluation:
 def read_examples(
     task: Task, split: str, model: FrozenModel, settings: ScoringConfig
 ) -> list[Example]:
-    """The examples of a split in order, inside the hand-written prompt."""
+    """The examples of a split in order, inside the hand-written prompt.
+
+    Raises:
+      ValueError: no such split; or labels that the model cannot tell apart.
+    """
+    check_distinct(task.verbalizers or (), model.vocabulary)
     stream = task.split(split).stream(seed=None, epoch=0)
     found = list(itertools.islice(stream, settings.limit))
     if settings.text_prompt is None:
@@ -93,7 +100,10 @@ def evaluate_task(
     Returns `task.metrics`, and beside them
       loss: mean cross-entropy per target token in nats.
       legal_share: percent of generated texts that are verbalizers (generate), or
-      legal_mass: percent of probability that falls on the verbalizers (rank).
+      legal_mass: percent of probability that falls on the verbalizers (rank),
+      unwritable_targets: percent of targets that the vocabulary cannot write as they stand, if it
+        cannot write some (generate); a prediction is as right as one can be where it is what the
+        vocabulary makes of its target.
     """
     settings = ScoringConfig(**options)
     model.text_vocabulary("evaluate on")
@@ -192,8 +202,10 @@ def _answers(
     settings: ScoringConfig,
 ) -> list[Answer]:
     lengths = lengths_of(settings.feature_lengths)
+    # Greedily, so that scores stay comparable whatever the model's files say of beams and lengths.
+    greedy = model.replace(generation=model.generation.of_tokens())
     return answer(
-        model,
+        greedy,
         [example["inputs"] for example in examples],
         choices,
         prompt,
@@ -220,10 +232,14 @@ def _summarise(
     if answers[0].scores is not None:
         mass = [sum(np.exp(list(one.scores.values()))) for one in answers]
         scores["legal_mass"] = float(100 * np.mean(mass))
-    elif task.verbalizers:
-        legal = [prediction in task.verbalizers for prediction in predictions]
+        return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
+    seen, changed = credited(targets, predictions, task.verbalizers, model.vocabulary)
+    if task.verbalizers:
+        legal = [prediction in task.verbalizers for prediction in seen]
         scores["legal_share"] = float(100 * np.mean(legal))
-    return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
+    if changed:
+        scores["unwritable_targets"] = changed
+    return Evaluation(task.score(targets, seen) | scores, targets, predictions)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout"))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_jax.bounds import PROMPT_LENGTH, TOKENS
+from prompt_tuning_jax.data.files import MISSING
 from prompt_tuning_jax.layout import LAYOUTS
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
@@ -76,6 +78,39 @@ class FormConfig:
 
 
 @settings
+class FileFormConfig:
+    """How files of records are written."""
+
+    columns: Sequence[str] | None = setting(
+        default=None,
+        help="names of the columns of files without a header.",
+        group="data",
+        identity=True,
+    )
+    encoding: str | None = setting(
+        default=None,
+        help="""of the files, such as cp1252 or utf-16, which Excel saves; None: UTF-8.""",
+        group="data",
+        identity=True,
+    )
+    delimiter: str | None = setting(
+        default=None,
+        help="""what divides the cells of .csv and .tsv files, such as ';' or 'tab'; None: what the
+        header shows.""",
+        group="data",
+        identity=True,
+    )
+    missing: str | None = setting(
+        default=None,
+        help="""records without a value (null, NaN, a cell such as NULL) are refused; "drop" leaves
+        them out, "empty" takes it for an empty text, "text" takes such a cell for a word.""",
+        group="data",
+        choices=MISSING,
+        identity=True,
+    )
+
+
+@settings
 class PredictionConfig:
     """How an answer is found."""
 
@@ -109,9 +144,9 @@ class LengthConfig:
         help="P, the number of vectors; 0 for no prompt (model tuning).",
         group="prompt",
         first=True,
-        least=0,
         identity=True,
         shared=True,
+        bounds=PROMPT_LENGTH,
     )
 
 
@@ -139,6 +174,7 @@ class FeatureLengthsConfig:
         None: inputs=512 targets=64.""",
         group="data",
         identity=True,
+        bounds=TOKENS,
     )
 
 

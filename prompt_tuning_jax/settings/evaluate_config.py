@@ -1,5 +1,6 @@
 """What an evaluation takes."""
 
+from prompt_tuning_jax.bounds import COUNT, ROWS
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
     FeatureLengthsConfig,
@@ -19,13 +20,13 @@ class ScoringConfig(TextPromptConfig, FeatureLengthsConfig, PredictionConfig):
         default=None,
         help="how many examples of each task to score; None for all.",
         group="evaluation",
-        least=1,
+        bounds=COUNT,
     )
     batch_size: int = setting(
         default=32,
         help="rows at once; the copies for an ensemble count.",
         group="evaluation",
-        least=1,
+        bounds=ROWS,
     )
 
 

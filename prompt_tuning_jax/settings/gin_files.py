@@ -6,6 +6,8 @@ wins. References such as `@adam()` and `%PROMPT_LENGTH` are resolved as gin reso
 
 import ast
 import contextlib
+import io
+import itertools
 import logging
 import os
 import re
@@ -41,6 +43,8 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
         gin.add_config_file_search_path(str(folder))
     gin.clear_config()
     found = [_find(name, folders) for name in files]
+    for file in found:
+        _check_includes(file, folders, ())
     try:
         # gin logs an error for each folder in which it does not find an include
         with _quiet_logging():
@@ -59,6 +63,35 @@ def _find(name: str, folders: Sequence[Path]) -> str:
             return str(folder / name)
     ours = ", ".join(installed_files())
     raise FileNotFoundError(f"There is no gin file {name}; those that come installed: {ours}.")
+
+
+def _check_includes(file: str, folders: Sequence[Path], way: tuple[str, ...]) -> None:
+    """Refuses a file that includes itself, however long the way round.
+
+    Raises:
+      UsageError: it names the files of the circle.
+    """
+    real = os.path.realpath(file)
+    if real in way:
+        circle = " includes ".join([*way[way.index(real) :], real])
+        raise UsageError(f"Gin files in a circle: {circle}. Take one of these includes out.")
+    # What cannot be read or found, gin says itself.
+    with contextlib.suppress(OSError, UnicodeDecodeError, tokenize.TokenError, SyntaxError):
+        for name in _included(Path(file).read_text(encoding="utf-8")):
+            for folder in folders:
+                if (folder / name).is_file():
+                    _check_includes(str(folder / name), folders, (*way, real))
+                    break
+
+
+def _included(text: str) -> Iterator[str]:
+    """The names after `include` where a line begins with it; not in a string over several lines."""
+    words = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    starts = (tokenize.NEWLINE, tokenize.NL, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT)
+    for before, word, after in zip([None, *words], words, words[1:], strict=False):
+        begins = before is None or before.type in starts or before.type == tokenize.COMMENT
+        if begins and word.string == "include" and after.type == tokenize.STRING:
+            yield ast.literal_eval(after.string)
 
 
 @contextlib.contextmanager
@@ -102,6 +135,33 @@ def value_of(macro: str) -> Any:
         text, unset = str(error), re.search(r"configurable 'macro' .* in scope '(\w+)'", str(error))
         what = f"nothing sets %{unset[1]}" if unset else text.strip().splitlines()[0].rstrip(".")
         raise UsageError(f"{macro}: {what}.") from error
+    except RecursionError as error:  # through an argument: adam.learning_rate = %RATE = @adam()
+        raise UsageError(f"{macro} refers to itself: give it a value.") from error
+
+
+def _check_macro(macro: str, config: str, way: tuple[str, ...]) -> None:
+    """Refuses a macro whose value is made of itself, however long the way round.
+
+    Raises:
+      UsageError: it names the macros of the circle.
+    """
+    if macro in way:
+        circle = [*way[way.index(macro) :], macro]
+        steps = ", ".join(f"{a} = %{b}" for a, b in itertools.pairwise(circle))
+        raise UsageError(f"{macro} refers to itself ({steps}): give one of these a value.")
+    statement = re.search(rf"^{re.escape(macro)} =((?:.*\n)(?:[ \t]+.*\n)*)", config, re.MULTILINE)
+    for other in _macros_in(statement[1]) if statement else ():
+        _check_macro(other, config, (*way, macro))
+
+
+def _macros_in(value: str) -> Iterator[str]:
+    """Those that a value refers to, outside its strings."""
+    words = tokenize.generate_tokens(io.StringIO(f"({value})").readline)
+    percent = False
+    for word in words:
+        if percent and word.type == tokenize.NAME:
+            yield word.string
+        percent = word.string == "%"
 
 
 def _expand_home(value: Any) -> Any:
@@ -121,13 +181,14 @@ def given_macros() -> list[str]:
 
 
 def check_known(given: Iterable[str], known: Collection[str]) -> None:
-    """Refuses a macro that is neither known nor used by any of gin's bindings.
+    """Refuses a macro that is neither known nor used by any of gin's bindings, or made of itself.
 
     Raises:
       UsageError: it names the macro and the nearest known one.
     """
     text = gin.config_str()
     for macro in given:
+        _check_macro(macro, text, ())
         if macro not in known and not re.search(rf"%{macro}\b", text):
             own = macro_name(macro.lower())  # SEED is T5X's RANDOM_SEED
             hint = f"; did you mean {own}?" if own in known else nearest_hint(macro.upper(), known)

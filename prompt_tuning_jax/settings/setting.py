@@ -2,7 +2,7 @@
 
     @settings
     class TrainConfig:
-        batch_size: int = setting(32, "examples per step.", group="training", least=1)
+        batch_size: int = setting(32, "examples per step.", group="training", bounds=ROWS)
 
 From that line come the option `--batch_size`, the gin macro `BATCH_SIZE`, the Python keyword, what
 `--help` and the Tab key know of it, and the checks, which every new config object makes.
@@ -14,9 +14,10 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.errors import UsageError, spelled
 
 GROUPS = ("data", "model", "prompt", "training", "evaluation", "devices")
@@ -38,7 +39,7 @@ class Setting:
     Attributes:
       help: one or two sentences.
       group: where `--help` shows it, one of `GROUPS`.
-      least: the least number that it may be.
+      bounds: of the number that it is, or of those that it holds; every number has them.
       choices: what it may be, beside its default.
       first: whether a first run needs it, so that the short `--help` explains it.
       identity: whether a run can continue only if the value is still the same.
@@ -48,7 +49,7 @@ class Setting:
 
     help: str
     group: str
-    least: float | None = None
+    bounds: Bounds | None = None
     choices: tuple[str, ...] | None = None
     first: bool = False
     identity: bool = False
@@ -112,7 +113,7 @@ def macros(config_class: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def check_values(config: Any) -> None:
-    """Refuses a value of another type, below the least that it may be, or that is no choice."""
+    """Refuses a value of another type, out of its bounds, or that is no choice."""
     for field in dataclasses.fields(config):
         check_value(field, getattr(config, field.name), spelled(field.name))
 
@@ -125,8 +126,9 @@ def check_value(field: dataclasses.Field[Any], value: Any, name: str) -> None:
     if value is None:
         return
     facts = declared(field)
-    if facts.least is not None and value < facts.least:
-        raise UsageError(f"{name} must be at least {facts.least}, got {value}.")
+    for place, number in numbers_in(value):
+        if facts.bounds is not None:
+            facts.bounds.check(f"{name}{place}", number)
     if facts.choices is not None and value not in facts.choices:
         raise UsageError(f"{name} must be one of {', '.join(facts.choices)}, got {value!r}.")
     may_be_path = {os.PathLike, Any} & set(kinds_of(field.type))
@@ -134,8 +136,18 @@ def check_value(field: dataclasses.Field[Any], value: Any, name: str) -> None:
         raise UsageError(f"{name} is empty: give it a value, or leave it out.")
 
 
+def numbers_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """(where it stands, the number): a value that is one, or those of a list or mapping."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        yield "", value
+    elif isinstance(value, Mapping):
+        yield from ((f" {name}", x) for name, x in value.items() if isinstance(x, numbers.Real))
+    elif isinstance(value, Sequence):
+        yield from (("", x) for x in value if isinstance(x, numbers.Real))
+
+
 def check_type(name: str, value: Any, annotation: Any) -> None:
-    """Refuses a number that is text, and the like; what a list or mapping holds is not checked."""
+    """Refuses a number that is text, and the like; so also the numbers of a list or mapping."""
     kinds = kinds_of(annotation)
     if Any in kinds:
         return
@@ -145,6 +157,12 @@ def check_type(name: str, value: Any, annotation: Any) -> None:
     if not isinstance(value, legal) or text_as_list or flag_as_number:
         what = " or ".join(dict.fromkeys(map(kind_name, kinds)))
         raise UsageError(f"{name} must be {what}, not {value!r}.")
+    for kind in (Mapping, Sequence):
+        if isinstance(value, kind) and not isinstance(value, str):
+            of_each = element_type(annotation, kind)
+            items = value.items() if isinstance(value, Mapping) else (("", x) for x in value)
+            for place, each in items if of_each in (int, float) else ():
+                check_type(f"{name} {place}".rstrip(), each, of_each)
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.common import (
     PREDICTIONS,
     FeatureLengthsConfig,
+    FileFormConfig,
     FormConfig,
     ModelConfig,
 )
@@ -17,11 +18,15 @@ from prompt_tuning_jax.settings.setting import PathLike, setting, settings, sett
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
-FILES_ONLY = ("input_template", "target_template", "metric", "positive", "columns")
+FORM = ("columns", "encoding", "delimiter", "missing")
+FILES_ONLY = (
+    *("input_template", "target_template", "metric", "positive", "validation_share"),
+    *FORM,
+)
 
 
 @settings
-class TaskConfig(FormConfig, FeatureLengthsConfig, ModelConfig):
+class TaskConfig(FormConfig, FileFormConfig, FeatureLengthsConfig, ModelConfig):
     """Which frozen model, and which task."""
 
     task: Any = setting(
@@ -60,9 +65,10 @@ class TaskConfig(FormConfig, FeatureLengthsConfig, ModelConfig):
         group="data",
         identity=True,
     )
-    columns: Sequence[str] | None = setting(
+    validation_share: float | None = setting(
         default=None,
-        help="names of the columns of files without a header.",
+        help="""the share of a train file to hold out as the split `validation`, such as 0.1, the
+        same in every run, with its share of every label; None: there is a validation file.""",
         group="data",
         identity=True,
     )
@@ -183,8 +189,9 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         verbalizers=config.verbalizers,
         metric=config.metric or "accuracy",
         positive=config.positive,
-        columns=config.columns,
+        validation_share=config.validation_share,
         fields=fields,
+        **{name: getattr(config, name) for name in FORM},
     )
 
 

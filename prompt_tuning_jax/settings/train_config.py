@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from prompt_tuning_jax.bounds import COUNT, LEARNING_RATE, ROWS, SEED, TOKENS, Z_LOSS, Bounds
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
@@ -63,16 +64,16 @@ class TrainConfig(
         shared=True,
     )
     train_steps: int = setting(
-        default=30_000, help="steps in all.", group="training", first=True, least=1
+        default=30_000, help="steps in all.", group="training", first=True, bounds=COUNT
     )
     batch_size: int = setting(
         default=32,
         help="examples per step, over all devices.",
         group="training",
         first=True,
-        least=1,
         identity=True,
         shared=True,
+        bounds=ROWS,
     )
     learning_rate: float | None = setting(
         default=None,
@@ -80,13 +81,14 @@ class TrainConfig(
         group="training",
         first=True,
         identity=True,
+        bounds=LEARNING_RATE,
     )
     seed: int = setting(
         default=0,
         help="of the initial prompt, the data's order, and dropout.",
         group="training",
-        least=0,
         identity=True,
+        bounds=SEED,
     )
     trainable: Sequence[Rule] | None = setting(
         default=None,
@@ -99,6 +101,7 @@ class TrainConfig(
         default=0.1,
         help="of the frozen network, as in T5X.",
         group="training",
+        bounds=Bounds(0, 0.999),
         identity=True,
         shared=True,
     )
@@ -108,6 +111,7 @@ class TrainConfig(
         group="training",
         identity=True,
         shared=True,
+        bounds=Z_LOSS,
     )
     loss_normalization: str = setting(
         default="sum",
@@ -126,10 +130,14 @@ class TrainConfig(
         shared=True,
     )
     checkpoint_period: int = setting(
-        default=1000, help="steps between states.", group="training", least=1, shared=True
+        default=1000, help="steps between states.", group="training", shared=True, bounds=COUNT
     )
     log_period: int = setting(
-        default=50, help="steps between lines of the log.", group="training", least=1, shared=True
+        default=50,
+        help="steps between lines of the log.",
+        group="training",
+        shared=True,
+        bounds=COUNT,
     )
     quiet: bool = setting(
         default=False,
@@ -149,14 +157,14 @@ class TrainConfig(
         help="steps between evaluations.",
         group="evaluation",
         first=True,
-        least=1,
         shared=True,
+        bounds=COUNT,
     )
     patience: int | None = setting(
         default=None,
         help="how many evaluations without a better score end the run early; None for none.",
         group="evaluation",
-        least=1,
+        bounds=COUNT,
     )
     eval_split: str = setting(
         default="validation", help="what is evaluated on.", group="evaluation", identity=True
@@ -165,16 +173,16 @@ class TrainConfig(
         default=None,
         help="how many examples of it to evaluate on; None for all.",
         group="evaluation",
-        least=1,
         identity=True,
+        bounds=COUNT,
     )
     microbatches: int = setting(
         default=1,
         help="""how many parts of a batch go through the model one after the other, with one update
         for all: the same step in less memory.""",
         group="devices",
-        least=1,
         shared=True,
+        bounds=ROWS,
     )
     scan_layers: bool = setting(
         default=False,
@@ -198,7 +206,7 @@ class TrainConfig(
         model says: all in rows of at most 512, or in batches so small that a layer's scores take 32
         MB or less, else 128.""",
         group="devices",
-        least=0,
+        bounds=Bounds(0, TOKENS.most),
         shared=True,
     )
 
@@ -228,8 +236,6 @@ def check_settings(config: TrainConfig) -> None:
             f"{spelled('learning_rate')} is the default optimizer's: with {spelled('trainable')}, "
             "give it to the optimizers that are named there."
         )
-    if not 0 <= config.dropout_rate < 1:
-        raise ValueError(f"{spelled('dropout_rate')} must be in [0, 1), got {config.dropout_rate}.")
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(

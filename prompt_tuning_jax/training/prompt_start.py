@@ -77,6 +77,11 @@ def resolve(
         raise ValueError(f"{spelled('prompt_init')} {str(spec)!r}: {error}") from error
 
 
+def names_a_file(spec: Any) -> bool:
+    """Whether a setting is the path of a prompt."""
+    return not (spec is None or callable(spec) or spec in NAMED or text_of(spec) is not None)
+
+
 def text_of(spec: Any) -> str | None:
     """The words of a setting "text: ..."; None for any other."""
     words = str(spec)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,37 +13,31 @@ import optax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax.banks import TunedPrompt
-from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import check_distinct
+from prompt_tuning_jax.data.lost_text import warn_of_lost_text
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.optim import Rule, model_rules, prompt_rules
 from prompt_tuning_jax.params import (
     PROMPT_NAME,
     SHARED_NAME,
-    flatten,
     split_params,
     unflatten,
     with_shared,
     without_prompt,
 )
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
-from prompt_tuning_jax.settings.setting import (
-    macro_name,
-    names_where,
-    setting_name,
-    settings_of,
-)
+from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
+from prompt_tuning_jax.training.identity import run_identity, run_inputs
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
@@ -104,7 +99,7 @@ def prepare(
         check_prompt_trains(config.prompt_length, parts[1])
         check_weights_train(model, *parts)
         check(parts[0])
-        identity = run_identity(config, model, task, *parts)
+        identity = run_inputs(config, task) | run_identity(config, model, task, *parts)
         trainable, frozen = place(mesh, model, parts[0], frozen or parts[1])
         if not runs:
             placed = on_mesh(model, frozen)
@@ -177,9 +172,30 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
         task.split(config.eval_split)
         if task.metrics:
             choose_predictions(task, config.predictions)
+    else:
+        say_nothing_is_evaluated(config, task)
     lengths = lengths_of(config.feature_lengths)
     check_distinct(task.verbalizers or (), vocabulary, lengths["targets"])
+    if hosts.is_first():
+        read = [name for name in ("train", config.eval_split) if name in task.splits]
+        warn_of_lost_text(task, read, vocabulary)
     return lengths
+
+
+def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
+    """Warns that there is no validation split; refuses a setting that would then do nothing."""
+    share, held = spelled("validation_share", 0.1), task.input_template is not None
+    remedy = f" {share} holds examples of the train file out for it." if held else ""
+    if config.patience is not None:
+        raise ValueError(
+            f"{spelled('patience')} counts evaluations, but {task.name!r} has no validation split: "
+            f"leave it out.{remedy}"
+        )
+    warnings.warn(
+        f"{task.name!r} has no validation split: nothing is evaluated, and what is called the best "
+        f"prompt is the last.{remedy}",
+        stacklevel=2,
+    )
 
 
 def trainable_rules(config: TrainConfig) -> Sequence[Rule]:
@@ -214,36 +230,6 @@ def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -
                 f"With {name} only the prompt can train: leave that out, or leave "
                 f"{spelled('prompt_length')} above 0 and {spelled('trainable')} unset."
             )
-
-
-def spelled_identity(key: str) -> str:
-    """A key of `run_identity`, before which a run's name may stand, as its reader writes it."""
-    run, colon, macro = key.rpartition(": ")
-    return f"{run}{colon}{spelled(setting_name(macro))}"
-
-
-def run_identity(
-    config: TrainConfig,
-    model: FrozenModel,
-    task: Task,
-    trainable: Params,
-    frozen: Params,
-) -> dict[str, Any]:
-    """What makes two runs the same run; a saved state is continued only by its own."""
-    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
-    examples = task.split("train")
-    settings |= {
-        "shared_prompt": None,
-        "model": model.fingerprint,
-        "model_dtype": str(flatten(model.params)[family_of(model.config).EMBEDDING_NAME].dtype),
-        "task": task.name,
-        "train_examples": len(examples) if hasattr(examples, "__len__") else None,
-        "trainable": sorted(trainable),
-    }
-    if config.shared_prompt is not None:
-        shared = {**frozen, **trainable}[SHARED_NAME]
-        settings["shared_prompt"] = fingerprint({"shared": shared})
-    return {macro_name(name): value for name, value in settings.items()}
 
 
 def place(

@@ -1,5 +1,6 @@
 """T5 models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
 
+from prompt_tuning_jax.checkpoints.huggingface.generation import read_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
 from prompt_tuning_jax.checkpoints.huggingface.model import (
     BUNDLED,
@@ -15,6 +16,7 @@ __all__ = [
     "fit_vocabulary",
     "load",
     "load_lazily",
+    "read_generation",
     "read_vocabulary",
     "resolve",
     "save",

@@ -10,6 +10,7 @@ alone, and no host holds a whole weight of which it needs a part.
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
 from prompt_tuning_jax.checkpoints.huggingface.names import t5x_shapes
 from prompt_tuning_jax.checkpoints.quantize import check_float
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
@@ -40,6 +42,7 @@ from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import PROMPT_NAME, is_prompt
 
+CONFIG = "t5_config.json"  # as Hugging Face's config.json; T5X has its own elsewhere, and no such
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
 FORMS = tuple(_WRITERS)
 _MAX_READERS = 4
@@ -62,7 +65,8 @@ def load(
       dtype: of weights and activations, float32 or bfloat16, whatever is stored.
       shardings: where each weight goes; `functools.partial(sharding.param_shardings, mesh)`.
       config: what the checkpoint must be; its activations and dropout, which shapes do not
-        tell, are taken over. By default the config is inferred, see `infer_config`.
+        tell, are taken over. By default that of the file CONFIG in the checkpoint, which `save`
+        writes; without one it is inferred, see `infer_config`.
       report: called with the table of weights before any is read; `print` shows it.
       convert: as in `huggingface.load`.
 
@@ -98,6 +102,7 @@ def load_lazily(
     checkpoint = open_checkpoint(path)
     weights = find_weights(checkpoint.leaves(), dtype)
     inferred = infer_config(checkpoint.path, weights, dtype or jnp.float32)
+    config = config or _kept_config(checkpoint.path, inferred)
     if config is not None:
         check_config(checkpoint.path, inferred, config)
     config = dataclasses.replace(config or inferred, dtype=inferred.dtype)
@@ -111,7 +116,11 @@ def load_lazily(
 
 
 def save(
-    directory: str | os.PathLike, params: Mapping[str, Any], step: int = 0, form: str = "orbax"
+    directory: str | os.PathLike,
+    params: Mapping[str, Any],
+    step: int = 0,
+    form: str = "orbax",
+    config: T5Config | None = None,
 ) -> Path:
     """Writes `directory/checkpoint_{step}`, which T5X restores bit for bit; all of it or nothing.
 
@@ -121,6 +130,7 @@ def save(
       params: nested or flat, of any dtype, with or without a prompt.
       form: "orbax", as T5X writes today, with all weights in memory; or "legacy", which every
         T5X reads and which is written leaf by leaf.
+      config: what `load` is to know of the model beyond its shapes; kept in the file CONFIG.
 
     Raises:
       FileExistsError: the checkpoint is there already.
@@ -129,7 +139,10 @@ def save(
     flat = flatten_dict(params, sep="/")
     check_float(flat)
     leaves = {STEP: np.int32(step)} | {TARGET + name: value for name, value in flat.items()}
-    return _write(directory, leaves, step, form)
+    checkpoint = _write(directory, leaves, step, form)
+    if config is not None:
+        write_config(checkpoint / CONFIG, config, "float32")
+    return checkpoint
 
 
 def add_prompt(
@@ -174,7 +187,10 @@ def add_prompt(
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}
     everything |= {STEP: np.int32(step), TARGET + name: prompt.values}
-    return _write(directory, everything, step, form or checkpoint.kind)
+    written = _write(directory, everything, step, form or checkpoint.kind)
+    if config := _config_file(checkpoint.path):
+        shutil.copyfile(config, written / CONFIG)
+    return written
 
 
 def _check_fits(
@@ -192,6 +208,18 @@ def _check_fits(
     check_compatible(
         prompt, fingerprint=ours, emb_dim=embedding.shape[1], allow_prompt_mismatch=allow
     )
+
+
+def _kept_config(checkpoint: str, inferred: T5Config) -> T5Config | None:
+    path = _config_file(checkpoint)
+    if path is None:
+        return None
+    return read_config(path, not inferred.logits_via_embedding, inferred.dtype)
+
+
+def _config_file(checkpoint: str) -> Path | None:
+    path = Path(checkpoint) / CONFIG
+    return path if not is_url(checkpoint) and path.is_file() else None
 
 
 def _readers(weights: Iterable[StoredArray], converts: bool) -> int:

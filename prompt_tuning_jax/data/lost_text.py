@@ -1,0 +1,154 @@
+"""What a vocabulary loses of a task's texts: characters it does not know, targets that it changes.
+
+A model writes what its vocabulary decodes. A target with two spaces, a line end or a character that
+the vocabulary lacks is never written as it stands, however well the model is tuned.
+"""
+
+import collections
+import functools
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Task
+from prompt_tuning_jax.vocabularies import Vocabulary
+
+LIMIT = 10_000  # examples looked at before training; of a source that is read in order, OF_STREAM
+OF_STREAM = 256
+SHOWN = 10  # characters that a warning names
+DIFFERENT = 10_000  # characters told apart
+
+
+def as_written(text: str, vocabulary: Vocabulary) -> str:
+    """The text that comes back: what a model could write of it at best."""
+    return vocabulary.decode(vocabulary.encode(text))
+
+
+class LostText:
+    """Counts what is lost of examples' texts, one example at a time.
+
+    Attributes:
+      examples: how many were looked at.
+      unknown: feature -> how many examples hold each unknown character.
+      with_unknown: feature -> how many examples hold some.
+      changed: how many targets come back otherwise.
+      first_unknown: feature -> the first text with one.
+      first_changed: the first such target, and what comes back.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._vocabulary = vocabulary
+        self.examples = self.changed = 0
+        self.unknown: dict[str, collections.Counter[str]] = {
+            feature: collections.Counter() for feature in FEATURES
+        }
+        self.with_unknown = dict.fromkeys(FEATURES, 0)
+        self.first_unknown: dict[str, str] = {}
+        self.first_changed: tuple[str, str] | None = None
+        self._is_unknown = functools.lru_cache(DIFFERENT)(self._lacks)
+        # Labels come again and again.
+        self._as_written = functools.lru_cache(1000)(lambda text: as_written(text, vocabulary))
+
+    def add(self, example: Example) -> None:
+        """Looks at the texts of an example; token ids have none."""
+        self.examples += 1
+        texts = {"inputs": example["inputs"], "targets": example["targets"]}
+        texts["targets"] = example.get("target_text", texts["targets"])
+        for feature, text in texts.items():
+            if isinstance(text, str):
+                self._look_for_unknown(feature, text)
+        target = texts["targets"]
+        if isinstance(target, str) and (back := self._as_written(str(target))) != target:
+            self.changed += 1
+            self.first_changed = self.first_changed or (str(target), back)
+
+    def _look_for_unknown(self, feature: str, text: str) -> None:
+        if not self._lacks(text):
+            return
+        self.with_unknown[feature] += 1
+        self.first_unknown.setdefault(feature, text)
+        counts = self.unknown[feature]
+        for character in set(text):
+            if self._is_unknown(character) and (character in counts or len(counts) < DIFFERENT):
+                counts[character] += 1
+
+    def _lacks(self, text: str) -> bool:
+        unknown = self._vocabulary.unk_id
+        return unknown is not None and unknown in self._vocabulary.encode(text)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "unknown": {
+                feature: {
+                    "examples": self.with_unknown[feature],
+                    "characters": dict(self.unknown[feature].most_common()),
+                    "first": self.first_unknown.get(feature),
+                }
+                for feature in FEATURES
+            },
+            "changed_targets": self.changed,
+            "first_changed": self.first_changed and list(self.first_changed),
+        }
+
+
+def warn_of_lost_text(task: Task, splits: Sequence[str], vocabulary: Vocabulary) -> None:
+    """Warns of what is lost in the first examples of some splits, each with a count and a case."""
+    for name in splits:
+        source = task.splits[name]
+        limit = LIMIT if isinstance(source, IndexedSource) else OF_STREAM
+        lost = LostText(vocabulary)
+        for example in itertools.islice(source.stream(seed=None, epoch=0), limit):
+            lost.add(example)
+        for sentence in in_words(lost):
+            warnings.warn(f"{task.name}, {name}: {sentence}", stacklevel=2)
+
+
+def in_words(lost: LostText) -> list[str]:
+    """A sentence for each kind of loss."""
+    sentences = []
+    for feature, count in lost.with_unknown.items():
+        if count:
+            characters = ", ".join(repr(c) for c, _ in lost.unknown[feature].most_common(SHOWN))
+            sentences.append(
+                f"{count} of {lost.examples} {feature} hold characters that the model's vocabulary "
+                f"does not know ({characters}); first {_cut(lost.first_unknown[feature])}"
+            )
+    if lost.first_changed:
+        text, back = lost.first_changed
+        sentences.append(
+            f"{lost.changed} of {lost.examples} targets cannot be written with the model's "
+            f"vocabulary; first {_cut(text)}, of which it makes {_cut(back)}; predictions are "
+            "compared with what it makes"
+        )
+    return sentences
+
+
+def _cut(text: str, most: int = 80) -> str:
+    return repr(text if len(text) <= most else f"{text[:most]}...")
+
+
+def credited(
+    targets: Sequence[Any],
+    predictions: Sequence[str],
+    verbalizers: Sequence[str] | None,
+    vocabulary: Vocabulary,
+) -> tuple[list[str], float]:
+    """Written predictions as exact metrics should see them.
+
+    A prediction that is what the vocabulary makes of its target, or of a label, counts as that.
+
+    Returns:
+      The predictions, and the percentage of targets that cannot be written as they stand.
+    """
+    back = functools.lru_cache(1000)(lambda text: as_written(text, vocabulary))
+    labels = {back(label): label for label in verbalizers or ()}
+    found, changed = [], 0
+    for target, prediction in zip(targets, predictions, strict=True):
+        answers = [target] if isinstance(target, str) else target
+        written = {back(str(answer)): str(answer) for answer in answers}
+        changed += not any(text == answer for text, answer in written.items())
+        exact = prediction in written.values()
+        found.append(prediction if exact else {**labels, **written}.get(prediction, prediction))
+    return found, 100 * changed / len(targets)
