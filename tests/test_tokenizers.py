@@ -24,7 +24,7 @@ FAMILIES = GOLDENS / "families"
 NAMES = ("byt5", "codet5p", "madlad", "resized", "ul2", "umt5")
 # SentencePiece takes special tokens for text like any other, a thin space for no space, a word that
 # begins with its own mark for two words, and a letter with two marks apart.
-MARKS = ("</s>", "<pad>", "<unk>", "<s>", "\u2009", "▁", "\u0301\u0308")
+MARKS = ("</s>", "<pad>", "<unk>", "<s>", "\u2009", "▁", "\u0323")
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,!?"
 
 
