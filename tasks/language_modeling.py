@@ -25,9 +25,11 @@ import tensorflow as tf
 from prompt_tuning_jax.data import pretraining
 from prompt_tuning_jax.data.pretraining import SHORTEST, Ids
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.tasks.model_vocabulary import ModelVocabulary
 from prompt_tuning_jax.tasks.registration import add
 from prompt_tuning_jax.tasks.settings import EXTRA_IDS
 from prompt_tuning_jax.tasks.text_release import C4Release, TextFolder, Texts
+from prompt_tuning_jax.vocabularies import Vocabulary
 
 DEFAULT_LENGTH = 512
 JOINED = 128
@@ -84,7 +86,9 @@ class Sentinels:
     eos_id: int
 
     @classmethod
-    def of(cls, vocabulary: seqio.Vocabulary) -> "Sentinels":
+    def of(cls, vocabulary: seqio.Vocabulary) -> "Sentinels | Vocabulary":
+        if isinstance(vocabulary, ModelVocabulary):
+            return vocabulary.model
         # A file that holds its sentinels, as mT5's does, counts as one without extra ids.
         extra_ids = vocabulary.extra_ids or EXTRA_IDS
         return cls(vocabulary.vocab_size, extra_ids, vocabulary.eos_id)

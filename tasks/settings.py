@@ -21,7 +21,8 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary
+from prompt_tuning_jax.tasks.model_vocabulary import ModelVocabulary
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary, load_vocabulary
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 EXTRA_IDS = 100
@@ -42,7 +43,8 @@ def use(
 
     Args:
       data_dir: the directory that holds data sets in their official release forms.
-      vocabulary: the path of a spiece.model, or the vocabulary of a loaded model, or SeqIO's.
+      vocabulary: the path of a spiece.model, or of a directory or tokenizer.json that
+        `load_vocabulary` reads; or the vocabulary of a loaded model, or SeqIO's.
     """
     given = {"data_dir": data_dir, "vocabulary": vocabulary}
     _chosen.update({name: value for name, value in given.items() if value is not None})
@@ -71,15 +73,20 @@ def vocabulary() -> seqio.Vocabulary:
 
     Raises:
       FileNotFoundError: there is no such spiece.model, or it cannot be reached.
-      ValueError: the file is no SentencePiece model.
+      ValueError: the file is no SentencePiece model, or texts begin with a special token.
     """
     environment = os.environ.get(ENVIRONMENT["vocabulary"])
     chosen = _chosen.get("vocabulary") or environment or T5_VOCABULARY
     if isinstance(chosen, seqio.Vocabulary):
         return chosen
-    if isinstance(chosen, Vocabulary):
+    if isinstance(chosen, SentencePieceVocabulary) and not chosen.added_tokens:
         return _from_bytes(chosen)
-    return read_vocabulary(os.fspath(chosen))
+    if isinstance(chosen, Vocabulary):
+        return ModelVocabulary(chosen)
+    path = os.fspath(chosen)
+    if path.endswith(".json") or os.path.isdir(path):
+        return ModelVocabulary(load_vocabulary(path))
+    return read_vocabulary(path)
 
 
 @functools.cache
@@ -101,7 +108,7 @@ def read_vocabulary(path: str) -> seqio.SentencePieceVocabulary:
 
 
 @functools.lru_cache(maxsize=4)
-def _from_bytes(model: Vocabulary) -> seqio.SentencePieceVocabulary:
+def _from_bytes(model: SentencePieceVocabulary) -> seqio.SentencePieceVocabulary:
     """SeqIO reads files only, so the model's bytes go into one that is named by what it holds."""
     digest = hashlib.sha256(model.model_bytes).hexdigest()
     path = Path(_scratch().name) / f"{digest}.model"
@@ -116,7 +123,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="vocabulary-")
 
 
-def _added_ids(model: Vocabulary) -> int:
+def _added_ids(model: SentencePieceVocabulary) -> int:
     """How many extra ids SeqIO has to add: none where, as in mT5, the file holds them already."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.model_bytes)
     return model.size - pieces.get_piece_size()

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 import sentencepiece
-from common import NEEDS_DATA_EXTRA
+from common import GOLDENS, NEEDS_DATA_EXTRA
 
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
@@ -110,6 +110,30 @@ def test_every_form_of_a_vocabulary_gives_the_same_ids():
         vocabulary = seqio.TaskRegistry.get("words_task").output_features["inputs"].vocabulary
         assert vocabulary.encode(text) == expected.encode(text)
         assert vocabulary.vocab_size == expected.size
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize("name", ["byt5", "madlad", "resized", "umt5"])
+def test_a_vocabulary_of_any_files_makes_the_ids_of_a_task(data, name):
+    vocabulary = load_vocabulary(GOLDENS / "families" / name)
+    settings.use(data_dir=data)
+    task = seqio_task("words_task", "prompt_tuning_jax.tasks.registration", vocabulary)
+    example = next(task.split("train").stream(seed=None, epoch=0))
+    assert example["inputs"].tolist() == vocabulary.framed(vocabulary.encode("the word 0"))
+    made = settings.vocabulary()
+    assert (made.vocab_size, made.eos_id) == (vocabulary.size, vocabulary.eos_id)
+    ids = [example["inputs"], vocabulary.framed(vocabulary.encode("a word"))]
+    texts = made.decode_tf(tf.ragged.constant([each for each in map(list, ids)]).to_tensor())
+    assert [text.decode() for text in texts.numpy()] == [vocabulary.decode(each) for each in ids]
+    settings.use(vocabulary=str(GOLDENS / "families" / name))
+    assert settings.vocabulary() == made
+
+
+@pytest.mark.usefixtures("unset")
+def test_texts_that_begin_with_a_special_token_are_not_seqios():
+    settings.use(vocabulary=load_vocabulary(GOLDENS / "families" / "codet5p"))
+    with pytest.raises(ValueError, match="begins each text with '<s>'.*files of your own"):
+        settings.vocabulary()
 
 
 @pytest.mark.usefixtures("unset")

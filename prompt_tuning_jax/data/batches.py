@@ -21,7 +21,7 @@ from prompt_tuning_jax.data.encoding import (
 from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Source, epoch_order
 from prompt_tuning_jax.vocabularies import Vocabulary
 
-BLOCK = 256
+BLOCK = 1024
 """Examples that are encoded at once."""
 
 Exchange = Callable[[np.ndarray], np.ndarray]

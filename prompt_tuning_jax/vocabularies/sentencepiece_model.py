@@ -22,8 +22,8 @@ from prompt_tuning_jax.vocabularies.files import (
     AddedToken,
     VocabularyFiles,
 )
+from prompt_tuning_jax.vocabularies.many_texts import Remembered, sentencepiece_encoder
 from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
-from prompt_tuning_jax.vocabularies.word_cache import WordCache, sentencepiece_cache
 
 EXTRA_IDS = 100
 
@@ -56,7 +56,7 @@ class SentencePieceVocabulary(Vocabulary):
         self.extra_ids = max(extra_ids, present)  # mT5's published model has its own 100
         self._processor = _processor(model_bytes + added, name)
         self._files: VocabularyFiles | None = None
-        self._added: dict[int, AddedToken] = {}
+        self.added_tokens: dict[int, AddedToken] = {}
 
     @classmethod
     def from_files(cls, files: VocabularyFiles) -> "SentencePieceVocabulary":
@@ -75,24 +75,22 @@ class SentencePieceVocabulary(Vocabulary):
 
     @property
     def size(self) -> int:
-        return max([self._processor.get_piece_size() - 1, *self._added]) + 1
+        return max([self._processor.get_piece_size() - 1, *self.added_tokens]) + 1
 
     @property
     def fingerprint(self) -> str:
         # Of the model's bytes and the number of extra ids; prompt files of long ago carry it.
         facts = self.model_bytes + b"\nextra_ids=%d" % self.extra_ids
-        for token, added in self._added.items():
+        for token, added in self.added_tokens.items():
             facts += f"\n{token}={added.content}".encode()
         return hashlib.sha256(facts).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if self._added:
-            return self._splitter.encode_batch(texts, self._words.encode_batch)
-        return self._words.encode_batch(texts)
+        return self._remembered.encode_batch(texts)
 
     def id_to_piece(self, token: int) -> str:
-        if token in self._added:
-            return self._added[token].content
+        if token in self.added_tokens:
+            return self.added_tokens[token].content
         if not 0 <= token < self._processor.get_piece_size():
             raise ValueError(f"Id {token} is outside the vocabulary of {self.size} ids.")
         return self._processor.id_to_piece(int(token))
@@ -112,26 +110,28 @@ class SentencePieceVocabulary(Vocabulary):
 
     def _text(self, ids: list[int]) -> str:
         size, unk = self._processor.get_piece_size(), self._processor.unk_id()
-        known = [token if 0 <= token < size else unk for token in ids if token not in self._added]
+        known = [
+            token if 0 <= token < size else unk for token in ids if token not in self.added_tokens
+        ]
         return self._processor.decode(known)
 
     def _sentinel(self, index: int) -> int:
         return self._processor.piece_to_id(_extra_piece(index))
 
     @functools.cached_property
-    def _words(self) -> WordCache:
-        return sentencepiece_cache(self._processor, self.model_bytes)
-
-    @functools.cached_property
-    def _splitter(self) -> AddedTokens:
-        return AddedTokens(self._added)
+    def _remembered(self) -> Remembered:
+        encode = sentencepiece_encoder(self._processor)
+        if not self.added_tokens:
+            return Remembered(encode)
+        added = AddedTokens(self.added_tokens)
+        return Remembered(lambda texts: added.encode_batch(texts, encode))
 
     def _add(self, tokens: dict[int, AddedToken]) -> None:
         """Takes tokens over that the model has not; one that is elsewhere in it is refused."""
         for number, token in tokens.items():
             found = self._piece_id(token.content)
             if found is None and number >= self._processor.get_piece_size():
-                self._added[number] = token
+                self.added_tokens[number] = token
             elif found != number:
                 there = "no such piece" if found is None else f"it as {found}"
                 raise ValueError(
@@ -152,7 +152,7 @@ class SentencePieceVocabulary(Vocabulary):
     def _special_ids(self, names: dict[str, str]) -> SpecialIds:
         """The model's own special ids, and those that its files give a name of another token."""
         named: dict[str, Any] = {}
-        contents = {token.content: number for number, token in self._added.items()}
+        contents = {token.content: number for number, token in self.added_tokens.items()}
         for role in ("bos", "eos", "pad"):
             found = self._piece_id(names[role]) if role in names else None
             found = contents.get(names.get(role, ""), found)

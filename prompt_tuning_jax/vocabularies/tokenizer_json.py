@@ -17,6 +17,7 @@ from prompt_tuning_jax.vocabularies.files import (
     TOKENIZER,
     VocabularyFiles,
 )
+from prompt_tuning_jax.vocabularies.many_texts import ByWords, Remembered
 from prompt_tuning_jax.vocabularies.sentencepiece_model import SentencePieceVocabulary
 from prompt_tuning_jax.vocabularies.tokenizer_files import (
     T5_CLASSES,
@@ -25,7 +26,6 @@ from prompt_tuning_jax.vocabularies.tokenizer_files import (
     read_tokenizer,
 )
 from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary, sentinels
-from prompt_tuning_jax.vocabularies.word_cache import WordCache, containing
 
 _WORD = "▁"
 # These neither cut nor join anything in printable ASCII but at white space.
@@ -71,7 +71,7 @@ class TokenizerVocabulary(Vocabulary):
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._words.encode_batch(texts)
+        return self._remembered.encode_batch(texts)
 
     def id_to_piece(self, token: int) -> str:
         if not 0 <= token < self.size:
@@ -104,17 +104,15 @@ class TokenizerVocabulary(Vocabulary):
         return {token: added.content for token, added in tokens.items()}
 
     @functools.cached_property
-    def _words(self) -> WordCache:
+    def _remembered(self) -> Remembered:
         def encode(texts: Sequence[str]) -> list[list[int]]:
             encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [encoding.ids for encoding in encoded]
 
         apart = "WhitespaceSplit" in pre_tokenizer_types(self._tokenizer)
-        plain = normalizer_types(self._tokenizer) <= _PLAIN_NORMALIZERS
-        if not (apart and plain) or any(set(" \t\n") & set(t) for t in self._added.values()):
-            return WordCache(encode, None)
-        is_marked = containing(self._added.values())
-        return WordCache(encode, lambda words: [word for word in words if not is_marked(word)])
+        if apart and normalizer_types(self._tokenizer) <= _PLAIN_NORMALIZERS:
+            return Remembered(ByWords(encode, self._added.values()).encode_batch)
+        return Remembered(encode)
 
     def _same_as_beside(self) -> SentencePieceVocabulary | None:
         """The vocabulary of the spiece.model beside the file, if every id is the same piece."""
