@@ -25,7 +25,7 @@ from prompt_tuning_jax.data.held_out import HoldOut
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.data.records import Record, RecordFile
 from prompt_tuning_jax.data.records.splits import SPLIT_NAMES, Files, find_splits
-from prompt_tuning_jax.data.task import Example, IndexedSource, Task
+from prompt_tuning_jax.data.task import Example, IndexedSource, MetricFn, Task
 from prompt_tuning_jax.data.templates import (
     Labels,
     MissingValueError,
@@ -225,8 +225,8 @@ def file_task(
         record is reported, with its file and line, when its split is first used.
     """
     labels = None if verbalizers is None else Labels(verbalizers)
-    template = Template(input_template)
-    make = ExampleMaker(template, Template(target_template), labels, fields, missing)
+    templates = Template(input_template), Template(target_template)
+    make = ExampleMaker(*templates, labels, fields, missing)
     given = {"train": train, "validation": validation, "test": test}
     found = _files(data, {split: path for split, path in given.items() if path})
     sources = {split: FileSource(paths, make, **form) for split, paths in found.items()}
@@ -236,19 +236,25 @@ def file_task(
         parts = HoldOut(sources["train"], validation_share, make.verbalizers)
         splits |= {"train": parts.train, "validation": parts.validation}
     names = [metric] if isinstance(metric, str) else list(metric)
-    if positive is not None and "f1" not in names:
-        raise ValueError(
-            f"{spelled('positive')} is for the metric 'f1', not for {', '.join(names)}."
-        )
     return Task(
         name=name,
         splits=splits,
         verbalizers=make.verbalizers,
-        metrics=tuple(get_metric(each, make.verbalizers, positive) for each in names),
+        metrics=_metrics(names, make.verbalizers, positive),
         best_metric=names[0],
         input_template=input_template,
         target_template=target_template,
     )
+
+
+def _metrics(
+    names: Sequence[str], labels: Sequence[str] | None, positive: str | None
+) -> tuple[MetricFn, ...]:
+    if positive is not None and "f1" not in names:
+        raise ValueError(
+            f"{spelled('positive')} is for the metric 'f1', not for {', '.join(names)}."
+        )
+    return tuple(get_metric(name, labels, positive) for name in names)
 
 
 def _files(data: AnyPath | None, given: dict[str, AnyPath]) -> dict[str, Files]:

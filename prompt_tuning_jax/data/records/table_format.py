@@ -96,8 +96,8 @@ def _chosen_delimiter(path: Path, file: BinaryIO, start: int, columns: Sequence[
     possible = {}
     for delimiter in DELIMITERS:
         rows = [row for row in _first_rows(file, start, delimiter) if row]
-        widths = [len(row) for row in rows] or [0]
-        if widths[0] == len(columns) or (widths[0] > 1 and not columns):
+        widths = [len(row) for row in rows]
+        if widths and (widths[0] == len(columns) or (widths[0] > 1 and not columns)):
             possible[delimiter] = len(set(widths)) == 1
     agreeing = [delimiter for delimiter, agree in possible.items() if agree] or list(possible)
     if len(agreeing) > 1 and not columns:
