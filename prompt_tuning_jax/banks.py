@@ -316,16 +316,12 @@ class PromptSet:
             return dict(batch)
         if self.copies > 1:
             batch = {name: np.repeat(x, self.copies, axis=0) for name, x in batch.items()}
-        ids_B = self._ids_of(len(tokens), rows)
+        ids_B, tokens = self._ids_of(len(tokens), rows), batch["encoder_input_tokens"]
         placed = {"prompt_ids": ids_B} if self._is_bank else {}
         if not self._need_no_room:
+            room = int(self.lengths.max())
             placed["encoder_input_tokens"], placed["prompt_positions"] = place_prompts(
-                np.asarray(batch["encoder_input_tokens"]),
-                self.lengths[ids_B],
-                self.layouts[ids_B],
-                int(self.lengths.max()),
-                eos_id,
-                pad_id,
+                np.asarray(tokens), self.lengths[ids_B], self.layouts[ids_B], room, eos_id, pad_id
             )
         return {**batch, **placed}
 

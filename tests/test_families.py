@@ -334,6 +334,24 @@ class TestWeights:
         jax.tree.map(np.testing.assert_array_equal, params, expected[1])
 
 
+def test_how_to_generate_is_saved_too(tmp_path):
+    path = changed("umt5", tmp_path)
+    asked = {
+        "num_beams": 4,
+        "no_repeat_ngram_size": 3,
+        "length_penalty": 0.6,
+        "eos_token_id": [1, 5],
+    }
+    (path / "generation_config.json").write_text(json.dumps(asked | {"use_cache": True}))
+    to_huggingface(str(path), str(tmp_path / "again"))
+    model = pt.load_model(tmp_path / "again")
+    expected = pt.load_model(path)
+    assert model.generation.taken({}) == expected.generation.taken({})
+    assert model.generation.eos_ids == (1, 5)
+    again = json.loads((tmp_path / "again/generation_config.json").read_text())
+    assert again == asked | {"pad_token_id": 0, "decoder_start_token_id": 0}
+
+
 class TestT5X:
     def test_biases_of_every_layer_go_there_and_back(self, tmp_path):
         to_t5x(str(MODELS["umt5"]), str(tmp_path / "t5x"))

@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import shutil
+import socket
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from test_vocabulary import train_model
 
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
+from prompt_tuning_jax.checkpoints.huggingface import hub
 from prompt_tuning_jax.models.t5.config import t5_1_1
 from prompt_tuning_jax.models.t5.network import Transformer
 from prompt_tuning_jax.optim import token_cross_entropy
@@ -403,6 +405,22 @@ class TestDirectories:
             huggingface.load(tmp_path / "nowhere")
         with pytest.raises(FileNotFoundError, match="is a file"):
             huggingface.load(GOLDENS / "t5_v1_1" / "config.json")
+
+    @pytest.fixture(autouse=True)
+    def hub_that_answers(self, monkeypatch):
+        import huggingface_hub
+
+        monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: None)
+
+    def test_a_hub_that_is_silent_is_not_waited_for(self, monkeypatch):
+        import huggingface_hub
+
+        monkeypatch.setattr(hub, "ANSWER_SECONDS", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+            monkeypatch.setattr(huggingface_hub, "model_info", api.model_info)
+            with pytest.raises(FileNotFoundError, match=r"no answer for 1 seconds\)"):
+                huggingface.load("someone/t5-tiny")
 
     def test_hub_name_without_a_network(self, monkeypatch):
         import huggingface_hub

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import shutil
+import socket
 import sys
 
 import fake_storage
@@ -528,6 +529,31 @@ class TestElsewhere:
         url, _ = server
         _, params = t5x.load(f"{url}/orbax/checkpoint_3")
         t5x_goldens.assert_same(params, t5x_goldens.weights())
+
+    @pytest.mark.parametrize("url", ["gs://bucket/there", "http"])
+    def test_a_store_that_nobody_answers_for_is_named(self, monkeypatch, url):
+        with socket.create_server(("127.0.0.1", 0)) as refused:
+            closed = f"http://127.0.0.1:{refused.getsockname()[1]}"
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", closed)
+        monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
+        url = f"{closed}/there" if url == "http" else url
+        with pytest.raises(ConnectionError, match=f"{url}/checkpoint gives no answer.*network"):
+            t5x.load(url)
+
+    def test_a_store_that_is_silent_is_not_waited_for(self, monkeypatch):
+        monkeypatch.setattr(t5x_storage, "ANSWER_SECONDS", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/there"
+            with pytest.raises(ConnectionError, match=f"{url}/.* gives no answer for 1 seconds"):
+                t5x.load(url)
+
+    @pytest.mark.parametrize("url", ["ftp://host/there", "hf://t5/small", "abfs://there"])
+    def test_an_address_that_is_not_read_is_refused_by_name(self, url):
+        scheme = url.partition("/")[0]
+        with pytest.raises(ValueError, match=f"^{url}: {scheme}// is no address.*gs://"):
+            load_model(url)
+        with pytest.raises(ValueError, match=f"{scheme}// is no address"):
+            load_prompt(url)
 
     def test_memory(self, base):
         store = ts.KvStore.open("memory://kept/", context=CONTEXT).result()

@@ -1,6 +1,7 @@
 """Writing files so that they are never seen half-written, even after a kill."""
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -8,7 +9,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
+
+# What is wrong with a disk, and not with what is written or read.
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_REASONS = [os.strerror(number) for number in _OF_A_DISK]
+
+
+class WriteError(OSError):
+    """A file or directory cannot be written; says which, why and what to do."""
+
+
+def write_error(path: str | os.PathLike, reason: object) -> WriteError:
+    """For a `reason` that may be a long text of another library's."""
+    told = " ".join(str(reason).split())
+    reason = next((each for each in _REASONS if each in told), told[:300])
+    return WriteError(
+        f"{path} cannot be written ({reason}). What was there before is whole: make room or see to "
+        "the directory, and repeat, or choose another one."
+    )
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Errors of the disk, and those about `path` and what is in it, become a WriteError."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno not in _OF_A_DISK and not _is_about(error, os.path.abspath(path)):
+            raise
+        raise write_error(path, error.strerror or error) from error
+
+
+def _is_about(error: OSError, path: str) -> bool:
+    """Whether an error names `path`, what is in it, where it is, or its temporary file."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    named = os.path.abspath(error.filename)
+    return path.startswith(named) or named.startswith(path) or ".partial-" in named
 
 
 @contextlib.contextmanager
@@ -25,16 +66,19 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path)
     partial = _partial(path)
-    partial.touch()  # a directory that cannot be written to shows now
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
+        partial.touch()  # a directory that cannot be written to shows now
     try:
-        yield partial
-        flush_to_disk(partial)
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            flush_to_disk(partial)
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -43,9 +87,11 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     _clear(path)
     partial = _partial(path)
-    partial.mkdir(parents=True)
+    with naming(path):
+        partial.mkdir(parents=True)
     try:
-        yield partial
+        with naming(path):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -56,7 +102,10 @@ def save_tensors(
     """A safetensors file that others may read if the umask says so; the library's own may not."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=dict(metadata))
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:  # which has no number
+        raise OSError(errno.EIO, str(error), str(path)) from error
     path.chmod(mode)
 
 

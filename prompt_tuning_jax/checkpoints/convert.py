@@ -13,6 +13,7 @@ from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint, open_checkpoint
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison
+from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.scan import stack_layers
 
@@ -41,13 +42,16 @@ def to_huggingface(
     """
     if is_checkpoint(source):
         config, weights = t5x.load_lazily(source, dtype, report=report)
-        words = None
+        words, generation = None, NO_DEFAULTS
     else:
+        source = huggingface.resolve(source)
         config, weights, words = huggingface.load_lazily(source, dtype or jnp.float32, report)
+        generation = huggingface.read_generation(source, config.vocab_size)
     config = _with_activations(config, activations)
     if vocabulary is not None:
         words = huggingface.read_vocabulary(vocabulary, config)
-    huggingface.save(destination, config, unflatten_dict(weights, sep="/"), words)
+    params = unflatten_dict(weights, sep="/")
+    huggingface.save(destination, config, params, words, generation=generation)
     return Path(destination)
 
 

@@ -4,14 +4,18 @@ The frozen model is never written. A save is asynchronous and atomic: Orbax writ
 complete state and renames, so a run killed at any moment resumes from a whole one.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
 
+from prompt_tuning_jax.checkpoints.atomic import write_error
 from prompt_tuning_jax.errors import spelled
 
 DIRECTORY = "state"
@@ -44,6 +48,7 @@ class RunState:
         keep: int = 2,
         shown: Callable[[str], str] = str,
     ):
+        logging.getLogger("absl").addFilter(_is_not_raised)
         self._shown = shown
         self._directory = Path(model_dir).absolute() / DIRECTORY
         self._digests = {k: x for k, x in identity.items() if hasattr(x, "difference")}
@@ -88,18 +93,34 @@ class RunState:
     def save(self, step: int, arrays: Any, **meta: Any) -> None:
         """Starts writing a state; returns as soon as the arrays are copied to the host."""
         meta = {"identity": self._identity, **meta}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(meta)
-            ),
-            force=True,
-        )
+        with self._naming():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(_by_name(arrays)), meta=ocp.args.JsonSave(meta)
+                ),
+                force=True,
+            )
 
     def close(self) -> None:
-        """Waits for writes under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for writes under way.
+
+        Raises:
+          WriteError: one of them failed; the states before it are whole.
+        """
+        with self._naming():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What Orbax says of a failed write, of which it has many kinds, names the directory."""
+        try:
+            yield
+        except Exception as error:
+            for half in self._directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
+            raise write_error(self._directory, error) from error
 
     def _take_facts(self) -> None:
         """From here on, what is read is what this run has read from its beginning."""
@@ -124,6 +145,11 @@ class RunState:
                 f"{spelled('model_dir')}."
             )
         self._take_facts()
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Leaves out what Orbax logs of an error in its background thread, which is raised later."""
+    return not (record.exc_info and "background save thread" in record.getMessage())
 
 
 def _as_json(value: Any) -> Any:

@@ -67,6 +67,9 @@ def use_compilation_cache() -> None:
 # A pipe without a reader, a terminal that was closed.
 _GONE = (errno.EPIPE, errno.EIO)
 
+# Where there is no more room; what is written to a file says so in other words.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class _Unread:
     """Standard output whose reader may have gone (`... | head`, a terminal): it is dropped."""
@@ -142,6 +145,9 @@ def _run(main: Callable[[], None]) -> None:
         _to_nowhere(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _to_nowhere(sys.stdout)  # or it fails once more at the end
+            error = OSError(f"Standard output cannot be written ({error.strerror}).")
         if os.environ.get("PROMPT_TUNING_TRACEBACK"):
             traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)

@@ -73,7 +73,7 @@ class IndexReader:
     def pairs(self, seed: int | None, epoch: int, start: int) -> Iterator[Pair]:
         order = epoch_order(len(self._source), seed, epoch)[start:].tolist()
         if self._sizes is not None:
-            yield from map(self._sized, order)
+            yield from (self._sized(index, self._sizes[index]) for index in order)
             return
         for first in range(0, len(order), BLOCK):
             block = order[first : first + BLOCK]
@@ -83,11 +83,11 @@ class IndexReader:
 
     def restore(self, index: int) -> Pair:
         if self._sizes is not None:
-            return self._sized(index)
+            return self._sized(index, self._sizes[index])
         return _pair(next(self._encoder.pairs([self._source[index]])), index)
 
-    def _sized(self, index: int) -> Pair:
-        inputs, targets, *cut = self._sizes[index].tolist()
+    def _sized(self, index: int, sizes: np.ndarray) -> Pair:
+        inputs, targets, *cut = sizes.tolist()
         for feature, is_cut in zip(FEATURES, cut, strict=True):
             self._encoder.truncated[feature] += is_cut
         return Pair((inputs, targets), lambda: self._read(index), index)

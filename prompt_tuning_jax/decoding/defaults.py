@@ -45,6 +45,7 @@ class GenerationDefaults:
       eos_ids: the tokens of which any ends a text; () for the config's.
       constraints: what the tokens must keep to.
       refused: what keeps text from being generated.
+      stored: the file's fields as JSON, for where the model is saved again.
     """
 
     source: str = ""
@@ -59,6 +60,7 @@ class GenerationDefaults:
     eos_ids: tuple[int, ...] = ()
     constraints: Constraints = UNCONSTRAINED
     refused: tuple[Refusal, ...] = ()
+    stored: str = "{}"
 
     def of_tokens(self) -> "GenerationDefaults":
         """Without all that is about how to search: which tokens begin and end a text."""

@@ -2,7 +2,7 @@
 
     @settings
     class TrainConfig:
-        batch_size: int = setting(32, "examples per step.", group="training", least=1)
+        batch_size: int = setting(32, "examples per step.", group="training", bounds=ROWS)
 
 From that line come the option `--batch_size`, the gin macro `BATCH_SIZE`, the Python keyword, what
 `--help` and the Tab key know of it, and the checks, which every new config object makes.

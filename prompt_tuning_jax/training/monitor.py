@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import rich
 import rich.progress
 from jaxtyping import Array, Float
-from tensorboardX import SummaryWriter
 
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.scoring import Evaluation
+from prompt_tuning_jax.training.scalars import ScalarWriter
 from prompt_tuning_jax.training.step_types import Metrics
 
 COLLAPSE_SHARE = 0.95
@@ -72,13 +72,13 @@ class Log:
         self._speaks, self._before = hosts.is_first(), f"{name}: " if name else ""
         self._writer = None
         if self._speaks:
-            self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+            self._writer = ScalarWriter(directory / "tensorboard", start)
         self.loss = math.nan
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Writes TensorBoard scalars `group/name`."""
-        for name, value in values.items() if self._writer else ():
-            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+        if self._writer:
+            self._writer.add(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def say(self, message: str) -> None:
         """A line, above the progress bar if there is one."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
@@ -106,7 +107,13 @@ class Outputs:
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
             if hosts.is_first():
-                huggingface.save(self.model_dir / name, model.config, params, model.vocabulary)
+                huggingface.save(
+                    self.model_dir / name,
+                    model.config,
+                    params,
+                    model.vocabulary,
+                    generation=model.generation,
+                )
         if prompt is not None:
             self._write_prompt(name, model, prompt, scores)
 
@@ -167,7 +174,8 @@ class Outputs:
         if best is None:
             self.save("best", trainable, last)
         if hosts.is_first():
-            (self.model_dir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            with new_file(self.model_dir / "history.json") as partial:
+                partial.write_text(json.dumps(history, indent=1) + "\n")
         cut = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
         for feature, count in cut.items():
             if count:

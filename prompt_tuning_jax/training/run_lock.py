@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from prompt_tuning_jax.checkpoints.atomic import WriteError, naming
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 
@@ -123,13 +124,14 @@ class RunLock:
         own = self.path.with_name(f".{NAME}.{self._owner.token}")
         text = json.dumps(dataclasses.asdict(self._owner))
         try:
-            own.write_text(text)
+            with naming(self.path.parent):
+                own.write_text(text)
             os.link(own, self.path)
         except FileExistsError:
             return False
+        except WriteError:
+            raise
         except OSError:
-            if not own.exists() or own.stat().st_size < len(text):
-                raise
             return self._create_without_links(text)
         finally:
             own.unlink(missing_ok=True)
@@ -138,10 +140,11 @@ class RunLock:
     def _create_without_links(self, text: str) -> bool:
         """For file systems that have no links."""
         try:
-            with open(self.path, "x") as file:
-                file.write(text)
+            file = open(self.path, "x")  # noqa: SIM115  what is there already is no failed write
         except FileExistsError:
             return False
+        with naming(self.path.parent), file:
+            file.write(text)
         return True
 
     def _touched(self, before: float) -> bool:

@@ -35,7 +35,7 @@ class AddedTokens:
         for match in self._pattern.finditer(text):
             if match.start() > start:
                 parts.append(text[start : match.start()])
-            parts.append(self._ids[match.lastindex - 1])
+            parts.append(self._ids[(match.lastindex or 0) - 1])
             start = match.end()
         return [*parts, text[start:]] if start < len(text) or not parts else parts
 

@@ -118,13 +118,22 @@ class VocabularyFiles:
         Raises:
           ValueError: a file has something else where tokens should be.
         """
-        found = {}
+        found, described = {}, self._described()
         for content, token in self.json(ADDED_TOKENS).items():
-            found[self._id(ADDED_TOKENS, token)] = AddedToken(content)
+            number = self._id(ADDED_TOKENS, token)
+            found[number] = described.get(content, AddedToken(content))
         decoder = self.config.get("added_tokens_decoder") or {}
         for token, facts in decoder.items() if isinstance(decoder, dict) else ():
             found[self._id(CONFIG, token)] = self._added(facts)
         return dict(sorted(found.items()))
+
+    def _described(self) -> dict[str, AddedToken]:
+        """Content -> token, of those that a file calls special and says more of than their text."""
+        values = [*self.json(SPECIAL_TOKENS).values(), *self.config.values()]
+        lists = [value for value in values if isinstance(value, list)]
+        tokens = [token for each in (values, *lists) for token in each if isinstance(token, dict)]
+        tokens = [token for token in tokens if isinstance(token.get("content"), str)]
+        return {token["content"]: self._added(token | {"special": True}) for token in tokens}
 
     def _id(self, name: str, value: Any) -> int:
         try:

@@ -103,7 +103,8 @@ class SentencePieceVocabulary(Vocabulary):
         directory = Path(directory)
         (directory / SENTENCEPIECE).write_bytes(self.model_bytes)
         config = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.extra_ids}
-        named = {"eos": self.eos_id, "unk": self.unk_id, "pad": self.pad_id}
+        unk = self._processor.unk_id()
+        named = {"eos": self.eos_id, "unk": unk, "pad": self.pad_id}
         names = {role: self.id_to_piece(token) for role, token in named.items()}
         if names != T5_TOKENS:
             config |= {f"{role}_token": piece for role, piece in names.items()}

@@ -6,7 +6,8 @@ the file, or from transformers 5:
 - Truncation and padding, which the file keeps from the last call before it was saved, are off.
 - T5Tokenizer and MT5Tokenizer: transformers 5 makes the pre-tokenizer anew (white space separates
   words, whatever there is of it) and ends every text in EOS; so does SentencePiece, with which
-  these models were trained, and so does this.
+  these models were trained, and so does this. (SentencePiece only knows the white space that the
+  model's rules map to a space; here it is all of Unicode's, as in transformers.)
 - A unigram model's unknown id. transformers 5 writes 2 for every T5Tokenizer, which in MADLAD's
   files is `</s>`: an unknown character would end the text. Where the file's unknown id is its EOS,
   the token that is called unknown counts, as in SentencePiece.
@@ -21,6 +22,7 @@ the file, or from transformers 5:
 import base64
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
@@ -145,8 +147,9 @@ def _make_t5(tokenizer: tokenizers.Tokenizer, spells: bool) -> None:
 def _from_merges(files: VocabularyFiles) -> tokenizers.Tokenizer:
     """The byte-level tokenizer of GPT-2 and RoBERTa; the latter's class frames texts."""
     lines = files[BPE_MERGES].decode(errors="replace").splitlines()
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     try:
+        merges = [(first, second) for first, second in pairs]
         model = models.BPE(vocab=files.json(BPE_VOCAB), merges=merges)
     except Exception as error:  # the library raises nothing narrower
         raise _unreadable(files, f"{BPE_VOCAB}, {BPE_MERGES}", error) from error
@@ -157,11 +160,18 @@ def _from_merges(files: VocabularyFiles) -> tokenizers.Tokenizer:
     named = {token: tokenizer.token_to_id(token) for token in files.special_tokens.values()}
     tokenizer.add_special_tokens([token for token, number in named.items() if number is not None])
     if files.tokenizer_class == "RobertaTokenizer":
-        ends = [files.special_tokens[role] for role in ("eos", "bos")]
-        pairs = [(token, tokenizer.token_to_id(token)) for token in ends]
-        if all(number is not None for _, number in pairs):
-            tokenizer.post_processor = processors.RobertaProcessing(*pairs, add_prefix_space=prefix)
+        tokenizer.post_processor = _between_bos_and_eos(tokenizer, files.special_tokens)
     return tokenizer
+
+
+def _between_bos_and_eos(
+    tokenizer: tokenizers.Tokenizer, names: Mapping[str, str]
+) -> processors.PostProcessor | None:
+    """What puts a text between the two, if the vocabulary has both."""
+    bos, eos = (tokenizer.token_to_id(names[role]) for role in ("bos", "eos"))
+    if bos is None or eos is None:
+        return None
+    return processors.RobertaProcessing((names["eos"], eos), (names["bos"], bos))
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, files: VocabularyFiles) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from prompt_tuning_jax.vocabularies.tokenizer_files import (
     pre_tokenizer_types,
     read_tokenizer,
 )
-from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
+from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary, sentinels
 from prompt_tuning_jax.vocabularies.word_cache import WordCache, containing
 
 _WORD = "▁"
@@ -45,8 +44,8 @@ class TokenizerVocabulary(Vocabulary):
         self._files, self._tokenizer = files, read_tokenizer(files)
         special = _special_ids(self._tokenizer, files)
         super().__init__(special, *_frame(self._tokenizer, files, special), name=files.place)
-        sentinels = map(self._find_sentinel, itertools.count())
-        self.extra_ids = sum(1 for _ in itertools.takewhile(lambda i: i is not None, sentinels))
+        self._sentinels = sentinels(self._find_sentinel)
+        self.extra_ids = len(self._sentinels)
 
     @functools.cached_property
     def size(self) -> int:
@@ -92,10 +91,9 @@ class TokenizerVocabulary(Vocabulary):
         return self._tokenizer.decode(known, skip_special_tokens=True)
 
     def _sentinel(self, index: int) -> int:
-        return self._find_sentinel(index)
+        return self._sentinels[index]
 
-    def _find_sentinel(self, index: int) -> int | None:
-        name = f"<extra_id_{index}>"
+    def _find_sentinel(self, name: str) -> int | None:
         found = self._tokenizer.token_to_id(name)  # mT5's are pieces that begin a word
         return self._tokenizer.token_to_id(_WORD + name) if found is None else found
 

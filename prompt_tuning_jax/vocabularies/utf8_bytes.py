@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from prompt_tuning_jax.vocabularies.added_tokens import AddedTokens
-from prompt_tuning_jax.vocabularies.files import CONFIG, AddedToken, VocabularyFiles
-from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary
+from prompt_tuning_jax.vocabularies.files import CONFIG, T5_TOKENS, AddedToken, VocabularyFiles
+from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary, sentinels
 
 BYTES = 256
 OFFSET = 3  # padding, EOS and unknown come first
 EXTRA_IDS = 125
 BYT5 = "ByT5Tokenizer"
+SPECIAL = ("pad", "eos", "unk")  # in the order of their ids
 
 
 class ByteVocabulary(Vocabulary):
@@ -33,29 +34,25 @@ class ByteVocabulary(Vocabulary):
           ValueError: a file is corrupt, or adds a token where a byte is.
         """
         self._files = files or VocabularyFiles("bytes", {})
-        names = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"} | self._files.special_tokens
-        special = [
-            AddedToken(names[role], lstrip=True, rstrip=True) for role in ("pad", "eos", "unk")
-        ]
+        names = {role: (T5_TOKENS | self._files.special_tokens)[role] for role in SPECIAL}
+        special = (AddedToken(names[role], lstrip=True, rstrip=True) for role in SPECIAL)
         tokens = dict(enumerate(special)) | self._files.added_tokens
         if not self._files.added_tokens:
-            sentinels = (AddedToken(f"<extra_id_{i}>") for i in range(self._extra_ids()))
-            tokens |= dict(enumerate(sentinels, OFFSET + BYTES))
-        wrong = [i for i in tokens if OFFSET <= i < OFFSET + BYTES or i < 0]
-        if wrong:
-            raise ValueError(
-                f"{self._files.place} adds {tokens[wrong[0]].content!r} as id {wrong[0]}, which is "
-                "a byte to ByT5. Pass the files that came with the model."
-            )
+            extra = (AddedToken(f"<extra_id_{i}>") for i in range(self._extra_ids()))
+            tokens |= dict(enumerate(extra, OFFSET + BYTES))
         ids = {token.content: i for i, token in tokens.items()}
-        special_ids = (ids.get(names[role], i) for i, role in enumerate(("pad", "eos", "unk")))
-        pad, eos, unk = special_ids
+        bytes_taken = [i for i in tokens if OFFSET <= i < OFFSET + BYTES or i < 0]
+        lost = [name for name in names.values() if name not in ids]
+        if bytes_taken or lost:
+            wrong = tokens[bytes_taken[0]].content if bytes_taken else lost[0]
+            raise ValueError(
+                f"{self._files.place} gives {wrong!r} an id that ByT5 has for something else. Pass "
+                "the files that came with the model."
+            )
+        pad, eos, unk = (ids[names[role]] for role in SPECIAL)
         super().__init__(SpecialIds(pad, eos, pad, None, unk), name=self._files.place)
-        self._tokens, self._sentinels = (
-            tokens,
-            [ids.get(f"<extra_id_{i}>") for i in range(len(ids))],
-        )
-        self.extra_ids = self._sentinels.index(None)
+        self._tokens, self._sentinels = tokens, sentinels(ids.get)
+        self.extra_ids = len(self._sentinels)
 
     def _extra_ids(self) -> int:
         count = self._files.config.get("extra_ids", EXTRA_IDS)

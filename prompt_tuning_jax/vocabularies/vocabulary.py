@@ -4,7 +4,7 @@ import abc
 import copy
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 
@@ -153,34 +153,17 @@ class Vocabulary(abc.ABC):
         changed.suffix = tuple(ends.get(token, token) for token in self.suffix)
         return changed
 
-    def check_fits(
-        self, vocab_size: int, *, pad_id: int | None = None, eos_id: int | None = None
-    ) -> None:
-        """Refuses a vocabulary that is not a model's, as far as that can be known.
-
-        Args:
-          vocab_size: rows of the model's embedding table.
-          pad_id, eos_id: what the model's config calls padding and end of sequence, if it does.
-
-        Raises:
-          ValueError: it has ids that the table has not, or pads or ends with other ids.
-        """
-        if self.size > vocab_size:
-            extra = f" ({self.extra_ids} of them extra)" if self.extra_ids else ""
-            raise ValueError(
-                f"{self.name} has {self.size} ids{extra}, but the model embeds only {vocab_size}: "
-                "they do not belong together. Pass the tokenizer that came with the model."
-            )
-        meanings = {
-            "padding": (pad_id, self.pad_id),
-            "the end of a sequence": (eos_id, self.eos_id),
-        }
-        for meaning, (models, own) in meanings.items():
-            if models is not None and models != own:
-                raise ValueError(
-                    f"{self.name} has {own} for {meaning}, but the model's config says {models}: "
-                    "they do not belong together. Pass the tokenizer that came with the model."
-                )
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size}, extra_ids={self.extra_ids})"
+
+
+def sentinels(find: Callable[[str], int | None]) -> list[int]:
+    """The ids of `<extra_id_0>`, `<extra_id_1>`, ..., as far as there are any.
+
+    Args:
+      find: the id of a token, if there is such a token.
+    """
+    found: list[int] = []
+    while (token := find(f"<extra_id_{len(found)}>")) is not None:
+        found.append(token)
+    return found

@@ -16,6 +16,7 @@ from prompt_tuning_jax.vocabularies.near_ties import LONGEST_TEXT, LONGEST_WORD,
 
 Ids = list[int]
 EncodeBatch = Callable[[Sequence[str]], list[Ids]]
+ClearAmong = Callable[[list[str]], list[str]]
 FEW = 64  # texts that are not worth a look at the words
 MOST_WORDS = 200_000  # kept at a time, some 40 MB
 # In a model's file, the name of rules that treat each ASCII character by itself.
@@ -34,7 +35,7 @@ class WordCache:
         so that every text is encoded whole.
     """
 
-    def __init__(self, encode: EncodeBatch, clear: Callable[[list[str]], list[str]] | None):
+    def __init__(self, encode: EncodeBatch, clear: ClearAmong | None):
         self._encode, self._clear = encode, clear
         self._ids: dict[str, Ids] = {}
         self._unclear: set[str] = set()
@@ -43,18 +44,17 @@ class WordCache:
         if self._clear is None or len(texts) < FEW:
             return self._encode(texts)
         words = [text.split() if _is_plain(text) else None for text in texts]
-        self._learn(set().union(*(row for row in words if row is not None)))
-        found = list(map(self._look_up, words))
-        whole = [i for i, ids in enumerate(found) if ids is None]
-        for i, ids in zip(whole, self._encode([texts[i] for i in whole]), strict=True):
-            found[i] = ids
-        return found
+        self._learn(set().union(*(row for row in words if row is not None)), self._clear)
+        known = list(map(self._look_up, words))
+        rest = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        encoded = iter(self._encode(rest))
+        return [next(encoded) if ids is None else ids for ids in known]
 
-    def _learn(self, words: set[str]) -> None:
+    def _learn(self, words: set[str], clear_among: ClearAmong) -> None:
         if len(self._ids) + len(self._unclear) > MOST_WORDS:
             self._ids, self._unclear = {}, set()
         new = list(words - self._ids.keys() - self._unclear)
-        clear = self._clear(new)
+        clear = clear_among(new)
         self._unclear.update(set(new).difference(clear))
         self._ids.update(zip(clear, self._encode(clear), strict=True))
 

@@ -5,6 +5,7 @@ transformers obeys these fields; here each is obeyed, or refused by its name onc
 change no token, such as those of caches, are nothing, and so is a field that is null or neutral.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import CONFIG
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.decoding.defaults import GenerationDefaults, Refusal
 from prompt_tuning_jax.json_values import json_object
+from prompt_tuning_jax.models.t5.config import T5Config
 
 GENERATION = "generation_config.json"
 # What transformers samples from where a file that says `do_sample` does not say how.
@@ -86,7 +88,19 @@ def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> Generat
         eos_ids=eos_ids,
         constraints=constraints,
         refused=tuple(fields.refused + _not_done(fields)),
+        stored=json.dumps({key: fields.raw[key] for key in sorted(fields.read)}),
     )
+
+
+def write_generation(path: Path, config: T5Config, generation: GenerationDefaults) -> None:
+    """Writes what a model's files said of generation, for transformers and `read_generation`."""
+    ids = {
+        "pad_token_id": config.pad_id,
+        "eos_token_id": config.eos_id,
+        "decoder_start_token_id": config.start_id,
+    }
+    fields = ids | json.loads(generation.stored)
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _longest(fields: "_Fields") -> int | None:
@@ -137,7 +151,7 @@ def _not_done(fields: "_Fields") -> list[Refusal]:
     return [
         Refusal(f"{key} {fields.raw[key]!r}", only)
         for key, (neutral, only) in _REFUSED.items()
-        if key in fields.raw and fields.raw[key] not in neutral
+        if fields.get(key) is not None and fields.raw[key] not in neutral
     ]
 
 
@@ -147,7 +161,14 @@ class _Fields:
     def __init__(self, raw: Mapping[str, Any], vocab_size: int):
         self.raw = {key: value for key, value in raw.items() if value is not None}
         self.refused: list[Refusal] = []
+        self.read: set[str] = set()
         self._vocab_size = vocab_size
+
+    def get(self, key: str) -> Any:
+        """A field's value as it is written; None where there is none."""
+        if key in self.raw:
+            self.read.add(key)
+        return self.raw.get(key)
 
     def _checked(self, key: str, is_right: bool) -> Any:
         if is_right:
@@ -156,43 +177,43 @@ class _Fields:
         return None
 
     def whole(self, key: str, bounds: Bounds) -> int | None:
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return None
         return self._checked(key, _is_whole(value) and bounds.least <= value <= bounds.most)
 
     def real(self, key: str, bounds: Bounds) -> float | None:
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return None
         value = self._checked(key, _is_real(value) and bounds.least <= value <= bounds.most)
         return None if value is None else float(value)
 
     def choice(self, key: str, choices: tuple[Any, ...]) -> Any:
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return None
         return self._checked(key, isinstance(value, bool | str) and value in choices)
 
     def token(self, key: str) -> int | None:
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return None
         return self._checked(key, self._is_token(value))
 
     def tokens(self, key: str) -> tuple[int, ...]:
         """One token or a list of them."""
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return ()
         several = value if isinstance(value, list) else [value]
         return tuple(several) if self._checked(key, all(map(self._is_token, several))) else ()
 
     def sequences(self, key: str) -> list[tuple[int, ...]]:
         """Lists of tokens, in a list."""
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return []
         is_list = isinstance(value, list) and all(isinstance(each, list) and each for each in value)
         is_right = is_list and all(self._is_token(token) for each in value for token in each)
         return [tuple(each) for each in value] if self._checked(key, is_right) else []
 
     def start_and_factor(self, key: str) -> tuple[int, float] | None:
-        if (value := self.raw.get(key)) is None:
+        if (value := self.get(key)) is None:
             return None
         is_pair = isinstance(value, list) and len(value) == 2
         is_right = is_pair and _is_whole(value[0]) and value[0] >= 0 and _is_real(value[1])

@@ -11,6 +11,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import (
 )
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+ANSWER_SECONDS = 20.0
 # Who turns pickles on the hub into safetensors, and what its pull requests are called.
 _BOT, _OFFER = "SFconvertbot", "Adding `safetensors` variant of this model"
 
@@ -55,7 +56,26 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
 def _download(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, revision=revision, allow_patterns=list(ALL_FILES)))
+    silent = _is_silent(name, revision)
+    earlier = {"local_files_only": True} if silent else {}  # what was downloaded before
+    files = list(ALL_FILES)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, **earlier))
+    except Exception as error:
+        if silent:
+            raise ConnectionError(f"no answer for {ANSWER_SECONDS:.0f} seconds") from error
+        raise
+
+
+def _is_silent(name: str, revision: str | None) -> bool:
+    """Whether the hub takes a question and gives no answer; the client would wait for ever."""
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, revision=revision, timeout=ANSWER_SECONDS)
+    except Exception as error:  # what else is wrong, the download says
+        return "Timeout" in type(error).__name__
+    return False
 
 
 def _conversion(name: str) -> str | None:

@@ -23,6 +23,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import (
     unused_stem,
     write_weights,
 )
+from prompt_tuning_jax.checkpoints.huggingface.generation import GENERATION, write_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
 from prompt_tuning_jax.checkpoints.huggingface.names import (
     EMBEDDING_COPIES,
@@ -34,6 +35,7 @@ from prompt_tuning_jax.checkpoints.huggingface.names import (
 from prompt_tuning_jax.checkpoints.quantize import check_float
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
+from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_vocabulary
@@ -111,6 +113,7 @@ def save(
     params: Mapping[str, Any],
     vocabulary: Vocabulary | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    generation: GenerationDefaults = NO_DEFAULTS,
 ) -> None:
     """Writes a directory that `load` and transformers read back bit for bit; all of it or nothing.
 
@@ -119,6 +122,7 @@ def save(
     Args:
       params: the weights nested under T5X's names, float32 or bfloat16, without a prompt.
       max_shard_bytes: weights larger than this in sum are split over several files.
+      generation: how the model's files want text to be generated.
 
     Raises:
       FileExistsError: the directory is a file, or holds a model of another shape.
@@ -133,6 +137,8 @@ def save(
     with scratch_directory(directory) as partial:
         dtypes = {str(weight.dtype) for weight in flat.values()}
         write_config(partial / CONFIG, config, max(dtypes))  # "float32" if any weight is
+        if generation != NO_DEFAULTS:
+            write_generation(partial / GENERATION, config, generation)
         if vocabulary is not None:
             vocabulary.save(partial)
         by_name = {theirs: (ours, flat[ours]) for theirs, (ours, _) in names.items()}
@@ -156,7 +162,7 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
     Raises:
       ValueError: it has more ids than the model, or others for the end and padding.
     """
-    apart = "they do not belong together."
+    apart = "they do not belong together. Pass the tokenizer that came with the model."
     if vocabulary.size > config.vocab_size:
         raise ValueError(
             f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "

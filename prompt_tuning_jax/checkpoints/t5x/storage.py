@@ -13,7 +13,18 @@ import tensorstore as ts
 
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 
-CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
+SCHEMES = ("gs", "s3", "http", "https", "file", "memory")
+# How long an index is waited for. Of arrays, which may be large, only a standstill is limited: a
+# connection that is not made, or on which nothing comes.
+ANSWER_SECONDS = 60.0
+os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "10")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "30")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+_RETRIES = {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}
+CONTEXT = ts.Context(
+    {"file_io_concurrency": {"limit": 64}}
+    | {f"{store}_request_retries": _RETRIES for store in ("gcs", "s3", "http")}
+)
 
 
 class Storage:
@@ -22,6 +33,7 @@ class Storage:
     def __init__(self, path: str | os.PathLike):
         name = os.fspath(path)
         self.remote = is_url(name)
+        _check_scheme(name)
         if self.remote:
             self.name = name.rstrip("/")
             base: Any = self.name + "/"
@@ -29,7 +41,7 @@ class Storage:
             self.name = os.path.abspath(os.path.expanduser(name))
             base = {"driver": "file", "path": self.name + "/"}
         try:
-            self._store = ts.KvStore.open(base, context=CONTEXT).result()
+            self._store = _answer(ts.KvStore.open(base, context=CONTEXT), name)
         except Exception as error:
             raise ValueError(f"{name} is no path that can be read: {brief(error)}") from error
 
@@ -43,7 +55,9 @@ class Storage:
     def read(self, key: str) -> bytes | None:
         """A file's bytes; None where there is no such file."""
         try:
-            found = self._store.read(key).result()
+            found = _answer(self._store.read(key), f"{self.name}/{key}")
+        except NoAnswerError:
+            raise
         except Exception as error:  # tensorstore raises many kinds: no access, no network, ...
             raise ValueError(f"{self.name}/{key} cannot be read: {brief(error)}") from error
         return found.value if found.state == "value" else None
@@ -55,7 +69,9 @@ class Storage:
           ValueError: it cannot be written.
         """
         try:
-            self._store.write(key, data).result()
+            _answer(self._store.write(key, data), f"{self.name}/{key}")
+        except NoAnswerError:
+            raise
         except Exception as error:
             raise ValueError(f"{self.name}/{key} cannot be written: {brief(error)}") from error
 
@@ -64,8 +80,12 @@ class Storage:
         if not self.remote:
             return sorted(os.listdir(self.name)) if os.path.isdir(self.name) else []
         try:
-            keys = self._store.list().result()
+            keys = _answer(self._store.list(), self.name)
+        except NoAnswerError:
+            raise
         except Exception as error:
+            if "does not support listing" in str(error):  # http://
+                return []
             raise ValueError(f"{self.name} cannot be listed: {brief(error)}") from error
         return sorted({key.decode().split("/")[0] for key in keys})
 
@@ -94,7 +114,9 @@ def open_leaves(place: str, sources: Mapping[str, Any]) -> dict[str, StoredArray
     leaves = {}
     for name, source in sources.items():
         try:
-            values = opening[name].result() if name in opening else np.asarray(source)
+            values = _answer(opening[name], place) if name in opening else np.asarray(source)
+        except NoAnswerError:
+            raise
         except Exception as error:
             raise ValueError(
                 f"{place} has no readable {name} although its index names it ({brief(error)}): it "
@@ -108,7 +130,9 @@ def _leaf(name: str, place: str, values: ts.TensorStore | np.ndarray) -> StoredA
     def read_part(part: tuple[Any, ...]) -> np.ndarray:
         try:
             found = values[part]
-            return np.asarray(found.read().result() if is_stored else found)
+            return np.asarray(_answer(found.read(), place, is_large=True) if is_stored else found)
+        except NoAnswerError:
+            raise
         except Exception as error:
             raise ValueError(
                 f"{place} is damaged or cut short at {name} ({brief(error)}). "
@@ -124,6 +148,43 @@ def _open(spec: Mapping[str, Any]) -> Any:
     # Without this setting a chunk that is missing reads as zeros.
     spec = {**spec, "fill_missing_data_reads": False}
     return ts.open(ts.Spec(spec), open=True, read=True, context=CONTEXT)
+
+
+class NoAnswerError(ConnectionError):
+    """A store did not answer in time."""
+
+
+def _answer(future: ts.Future, place: str, is_large: bool = False) -> Any:
+    """What a store answers.
+
+    Raises:
+      NoAnswerError: it does not, after some tries or, unless much is asked for, ANSWER_SECONDS.
+    """
+    try:
+        return future.result(timeout=None if is_large else ANSWER_SECONDS)
+    except TimeoutError as error:
+        reason = f"for {ANSWER_SECONDS:.0f} seconds"
+        raise NoAnswerError(_no_answer(place, reason)) from error
+    except Exception as error:
+        if "retry attempts failed" not in str(error):
+            raise
+        raise NoAnswerError(_no_answer(place, f"({brief(error)})")) from error
+
+
+def _no_answer(place: str, reason: str) -> str:
+    return (
+        f"{place} gives no answer {reason}: look at the address, the network and your access, or "
+        "copy the checkpoint to this computer and pass its path."
+    )
+
+
+def _check_scheme(name: str) -> None:
+    scheme, separator, _ = name.partition("://")
+    if separator and scheme not in SCHEMES:
+        known = ", ".join(f"{each}://" for each in SCHEMES[:4])
+        raise ValueError(
+            f"{name}: {scheme}:// is no address that is read. Pass one of {known}, or a path."
+        )
 
 
 def is_url(path: Any) -> bool:
