@@ -139,7 +139,6 @@ def beam_search(
         length = state.index + 1
         tokens = _take(state.live_tokens, parent).at[:, :, length].set(token)
         ends = _ends(token, eos_id) | (length == max_length)
-
         live_log_prob, live = lax.top_k(jnp.where(ends, -jnp.inf, total), beams)
         early = jnp.arange(candidates) < (candidates if late_finishers else beams)
         finishes = ends & early[None, :] & state.improvable[:, None]
