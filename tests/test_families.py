@@ -174,6 +174,11 @@ class TestIds:
         path = changed("madlad", tmp_path, decoder_start_token_id=...)
         assert huggingface.load_lazily(path)[0].start_id == 1
 
+    def test_a_start_that_only_generation_has_holds_in_training_too(self, tmp_path):
+        path = changed("madlad", tmp_path, decoder_start_token_id=...)
+        (path / "generation_config.json").write_text('{"decoder_start_token_id": 7}')
+        assert huggingface.load_lazily(path)[0].start_id == 7
+
     @pytest.mark.parametrize("value", [[2, 5], 2])
     def test_the_first_of_several_ends_a_text(self, value, tmp_path):
         path = changed("codet5p", tmp_path, eos_token_id=value)

@@ -55,6 +55,8 @@ _REFUSED = {
 }
 _ATTENTION_TYPES = {"local": "local", "transient-global": "transient_global"}
 _LARGEST = 2**31 - 1
+GENERATION = "generation_config.json"
+FETCH = "Fetch it again."
 
 
 def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
@@ -68,7 +70,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     Raises:
       ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
-    raw = _Fields(path, json_object(path.read_bytes(), path, "Fetch it again."))
+    raw = _Fields(path, json_object(path.read_bytes(), path, FETCH))
     model_type = raw.get("model_type", "t5")
     if model_type not in list(_MODEL_TYPES):
         raise ValueError(
@@ -103,7 +105,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
         dtype=dtype,
         pad_id=pad_id,
         eos_id=_eos_id(raw),
-        start_id=raw.token("decoder_start_token_id", pad_id),
+        start_id=raw.token("decoder_start_token_id", _generation_start(path, pad_id)),
     )
 
 
@@ -210,6 +212,15 @@ class _Fields:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _generation_start(path: Path, default: int) -> int:
+    """Where the decoder starts when it generates, and so, if nothing else is said, always."""
+    path = path.with_name(GENERATION)
+    if not path.is_file():
+        return default
+    start = json_object(path.read_bytes(), path, FETCH).get("decoder_start_token_id")
+    return default if start is None else start
 
 
 def _eos_id(raw: _Fields) -> int:

@@ -22,13 +22,13 @@ from prompt_tuning_jax.bounds import (
     TOP_P,
     Bounds,
 )
+from prompt_tuning_jax.checkpoints.huggingface.config import GENERATION
 from prompt_tuning_jax.checkpoints.huggingface.files import CONFIG
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.decoding.defaults import GenerationDefaults, Refusal
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
-GENERATION = "generation_config.json"
 # What transformers samples from where a file that says `do_sample` does not say how.
 _SAMPLED = {"temperature": 1.0, "top_k": 50}
 # What is not done here: field -> (the values that mean nothing, whether it is about "sampling" or

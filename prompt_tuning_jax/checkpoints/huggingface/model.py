@@ -14,7 +14,11 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
-from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
+from prompt_tuning_jax.checkpoints.huggingface.config import (
+    GENERATION,
+    read_config,
+    write_config,
+)
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     CONFIG,
     check_copies,
@@ -23,7 +27,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import (
     unused_stem,
     write_weights,
 )
-from prompt_tuning_jax.checkpoints.huggingface.generation import GENERATION, write_generation
+from prompt_tuning_jax.checkpoints.huggingface.generation import write_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
 from prompt_tuning_jax.checkpoints.huggingface.names import (
     EMBEDDING_COPIES,
