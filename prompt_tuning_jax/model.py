@@ -29,7 +29,7 @@ from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.decoding import text
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
-from prompt_tuning_jax.decoding.generation import DecodingOptions
+from prompt_tuning_jax.decoding.options import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled

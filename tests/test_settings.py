@@ -15,7 +15,7 @@ from prompt_tuning_jax import train, train_many
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import cli, show_task
 from prompt_tuning_jax.commands.infer import as_trained
-from prompt_tuning_jax.decoding.generation import generate_tokens
+from prompt_tuning_jax.decoding.options import DecodingOptions
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.answers import answer
 from prompt_tuning_jax.interpretation.interpret import interpret
@@ -299,8 +299,9 @@ def test_python_and_the_command_have_the_same_defaults():
     assert set(settings_of(InterpretConfig)) - interpreting == {"prompt", "output"}
     sizes = {"batch_size", "max_input_length"}
     assert agree(InferConfig, defaults(answer)) == {*sizes, "prompt", "seed"}
-    decoding = {"max_length", "beams", "length_penalty", "temperature", "top_k", "top_p"}
-    assert agree(InferConfig, defaults(generate_tokens)) == decoding
+    # Settings of generation are None: as the model's own files say.
+    decoding = DecodingOptions.__annotations__.keys() - {"early_stopping"}
+    assert {settings_of(InferConfig)[name].default for name in decoding} == {None}
     assert sizes <= agree(InferConfig, defaults(FrozenModel.generate))
     assert sizes <= agree(InferConfig, defaults(FrozenModel.classify))
     lengths = Lengths()

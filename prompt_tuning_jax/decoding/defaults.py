@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints
+from prompt_tuning_jax.decoding.options import MAX_LENGTH
 
-MAX_LENGTH = 64  # where nothing says how many tokens to generate
 # The options of a call that say how to search; the others are fields of `Constraints`.
 SEARCH = (
     "max_length",

@@ -7,8 +7,7 @@ token at a time on a key/value cache. The algorithms themselves are in `search.p
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,41 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.decoding import search
-from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints, constrained
-from prompt_tuning_jax.decoding.defaults import MAX_LENGTH
+from prompt_tuning_jax.decoding.constraints import constrained
+from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.devices.memory import check_fits
 from prompt_tuning_jax.models.family import family_of
-
-
-class DecodingOptions(TypedDict, total=False):
-    """How text is generated: greedily, by beam search or by sampling.
-
-    What is not given, or None, is as the model's own files say (`defaults.GenerationDefaults`), and
-    else as is said here.
-
-    Attributes:
-      max_length: the most tokens to generate, EOS included; 64 where it is not given.
-      beams: above 1, beam search with so many hypotheses; see `search.beam_search`.
-      length_penalty: a sequence scores sum(log p) / length**length_penalty, EOS counted; 0.0.
-      early_stopping: when beam search ends: False, True or "never", as in transformers; False.
-      temperature: above 0, sample from softmax(logits / temperature).
-      top_k: sample among the k likeliest tokens only; 0 means all, 1 is greedy.
-      top_p: then among the likeliest tokens that together reach probability p.
-      min_length: so many tokens come before EOS.
-      no_repeat_ngram: no n-gram of this size comes twice; 0 for no limit.
-      repetition_penalty: above 1.0, tokens that came before are less likely; as in transformers.
-    """
-
-    max_length: int | None
-    beams: int | None
-    length_penalty: float | None
-    early_stopping: bool | str | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_length: int | None
-    no_repeat_ngram: int | None
-    repetition_penalty: float | None
 
 
 def generate_tokens(
@@ -59,22 +27,13 @@ def generate_tokens(
     params: Any,
     encoder_input_tokens: Int[Array, "B S"],
     *,
-    max_length: int = MAX_LENGTH,
-    beams: int = 1,
     length_penalty: float = 0.0,
-    late_finishers: bool = False,
-    early_stopping: bool | str = False,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    constraints: Constraints = UNCONSTRAINED,
-    eos_ids: Sequence[int] = (),
-    start_id: int | None = None,
     rng: Array | None = None,
     prompt_positions: Int[Array, "B S"] | None = None,
     prompt_ids: Int[Array, " B *S"] | None = None,
     members: int = 1,
     return_all_beams: bool = False,
+    **settings: Any,
 ) -> tuple[Int[Array, "inputs *beams L"], Float[Array, " inputs *beams"]]:
     """Generates up to `max_length` tokens for every row: greedily, by beam search or by sampling.
 
@@ -83,12 +42,7 @@ def generate_tokens(
     Args:
       transformer, params: a `t5.network.Transformer` and its parameters.
       encoder_input_tokens: token ids, `pad_id` at padding (and at prompt positions, if given).
-      max_length, beams, length_penalty, early_stopping, temperature, top_k, top_p: see
-        `DecodingOptions`.
-      late_finishers: which hypotheses may end: as in T5X, or (False) as in transformers.
-      constraints: what the tokens must keep to.
-      eos_ids: the tokens of which any ends a text; () for the config's `eos_id`.
-      start_id: the decoder's first input; None for the config's.
+      length_penalty: see `DecodingOptions`.
       rng: for sampling: one key, or a key for each row [B], which makes what a row draws
         independent of its place in the batch.
       prompt_positions: where the prompt's rows sit; None lets the network put them first.
@@ -96,40 +50,32 @@ def generate_tokens(
       members: how many consecutive rows are one input under the prompts of an ensemble, which
         choose every token by their mean log-probability and get one row of the results.
       return_all_beams: return all hypotheses, best first, instead of the best.
+      settings: the fields of `GenerationSettings`.
 
     Returns:
       Tokens [B, L], without the start token and `pad_id` after EOS, and scores [B], from the
       model's own probabilities even when sampling changed them, but as penalties leave them and
-      with 0 for a token that is forced. With `return_all_beams`,
-      [B, beams, L] and [B, beams]; hypotheses that a tiny vocabulary cannot provide are padding
-      and score -inf.
+      with 0 for a token that is forced. With `return_all_beams`, [B, beams, L] and [B, beams];
+      hypotheses that a tiny vocabulary cannot provide are padding and score -inf.
 
     Raises:
       ValueError: a setting out of range, or settings that contradict each other.
     """
-    sample = temperature > 0 and top_k != 1
-    rows = len(encoder_input_tokens)
-    _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, members, rows)
-    _check_constraints(constraints, early_stopping)
-    config = transformer.config
+    how, rows = GenerationSettings(**settings), len(encoder_input_tokens)
+    how.check()
+    if members < 1 or rows % members:
+        raise ValueError(f"{rows} rows are not whole ensembles of {members} members.")
+    if how.samples and rng is None:
+        raise ValueError("Sampling needs a random key: pass rng=jax.random.key(seed).")
     tokens, scores = _generate(
         transformer,
         params,
         jnp.asarray(encoder_input_tokens),
         {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids},
-        _row_keys(rng, rows // members) if sample else None,
+        _row_keys(rng, rows // members) if how.samples else None,
         float(length_penalty),
-        how=_How(
-            max_length=int(max_length),
-            beams=int(beams),
-            members=int(members),
-            late_finishers=bool(late_finishers),
-            early_stopping=early_stopping,
-            constraints=constraints,
-            eos_ids=tuple(eos_ids) or (config.eos_id,),
-            start_id=config.start_id if start_id is None else int(start_id),
-            warp=(float(temperature), int(top_k), float(top_p)) if sample else None,
-        ),
+        members=int(members),
+        how=how.of_model(transformer.config),
     )
     return (tokens, scores) if return_all_beams else (tokens[:, 0], scores[:, 0])
 
@@ -165,26 +111,13 @@ def rank(
     )
 
 
-class _How(NamedTuple):
-    """What a program is compiled for."""
-
-    max_length: int
-    beams: int
-    members: int
-    late_finishers: bool
-    early_stopping: bool | str
-    constraints: Constraints
-    eos_ids: tuple[int, ...]
-    start_id: int
-    warp: tuple[float, int, float] | None
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames="how")
-def _generate(transformer, params, encoder_input_tokens, prompts, keys, length_penalty, *, how):
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("members", "how"))
+def _generate(
+    transformer, params, encoder_input_tokens, prompts, keys, length_penalty, *, members, how
+):
     config, family = transformer.config, family_of(transformer.config)
     decode = family.start_decoding(transformer, params, encoder_input_tokens, prompts)
-    members, max_length = how.members, how.max_length
-    batch = len(encoder_input_tokens) // members
+    batch, max_length = len(encoder_input_tokens) // members, how.max_length
     batch_axis = family.cache_axis(config)
     limits = {
         "batch": batch,
@@ -234,7 +167,9 @@ def _generate(transformer, params, encoder_input_tokens, prompts, keys, length_p
             batch_axis=batch_axis,
             **limits,
         )
-    choose = search.sampler(keys, *how.warp) if how.warp else search.greedy
+    choose = search.greedy
+    if how.samples:
+        choose = search.sampler(keys, how.temperature, how.top_k, how.top_p)
     tokens, scores = search.one_sequence(step, cache, choose, **limits)
     return tokens[:, None], scores[:, None]
 
@@ -295,33 +230,6 @@ def _row_keys(rng, batch):
     if rng.shape not in ((), (batch,)):
         raise ValueError(f"rng must be one key or one for each of {batch} rows, not {rng.shape}.")
     return rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
-
-
-def _check_settings(max_length, beams, temperature, top_k, top_p, rng, sample, members, rows):
-    if members < 1 or rows % members:
-        raise ValueError(f"{rows} rows are not whole ensembles of {members} members.")
-    if max_length < 1 or beams < 1:
-        raise ValueError(f"max_length ({max_length}) and beams ({beams}) must be at least 1.")
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature ({temperature}) and top_k ({top_k}) must be 0 or more, "
-            f"and top_p ({top_p}) above 0 and at most 1."
-        )
-    if sample and beams > 1:
-        raise ValueError("Beam search does not sample: set beams=1 or temperature=0.")
-    if sample and rng is None:
-        raise ValueError("Sampling needs a random key: pass rng=jax.random.key(seed).")
-
-
-def _check_constraints(constraints, early_stopping):
-    sizes = constraints.min_length, constraints.no_repeat_ngram, constraints.encoder_no_repeat_ngram
-    if min(sizes) < 0:
-        raise ValueError(f"min_length and no_repeat_ngram must be 0 or more, not {min(sizes)}.")
-    penalties = constraints.repetition_penalty, constraints.encoder_repetition_penalty
-    if not min(penalties) > 0:
-        raise ValueError(f"repetition_penalty must be above 0, not {min(penalties)}.")
-    if early_stopping not in (False, True, "never"):
-        raise ValueError(f'early_stopping is True, False or "never", not {early_stopping!r}.')
 
 
 def _check_labels(labels, config):

@@ -13,6 +13,7 @@ padding after EOS.
     B batch   M beams   V vocabulary
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -115,21 +116,16 @@ def beam_search(
 ) -> tuple[Int[Array, "B beams L"], Float[Array, "B beams"]]:
     """Finds the `beams` best sequences of every row by sum(log p) / length**length_penalty.
 
-    This is the search of Hugging Face transformers:
-
-    - Of the 2 * beams best continuations at each step (one more time `beams` for each further
-      token that ends a sequence), the first `beams` may finish (with `late_finishers`, as in T5X,
-      any of them); the best `beams` that do not end live on.
-    - A row stops once its best live hypothesis, scored at its present length, does not beat the
-      worst of `beams` finished ones. With a length penalty above 0 that is a heuristic, for scores
-      may still rise with length. `early_stopping="never"` scores it at the greatest length then,
-      and True stops as soon as `beams` have finished.
+    This is the search of Hugging Face transformers: of the 2 * beams best continuations at each
+    step (or more, by `beams` for each further token that ends a sequence), the first `beams` may
+    finish (with `late_finishers`, as in T5X, any of them); the best `beams` that do not end live
+    on. A row stops as `_may_improve` says.
 
     `step` sees a beam axis after the batch: tokens [B, M], log_probs [B, M, V], and cache leaves
     [B, M, ...]; the `cache` given here has no such axis yet.
     """
-
     candidates = beams * (1 + np.size(eos_id))
+    may_improve = functools.partial(_may_improve, max_length, length_penalty, early_stopping)
 
     def unfinished(state: _Beams):
         return (state.index < max_length) & jnp.any(state.improvable)
@@ -143,7 +139,6 @@ def beam_search(
         length = state.index + 1
         tokens = _take(state.live_tokens, parent).at[:, :, length].set(token)
         ends = _ends(token, eos_id) | (length == max_length)
-
         live_log_prob, live = lax.top_k(jnp.where(ends, -jnp.inf, total), beams)
         early = jnp.arange(candidates) < (candidates if late_finishers else beams)
         finishes = ends & early[None, :] & state.improvable[:, None]
@@ -151,27 +146,41 @@ def beam_search(
         all_scores = jnp.concatenate([state.finished_score, score], axis=1)
         all_tokens = jnp.concatenate([state.finished_tokens, tokens], axis=1)
         finished_score, finished = lax.top_k(all_scores, beams)
-        best_length = length
-        if early_stopping == "never":
-            best_length = jnp.where(length_penalty > 0, max_length, length)
-        best_live_score = live_log_prob[:, 0] / _scale(best_length, length_penalty)
-        improvable = state.improvable & (best_live_score > finished_score[:, -1])
-        if early_stopping is True:
-            improvable &= jnp.isneginf(finished_score[:, -1])
         return _Beams(
             index=length,
             live_tokens=_take(tokens, live),
             live_log_prob=live_log_prob,
             finished_tokens=_take(all_tokens, finished),
             finished_score=finished_score,
-            improvable=improvable,
+            improvable=state.improvable & may_improve(live_log_prob, finished_score, length),
             cache=_map_rows(lambda leaf: _take(leaf, _take(parent, live)), cache, batch_axis),
         )
 
     nothing = _started((batch, beams, max_length + 1), start_id, pad_id)
-    start = _all_alike(cache, nothing, batch_axis)
-    end = lax.while_loop(unfinished, advance, start)
+    end = lax.while_loop(unfinished, advance, _all_alike(cache, nothing, batch_axis))
     return end.finished_tokens[:, :, 1:], end.finished_score
+
+
+def _may_improve(
+    max_length: int,
+    length_penalty: float,
+    early_stopping: bool | str,
+    live_log_prob: Float[Array, "B beams"],
+    finished_score: Float[Array, "B beams"],
+    length: Int[Array, ""],
+) -> Bool[Array, " B"]:
+    """Whether a row's best live hypothesis beats the worst of `beams` finished ones.
+
+    It is scored at its present length. With a length penalty above 0 that is a heuristic, for
+    scores may still rise with length; "never" scores it at the greatest length then. With True a
+    row stops as soon as `beams` have finished.
+    """
+    best_length = length
+    if early_stopping == "never":
+        best_length = jnp.where(length_penalty > 0, max_length, length)
+    best_live_score = live_log_prob[:, 0] / _scale(best_length, length_penalty)
+    beats = best_live_score > finished_score[:, -1]
+    return beats & jnp.isneginf(finished_score[:, -1]) if early_stopping is True else beats
 
 
 def _started(shape: tuple[int, ...], start_id: int, pad_id: int) -> Int[Array, "*rows steps"]:

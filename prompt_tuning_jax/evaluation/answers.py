@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from prompt_tuning_jax.banks import PromptLike, PromptSet, vote
-from prompt_tuning_jax.decoding.generation import DecodingOptions
+from prompt_tuning_jax.decoding.options import DecodingOptions
 from prompt_tuning_jax.decoding.text import label_choices
 from prompt_tuning_jax.model import FrozenModel
 
