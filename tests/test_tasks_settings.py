@@ -132,7 +132,7 @@ def test_a_vocabulary_of_any_files_makes_the_ids_of_a_task(data, name):
 @pytest.mark.usefixtures("unset")
 def test_texts_that_begin_with_a_special_token_are_not_seqios():
     settings.use(vocabulary=load_vocabulary(GOLDENS / "families" / "codet5p"))
-    with pytest.raises(ValueError, match="begins each text with '<s>'.*files of your own"):
+    with pytest.raises(ValueError, match=r"begins each text with '<s>'.*files of your own"):
         settings.vocabulary()
 
 
