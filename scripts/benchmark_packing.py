@@ -19,7 +19,6 @@ import itertools
 import json
 import statistics
 import time
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import ExampleList
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.vocabularies import ByteVocabulary
 
 HERE = Path(__file__).parent
 LENGTHS = HERE / "results" / "superglue_lengths.json"
@@ -72,7 +72,7 @@ def make_sources(measured: Mapping[str, Mapping[str, Counts]]) -> dict[str, Exam
 def methods(source: ExampleList, args: argparse.Namespace) -> dict[str, TrainBatches]:
     lengths = {"inputs": args.inputs, "targets": args.targets}
     common = {"batch_size": args.batch, "lengths": lengths, "seed": 0}
-    given = source, types.SimpleNamespace(eos_id=1)
+    given = source, ByteVocabulary()
     return {
         "padded": TrainBatches(*given, **common, buckets={"inputs": (), "targets": ()}),
         "bucketed": TrainBatches(*given, **common),

@@ -71,7 +71,7 @@ def read_vocabulary(model: str = "bundled", vocabulary: PathLike | None = None) 
 
     Args:
       model: "bundled", or a Hugging Face directory.
-      vocabulary: a spiece.model, instead of the model's.
+      vocabulary: what `load_vocabulary` reads, instead of the model's.
 
     Raises:
       FileNotFoundError, ValueError: there is none, or it is not the model's.

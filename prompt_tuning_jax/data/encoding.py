@@ -111,10 +111,13 @@ class Encoder:
 
     def pairs(self, examples: Sequence[Example]) -> Iterator[tuple[Tokens, Tokens]]:
         """(inputs, targets) of each example, whose cuts are counted when it is taken."""
-        for pair in zip(*(self.encode(examples, feature) for feature in FEATURES), strict=True):
-            for feature, (_, is_cut) in zip(FEATURES, pair, strict=True):
-                self.truncated[feature] += is_cut
-            yield pair[0][0], pair[1][0]
+        inputs, targets = (self.encode(examples, feature) for feature in FEATURES)
+        for (input_tokens, is_input_cut), (target_tokens, is_target_cut) in zip(
+            inputs, targets, strict=True
+        ):
+            self.truncated["inputs"] += is_input_cut
+            self.truncated["targets"] += is_target_cut
+            yield input_tokens, target_tokens
 
     def _framed(self, ids: Tokens, feature: str) -> Tokens:
         """A text's ids as the model reads them, or writes them."""
@@ -122,11 +125,11 @@ class Encoder:
         return [*tokens, eos] if feature == "targets" and tokens[-1:] != [eos] else tokens
 
     def _fitted(self, tokens: Tokens, example: Example, feature: str) -> tuple[Tokens, bool]:
+        limit, eos = self.lengths[feature], self.vocabulary.eos_id
+        if 0 < len(tokens) <= limit:
+            return tokens, False
         if not tokens:
             raise ValueError(f"An example's {feature!r} holds no token ids: {dict(example)}.")
-        limit, eos = self.lengths[feature], self.vocabulary.eos_id
-        if len(tokens) <= limit:
-            return tokens, False
         return [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit], True
 
     def bucket(self, length: int, feature: str) -> int:

@@ -17,7 +17,7 @@ class VocabularyConfig:
 
     vocabulary: PathLike | None = setting(
         default=None,
-        help="the model's spiece.model, where its directory does not hold one.",
+        help="the model's tokenizer.json or spiece.model, where its directory holds none.",
         group="model",
         shared=True,
     )

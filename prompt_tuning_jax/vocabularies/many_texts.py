@@ -28,15 +28,21 @@ class Remembered:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        fresh = dict(zip(new, self._encode(new), strict=True)) if new else {}
-        found = [
+        encoded = self._encode(new) if new else []
+        self._remember(new, encoded)
+        if len(new) == len(texts):
+            return encoded
+        fresh = dict(zip(new, encoded, strict=True))
+        return [
             list(fresh[text]) if text in fresh else self._known[text].tolist() for text in texts
         ]
-        for text, ids in fresh.items():
-            if self._room > 0:
-                self._room -= len(ids) + 1
-                self._known[text] = array.array("i", ids)
-        return found
+
+    def _remember(self, texts: Sequence[str], encoded: Sequence[Ids]) -> None:
+        for text, ids in zip(texts, encoded, strict=True):
+            if self._room <= 0:
+                break
+            self._room -= len(ids) + 1
+            self._known[text] = array.array("i", ids)
 
 
 class ByWords:

@@ -110,10 +110,8 @@ class SentencePieceVocabulary(Vocabulary):
 
     def _text(self, ids: list[int]) -> str:
         size, unk = self._processor.get_piece_size(), self._processor.unk_id()
-        known = [
-            token if 0 <= token < size else unk for token in ids if token not in self.added_tokens
-        ]
-        return self._processor.decode(known)
+        pieces = [token for token in ids if token not in self.added_tokens]
+        return self._processor.decode([token if 0 <= token < size else unk for token in pieces])
 
     def _sentinel(self, index: int) -> int:
         return self._processor.piece_to_id(_extra_piece(index))
