@@ -374,7 +374,7 @@ def test_sigterm_during_an_evaluation_saves_that_step(model, tmp_path):
         ({"eval_limit": 4}, "eval_limit was None, now 4"),
         (
             {"task": tiny.make_task(splits={"train": ExampleList(tiny.examples()[:4])})},
-            "train_examples was .*, now 4",
+            "the number of training examples was .*, now 4",
         ),
         ({"feature_lengths": {"inputs": 8, "targets": 4}}, "feature_lengths"),
         ({"task": tiny.make_task(name="other")}, "task was 'food', now 'other'"),
