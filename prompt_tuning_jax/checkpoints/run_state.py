@@ -61,6 +61,12 @@ class RunState:
         meta = self._manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
+        if not isinstance(meta, dict) or not isinstance(meta.get("identity"), dict):
+            raise ValueError(
+                f"{self._directory / str(step)} is damaged: its record does not say whose state it "
+                f"is. Delete it, to continue from the one before, or choose another "
+                f"{spelled('model_dir')}."
+            )
         self._check_identity(meta.pop("identity"))
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(arrays))
         try:
@@ -125,8 +131,8 @@ class RunState:
 
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
-    """Leaves out what Orbax logs of an error in its background thread, which is raised later."""
-    return not (record.exc_info and "background save thread" in record.getMessage())
+    """Leaves out what Orbax logs of an error in one of its threads, which is raised later."""
+    return not (record.exc_info and record.getMessage().startswith("[process="))
 
 
 def _as_json(value: Any) -> Any:
