@@ -149,8 +149,8 @@ def test_more_or_fewer_files_are_other_data(tmp_path):
         (tmp_path / name).write_text("x")
     before = FilesDigest([tmp_path / "a"], "training").facts()
     for paths in ([], [tmp_path / "a", tmp_path / "b"]):
-        assert "other files" in FilesDigest(paths, "training").difference(before)
-    assert "other files" in FilesDigest([], "training").difference("a digest of examples")
+        assert "were others" in FilesDigest(paths, "training").difference(before)
+    assert "were others" in FilesDigest([], "training").difference("a digest of examples")
 
 
 def test_arrays_and_texts_of_examples_count():

@@ -37,7 +37,7 @@ class FilesDigest:
     def difference(self, before: Any) -> str | None:
         """What has changed since the files had these facts; None if nothing has."""
         if not isinstance(before, list) or len(before) != len(self._now):
-            return f"the {self._role} data were other files when this run began"
+            return f"the {self._role} data were others when this run began"
         for now, then in zip(self._now, before, strict=True):
             if now["size"] == then["size"] and now["modified"] == then["modified"]:
                 same = now["sample"] == then["sample"]
