@@ -8,7 +8,7 @@
 
 A run's directory holds `best/` and `last/` (the prompt, or the tuned model), `prompts/STEP/` (the
 prompt at step 0 and at each evaluation, which `interpret` reads), `history.json`, `tensorboard/`,
-and `state/`, from which the same call continues after an interruption.
+and `state/`, from which the same call continues after an interruption; `run.lock` while it runs.
 
 `train_runs` is the loop, read from top to bottom. One run is a list of one; where several runs
 need other work, their trainer does it.

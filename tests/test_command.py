@@ -1,6 +1,7 @@
 """Macros from gin files and the command line, in any order, become a config."""
 
 import sys
+import warnings
 
 import pytest
 
@@ -225,3 +226,8 @@ def test_an_exit_code_passes_through():
     with pytest.raises(SystemExit) as stopped:
         command.run(lambda: sys.exit(143))
     assert stopped.value.code == 143
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code(capsys):
+    command.run(lambda: warnings.warn("a file\nis not used", stacklevel=1))
+    assert capsys.readouterr().err == "warning: a file is not used\n"

@@ -141,10 +141,12 @@ def test_columns_find_the_delimiter_without_a_header(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
-def test_a_tsv_as_programs_quote_it(tmp_path, end, quoting):
+@pytest.mark.parametrize("first", ["", "\ufeff"])
+def test_tables_as_programs_quote_them(tmp_path, end, quoting, first):
     rows = [*ROWS, {"text": "a\ttab", "label": "1"}, {"text": '"', "label": "0"}]
-    content = table(rows, "\t", end, quoting).encode()
-    assert read(tmp_path / "x.tsv", content) == rows
+    for name, delimiter in (("x.tsv", "\t"), ("x.csv", ","), ("x.csv", ";")):
+        content = table(rows, delimiter, end, quoting, first).encode()
+        assert read(tmp_path / name, content) == rows
 
 
 def test_a_tsv_as_excel_quotes_it(tmp_path):

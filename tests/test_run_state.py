@@ -99,3 +99,16 @@ def test_a_half_written_state_is_passed_over(saved, arrays, tmp_path):
     state = RunState(tmp_path / "run", IDENTITY)
     assert state.latest_step() == 9
     state.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "3", "", "{}", '{"identity": 3}', '{"identity": {}, "history": "none"}'],
+)
+def test_a_damaged_record_is_named(saved, arrays, tmp_path, text):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    (directory / "state" / "9" / "meta" / "metadata").write_text(text)
+    state = RunState(directory, IDENTITY)
+    with pytest.raises(ValueError, match=r"state/9 is damaged \(.*Delete it"):
+        state.restore(9, blank(arrays))
+    state.close()

@@ -418,7 +418,7 @@ def test_a_signal_that_is_ignored_stays_ignored(model, tmp_path):
         ({"eval_limit": 4}, "eval_limit was None, now 4"),
         (
             {"task": tiny.make_task(splits={"train": ExampleList(tiny.examples()[:4])})},
-            "train_examples was .*, now 4",
+            "the number of training examples was .*, now 4",
         ),
         ({"feature_lengths": {"inputs": 8, "targets": 4}}, "feature_lengths"),
         ({"task": tiny.make_task(name="other")}, "task was 'food', now 'other'"),

@@ -59,6 +59,9 @@ def read_adapter(
     _check_files(directory)
     path = directory / CONFIG
     config = json_object(path.read_bytes(), path, "Fetch it again.")
+    for name in ("peft_type", "task_type", "base_model_name_or_path", "peft_version"):
+        if not isinstance(config.get(name, ""), str | None):
+            raise ValueError(f"{path}: {name} must be text, not {config[name]!r}. Fetch it again.")
     _check_kind(directory, config)
     length, rows = _sizes(path, config)
     values = _read_tensor(directory / WEIGHTS)
@@ -165,9 +168,9 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     """How many rows PEFT uses, and how many there are."""
     length = config.get("num_virtual_tokens")
     submodules = config.get("num_transformer_submodules") or 2  # PEFT's default for this task
-    if not isinstance(length, int) or length < 1:
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise ValueError(f"{path}: num_virtual_tokens must be a positive number, not {length!r}.")
-    if submodules not in _SUBMODULES:
+    if submodules not in _SUBMODULES or isinstance(submodules, bool):
         raise ValueError(
             f"{path}: num_transformer_submodules is {submodules!r}; a T5 has at most two, its "
             "encoder and its decoder."

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from prompt_tuning_jax.banks import FINGERPRINT, VOCABULARY, TunedBank, TunedPrompt, checked_values
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
+from prompt_tuning_jax.checkpoints.npy_file import read_npy
+from prompt_tuning_jax.checkpoints.prompt_facts import checked_facts
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     is_checkpoint,
     open_checkpoint,
@@ -82,6 +84,7 @@ def save_prompt(
         raise ValueError(f"A prompt's file states {', '.join(taken)} itself: leave it out.")
     facts = {**tuned.metadata, **given, **own}
     text = _as_json(facts)
+    checked_facts(json.loads(text), "A prompt's metadata", "Give it so, or leave it out.")
     # The tensor file carries the facts too. It is written first and is whole by itself; the
     # checksum shows that a JSON file is left over from an earlier prompt.
     with new_file(path / _VALUES) as partial:
@@ -121,7 +124,7 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
         path = _file_in(path)
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
-            return TunedPrompt(checked_values(_read_npy(path), str(path)))
+            return TunedPrompt(checked_values(read_npy(path), str(path)))
     values, header = _read_safetensors(path)
     facts = _facts(path, values, header)
     use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
@@ -239,13 +242,6 @@ def _as_json(facts: Mapping[str, Any]) -> str:
         raise ValueError(f"A prompt's metadata must be JSON values: {error}") from error
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is a corrupt or unsafe .npy file ({error}).") from error
-
-
 def _read_safetensors(path: Path) -> tuple[np.ndarray, str | None]:
     """The prompt's values, and the facts that its header carries as JSON."""
     try:
@@ -272,7 +268,7 @@ def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]
     if header is not None:
         texts.append((f"The header of {path}", header, "Copy the file again."))
     for source, text, remedy in texts:
-        facts = json_object(text, source, remedy)
+        facts = checked_facts(json_object(text, source, remedy), source, remedy)
         if facts.get(_CHECKSUM, _checksum(values)) == _checksum(values):
             return facts
     if texts:

@@ -19,6 +19,8 @@ from prompt_tuning_jax.checkpoints.atomic import write_error
 from prompt_tuning_jax.errors import spelled
 
 DIRECTORY = "state"
+# What a run's trainer records of where it stands.
+_KINDS = {"data": dict, "history": list, "best": dict, "runs": dict}
 SHOWN = 4  # differences that an error names
 
 
@@ -72,9 +74,7 @@ class RunState:
         Raises:
           ValueError: the state is another run's, or another optimizer's.
         """
-        meta = self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        meta = self._read_meta(step)
         self._check_identity(meta.pop("identity"))
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(arrays))
         try:
@@ -89,6 +89,25 @@ class RunState:
             ) from error
         leaves = [restored[name] for name in target]
         return jax.tree.unflatten(jax.tree.structure(arrays), leaves), meta
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        try:
+            composite = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=composite).meta
+        except Exception as error:  # whatever JSON's reader or the disk says
+            raise self._damaged(step, " ".join(str(error).split())[:200]) from error
+        if not isinstance(meta, dict) or not isinstance(meta.get("identity"), dict):
+            raise self._damaged(step, "its record does not say whose state it is")
+        for name, kind in _KINDS.items():
+            if not isinstance(meta.get(name), kind | None):
+                raise self._damaged(step, f"its record has {name} {meta[name]!r}")
+        return meta
+
+    def _damaged(self, step: int, reason: str) -> ValueError:
+        return ValueError(
+            f"{self._directory / str(step)} is damaged ({reason}). Delete it, to continue from the "
+            f"state before it, or choose another {spelled('model_dir')}."
+        )
 
     def save(self, step: int, arrays: Any, **meta: Any) -> None:
         """Starts writing a state; returns as soon as the arrays are copied to the host."""
@@ -148,8 +167,8 @@ class RunState:
 
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
-    """Leaves out what Orbax logs of an error in its background thread, which is raised later."""
-    return not (record.exc_info and "background save thread" in record.getMessage())
+    """Leaves out what Orbax logs of an error in one of its threads, which is raised later."""
+    return not (record.exc_info and record.getMessage().startswith("[process="))
 
 
 def _as_json(value: Any) -> Any:

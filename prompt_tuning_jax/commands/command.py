@@ -67,6 +67,9 @@ def use_compilation_cache() -> None:
 # A pipe without a reader, a terminal that was closed.
 _GONE = (errno.EPIPE, errno.EIO)
 
+_SMALLER = (
+    "Lower --batch_size or the lengths, or spread the work: prompt_tuning_jax/devices/README.md."
+)
 # Where there is no more room; what is written to a file says so in other words.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -152,5 +155,11 @@ def _run(main: Callable[[], None]) -> None:
             traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or "no more memory"
+        print(f"error: There is not enough memory ({reason}). {_SMALLER}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

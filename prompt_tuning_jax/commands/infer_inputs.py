@@ -33,11 +33,10 @@ Templates = Mapping[str | None, Template]
 
 
 class Input(NamedTuple):
-    """A text, the prompt that its record names, and where it stands."""
+    """A text, and the prompt that its record names."""
 
     text: str
     prompt: str | None
-    where: str
 
 
 class Line(NamedTuple):
@@ -62,17 +61,17 @@ def read_inputs(
     if not templates:
         for text, where in lines or ():
             check_unicode(text, f"{where}: text")
-            yield Input(text, None, where)
+            yield Input(text, None)
         return
     records = table_records(config) if is_table(config) else json_records(lines or ())
     for record, where in records:
         try:
-            yield made(record, templates, config, where)
+            yield made(record, templates, config)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
 
-def made(record: Mapping[str, Any], templates: Templates, config: InferConfig, where: str) -> Input:
+def made(record: Mapping[str, Any], templates: Templates, config: InferConfig) -> Input:
     """The input that a record's prompt asks for."""
     field = config.prompt_field
     prompt = None if field is None else field_text(record, field)
@@ -80,7 +79,7 @@ def made(record: Mapping[str, Any], templates: Templates, config: InferConfig, w
         raise ValueError(f"it names the prompt {prompt!r}; there are {', '.join(templates)}.")
     text = templates[prompt].render(record, config.missing)
     check_unicode(text, "text")
-    return Input(text, prompt, where)
+    return Input(text, prompt)
 
 
 def is_table(config: InferConfig) -> bool:

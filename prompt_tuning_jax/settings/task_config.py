@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_jax.bounds import SHARE
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.data.files import file_task
 from prompt_tuning_jax.data.task import Task
@@ -70,6 +71,7 @@ class TaskConfig(FormConfig, FileFormConfig, FeatureLengthsConfig, ModelConfig):
         help="""the share of a train file to hold out as the split `validation`, such as 0.1, the
         same in every run, with its share of every label; None: there is a validation file.""",
         group="data",
+        bounds=SHARE,
         identity=True,
     )
     metric: str | Sequence[str] | None = setting(

@@ -134,7 +134,8 @@ class RunLock:
         except OSError:
             return self._create_without_links(text)
         finally:
-            own.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                own.unlink()
         return True
 
     def _create_without_links(self, text: str) -> bool:
@@ -164,7 +165,8 @@ class RunLock:
                     return False
                 time.sleep(min(0.2, TOUCH_SECONDS))
         finally:
-            own.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                own.unlink()
 
     def _remove(self, owner: Owner | None) -> None:
         """Takes the file away if it is still this owner's, else leaves it where it is."""

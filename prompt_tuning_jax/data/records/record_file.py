@@ -19,7 +19,7 @@ from prompt_tuning_jax.data.records.table_format import (
     check_delimiter,
     find_format,
 )
-from prompt_tuning_jax.data.records.text_file import TextFile, not_utf8
+from prompt_tuning_jax.data.records.text_file import LARGEST_RECORD, TextFile, not_utf8
 from prompt_tuning_jax.data.templates import MISSING_WORDS, MissingWord
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
@@ -28,8 +28,6 @@ Record = Mapping[str, Any]
 
 FORMATS = (".jsonl", ".tsv", ".csv")
 _REMEDY = 'A line must be an object such as {"text": "...", "label": 0}.'
-LARGEST_RECORD = 64 * 2**20
-"""Bytes of the largest record read, so that a file without line ends cannot fill the memory."""
 
 
 class RecordFile:
@@ -52,7 +50,10 @@ class RecordFile:
         self.path = self._text.path
         self._format = self.path.suffix.lower()
         if self._format not in FORMATS:
-            raise ValueError(f"{self.path}: a data file must end in one of {', '.join(FORMATS)}.")
+            raise ValueError(
+                f"{self.path}: a data file must end in one of {', '.join(FORMATS)}: name it for "
+                "what it holds, one JSON object a line, tabs or commas between cells."
+            )
         for name, given in (("columns", columns), ("delimiter", delimiter)):
             if given and self._format == ".jsonl":
                 raise ValueError(

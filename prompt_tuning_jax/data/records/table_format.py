@@ -11,10 +11,11 @@ import csv
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from prompt_tuning_jax.data.records.text_file import LARGEST_RECORD
 from prompt_tuning_jax.errors import spelled
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -71,7 +72,7 @@ def find_format(
     if chosen := delimiter or stated:
         return TableFormat(chosen, not is_tsv or is_quoted(file, start, chosen, columns), start)
     file.seek(start)
-    if is_tsv and (b"\t" in file.readline() or len(columns) > 1):
+    if is_tsv and (b"\t" in file.readline(LARGEST_RECORD) or len(columns) > 1):
         return TableFormat("\t", is_quoted(file, start, "\t", columns), start)
     chosen = _chosen_delimiter(path, file, start, columns)
     if is_tsv and chosen is None:
@@ -82,7 +83,7 @@ def find_format(
 def _separator_line(file: BinaryIO) -> tuple[int, str | None]:
     """Where the table begins, and the delimiter that Excel's line `sep=;` states."""
     file.seek(0)
-    line = file.readline()
+    line = file.readline(LARGEST_RECORD)
     found = _SEPARATOR.fullmatch(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
     return (len(line), check_delimiter(found[1])) if found else (0, None)
 
@@ -108,14 +109,19 @@ def _chosen_delimiter(path: Path, file: BinaryIO, start: int, columns: Sequence[
 
 def _first_rows(file: BinaryIO, start: int, delimiter: str) -> list[list[str]]:
     """The header and some records; up to the first that cannot be read."""
-    file.seek(start)
-    # One line more may end within a quoted cell.
-    lines = [line.decode("utf-8", "replace") for line in itertools.islice(file, LOOKED_AT)]
-    rows = []
+    lines, rows = itertools.islice(_text_lines(file, start), LOOKED_AT), []
     with contextlib.suppress(csv.Error):  # the reader of the records says where and why
         for row in csv.reader(lines, delimiter=delimiter, strict=True):
             rows.append(row)
     return rows
+
+
+def _text_lines(file: BinaryIO, start: int) -> Iterator[str]:
+    """The lines from a byte on, without a byte order mark."""
+    file.seek(start)
+    for line in iter(lambda: file.readline(LARGEST_RECORD), b""):
+        yield (line if start else line.removeprefix(codecs.BOM_UTF8)).decode("utf-8", "replace")
+        start = 1
 
 
 def is_quoted(file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]) -> bool:
@@ -125,10 +131,9 @@ def is_quoted(file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]
     only around cells that need it or in every text cell, the header's too. In a file in which every
     line by itself has as many cells as the header, no cell holds a line end.
     """
-    file.seek(start)
-    lines = (line.decode("utf-8", "replace").rstrip("\r\n") for line in file)
     judge, width, whole = _QuoteJudge(delimiter, not columns), len(columns), True
-    for line in lines:
+    for line in _text_lines(file, start):
+        line = line.rstrip("\r\n")
         if not line.strip() and not judge.is_open:
             continue
         cells = line.count(delimiter) + 1

@@ -21,6 +21,9 @@ from prompt_tuning_jax.errors import spelled
 BLOCK = 2**20
 """Bytes read at a time, and looked at to recognise an encoding."""
 
+LARGEST_RECORD = 64 * 2**20
+"""Bytes of the largest record read, so that a file without line ends cannot fill the memory."""
+
 # In this order: UTF-32's mark begins with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
