@@ -325,8 +325,7 @@ def load_model(
         float32.
       verbose: print the table of matched, missing and unexpected weights.
       vocabulary: the model's `tokenizer.json` or `spiece.model`, where its directory holds none.
-        Without it
-        the methods that take text do not work.
+        Without it the methods that take text do not work.
       mesh: `sharding.make_mesh("data:2,model:4")`, over which weights and batches are split. Each
         device's part of a weight is read alone, so no host holds a model that is too large for it.
 

@@ -175,7 +175,9 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
         capsys, "bundled_topic", "--verbalizers", "{no: 1}", code=2
     )
     assert "--vocabulary" in refusal(capsys, "bundled_topic", "--model", tmp_path)
-    assert "No SentencePiece model" in refusal(capsys, "bundled_topic", "--vocabulary", tmp_path)
+    assert "no tokenizer.json or spiece" in refusal(
+        capsys, "bundled_topic", "--vocabulary", tmp_path
+    )
     assert refusal(capsys, "bundled_topic", "--prompt", tmp_path / "absent")
 
 
