@@ -21,6 +21,8 @@ from prompt_tuning_jax.errors import spelled
 DIRECTORY = "state"
 # What a run's trainer records of where it stands.
 _KINDS = {"data": dict, "history": list, "best": dict, "runs": dict}
+# How Orbax begins what it logs of errors that it raises as well.
+_RAISED = ("[process=", "Failed to write metadata=")
 SHOWN = 4  # differences that an error names
 
 
@@ -145,7 +147,7 @@ class RunState:
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Leaves out what Orbax logs of an error in one of its threads, which is raised later."""
-    return not (record.exc_info and record.getMessage().startswith("[process="))
+    return not (record.exc_info and record.getMessage().startswith(_RAISED))
 
 
 def _as_json(value: Any) -> Any:
