@@ -48,7 +48,9 @@ class RunState:
         self._identity = json.loads(json.dumps(dict(identity), default=_as_json))
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
             item_names=("arrays", "meta"),
         )
 
@@ -125,6 +127,8 @@ class RunState:
         try:
             yield
         except Exception as error:
+            with contextlib.suppress(Exception):  # its threads may still be writing
+                self._manager.wait_until_finished()
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
             raise write_error(self._directory, error) from error
