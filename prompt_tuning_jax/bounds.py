@@ -49,9 +49,9 @@ REPETITION_PENALTY = Bounds(1e-3, 1e3)
 TOP_K = Bounds(0, 2**31 - 1)
 # 0 would leave no token; the smallest leaves the likeliest one.
 TOP_P = Bounds(1e-6, 1)
-# The default optimizer multiplies a step of size 1 by it.
-LEARNING_RATE = Bounds(0, 1e4)
 # A share of examples: some, and not all.
 SHARE = Bounds(1e-6, 0.999999)
+# What float32 holds; a step that is too large is found out, and told, when it is taken.
+LEARNING_RATE = Bounds(0, 3e38)
 # A share of the loss: beside a cross-entropy of 1 more is all that is trained on.
 Z_LOSS = Bounds(0, 1)

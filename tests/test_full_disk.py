@@ -76,22 +76,22 @@ def test_an_error_of_what_is_read_meanwhile_is_not_taken_for_one_of_the_disk(tmp
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path):
     arrays = {"prompt": jnp.asarray(VALUES)}
     with contextlib.closing(RunState(tmp_path, {})) as state:
-        state.save(1, arrays, best=1)
+        state.save(1, arrays, best={"step": 1})
 
     def save():
         state = RunState(tmp_path, {})
-        state.save(2, {"prompt": 2 * arrays["prompt"]}, best=2)
+        state.save(2, {"prompt": 2 * arrays["prompt"]}, best={"step": 2})
         state.close()
 
     words = r"state cannot be written \(File too large\)"
     with files_of_at_most(100), pytest.raises(WriteError, match=words):
         save()
-    assert not list(tmp_path.glob("state/*tmp*"))
     with contextlib.closing(RunState(tmp_path, {})) as state:
+        assert not list(tmp_path.glob("state/*tmp*"))
         assert state.latest_step() == 1
         restored, meta = state.restore(1, arrays)
     np.testing.assert_array_equal(restored["prompt"], VALUES)
-    assert meta == {"best": 1}
+    assert meta == {"best": {"step": 1}}
 
 
 def test_scalars_that_cannot_be_written_are_told_at_once(tmp_path):

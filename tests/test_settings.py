@@ -158,7 +158,7 @@ def with_number(field, number):
 
 
 @pytest.mark.parametrize(("config", "field"), NUMERIC)
-@pytest.mark.parametrize("number", [True, 10**20, -(10**20), 1e300, math.nan, math.inf, "3"])
+@pytest.mark.parametrize("number", [True, 10**40, -(10**40), 1e300, math.nan, math.inf, "3"])
 def test_no_number_is_taken_that_cannot_be_meant(config, field, number):
     others = needed_values(config)
     with pytest.raises(UsageError, match=f"^{field.name}"):

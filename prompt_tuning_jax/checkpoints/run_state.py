@@ -21,6 +21,8 @@ from prompt_tuning_jax.errors import spelled
 DIRECTORY = "state"
 # What a run's trainer records of where it stands.
 _KINDS = {"data": dict, "history": list, "best": dict, "runs": dict}
+# How Orbax begins what it logs of errors that it raises as well.
+_RAISED = ("[process=", "Failed to write metadata=")
 SHOWN = 4  # differences that an error names
 
 
@@ -58,7 +60,9 @@ class RunState:
         self._identity = json.loads(json.dumps(plain, default=_as_json))
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
             item_names=("arrays", "meta"),
         )
         if self._digests and self.latest_step() is None:
@@ -137,6 +141,8 @@ class RunState:
         try:
             yield
         except Exception as error:
+            with contextlib.suppress(Exception):  # its threads may still be writing
+                self._manager.wait_until_finished()
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
             raise write_error(self._directory, error) from error
@@ -168,7 +174,7 @@ class RunState:
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Leaves out what Orbax logs of an error in one of its threads, which is raised later."""
-    return not (record.exc_info and record.getMessage().startswith("[process="))
+    return not (record.exc_info and record.getMessage().startswith(_RAISED))
 
 
 def _as_json(value: Any) -> Any:

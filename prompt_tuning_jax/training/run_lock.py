@@ -104,6 +104,9 @@ class RunLock:
           ValueError: it is, as after a long sleep of this computer.
         """
         held = _read(self.path)
+        if held is None:  # one that starts may have it aside for a moment
+            time.sleep(0.1)
+            held = _read(self.path)
         if held is None:
             raise ValueError(
                 f"{self.path.parent} has vanished, or its {NAME}: this run ends here. Put it back, "

@@ -30,7 +30,7 @@ class ScalarWriter:
         self._directory = directory
         with naming(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            self._events = EventsWriter(str(directory / "events"))
+            self._events: EventsWriter | None = EventsWriter(str(directory / "events"))
         self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -39,8 +39,11 @@ class ScalarWriter:
             self._write(Event(step=step, summary=scalar(name, float(value))))
 
     def close(self) -> None:
-        with naming(self._directory):
-            self._events.close()
+        """May be called again."""
+        events, self._events = self._events, None
+        if events is not None:
+            with naming(self._directory):
+                events.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
