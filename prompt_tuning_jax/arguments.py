@@ -44,6 +44,7 @@ _FRACTIONS = {
     "repetition_penalty": REPETITION_PENALTY,
     "z_loss": Z_LOSS,
 }
+_REQUIRED = ("batch_size", "max_input_length", "seed", "z_loss")
 _INPUTS, _DECODED = "encoder_input_tokens", "decoder_input_tokens"
 _TARGETS = "decoder_target_tokens"
 # What a batch may hold beside its inputs -> the array that it has the shape of.
@@ -58,12 +59,14 @@ LOSS_ARRAYS = (_INPUTS, _DECODED, _TARGETS, "decoder_loss_weights")
 
 
 def check_numbers(**given: Any) -> None:
-    """Refuses keywords that are no numbers of their kind, or out of bounds; others and None pass.
+    """Refuses keywords that are no numbers of their kind, or out of bounds; others pass.
+
+    So does None, where the model's files then say it.
 
     Raises:
       UsageError: it names the keyword.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {n: value for n, value in given.items() if value is not None or n in _REQUIRED}
     for name, value in given.items():
         if name in _WHOLE:
             check_whole(name, value)

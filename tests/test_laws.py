@@ -137,7 +137,7 @@ def test_unpacking_gives_every_example_once_and_as_alone(pairs, P, layout, spare
     assert len(rows) <= shape.rows
     assert shape.rows in counts
 
-    batch = pack(pairs, rows, shape, P, layout, EOS, prompt_ids=range(len(pairs)))
+    batch = pack(pairs, rows, shape, P, layout, prompt_ids=range(len(pairs)))
     for row, members in enumerate(rows):
         for number, i in enumerate(members, 1):
             check_segment(batch, row, number, pairs[i], P, layout)
@@ -194,7 +194,7 @@ def banks(draw):
 def test_each_row_gets_its_own_prompt_and_none_of_the_filling(data, bank, tokens_BxT):
     B = len(tokens_BxT)
     names = data.draw(st.lists(st.sampled_from(bank.names), min_size=B, max_size=B))
-    batch = bank.rows(names).place({"encoder_input_tokens": tokens_BxT}, EOS)
+    batch = bank.rows(names).place({"encoder_input_tokens": tokens_BxT}, EOS, pad_id=0)
     for b, name in enumerate(names):
         positions, which = batch["prompt_positions"][b], batch["prompt_ids"][b]
         prompt = bank.prompts[name]
@@ -209,7 +209,7 @@ def test_each_row_gets_its_own_prompt_and_none_of_the_filling(data, bank, tokens
 @given(banks(), token_rows())
 def test_an_ensemble_gives_every_input_to_every_member(bank, tokens_BxT):
     B = len(tokens_BxT)
-    batch = bank.ensemble().place({"encoder_input_tokens": tokens_BxT}, EOS)
+    batch = bank.ensemble().place({"encoder_input_tokens": tokens_BxT}, EOS, pad_id=0)
     assert batch["prompt_ids"].tolist() == [*range(len(bank))] * B
     for row, positions in enumerate(batch["prompt_positions"]):
         values = bank.values[batch["prompt_ids"][row], positions[positions >= 0]]

@@ -5,6 +5,7 @@ import threading
 import pytest
 from test_batches import assert_same, make_batches
 
+from prompt_tuning_jax.data.batches import BLOCK
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.data.task import ExampleList
 
@@ -18,9 +19,9 @@ def test_prefetched_states_belong_to_their_batches():
 
 
 def test_prefetcher_passes_errors_on_and_stops_its_thread():
-    source = ExampleList([{"inputs": "a", "targets": "b"}] * 3 + [{"inputs": "a"}])
-    prefetched = Prefetcher(make_batches(source, batch_size=1, seed=None))
-    for _ in range(3):
+    source = ExampleList([{"inputs": "a", "targets": "b"}] * BLOCK + [{"inputs": "a"}])
+    prefetched = Prefetcher(make_batches(source, batch_size=BLOCK // 2, seed=None))
+    for _ in range(2):
         next(prefetched)
     with pytest.raises(ValueError, match="no 'targets' field"):
         next(prefetched)

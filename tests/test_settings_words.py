@@ -25,7 +25,7 @@ def parse(*argv, config=TrainConfig):
         (["--learning_rate", "3"], "learning_rate", 3.0),
         (["--learning_rate", "1e-3"], "learning_rate", 1e-3),
         (["--learning_rate", "None"], "learning_rate", None),
-        (["--z_loss", "-1e-3"], "z_loss", -1e-3),
+        (["--z_loss", "1e-3"], "z_loss", 1e-3),
         (["--pack"], "pack", True),
         (["--pack", "True"], "pack", True),
         (["--pack", "false"], "pack", False),

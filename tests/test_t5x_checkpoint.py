@@ -275,7 +275,7 @@ class TestOtherDirectories:
         assert not is_checkpoint(tmp_path / "data")
 
     def test_a_bad_url(self):
-        with pytest.raises(ValueError, match="no path that can be read"):
+        with pytest.raises(ValueError, match="is no address that is read"):
             open_checkpoint("nonsense://bucket/path")
 
     @pytest.mark.parametrize("name", [*t5x_goldens.FLOAT32, *t5x_goldens.BFLOAT16])

@@ -57,4 +57,4 @@ def test_seqio_tasks_start_in_silence():
     pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
     program = "import prompt_tuning_jax.data.seqio_source as source; source.tf.constant(1)"
     assert stderr_of(program) == ""
-    assert "oneDNN" in stderr_of(program, TF_CPP_MIN_LOG_LEVEL="0")
+    assert stderr_of(program, TF_CPP_MIN_LOG_LEVEL="0") != ""

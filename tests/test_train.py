@@ -345,6 +345,21 @@ def test_the_mesh_changes_nothing_but_rounding(model, tmp_path, monkeypatch):
 # --- interruptions that need no second process
 
 
+@pytest.fixture
+def taken():
+    """Makes a signal do what it does at first, also where the tests run with it ignored."""
+    before = {}
+
+    def take(number):
+        is_ctrl_c = number == signal.SIGINT
+        handler = signal.default_int_handler if is_ctrl_c else signal.SIG_DFL
+        before[number] = signal.signal(number, handler)
+
+    yield take
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("number", "end"),
     [
@@ -354,10 +369,11 @@ def test_the_mesh_changes_nothing_but_rounding(model, tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_a_signal_during_an_evaluation_saves_that_step(model, tmp_path, number, end):
+def test_a_signal_during_an_evaluation_saves_that_step(model, tmp_path, taken, number, end):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread only")
     calls = []
+    taken(number)
 
     def metric(targets, predictions):
         calls.append(1)
@@ -376,10 +392,11 @@ def test_a_signal_during_an_evaluation_saves_that_step(model, tmp_path, number, 
     assert [scores["step"] for scores in result.history] == [2, 4]
 
 
-def test_ctrl_c_in_the_last_step_is_told_to_the_caller_of_a_run_that_is_done(model, tmp_path):
+def test_ctrl_c_in_the_last_step_is_told_to_the_caller_of_a_done_run(model, tmp_path, taken):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread only")
     calls = []
+    taken(signal.SIGINT)
 
     def metric(targets, predictions):
         calls.append(1)

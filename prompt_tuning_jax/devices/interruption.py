@@ -5,6 +5,7 @@ itself runs no handler.
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_DEAF = "_xla_gc_callback"  # JAX's, called by the garbage collector, which ignores errors
 _TELL_AFTER = 1.0  # seconds that a command may take to end before it says how to end it at once
 
 
@@ -95,6 +97,9 @@ def second_ends_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -104,6 +109,18 @@ def second_ends_at_once() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Python's own handler, but where what it raises would be lost: then a moment later."""
+    if frame is None or frame.f_code.co_name != _DEAF:
+        signal.default_int_handler(number, frame)
+    thread = ctypes.c_ulong(threading.main_thread().ident)
+    raised = ctypes.py_object(KeyboardInterrupt)
+    later = ctypes.pythonapi.PyThreadState_SetAsyncExc, (thread, raised)
+    threading.Timer(0.05, *later).start()
 
 
 def _watch(reader: int) -> None:
