@@ -326,6 +326,13 @@ def test_of_lines_the_template_is_told(infer, trained, recwarn):
         assert infer(TEXTS, prompt=trained) == plain
 
 
+def test_a_template_that_is_a_field_alone_is_not_told(infer, prompt_dir, tmp_path, recwarn):
+    facts = {"input_template": "{food}"}
+    bare = str(save_prompt(tmp_path / "bare", load_prompt(prompt_dir), **facts))
+    assert infer(TEXTS, prompt=bare) == infer(TEXTS, prompt=bare, template="none")
+    assert not [each for each in recwarn if "template" in str(each.message)]
+
+
 def test_without_a_template_records_are_text_and_that_is_told(infer, prompt_dir, tmp_path):
     (tmp_path / "in.csv").write_text(FILES["in.csv"])
     options = {"input_file": str(tmp_path / "in.csv"), "prompt": str(prompt_dir)}

@@ -156,7 +156,7 @@ def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -
 def say_template(templates: Templates) -> None:
     """Warns that lines are taken as they are, although the prompt knows a template."""
     (template,) = templates.values()
-    if hosts.is_first():
+    if hosts.is_first() and not template.adds_nothing:
         warnings.warn(
             f"the prompt was trained with the input template {template.text!r}, and these lines "
             "are taken as they are: they should look as it makes them. JSON lines, .csv and .tsv "

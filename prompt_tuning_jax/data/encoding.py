@@ -96,18 +96,13 @@ class Encoder:
     def encode(self, examples: Sequence[Example], feature: str) -> list[tuple[Tokens, bool]]:
         """The ids, and whether they had to be cut, which is not counted here."""
         values = [_value(example, feature) for example in examples]
-        texts = [value for value in values if isinstance(value, str)]
-        encoded = iter(self.vocabulary.encode_batch(texts))
-        return [
-            self._fitted(
-                self._framed(next(encoded), feature)
-                if isinstance(value, str)
-                else np.asarray(value).tolist(),
-                example,
-                feature,
-            )
-            for example, value in zip(examples, values, strict=True)
-        ]
+        texts = iter(self._framed([v for v in values if isinstance(v, str)], feature))
+        rows = [next(texts) if isinstance(v, str) else np.asarray(v).tolist() for v in values]
+        limit = self.lengths[feature]
+        if all(0 < len(tokens) <= limit for tokens in rows):
+            return [(tokens, False) for tokens in rows]
+        pairs = zip(rows, examples, strict=True)
+        return [self._fitted(tokens, example, feature) for tokens, example in pairs]
 
     def pairs(self, examples: Sequence[Example]) -> Iterator[tuple[Tokens, Tokens]]:
         """(inputs, targets) of each example, whose cuts are counted when it is taken."""
@@ -119,10 +114,13 @@ class Encoder:
             self.truncated["targets"] += is_target_cut
             yield input_tokens, target_tokens
 
-    def _framed(self, ids: Tokens, feature: str) -> Tokens:
-        """A text's ids as the model reads them, or writes them."""
-        tokens, eos = self.vocabulary.framed(ids), self.vocabulary.eos_id
-        return [*tokens, eos] if feature == "targets" and tokens[-1:] != [eos] else tokens
+    def _framed(self, texts: Sequence[str], feature: str) -> list[Tokens]:
+        """Texts' ids as the model reads them, or writes them."""
+        framed, eos = self.vocabulary.framed, self.vocabulary.eos_id
+        rows = [framed(ids) for ids in self.vocabulary.encode_batch(texts)]
+        if feature == "targets":
+            rows = [row if row[-1:] == [eos] else [*row, eos] for row in rows]
+        return rows
 
     def _fitted(self, tokens: Tokens, example: Example, feature: str) -> tuple[Tokens, bool]:
         limit, eos = self.lengths[feature], self.vocabulary.eos_id

@@ -37,6 +37,11 @@ class Template:
         """The names of the fields, in order of appearance."""
         return tuple(dict.fromkeys(field for _, field in self._parts if field is not None))
 
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether it is a field alone, so that a text is what it makes of it."""
+        return [literal for literal, _ in self._parts] == [""]
+
     def render(self, record: Mapping[str, Any], missing: str | None = None) -> str:
         """The text for a record.
 
