@@ -1,5 +1,6 @@
 """T5's relatives in Hugging Face's files: transformers' numbers, and what is refused by name."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -195,6 +196,32 @@ def changed(name: str, tmp_path: Path, **changes) -> Path:
     raw = {key: value for key, value in raw.items() if value is not ...}
     (path / "config.json").write_text(json.dumps(raw))
     return path
+
+
+class TestVocabularies:
+    @pytest.mark.parametrize(
+        ("files", "reason"),
+        [
+            ("codet5p", "ends a text with the id 2, but the model"),
+            ("madlad", "ends a text with the id 2, but the model"),
+            ("byt5", "has 384 ids, but the model embeds 2000"),
+            ("umt5", None),
+        ],
+    )
+    def test_another_models_is_refused(self, files, reason):
+        config, *_ = huggingface.load_lazily(MODELS["umt5"])
+        if files == "byt5":
+            config = dataclasses.replace(config, vocab_size=2000)
+        if reason is None:
+            assert huggingface.read_vocabulary(HERE / files, config).size == 750
+            return
+        with pytest.raises(ValueError, match=reason):
+            huggingface.read_vocabulary(HERE / files, config)
+
+    def test_one_that_is_too_large_is_refused(self):
+        config, *_ = huggingface.load_lazily(MODELS["resized"])
+        with pytest.raises(ValueError, match=r"has 750 ids .* embeds only 373"):
+            huggingface.read_vocabulary(HERE / "umt5", config)
 
 
 class TestConfigs:

@@ -48,7 +48,7 @@ def test_a_second_one_ends_what_runs_no_python():
 
 
 @pytest.mark.parametrize("arguments", [["infer"], ["evaluate", "bundled_topic"]], ids=" ".join)
-@pytest.mark.parametrize("seconds", [2, 8])
+@pytest.mark.parametrize("seconds", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_other_commands_end_without_a_traceback(arguments, seconds):
     process = start("-m", "prompt_tuning_jax", *arguments, "--prompt", "bundled_topic")
     try:

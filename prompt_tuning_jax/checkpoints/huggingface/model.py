@@ -44,6 +44,8 @@ from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_vocabulary
 
+# Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
+_SPARE_ROWS = 4
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 
@@ -164,13 +166,17 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
     """The vocabulary that was found at `path`, with the model's ids for padding and the start.
 
     Raises:
-      ValueError: it has more ids than the model, or others for the end and padding.
+      ValueError: it has more ids than the model, or far fewer, or others for the end and padding.
     """
     apart = "they do not belong together. Pass the tokenizer that came with the model."
     if vocabulary.size > config.vocab_size:
         raise ValueError(
             f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "
             f"model embeds only {config.vocab_size}: {apart}"
+        )
+    if vocabulary.size * _SPARE_ROWS < config.vocab_size:
+        raise ValueError(
+            f"{path} has {vocabulary.size} ids, but the model embeds {config.vocab_size}: {apart}"
         )
     if vocabulary.eos_id != config.eos_id:
         raise ValueError(
