@@ -199,21 +199,18 @@ def test_a_radius_as_long_as_the_row_is_full_attention(radius):
     assert np.abs(near - np.array(expected)[valid]).max() > 1e-2
 
 
-def variants(**changes):
-    """Ways to compute the same."""
-    return [
-        pytest.param(name, change, id=f"{name}-{'-'.join(change)}")
-        for name in ATTENTIONS
-        for change in changes.values()
-    ]
+CHUNKS = {"attention_chunk": 4, "remat_policy": "full"}
+SCANNED = {"scan_layers": True, "remat_policy": "minimal"}
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    variants(
-        own={"attention_chunk": 4, "remat_policy": "full"},
-        scanned={"scan_layers": True, "remat_policy": "minimal"},
-    ),
+    [
+        ("longt5_tglobal", SCANNED),
+        ("longt5_local", CHUNKS),
+        pytest.param("longt5_local", SCANNED, marks=pytest.mark.slow),
+        pytest.param("longt5_tglobal", CHUNKS, marks=pytest.mark.slow),
+    ],
 )
 def test_settings_of_memory_change_no_number(name, change):
     """Neither of a prompt's loss nor of its gradient."""
@@ -333,6 +330,7 @@ def test_numbers_on_a_mesh_are_those_of_one_device(spec):
     assert_same(np.array(found)[valid], np.array(encode(network, params, io["input_ids"]))[valid])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_memory_grows_with_the_length_and_not_with_its_square(name):
     """Of the scores; side keys are a sixteenth of the positions."""
