@@ -1,6 +1,5 @@
 """Many texts at once: what was encoded before is looked up, and the rest goes to all cores."""
 
-import array
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ import sentencepiece
 Ids = list[int]
 EncodeBatch = Callable[[Sequence[str]], list[Ids]]
 FEW = 64  # texts that are encoded sooner than threads are started for them
-MOST_IDS = 4_000_000  # of texts that are remembered, some 40 MB with the texts themselves
+MOST_IDS = 1_000_000  # of texts that are remembered, some 45 MB with the texts themselves
 MOST_WORDS = 200_000
 
 
@@ -23,26 +22,21 @@ class Remembered:
 
     def __init__(self, encode: EncodeBatch):
         self._encode = encode
-        self._known: dict[str, array.array[int]] = {}
+        self._known: dict[str, tuple[int, ...]] = {}
         self._room = MOST_IDS
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        known = self._known
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         encoded = self._encode(new) if new else []
-        self._remember(new, encoded)
+        fresh = dict(zip(new, map(tuple, encoded), strict=True))
+        if self._room > 0:
+            self._room -= sum(map(len, encoded)) + len(new)
+            known |= fresh
         if len(new) == len(texts):
             return encoded
-        fresh = dict(zip(new, encoded, strict=True))
-        return [
-            list(fresh[text]) if text in fresh else self._known[text].tolist() for text in texts
-        ]
-
-    def _remember(self, texts: Sequence[str], encoded: Sequence[Ids]) -> None:
-        for text, ids in zip(texts, encoded, strict=True):
-            if self._room <= 0:
-                break
-            self._room -= len(ids) + 1
-            self._known[text] = array.array("i", ids)
+        found = known if self._room > 0 else {**fresh, **{t: known[t] for t in texts if t in known}}
+        return list(map(list, map(found.__getitem__, texts)))
 
 
 class ByWords:
