@@ -297,7 +297,7 @@ class FrozenModel:
         """The vocabulary, or an error that says what needs it."""
         if self.vocabulary is None:
             raise ValueError(
-                f"{self.name} has no vocabulary, so it cannot {action} text: name its spiece.model "
+                f"{self.name} has no vocabulary, so it cannot {action} text: name its tokenizer "
                 f"with {spelled('vocabulary')}, or, in Python, pass token ids to `logits` or "
                 "`generate_tokens`."
             )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from common import GOLDENS, assert_same, shared_dir
+from common import GOLDENS, NEEDS_SHARED, assert_same, shared_dir
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
@@ -410,7 +410,7 @@ class TestT5X:
 def test_half_precision_is_raised_to_single(stored):
     shared = shared_dir() and shared_dir() / "goldens" / "families" / "seq2seq"
     if not shared:
-        pytest.skip("the shared goldens are not there")
+        pytest.skip(NEEDS_SHARED)
     model = pt.load_model(shared / stored / "model")
     io = dict(np.load(shared / "t5_v5" / "io.npz")) | dict(np.load(shared / stored / "io.npz"))
     batch = batch_of(model, io)

@@ -32,7 +32,7 @@ def to_huggingface(
 
     Args:
       source: a T5X checkpoint, or a model in Hugging Face's format.
-      vocabulary: the model's `spiece.model`, to be copied in; None: the source's, if it has one.
+      vocabulary: the model's tokenizer, to be copied in; None: the source's, if it has one.
       dtype: of the weights written; None keeps a T5X checkpoint's, and is float32 for others.
       activations: of the MLP, where they are not those that its shapes suggest.
       report: called with the table of weights before any is read; `print` shows it.

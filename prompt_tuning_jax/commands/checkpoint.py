@@ -40,7 +40,9 @@ class ConvertConfig:
     destination: PathLike = setting(help="the directory to write.", group="model", positional=True)
     to: str = setting(help="huggingface or t5x.", group="model", choices=("huggingface", "t5x"))
     vocabulary: PathLike | None = setting(
-        default=None, help="a spiece.model to copy into a Hugging Face directory.", group="model"
+        default=None,
+        help="a tokenizer.json or spiece.model to copy into a Hugging Face directory.",
+        group="model",
     )
     activations: Sequence[str] | None = setting(
         default=None,

@@ -43,7 +43,7 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
         raise FileNotFoundError(
             f"There is no directory {path}, and {name!r} could not be fetched from the Hugging "
             f"Face hub ({reason}). Download it where there is a network (config.json, the "
-            "safetensors files, spiece.model) and pass the path of that directory."
+            "safetensors files, the tokenizer's files) and pass the path of that directory."
         ) from error
     if not has_weights(directory):
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""Frozen T5 models in Hugging Face's format: `config.json`, safetensors, `spiece.model`.
+"""Frozen T5 models in Hugging Face's format: `config.json`, safetensors and a vocabulary.
 
     config, params, vocabulary = huggingface.load("flan-t5-small", report=print)
 
