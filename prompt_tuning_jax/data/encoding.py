@@ -88,7 +88,7 @@ class Encoder:
         return self.batch([example], feature)[0]
 
     def batch(self, examples: Sequence[Example], feature: str) -> list[Tokens]:
-        """The ids of each example; all at once are several times faster than one by one."""
+        """The ids of each example, which are encoded on all cores."""
         encoded = self.encode(examples, feature)
         self.truncated[feature] += sum(is_cut for _, is_cut in encoded)
         return [tokens for tokens, _ in encoded]
