@@ -349,6 +349,38 @@ def test_tokens_added_beside_a_sentencepiece_model(both):
             load_vocabulary(both)
 
 
+def configure(directory, **changes):
+    """Changes what a tokenizer_config.json says."""
+    path = directory / "tokenizer_config.json"
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(facts | changes))
+
+
+def added_tokens(first):
+    """A token that is text, and the special one after it."""
+    contents = enumerate((("<ent>", False), ("<sp>", True)), first)
+    return {str(i): {"content": text, "special": special} for i, (text, special) in contents}
+
+
+ADDED = ("a <ent> fish", "<ent> fish", "a fish<ent>", "a<ent>fish", "<ent><ent>", "<sp> a <ent>")
+
+
+def test_added_tokens_that_are_not_special_are_text(both):
+    """The spaces are those of the library."""
+    model = load_vocabulary(both / "spiece.model")
+    configure(both, added_tokens_decoder=added_tokens(model.size))
+    library = load_vocabulary(both)
+    (both / "tokenizer.json").unlink()
+    vocabulary = load_vocabulary(both)
+    for text in ADDED:
+        ids = vocabulary.encode(text)
+        assert ids == library.encode(text)
+        assert vocabulary.decode(ids) == library.decode(ids), text
+    fish, ent, special = vocabulary.encode("fish"), model.size, model.size + 1
+    assert vocabulary.decode([*fish, ent, special, *fish, ent, 1, ent]) == "fish<ent> fish<ent>"
+    assert vocabulary.decode([special, *fish]) == "fish"
+
+
 def test_padding_named_by_the_config(tmp_path):
     """MADLAD pads with <s>, and has no sentinels."""
     model = train_model(pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
@@ -390,6 +422,18 @@ def test_tokens_added_to_bytes(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"<ent>": 100}')
     with pytest.raises(ValueError, match="'<ent>' an id that ByT5 has for"):
         load_vocabulary(tmp_path)
+
+
+def test_tokens_added_to_bytes_that_are_not_special_are_text(tmp_path):
+    copied("byt5", tmp_path)
+    facts = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    configure(tmp_path, added_tokens_decoder=facts["added_tokens_decoder"] | added_tokens(384))
+    vocabulary = load_vocabulary(tmp_path)
+    for text in ADDED:
+        assert vocabulary.decode(vocabulary.encode(text)) == text.replace("<sp>", "")
+    assert vocabulary.decode(vocabulary.encode("é<ent>é <extra_id_0>.")) == "é<ent>é ."
+    assert vocabulary.decode([198, 384, 172]) == "<ent>"  # not the two halves of a letter
+    assert vocabulary.decode([2, 384, 999]) == "<ent>"
 
 
 # --- where a vocabulary is looked for

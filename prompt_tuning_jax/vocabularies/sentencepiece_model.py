@@ -6,6 +6,7 @@ T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ... stand at the end of the table
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -109,9 +110,24 @@ class SentencePieceVocabulary(Vocabulary):
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     def _text(self, ids: list[int]) -> str:
+        """As transformers has it: special added tokens have no text, and the others their own."""
+        added = self.added_tokens
+        kept = [token for token in ids if token not in added or not added[token].special]
+        text = ""
+        for are_added, part in itertools.groupby(kept, added.__contains__):
+            if are_added:
+                text += "".join(added[token].content for token in part)
+            else:
+                text += self._text_of_pieces(list(part), within=text != "")
+        return text
+
+    def _text_of_pieces(self, ids: list[int], within: bool) -> str:
         size, unk = self._processor.get_piece_size(), self._processor.unk_id()
-        pieces = [token for token in ids if token not in self.added_tokens]
-        return self._processor.decode([token if 0 <= token < size else unk for token in pieces])
+        known = [token if 0 <= token < size else unk for token in ids]
+        if not within:
+            return self._processor.decode(known)
+        # A space is dropped where a text begins, so something stands before it.
+        return self._processor.decode([unk, *known]).removeprefix(self._processor.decode([unk]))
 
     def _sentinel(self, index: int) -> int:
         return self._processor.piece_to_id(_extra_piece(index))

@@ -89,11 +89,20 @@ class ByteVocabulary(Vocabulary):
             (Path(directory) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     def _text(self, ids: list[int]) -> str:
-        found = (i - OFFSET for i in ids if i not in self._tokens)
-        return bytes(byte for byte in found if 0 <= byte < BYTES).decode(errors="ignore")
+        return b"".join(self._bytes.get(i, b"") for i in ids).decode(errors="ignore")
 
     def _sentinel(self, index: int) -> int:
         return self._sentinels[index]
+
+    @functools.cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        """Id -> the bytes of its text; special tokens have none."""
+        found = {OFFSET + byte: bytes([byte]) for byte in range(BYTES)}
+        named = {self.special.pad, self.special.eos, self.special.unk}
+        for i, token in self._tokens.items():
+            if not token.special and i not in named:
+                found[i] = token.content.encode()
+        return found
 
     @functools.cached_property
     def _splitter(self) -> AddedTokens:
