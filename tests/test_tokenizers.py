@@ -339,7 +339,7 @@ def test_tokens_added_beside_a_sentencepiece_model(both):
     bread, fish = plain.encode("bread"), plain.encode("fish")
     assert added.encode("<ent> bread<ent>fish") == [size, *bread, size, *fish]
     assert added.encode_batch(["bread", "", "<ent>"]) == [bread, [], [size]]
-    assert added.decode([size, *bread]) == "bread"
+    assert added.decode([*fish, size, *bread]) == "fish<ent> bread"  # nothing calls it special
     assert added.id_to_piece(size) == "<ent>"
     assert added.fingerprint != plain.fingerprint
     added.save(both / "..")
@@ -379,6 +379,43 @@ def test_added_tokens_that_are_not_special_are_text(both):
     fish, ent, special = vocabulary.encode("fish"), model.size, model.size + 1
     assert vocabulary.decode([*fish, ent, special, *fish, ent, 1, ent]) == "fish<ent> fish<ent>"
     assert vocabulary.decode([special, *fish]) == "fish"
+
+
+@pytest.mark.parametrize("files", ["all", "spiece.model", "bytes"])
+@pytest.mark.parametrize(
+    ("file", "facts"),
+    [
+        ("special_tokens_map.json", {"additional_special_tokens": ["<ent>"]}),
+        ("special_tokens_map.json", {"additional_special_tokens": [{"content": "<ent>"}]}),
+        ("special_tokens_map.json", {"mask_token": "<ent>"}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<ent>"}}),
+        ("tokenizer_config.json", {"extra_special_tokens": ["</s>", "<ent>"]}),
+        ("tokenizer_config.json", {"bos_token": {"content": "<ent>"}}),
+    ],
+)
+def test_a_token_of_added_tokens_is_special_if_a_file_names_it(both, files, file, facts):
+    if files == "bytes":
+        (both / "spiece.model").unlink()
+        configure(both, tokenizer_class="ByT5Tokenizer")
+    if files != "all":
+        (both / "tokenizer.json").unlink()
+    size = load_vocabulary(both).size
+    sentinels = {} if files == "all" else {"<extra_id_0>": load_vocabulary(both).sentinel(0)}
+    (both / "added_tokens.json").write_text(json.dumps({"<ent>": size} | sentinels))
+    plain = load_vocabulary(both)
+    ids = plain.encode("a<ent>")
+    assert ids[-1] == size
+    assert plain.decode(ids) == "a<ent>"
+    if file == "tokenizer_config.json":
+        configure(both, **facts)
+    else:
+        (both / file).write_text(json.dumps(facts))
+    named = load_vocabulary(both)
+    assert named.encode("a<ent>") == ids
+    assert named.decode(ids) == "a"
+    assert named.fingerprint == plain.fingerprint
+    if files == "bytes":
+        assert named.decode(named.encode("a<extra_id_0>")) == "a"
 
 
 def test_padding_named_by_the_config(tmp_path):

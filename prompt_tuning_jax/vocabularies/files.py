@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ NAMES = (TOKENIZER, SENTENCEPIECE, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, BPE_VOC
 
 FETCH = "Fetch it again."
 ROLES = ("bos", "eos", "unk", "pad")
+SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
+_SENTINEL = re.compile(r"<extra_id_\d+>")  # special whether or not a file says so
 # What transformers' classes take for granted where a file names no such token.
 T5_TOKENS = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 CLASS_TOKENS = {
@@ -118,22 +121,32 @@ class VocabularyFiles:
         Raises:
           ValueError: a file has something else where tokens should be.
         """
-        found, described = {}, self._described()
+        found, named = {}, self._named_special()
         for content, token in self.json(ADDED_TOKENS).items():
             number = self._id(ADDED_TOKENS, token)
-            found[number] = described.get(content, AddedToken(content))
+            special = content in named or _SENTINEL.fullmatch(content) is not None
+            plain = AddedToken(content, special=special, normalized=not special)
+            found[number] = named.get(content, plain)
         decoder = self.config.get("added_tokens_decoder") or {}
         for token, facts in decoder.items() if isinstance(decoder, dict) else ():
             found[self._id(CONFIG, token)] = self._added(facts)
         return dict(sorted(found.items()))
 
-    def _described(self) -> dict[str, AddedToken]:
-        """Content -> token, of those that a file calls special and says more of than their text."""
-        values = [*self.json(SPECIAL_TOKENS).values(), *self.config.values()]
-        lists = [value for value in values if isinstance(value, list)]
-        tokens = [token for each in (values, *lists) for token in each if isinstance(token, dict)]
-        tokens = [token for token in tokens if isinstance(token.get("content"), str)]
-        return {token["content"]: self._added(token | {"special": True}) for token in tokens}
+    def _named_special(self) -> dict[str, AddedToken]:
+        """Content -> token, of those that a file or the tokenizer's class calls special."""
+        values: list[Any] = [*CLASS_TOKENS.get(self.tokenizer_class or "", {}).values()]
+        for name, value in [*self.json(SPECIAL_TOKENS).items(), *self.config.items()]:
+            if name.endswith("_token"):
+                values.append(value)
+            elif name in SPECIAL_LISTS and isinstance(value, list | dict):
+                values += value.values() if isinstance(value, dict) else value
+        found: dict[str, AddedToken] = {}
+        for value in values:
+            if isinstance(value, str):
+                found.setdefault(value, AddedToken(value))
+            elif isinstance(value, dict) and isinstance(value.get("content"), str):
+                found[value["content"]] = self._added(value | {"special": True})
+        return found
 
     def _id(self, name: str, value: Any) -> int:
         try:
