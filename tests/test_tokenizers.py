@@ -329,8 +329,11 @@ def test_tokenizer_json_counts_where_it_adds_tokens(both):
     assert more.fingerprint != model.fingerprint
 
 
-def test_tokens_added_beside_a_sentencepiece_model(both):
+@pytest.mark.parametrize("config", [True, False])
+def test_tokens_added_beside_a_sentencepiece_model(both, config):
     (both / "tokenizer.json").unlink()
+    if not config:
+        (both / "tokenizer_config.json").unlink()
     plain = load_vocabulary(both)
     size = plain.size
     (both / "added_tokens.json").write_text(json.dumps({"<ent>": size, "<extra_id_3>": size - 4}))
@@ -342,7 +345,14 @@ def test_tokens_added_beside_a_sentencepiece_model(both):
     assert added.decode([*fish, size, *bread]) == "fish<ent> bread"  # nothing calls it special
     assert added.id_to_piece(size) == "<ent>"
     assert added.fingerprint != plain.fingerprint
-    added.save(both / "..")
+    saved = both / "saved"
+    saved.mkdir()
+    added.save(saved)
+    again = load_vocabulary(saved)
+    assert isinstance(again, SentencePieceVocabulary)
+    assert (again.special, again.fingerprint) == (added.special, added.fingerprint)
+    assert again.encode("<ent> bread<ent>fish") == [size, *bread, size, *fish]
+    assert again.decode([*fish, size, *bread]) == "fish<ent> bread"
     for wrong in ({"<ent>": 7}, {"bread": size + 3, "</s>": 5}, {"<extra_id_0>": size + 1}):
         (both / "added_tokens.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=r"give '.*' the id \d+.*Save the tokenizer"):

@@ -97,17 +97,17 @@ class SentencePieceVocabulary(Vocabulary):
         return self._processor.id_to_piece(int(token))
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        if self._files is not None and CONFIG in self._files:
-            return self._files.save(directory)
-        directory = Path(directory)
-        (directory / SENTENCEPIECE).write_bytes(self.model_bytes)
+        files = self._files or VocabularyFiles(self.name, {SENTENCEPIECE: self.model_bytes})
+        files.save(directory)
+        if CONFIG in files:
+            return
         config = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.extra_ids}
         unk = self._processor.unk_id()
         named = {"eos": self.eos_id, "unk": unk, "pad": self.pad_id}
         names = {role: self.id_to_piece(token) for role, token in named.items()}
         if names != T5_TOKENS:
             config |= {f"{role}_token": piece for role, piece in names.items()}
-        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (Path(directory) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     def _text(self, ids: list[int]) -> str:
         """As transformers has it: special added tokens have no text, and the others their own."""
