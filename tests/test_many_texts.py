@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from test_tokenizers import CHARACTERS, FAMILIES
+from test_tokenizers import CHARACTERS, FAMILIES, configure, copied, edit
 from test_vocabulary import WORDS, train_model
 
 from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary, many_texts
 from prompt_tuning_jax.vocabularies.many_texts import FEW, Remembered
+from prompt_tuning_jax.vocabularies.tokenizer_files import begins_anew_at_spaces
 
 
 def random_texts(count, alphabet, seed=0):
@@ -48,6 +49,55 @@ def test_tokenizers(name):
         whole = [encode(text, add_special_tokens=False).ids for text in TEXTS]
     for _ in range(2):
         assert vocabulary.encode_batch(TEXTS) == whole
+
+
+SPLIT = {"type": "WhitespaceSplit"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def metaspace(scheme, split=True):
+    facts = {"type": "Metaspace", "replacement": "▁"}
+    return facts | {"prepend_scheme": scheme, "split": split}
+
+
+@pytest.mark.parametrize(
+    ("parts", "apart"),
+    [
+        ([SPLIT, metaspace("always")], True),
+        ([SPLIT, metaspace("always", split=False)], True),
+        ([SPLIT, metaspace("never")], True),
+        ([SPLIT, metaspace("first")], False),
+        ([SPLIT, DIGITS, metaspace("always")], True),
+        ([metaspace("always"), SPLIT], False),
+        ([metaspace("never", split=False), SPLIT], False),
+        ([DIGITS, SPLIT, metaspace("first")], False),
+        ([SPLIT, {"type": "Sequence", "pretokenizers": [metaspace("first")]}], False),
+        ([{"type": "Sequence", "pretokenizers": [SPLIT, DIGITS]}, metaspace("always")], True),
+        ([SPLIT, BYTES], True),
+        ([SPLIT], True),
+        ([metaspace("always")], False),
+    ],
+)
+def test_words_are_looked_up_only_where_each_is_cut_as_if_alone(tmp_path, parts, apart):
+    directory = copied("resized", tmp_path)
+    configure(directory, tokenizer_class="PreTrainedTokenizer")
+    alone = {"type": "Sequence", "pretokenizers": parts}
+    edit(directory / "tokenizer.json", lambda facts: facts.update(pre_tokenizer=alone))
+    vocabulary = load_vocabulary(directory)
+    whole = vocabulary._tokenizer.encode_batch_fast(TEXTS, add_special_tokens=False)
+    assert vocabulary.encode_batch(TEXTS) == [encoding.ids for encoding in whole]
+    assert begins_anew_at_spaces(vocabulary._tokenizer) == apart
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+@pytest.mark.parametrize("split", [True, False])
+def test_a_t5s_words_are_marked_whatever_its_file_says(tmp_path, scheme, split):
+    directory = copied("resized", tmp_path)
+    cut = {"type": "Sequence", "pretokenizers": [SPLIT, metaspace(scheme, split)]}
+    edit(directory / "tokenizer.json", lambda facts: facts.update(pre_tokenizer=cut))
+    expected = load_vocabulary(FAMILIES / "resized").encode_batch(TEXTS)
+    assert load_vocabulary(directory).encode_batch(TEXTS) == expected
 
 
 def test_a_text_is_encoded_once_while_there_is_room(monkeypatch):

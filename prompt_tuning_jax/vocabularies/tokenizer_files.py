@@ -70,14 +70,26 @@ def normalizer_types(tokenizer: tokenizers.Tokenizer) -> set[str]:
     return {part["type"] for part in _parts(tokenizer.normalizer, "normalizers")}
 
 
+def begins_anew_at_spaces(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether each word of a text is cut as if it stood alone.
+
+    What stands before the split can mark or join words. After it each word is cut by itself, but
+    for Metaspace's "first", which marks only the word that a text begins with.
+    """
+    parts = _parts(tokenizer.pre_tokenizer, "pretokenizers")
+    splits_first = bool(parts) and parts[0]["type"] == "WhitespaceSplit"
+    return splits_first and all(part.get("prepend_scheme") != "first" for part in parts)
+
+
 def _parts(component: Any, name: str) -> list[dict[str, Any]]:
-    """The members of a sequence, or what stands alone, as JSON has them."""
-    if component is None:
-        return []
-    state = json.loads(component.__getstate__())
+    """The members of a sequence and of those in it, or what stands alone, as JSON has them."""
+    return [] if component is None else _members(json.loads(component.__getstate__()), name)
+
+
+def _members(state: dict[str, Any], name: str) -> list[dict[str, Any]]:
     if state["type"] != "Sequence":
         return [state]
-    return [part for part in state[name]]
+    return [member for part in state[name] for member in _members(part, name)]
 
 
 def _from_json(files: VocabularyFiles) -> tokenizers.Tokenizer:
@@ -133,9 +145,8 @@ def _make_t5(tokenizer: tokenizers.Tokenizer, spells: bool) -> None:
         ]
         found = [normalizers.Precompiled(base64.b64decode(m)) for m in maps if m]
         tokenizer.normalizer = found[0] if found else normalizers.Sequence([])
-    if pre_tokenizer_types(tokenizer) != {"WhitespaceSplit", "Metaspace"}:
-        words = pre_tokenizers.Metaspace(_WORD, prepend_scheme="always", split=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    words = pre_tokenizers.Metaspace(_WORD, prepend_scheme="always", split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
     if spells:
         spaces, first = decoders.Replace(_WORD, " "), decoders.Strip(" ", 1, 0)
         parts = [spaces, decoders.ByteFallback(), decoders.Fuse(), first]

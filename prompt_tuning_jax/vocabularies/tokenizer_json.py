@@ -21,6 +21,7 @@ from prompt_tuning_jax.vocabularies.many_texts import ByWords, Remembered
 from prompt_tuning_jax.vocabularies.sentencepiece_model import SentencePieceVocabulary
 from prompt_tuning_jax.vocabularies.tokenizer_files import (
     T5_CLASSES,
+    begins_anew_at_spaces,
     normalizer_types,
     pre_tokenizer_types,
     read_tokenizer,
@@ -109,7 +110,7 @@ class TokenizerVocabulary(Vocabulary):
             encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [encoding.ids for encoding in encoded]
 
-        apart = "WhitespaceSplit" in pre_tokenizer_types(self._tokenizer)
+        apart = begins_anew_at_spaces(self._tokenizer)
         if apart and normalizer_types(self._tokenizer) <= _PLAIN_NORMALIZERS:
             return Remembered(ByWords(encode, self._added.values()).encode_batch)
         return Remembered(encode)
