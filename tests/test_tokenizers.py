@@ -329,6 +329,16 @@ def test_tokenizer_json_counts_where_it_adds_tokens(both):
     assert more.fingerprint != model.fingerprint
 
 
+@pytest.mark.parametrize("name", ["", "tokenizer.json", "spiece.model"])
+def test_one_vocabulary_whichever_file_is_named(both, name):
+    expected = load_vocabulary(both).fingerprint
+    assert load_vocabulary(both / name).fingerprint == expected
+    saved = both / "saved"
+    saved.mkdir()
+    load_vocabulary(both / name).save(saved)
+    assert load_vocabulary(saved).fingerprint == expected
+
+
 @pytest.mark.parametrize("config", [True, False])
 def test_tokens_added_beside_a_sentencepiece_model(both, config):
     (both / "tokenizer.json").unlink()

@@ -17,6 +17,8 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 BPE_VOCAB, BPE_MERGES = "vocab.json", "merges.txt"
 NAMES = (TOKENIZER, SENTENCEPIECE, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, BPE_VOCAB, BPE_MERGES)
+# What is read with a file that is named: a tokenizer.json's fingerprint is the spiece.model's.
+_BESIDE = {TOKENIZER: (SENTENCEPIECE,)}
 
 FETCH = "Fetch it again."
 ROLES = ("bos", "eos", "unk", "pad")
@@ -67,7 +69,7 @@ class VocabularyFiles:
             found = {name: path / name for name in NAMES if (path / name).is_file()}
         else:
             own = path.name if path.name in NAMES else SENTENCEPIECE
-            beside = (CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
+            beside = (CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, *_BESIDE.get(own, ()))
             found = {
                 name: path.with_name(name) for name in beside if path.with_name(name).is_file()
             }
