@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from common import GOLDENS
 from test_vocabulary import WORDS, train_model
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from prompt_tuning_jax.data.encoding import Encoder, encoder_features
 from prompt_tuning_jax.vocabularies import (
@@ -206,6 +206,31 @@ def test_bos_and_eos_are_added_as_the_config_says(tmp_path):
         flags = {"add_bos_token": bos, "add_eos_token": eos}
         edit(directory / "tokenizer_config.json", lambda facts, new=flags: facts.update(new))
         assert load_vocabulary(directory).framed([9]) == [1] * bos + [9] + [2] * eos
+
+
+def save_letter(directory, single):
+    """A tokenizer.json that knows one letter, which is no "a", and frames texts with `single`."""
+    made = Tokenizer(models.BPE({"</s>": 0, "<s>": 1, "x": 2}, []))
+    ends = [("</s>", 0), ("<s>", 1)]
+    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=ends)
+    made.save(str(directory / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("single", "framed"),
+    [("<s> $A </s>", [1, 2, 0]), ("$A </s> <s>", [2, 0, 1]), ("<s> $A", [1, 2]), ("$A", [2])],
+)
+def test_the_frame_is_found_whatever_the_vocabulary_can_encode(tmp_path, single, framed):
+    save_letter(tmp_path, single)
+    vocabulary = load_vocabulary(tmp_path)
+    assert vocabulary.encode("a") == []
+    assert vocabulary.framed(vocabulary.encode("x")) == framed
+
+
+def test_a_frame_without_a_text_is_refused(tmp_path):
+    save_letter(tmp_path, "<s> </s>")
+    with pytest.raises(ValueError, match=r"\(tokenizer\.json\): its post_processor.*Fetch"):
+        load_vocabulary(tmp_path)
 
 
 def test_tokens_that_only_the_config_adds(tmp_path):

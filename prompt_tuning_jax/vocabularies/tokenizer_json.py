@@ -12,6 +12,7 @@ from tokenizers import models
 from prompt_tuning_jax.vocabularies.files import (
     BPE_MERGES,
     BPE_VOCAB,
+    FETCH,
     SENTENCEPIECE,
     T5_TOKENS,
     TOKENIZER,
@@ -149,13 +150,24 @@ def _special_ids(tokenizer: tokenizers.Tokenizer, files: VocabularyFiles) -> Spe
 def _frame(
     tokenizer: tokenizers.Tokenizer, files: VocabularyFiles, special: SpecialIds
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """The ids before and after a text's own."""
+    """The ids before and after a text's own.
+
+    Raises:
+      ValueError: the file's post-processor leaves the text itself out.
+    """
     if files.tokenizer_class in T5_CLASSES:
         return (), (special.eos,)
     flags = {role: files.config.get(f"add_{role}_token") for role in ("bos", "eos")}
     if any(flag is not None for flag in flags.values()):
         prefix = (special.bos,) if flags["bos"] and special.bos is not None else ()
         return prefix, (special.eos,) if flags["eos"] else ()
-    encoded = tokenizer.encode("a")
+    # The frame has its own ids, so one known word shows it; the vocabulary itself may know none.
+    shown = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    shown.post_processor = tokenizer.post_processor
+    encoded = shown.encode("a")
     own = [i for i, is_frame in enumerate(encoded.special_tokens_mask) if not is_frame]
+    if not own:
+        raise ValueError(
+            f"{files.place} ({TOKENIZER}): its post_processor leaves the text itself out. {FETCH}"
+        )
     return encoded.ids[: own[0]], encoded.ids[own[-1] + 1 :]
