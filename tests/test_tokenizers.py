@@ -283,16 +283,22 @@ def test_a_byte_level_piece_is_shown_as_text():
     assert "".join(pieces).replace("�", "").startswith("a▁ferry▁")
 
 
-def test_vocab_and_merges_give_the_ids_of_the_tokenizer(tmp_path):
-    directory = copied("codet5p", tmp_path / "codet5p")
+def split_in_two(directory):
+    """vocab.json and merges.txt instead of a tokenizer.json, which is given."""
     whole = json.loads((directory / "tokenizer.json").read_text())
-    golden = json.loads((FAMILIES / "codet5p" / "tokens.json").read_text())
-    expected = load_vocabulary(directory)
     (directory / "tokenizer.json").unlink()
     model = whole["model"]
     (directory / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return whole
+
+
+def test_vocab_and_merges_give_the_ids_of_the_tokenizer(tmp_path):
+    directory = copied("codet5p", tmp_path / "codet5p")
+    golden = json.loads((FAMILIES / "codet5p" / "tokens.json").read_text())
+    expected = load_vocabulary(directory)
+    whole = split_in_two(directory)
     added = {token["content"]: token["id"] for token in whole["added_tokens"]}
     (directory / "added_tokens.json").write_text(json.dumps(added))
     special = {"additional_special_tokens": whole["added_tokens"]}  # and what they do to spaces
@@ -534,6 +540,35 @@ def test_a_file_of_the_two_can_be_named(both):
     assert isinstance(load_vocabulary(both / "tokenizer.json"), TokenizerVocabulary)
     shutil.copy(both / "spiece.model", both / "sentencepiece.model")
     assert load_vocabulary(both / "sentencepiece.model").extra_ids == 100
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_either_of_vocab_and_merges_can_be_named(tmp_path, name):
+    directory = copied("codet5p", tmp_path / "codet5p")
+    split_in_two(directory)
+    whole, named = load_vocabulary(directory), load_vocabulary(directory / name)
+    assert named.encode_batch([WORDS]) == whole.encode_batch([WORDS])
+    assert named.fingerprint == whole.fingerprint
+    assert has_vocabulary(directory)
+    other = directory / ({"vocab.json", "merges.txt"} - {name}).pop()
+    other.unlink()
+    assert not has_vocabulary(directory)
+    for path in (directory, directory / name):
+        lacks = rf": {name} needs {other.name} beside it.*Fetch it.*transformers 5"
+        with pytest.raises(FileNotFoundError, match=lacks):
+            load_vocabulary(path)
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine"])
+def test_a_tokenizer_json_is_known_by_what_it_holds(both, name):
+    expected = load_vocabulary(both / "tokenizer.json").encode(WORDS)
+    shutil.copy(both / "tokenizer.json", both / name)
+    vocabulary = load_vocabulary(both / name)
+    assert isinstance(vocabulary, TokenizerVocabulary)
+    assert vocabulary.encode(WORDS) == expected
+    (both / name).write_text("{")
+    with pytest.raises(ValueError, match=rf"{name} \(tokenizer\.json\) cannot be read"):
+        load_vocabulary(both / name)
 
 
 def test_special_ids_of_the_models_config():

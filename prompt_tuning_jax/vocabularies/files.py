@@ -17,8 +17,9 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 BPE_VOCAB, BPE_MERGES = "vocab.json", "merges.txt"
 NAMES = (TOKENIZER, SENTENCEPIECE, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, BPE_VOCAB, BPE_MERGES)
-# What is read with a file that is named: a tokenizer.json's fingerprint is the spiece.model's.
-_BESIDE = {TOKENIZER: (SENTENCEPIECE,)}
+# What is read with a file that is named: a tokenizer.json has the fingerprint of the spiece.model
+# beside it, and the two files of a BPE are one vocabulary.
+_BESIDE = {TOKENIZER: (SENTENCEPIECE,), BPE_VOCAB: (BPE_MERGES,), BPE_MERGES: (BPE_VOCAB,)}
 
 FETCH = "Fetch it again."
 ROLES = ("bos", "eos", "unk", "pad")
@@ -64,11 +65,11 @@ class VocabularyFiles:
 
     @classmethod
     def of(cls, path: Path) -> "VocabularyFiles":
-        """Those in a directory; or a file, whatever it is called, and those that describe it."""
+        """Those in a directory; or a file, whatever it is called, and those that belong to it."""
         if path.is_dir():
             found = {name: path / name for name in NAMES if (path / name).is_file()}
         else:
-            own = path.name if path.name in NAMES else SENTENCEPIECE
+            own = path.name if path.name in NAMES else _kind(path)
             beside = (CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, *_BESIDE.get(own, ()))
             found = {
                 name: path.with_name(name) for name in beside if path.with_name(name).is_file()
@@ -165,3 +166,9 @@ class VocabularyFiles:
             )
         flags = ("lstrip", "rstrip", "single_word", "special", "normalized")
         return AddedToken(facts["content"], **{f: bool(facts.get(f)) for f in flags})
+
+
+def _kind(path: Path) -> str:
+    """The name that a file under another one should have, by what it holds."""
+    with path.open("rb") as file:
+        return TOKENIZER if file.read(1) == b"{" else SENTENCEPIECE

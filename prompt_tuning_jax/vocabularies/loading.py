@@ -1,6 +1,7 @@
 """Which vocabulary a path gives."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from prompt_tuning_jax.json_values import json_object
@@ -8,7 +9,6 @@ from prompt_tuning_jax.vocabularies.files import (
     BPE_MERGES,
     BPE_VOCAB,
     FETCH,
-    NAMES,
     SENTENCEPIECE,
     TOKENIZER,
     VocabularyFiles,
@@ -31,7 +31,8 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
       path: a directory, or one of the files that hold a vocabulary. Of a directory's the first
         counts: tokenizer.json, which may add tokens that the others have not; spiece.model;
         vocab.json with merges.txt; and bytes, which need no file, where tokenizer_config.json or
-        config.json says ByT5Tokenizer.
+        config.json says ByT5Tokenizer. A file under a name of its own is a tokenizer.json if it
+        holds JSON, else a spiece.model.
 
     Raises:
       FileNotFoundError: there is none.
@@ -44,23 +45,28 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
             "directory that holds one."
         )
     files = VocabularyFiles.of(path)
-    if TOKENIZER in files:
-        return TokenizerVocabulary(files)
-    if SENTENCEPIECE in files:
-        return SentencePieceVocabulary.from_files(files)
-    if BPE_VOCAB in files and BPE_MERGES in files:
-        return TokenizerVocabulary(files)
-    if BYT5 in (files.tokenizer_class, _model_class(path)):
-        return ByteVocabulary(files)
-    raise FileNotFoundError(_nothing_read(path, files))
+    read = _reader(path, files)
+    if read is None:
+        raise FileNotFoundError(_nothing_read(path, files))
+    return read(files)
 
 
 def has_vocabulary(directory: Path) -> bool:
     """Whether a model's directory holds a vocabulary, of whichever kind."""
-    files = {name for name in NAMES if (directory / name).is_file()}
-    if {TOKENIZER, SENTENCEPIECE, BPE_VOCAB} & files:
-        return True
-    return BYT5 in (VocabularyFiles.of(directory).tokenizer_class, _model_class(directory))
+    return _reader(directory, VocabularyFiles.of(directory)) is not None
+
+
+def _reader(path: Path, files: VocabularyFiles) -> Callable[[VocabularyFiles], Vocabulary] | None:
+    """What reads the files that were found at a path; None if they hold no vocabulary."""
+    if TOKENIZER in files:
+        return TokenizerVocabulary
+    if SENTENCEPIECE in files:
+        return SentencePieceVocabulary.from_files
+    if BPE_VOCAB in files and BPE_MERGES in files:
+        return TokenizerVocabulary
+    if BYT5 in (files.tokenizer_class, _model_class(path)):
+        return ByteVocabulary
+    return None
 
 
 def _model_class(path: Path) -> str | None:
@@ -72,11 +78,15 @@ def _model_class(path: Path) -> str | None:
 
 
 def _nothing_read(path: Path, files: VocabularyFiles) -> str:
+    anew = "save the tokenizer anew with transformers 5, which writes a tokenizer.json."
+    for one, other in ((BPE_VOCAB, BPE_MERGES), (BPE_MERGES, BPE_VOCAB)):
+        if one in files:
+            return (
+                f"{path}: {one} needs {other} beside it, which is not there. Fetch it from where "
+                f"the model came from, or {anew}"
+            )
     wanted = "tokenizer.json or spiece.model"
     named = files.tokenizer_class
     if named is not None:
-        return (
-            f"{path} has no {wanted}, which its {named} needs: fetch them, or save the tokenizer "
-            "anew with transformers 5, which writes a tokenizer.json."
-        )
+        return f"{path} has no {wanted}, which its {named} needs: fetch them, or {anew}"
     return f"{path} has no {wanted}: fetch one from where the model came from."
