@@ -47,6 +47,21 @@ def test_a_second_one_ends_what_runs_no_python():
         process.kill()
 
 
+@pytest.mark.parametrize("module", ["numpy", "jaxlib", "jaxlib.xla_client", "jax._src.api", "jax"])
+def test_one_during_imports(module):
+    process = start("-X", "importtime", "-m", "prompt_tuning_jax", "infer", "--input", "/dev/null")
+    try:
+        for line in process.stderr:  # modules that are imported, as they are
+            if line.split()[-1] == module:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=HANG)
+        assert process.returncode == 128 + signal.SIGINT
+        assert "Traceback" not in errors, errors
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("arguments", [["infer"], ["evaluate", "bundled_topic"]], ids=" ".join)
 @pytest.mark.parametrize("seconds", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_other_commands_end_without_a_traceback(arguments, seconds):
@@ -54,6 +69,8 @@ def test_other_commands_end_without_a_traceback(arguments, seconds):
     try:
         time.sleep(seconds)  # somewhere in their imports, or at work
         process.send_signal(signal.SIGINT)
+        if arguments == ["infer"]:  # which waits for lines that do not come
+            assert process.wait(HANG) == 128 + signal.SIGINT
         _, errors = process.communicate(timeout=HANG)
         assert process.returncode in (128 + signal.SIGINT, 0)  # 0: it was done
         assert "Traceback" not in errors, errors

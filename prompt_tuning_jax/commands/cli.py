@@ -3,10 +3,15 @@
 A command's module is imported when the command is called, so that the rest answers at once.
 """
 
+import contextlib
 import difflib
 import importlib
+import os
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -45,6 +50,7 @@ COMMANDS = {
 }
 PROGRAM = "prompt-tuning"
 OPTIONS = ("--help", "--version")
+_INTERRUPTED = 128 + signal.SIGINT
 OVERVIEW = """Prompt tuning of frozen T5 models.
 
 usage: prompt-tuning COMMAND ...
@@ -83,9 +89,24 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(one: Command, arguments: list[str], line: str) -> None:
     try:
-        from prompt_tuning_jax.commands import command  # JAX, for which `--help` need not wait
+        with _interrupts_end_at_once():
+            from prompt_tuning_jax.commands import command  # JAX, for which `--help` need not wait
 
-        module = one.load()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    command.run(lambda: module.main(arguments), one.ends_with_reader, line)
+            module = one.load()
+        command.run(lambda: module.main(arguments), one.ends_with_reader, line)
+    except KeyboardInterrupt:  # just before `run` looks after them, or just after
+        sys.exit(_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _interrupts_end_at_once() -> Iterator[None]:
+    """For imports, in which an exception can become another, or be lost, on its way up."""
+    before = signal.getsignal(signal.SIGINT)
+    own = threading.current_thread() is threading.main_thread()
+    if own and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    try:
+        yield
+    finally:
+        if own:
+            signal.signal(signal.SIGINT, before)
