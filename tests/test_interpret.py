@@ -172,9 +172,7 @@ def test_a_model_without_a_vocabulary_is_told_how_to_get_one(
     refusal, words, vocabulary, tmp_path, capsys
 ):
     silent = tiny.save_model(tmp_path / "silent")
-    assert "cannot turn a prompt into text: name its tokenizer" in refusal(
-        words, "--model", silent
-    )
+    assert "cannot turn a prompt into text: name its tokenizer" in refusal(words, "--model", silent)
     (tmp_path / "spiece.model").write_bytes(vocabulary.model_bytes)
     (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 4}')
     main([str(words), "--model", str(silent), "--vocabulary", str(tmp_path / "spiece.model")])

@@ -228,7 +228,7 @@ def test_a_model_without_vocabulary_asks_for_one_only_where_text_comes_in(
     )
     assert silent.generate_tokens(tokens, prompt, max_length=4)[0].shape == (4, 4)
     for call in (lambda: silent.generate(TEXTS), lambda: silent.classify(TEXTS, ["yes", "no"])):
-        with pytest.raises(ValueError, match=r"spiece\.model"):
+        with pytest.raises(ValueError, match="has no vocabulary, so it cannot"):
             call()
 
 

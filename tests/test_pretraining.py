@@ -32,6 +32,9 @@ class Words:
             for text in texts
         ]
 
+    def framed(self, ids):
+        return [*ids, self.eos_id]
+
     def sentinel(self, index):
         return self.size - 1 - index
 
