@@ -55,14 +55,21 @@ class Owner:
     def this(cls) -> "Owner":
         now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, _place(), _started(pid), now, uuid.uuid4().hex)
+        started = _started(pid) or ""
+        return cls(socket.gethostname(), pid, _place(), started, now, uuid.uuid4().hex)
 
-    def is_seen(self) -> bool:
-        """Whether this process could see it, if it ran."""
-        return bool(self.place) and self.place == _place()
-
-    def runs(self) -> bool:
-        return bool(self.started) and _started(self.pid) == self.started
+    def runs(self) -> bool | None:
+        """Whether it does; None where this process cannot see it, alive or not."""
+        if not self.place or (self.host, self.place) != (socket.gethostname(), _place()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's, whose times may be hidden
+            pass
+        started = _started(self.pid)
+        return None if started is None else started == self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -88,8 +95,8 @@ class RunLock:
             if held is None:  # given back in between
                 continue
             owner, touched = held
-            seen = owner is not None and owner.is_seen()
-            if owner.runs() if seen else self._touched(touched):
+            runs = None if owner is None else owner.runs()
+            if self._touched(touched) if runs is None else runs:
                 raise ValueError(
                     f"{self.path.parent} is being written by another run ({owner or 'unknown'}): "
                     f"wait for its end, or choose another {spelled('model_dir')}."
@@ -256,11 +263,11 @@ def _place() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """When a process started; empty where there is none, or it has ended and waits to be seen."""
+def _started(pid: int) -> str | None:
+    """When a process started; empty where it has ended and waits to be seen, None if unknown."""
     try:
         # Its name, in parentheses, may hold anything.
         state, *facts = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
-        return ""
+        return None
     return "" if state in "ZX" else facts[18]
