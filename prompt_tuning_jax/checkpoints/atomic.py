@@ -21,6 +21,11 @@ class WriteError(OSError):
     """A file or directory cannot be written; says which, why and what to do."""
 
 
+def is_of_a_disk(error: Exception) -> bool:
+    """Whether an error, of whichever library, says that something could not be written."""
+    return isinstance(error, OSError) or any(reason in str(error) for reason in _REASONS)
+
+
 def write_error(path: str | os.PathLike, reason: object) -> WriteError:
     """For a `reason` that may be a long text of another library's."""
     told = " ".join(str(reason).split())
@@ -39,17 +44,19 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        if error.errno not in _OF_A_DISK and not _is_about(error, os.path.abspath(path)):
+        named = error.filename is not None
+        if not (_is_about(error, Path(path)) if named else error.errno in _OF_A_DISK):
             raise
         raise write_error(path, error.strerror or error) from error
 
 
-def _is_about(error: OSError, path: str) -> bool:
+def _is_about(error: OSError, path: Path) -> bool:
     """Whether an error names `path`, what is in it, where it is, or its temporary file."""
     if not isinstance(error.filename, str | os.PathLike):
         return False
-    named = os.path.abspath(error.filename)
-    return path.startswith(named) or named.startswith(path) or ".partial-" in named
+    named, path = Path(os.path.abspath(error.filename)), Path(os.path.abspath(path))
+    within = path.is_relative_to(named) or named.is_relative_to(path)
+    return within or any(part.startswith(_partial(path).name) for part in named.parts)
 
 
 @contextlib.contextmanager

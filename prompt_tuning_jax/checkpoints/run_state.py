@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import orbax.checkpoint as ocp
 
-from prompt_tuning_jax.checkpoints.atomic import write_error
+from prompt_tuning_jax.checkpoints.atomic import is_of_a_disk, write_error
 from prompt_tuning_jax.errors import spelled
 
 DIRECTORY = "state"
@@ -137,7 +137,7 @@ class RunState:
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
-        """What Orbax says of a failed write, of which it has many kinds, names the directory."""
+        """What Orbax says of a full or vanished disk, in many ways, names the directory."""
         try:
             yield
         except Exception as error:
@@ -145,6 +145,8 @@ class RunState:
                 self._manager.wait_until_finished()
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
+            if not is_of_a_disk(error):
+                raise
             raise write_error(self._directory, error) from error
 
     def _take_facts(self) -> None:
