@@ -8,11 +8,13 @@ import jax
 
 
 def total_memory() -> int:
-    """Bytes of all devices together; of a CPU, those of this machine."""
-    stats = [device.memory_stats() for device in jax.devices()]
+    """Bytes of the devices of all processes, which have as many each; of CPUs, of their machines."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
-        return sum(each["bytes_limit"] for each in stats)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        own = sum(each["bytes_limit"] for each in stats)
+    else:
+        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return own * jax.process_count()
 
 
 def check_fits(arrays: Any, copies: int, what: str) -> None:
