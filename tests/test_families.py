@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 from common import GOLDENS, NEEDS_SHARED, assert_same, shared_dir
 from safetensors.numpy import load_file, save_file
+from test_vocabulary import train_model
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface, t5x
 from prompt_tuning_jax.checkpoints.convert import to_huggingface, to_t5x
 from prompt_tuning_jax.checkpoints.peft import read_adapter
+from prompt_tuning_jax.checkpoints.t5x import model as t5x_model
 from prompt_tuning_jax.decoding import generation
+from prompt_tuning_jax.decoding.defaults import GenerationDefaults
 from prompt_tuning_jax.models.t5 import Transformer
+from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
 
 HERE = GOLDENS / "families"
 LENGTH = 14  # of what the goldens generated
@@ -171,9 +175,13 @@ class TestIds:
         assert np.abs(logits(263, 0, 2) - logits(263, 1, 2)).max() > 1e-2
         assert_same(logits(263, 2, 1, 1), logits(263, 2))
 
-    def test_a_start_is_padding_where_nothing_says_otherwise(self, tmp_path):
-        path = changed("madlad", tmp_path, decoder_start_token_id=...)
-        assert huggingface.load_lazily(path)[0].start_id == 1
+    @pytest.mark.parametrize(("model_type", "start"), [("t5", 1), ("mt5", 0), ("umt5", 0)])
+    def test_a_start_that_nothing_says(self, model_type, start, tmp_path):
+        """transformers' T5 starts from padding, its mT5 and umT5 from 0."""
+        says = {"model_type": model_type, "pad_token_id": 1, "scale_decoder_outputs": ...}
+        says |= {"eos_token_id": 2, "decoder_start_token_id": ...}
+        path = changed("umt5" if model_type == "umt5" else "madlad", tmp_path, **says)
+        assert huggingface.load_lazily(path)[0].start_id == start
 
     def test_a_start_that_only_generation_has_holds_in_training_too(self, tmp_path):
         path = changed("madlad", tmp_path, decoder_start_token_id=...)
@@ -218,6 +226,13 @@ class TestVocabularies:
         with pytest.raises(ValueError, match=reason):
             huggingface.read_vocabulary(HERE / files, config)
 
+    def test_padding_that_texts_may_hold_is_refused(self):
+        config, *_ = huggingface.load_lazily(MODELS["resized"])
+        for pad_id, reason in ((2, "which texts may hold"), (40, "which texts may hold")):
+            other = dataclasses.replace(config, pad_id=pad_id)
+            with pytest.raises(ValueError, match=reason):
+                huggingface.read_vocabulary(HERE / "resized", other)
+
     def test_one_that_is_too_large_is_refused(self):
         config, *_ = huggingface.load_lazily(MODELS["resized"])
         with pytest.raises(ValueError, match=r"has 750 ids .* embeds only 373"):
@@ -230,6 +245,7 @@ class TestConfigs:
         [
             ({"pad_token_id": 512}, "pad_token_id must be a token id"),
             ({"eos_token_id": []}, "eos_token_id must be a token id"),
+            ({"pad_token_id": 2}, "pad_id and eos_id are both 2"),
             ({"decoder_start_token_id": True}, "decoder_start_token_id must be a token id"),
             ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj 'gated-mish'"),
             ({"feed_forward_proj": 3}, "feed_forward_proj 3"),
@@ -341,7 +357,16 @@ class TestWeights:
         def twice(weights):
             return weights | {f"teacher.{name}": weight for name, weight in weights.items()}
 
-        with pytest.raises(ValueError, match=r"several models, '' and 'teacher\.'"):
+        with pytest.raises(ValueError, match=r"several models: .*teacher\.encoder"):
+            huggingface.load(self.rewritten(tmp_path, twice))
+
+    @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
+    def test_a_weight_that_is_there_twice(self, wrapper, tmp_path):
+        def twice(weights):
+            wrapped = {wrapper + name: weight for name, weight in weights.items()}
+            return wrapped | {"shared.weight": weights["shared.weight"] + 1}
+
+        with pytest.raises(ValueError, match=r"holds shared\.weight twice"):
             huggingface.load(self.rewritten(tmp_path, twice))
 
     @pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
@@ -384,7 +409,50 @@ def test_how_to_generate_is_saved_too(tmp_path):
     assert again == asked | {"pad_token_id": 0, "decoder_start_token_id": 0}
 
 
+def test_what_a_model_does_not_have_any_more_is_gone(tmp_path):
+    """Saved over another: whatever described that one would be believed."""
+    config, params, _ = huggingface.load(MODELS["umt5"])
+    first = huggingface.read_vocabulary(HERE / "umt5", config)
+    asked = GenerationDefaults(source="a file", beams=4, stored='{"num_beams": 4}')
+    huggingface.save(tmp_path, config, params, first, generation=asked)
+    assert pt.load_model(tmp_path).generation.beams == 4
+    huggingface.save(tmp_path, config, params)
+    assert pt.load_model(tmp_path).vocabulary.fingerprint == first.fingerprint
+    assert pt.load_model(tmp_path).generation.beams is None
+    second = SentencePieceVocabulary(train_model())
+    huggingface.save(tmp_path, config, params, second)
+    assert load_vocabulary(tmp_path).fingerprint == second.fingerprint
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
 class TestT5X:
+    @pytest.mark.parametrize("name", ["umt5", "codet5p", "longt5_local", "longt5_tglobal"])
+    @pytest.mark.parametrize("form", ["orbax", "legacy"])
+    def test_there_and_back_is_the_same_model(self, name, form, tmp_path):
+        expected = huggingface.load(MODELS[name])
+        there = to_t5x(str(MODELS[name]), str(tmp_path / "t5x"), form=form)
+        for place in (there, f"file://{there}"):
+            config, params = t5x.load(place)
+            assert config == expected[0]
+            jax.tree.map(np.testing.assert_array_equal, params, expected[1])
+        to_huggingface(str(there), str(tmp_path / "again"))
+        assert huggingface.load_lazily(tmp_path / "again")[0] == expected[0]
+
+    def test_a_vocabulary_says_what_a_checkpoint_does_not(self, tmp_path):
+        there = to_t5x(str(MODELS["codet5p"]), str(tmp_path / "t5x"))
+        other = HERE / "resized"
+        with pytest.raises(ValueError, match="ends a text with the id 1, but the model"):
+            pt.load_model(there, vocabulary=other)
+        (there / t5x_model.CONFIG).unlink()
+        assert pt.load_model(there, vocabulary=HERE / "codet5p").config.eos_id == 2
+        to_huggingface(str(there), str(tmp_path / "hf"), vocabulary=HERE / "codet5p")
+        assert huggingface.load_lazily(tmp_path / "hf")[0].eos_id == 2
+
+    def test_side_keys_are_recognised(self, tmp_path):
+        there = to_t5x(str(MODELS["longt5_tglobal"]), str(tmp_path / "t5x"))
+        (there / t5x_model.CONFIG).unlink()
+        assert t5x.load(there)[0].encoder_attention == "transient_global"
+
     def test_biases_of_every_layer_go_there_and_back(self, tmp_path):
         to_t5x(str(MODELS["umt5"]), str(tmp_path / "t5x"))
         config, params = t5x.load(tmp_path / "t5x")

@@ -16,6 +16,7 @@ from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.vocabularies import load_vocabulary
 
 Report = Callable[[WeightComparison], None]
 
@@ -40,16 +41,18 @@ def to_huggingface(
     Raises:
       FileNotFoundError, ValueError: as `t5x.load`, `huggingface.load` and `huggingface.save`.
     """
+    given = None if vocabulary is None else load_vocabulary(vocabulary)
     if is_checkpoint(source):
-        config, weights = t5x.load_lazily(source, dtype, report=report)
+        eos_id = given and given.eos_id
+        config, weights = t5x.load_lazily(source, dtype, report=report, eos_id=eos_id)
         words, generation = None, NO_DEFAULTS
     else:
         source = huggingface.resolve(source)
         config, weights, words = huggingface.load_lazily(source, dtype or jnp.float32, report)
         generation = huggingface.read_generation(source, config.vocab_size)
     config = _with_activations(config, activations)
-    if vocabulary is not None:
-        words = huggingface.read_vocabulary(vocabulary, config)
+    if given is not None:
+        words = huggingface.fit_vocabulary(given, vocabulary, config)
     params = unflatten_dict(weights, sep="/")
     huggingface.save(destination, config, params, words, generation=generation)
     return Path(destination)

@@ -48,16 +48,15 @@ def load(
     report, found = print if verbose else None, None
     generation = NO_DEFAULTS
     places = functools.partial(sharding.param_shardings, mesh) if mesh else None
+    given = None if vocabulary is None else load_vocabulary(vocabulary)
     if is_checkpoint(source):
-        config, params = t5x.load(source, dtype, places, report=report, convert=quantizer)
+        how = {"convert": quantizer, "eos_id": given and given.eos_id}
+        config, params = t5x.load(source, dtype, places, report=report, **how)
     else:
         source = huggingface.resolve(source)
         config, params, found = huggingface.load(source, dtype, report, places, quantizer)
         generation = huggingface.read_generation(source, config.vocab_size)
-    if vocabulary is not None:
-        given = load_vocabulary(vocabulary)
-        if is_checkpoint(source):  # it says nothing of ids; T5X pads with 0 and starts from it
-            config = dataclasses.replace(config, eos_id=given.eos_id)
+    if given is not None:
         found = huggingface.fit_vocabulary(given, vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)
     if quantizer is None:

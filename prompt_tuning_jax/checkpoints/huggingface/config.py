@@ -20,6 +20,8 @@ from prompt_tuning_jax.models.t5.config import T5Config
 
 # model_type -> feed_forward_proj where the file does not say it.
 _MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
+# model_type -> where the decoder starts if the file does not say it; else from padding.
+_STARTS = {"mt5": 0, "umt5": 0}
 # The activations by transformers' names; by "gated-gelu" it means gelu_new.
 _ACTIVATIONS = {
     "gelu": "gelu_exact",
@@ -32,11 +34,13 @@ _ACTIVATIONS = {
 }
 # How an MLP is written; what is not here can still be read.
 _PROJECTIONS = {
+    ("linear",): "linear",
     ("relu",): "relu",
     ("silu",): "silu",
     ("gelu",): "gelu_new",
     ("gelu_exact",): "gelu",
     ("gelu", "linear"): "gated-gelu",
+    ("linear", "linear"): "gated-linear",
     ("relu", "linear"): "gated-relu",
     ("silu", "linear"): "gated-silu",
 }
@@ -60,17 +64,34 @@ FETCH = "Fetch it again."
 
 
 def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
-    """The T5Config that a `config.json` describes.
+    """The T5Config that a `config.json` describes; see `parse_config`.
+
+    Where the decoder starts may stand in the `generation_config.json` beside it.
+    """
+    return parse_config(path.read_bytes(), path, untied, dtype, _generation_start(path))
+
+
+def parse_config(
+    text: bytes,
+    path: str | Path,
+    untied: bool,
+    dtype: Any = jnp.float32,
+    generation_start: int | None = None,
+) -> T5Config:
+    """The T5Config that the text of a `config.json` describes.
 
     Args:
+      path: what errors call it.
       untied: whether the weights hold an `lm_head.weight`. The file cannot be asked:
         transformers 5 writes `tie_word_embeddings: true` for every T5.
       dtype: of the activations.
+      generation_start: where the decoder starts when it generates, and so, if nothing else is said,
+        always.
 
     Raises:
       ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
-    raw = _Fields(path, json_object(path.read_bytes(), path, FETCH))
+    raw = _Fields(path, json_object(text, path, FETCH))
     model_type = raw.get("model_type", "t5")
     if model_type not in list(_MODEL_TYPES):
         raise ValueError(
@@ -83,6 +104,7 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
     long = model_type == "longt5"
     num_layers, scaled = raw.count("num_layers"), _scaled(raw, model_type)
     pad_id = raw.token("pad_token_id", 0)
+    start_id = _STARTS.get(model_type, pad_id) if generation_start is None else generation_start
     return T5Config(
         vocab_size=raw.count("vocab_size"),
         emb_dim=raw.count("d_model"),
@@ -105,12 +127,16 @@ def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
         dtype=dtype,
         pad_id=pad_id,
         eos_id=_eos_id(raw),
-        start_id=raw.token("decoder_start_token_id", _generation_start(path, pad_id)),
+        start_id=raw.token("decoder_start_token_id", start_id),
     )
 
 
-def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
-    """Writes the `config.json` that transformers and `read_config` read."""
+def config_json(config: T5Config, weights_dtype: str) -> str:
+    """The text of the `config.json` that transformers and `read_config` read.
+
+    Raises:
+      ValueError: there is no such T5.
+    """
     if config.mlp_activations not in _PROJECTIONS:
         raise ValueError(
             f"mlp_activations {config.mlp_activations} has no Hugging Face T5 counterpart; "
@@ -141,7 +167,7 @@ def write_config(path: Path, config: T5Config, weights_dtype: str) -> None:
         "decoder_start_token_id": config.start_id,
         **more,
     }
-    path.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
 
 def _family(config: T5Config) -> tuple[str, dict[str, Any]]:
@@ -163,7 +189,7 @@ def _family(config: T5Config) -> tuple[str, dict[str, Any]]:
 class _Fields:
     """The fields of a `config.json`; null, as older files write, is a field that is not there."""
 
-    def __init__(self, path: Path, raw: Mapping[str, Any]):
+    def __init__(self, path: str | Path, raw: Mapping[str, Any]):
         self.path = path
         self._raw = {key: value for key, value in raw.items() if value is not None}
 
@@ -214,13 +240,11 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _generation_start(path: Path, default: int) -> int:
-    """Where the decoder starts when it generates, and so, if nothing else is said, always."""
+def _generation_start(path: Path) -> int | None:
     path = path.with_name(GENERATION)
     if not path.is_file():
-        return default
-    start = json_object(path.read_bytes(), path, FETCH).get("decoder_start_token_id")
-    return default if start is None else start
+        return None
+    return json_object(path.read_bytes(), path, FETCH).get("decoder_start_token_id")
 
 
 def _eos_id(raw: _Fields) -> int:

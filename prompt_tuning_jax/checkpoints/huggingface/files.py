@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
+from prompt_tuning_jax.checkpoints.huggingface.config import GENERATION
 from prompt_tuning_jax.checkpoints.huggingface.names import (
     EMBEDDING_COPIES,
     is_transposed,
@@ -20,10 +21,9 @@ from prompt_tuning_jax.checkpoints.huggingface.names import (
 )
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.json_values import json_object
+from prompt_tuning_jax.vocabularies import files as vocabulary_files
 
 CONFIG = "config.json"
-VOCABULARY = "spiece.model"
-TOKENIZER = "tokenizer_config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ROWS = 4096
@@ -45,20 +45,8 @@ _FLOAT8 = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
-ALL_FILES = (
-    CONFIG,
-    "generation_config.json",
-    VOCABULARY,
-    TOKENIZER,
-    "tokenizer.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    _WEIGHTS,
-    "model-*.safetensors",
-    _INDEX,
-)
+TOKENIZERS = vocabulary_files.NAMES
+ALL_FILES = (CONFIG, GENERATION, *TOKENIZERS, _WEIGHTS, "model-*.safetensors", _INDEX)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -217,16 +205,22 @@ def _in_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]
 
 
 def install(partial: Path, directory: Path) -> None:
-    """Moves what was written into place; what makes the new weights count comes last."""
+    """Moves what was written into place; what makes the new weights count comes last.
+
+    A tokenizer stays where none is written: the weights alone are new.
+    """
     written = sorted(partial.iterdir(), key=lambda file: file.name in (_WEIGHTS, _INDEX))
     for file in written:
         flush_to_disk(file)
     if not directory.exists():
         os.replace(partial, directory)
         return
+    new = {file.name for file in written}
+    stale = [GENERATION] if new.isdisjoint(TOKENIZERS) else [GENERATION, *TOKENIZERS]
+    for name in set(stale) - new:  # before the weights, which it would describe
+        (directory / name).unlink(missing_ok=True)
     for file in written:
         os.replace(file, directory / file.name)
-    new = {file.name for file in written}
     for old in (directory / _WEIGHTS, directory / _INDEX, *directory.glob("model-*.safetensors")):
         if old.name not in new:
             old.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.huggingface.config import (
     GENERATION,
+    config_json,
     read_config,
-    write_config,
 )
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     CONFIG,
@@ -46,6 +46,7 @@ from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_voca
 
 # Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
 _SPARE_ROWS = 4
+_UNKNOWN = "\U0010fffd"  # a character that no vocabulary has: unknown, or spelled in bytes
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 
@@ -142,7 +143,8 @@ def save(
     _check_replaceable(directory, config)
     with scratch_directory(directory) as partial:
         dtypes = {str(weight.dtype) for weight in flat.values()}
-        write_config(partial / CONFIG, config, max(dtypes))  # "float32" if any weight is
+        described = config_json(config, max(dtypes))  # "float32" if any weight is
+        (partial / CONFIG).write_text(described, encoding="utf-8")
         if generation != NO_DEFAULTS:
             write_generation(partial / GENERATION, config, generation)
         if vocabulary is not None:
@@ -183,12 +185,19 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
             f"{path} ends a text with the id {vocabulary.eos_id}, but the model, by its "
             f"{CONFIG}, with {config.eos_id}: {apart}"
         )
-    if config.pad_id not in (vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id):
+    if _may_stand_in_texts(config.pad_id, vocabulary):
         raise ValueError(
             f"{path} has padding at the id {vocabulary.pad_id}, but the model, by its {CONFIG}, "
-            f"at {config.pad_id}, which is an ordinary token there: {apart}"
+            f"at {config.pad_id}, which texts may hold: {apart}"
         )
     return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
+
+
+def _may_stand_in_texts(token: int, vocabulary: Vocabulary) -> bool:
+    """Whether a text's ids may hold one, so that it cannot mark padding."""
+    if token in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id):
+        return token in vocabulary.framed(vocabulary.encode(_UNKNOWN))
+    return token != vocabulary.pad_id
 
 
 def _check_saved(flat: Mapping[str, Any], config: T5Config) -> None:

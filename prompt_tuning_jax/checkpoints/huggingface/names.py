@@ -1,7 +1,7 @@
 """Every weight of a T5: its Hugging Face name, its T5X name and its dimensions, in one table."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from prompt_tuning_jax.checkpoints.stored_array import Shape
 from prompt_tuning_jax.models.t5.config import T5Config
@@ -72,24 +72,28 @@ NO_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.wei
 # Ends the name of one weight that every T5 has, whatever stands before it.
 _ANCHOR = "encoder.final_layer_norm.weight"
 _COMPILED = "_orig_mod."  # torch.compile's mark, anywhere in a name
+_ALONE = "Save the model that is meant alone."
 
 
-def without_wrappers(place: object, names: Iterable[str]) -> dict[str, str]:
+def without_wrappers(place: object, names: Collection[str]) -> dict[str, str]:
     """Name in a T5 -> name in a file, where what wraps a model may have put something before it.
 
     Raises:
-      ValueError: there are two models.
+      ValueError: there are two models, or a weight is there twice.
     """
-    plain = {name.replace(_COMPILED, ""): name for name in names}
-    wrappers = [name.removesuffix(_ANCHOR) for name in plain if name.endswith(_ANCHOR)]
-    if len(wrappers) > 1:
-        raise ValueError(
-            f"{place} holds several models, {' and '.join(map(repr, wrappers))} before their "
-            "weights' names: save the one that is meant alone."
-        )
-    words = [re.escape(word) for word in "".join(wrappers).split(".")[:-1]]
+    anchors = [name for name in names if name.endswith(_ANCHOR)]
+    if len(anchors) > 1:
+        raise ValueError(f"{place} holds several models: {' and '.join(anchors)}. {_ALONE}")
+    wrapper = "".join(anchors).removesuffix(_ANCHOR).replace(_COMPILED, "")
+    words = [re.escape(word) for word in wrapper.split(".")[:-1]]
     before = re.compile(rf"^(?:(?:{'|'.join(words)})\.)*" if words else "")
-    return {before.sub("", name, count=1): there for name, there in plain.items()}
+    found: dict[str, str] = {}
+    for name in names:
+        plain = before.sub("", name.replace(_COMPILED, ""), count=1)
+        if plain in found:
+            raise ValueError(f"{place} holds {plain} twice, as {found[plain]} and {name}. {_ALONE}")
+        found[plain] = name
+    return found
 
 
 def weight_names(config: T5Config) -> dict[str, tuple[str, Shape]]:

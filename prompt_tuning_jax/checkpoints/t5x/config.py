@@ -8,6 +8,7 @@ from prompt_tuning_jax.checkpoints.t5x.weights import LAYER
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.scan import BIAS
 
+_SIDE_BIAS = f"encoder/side_{BIAS}"
 _FROM_SHAPES = (
     "vocab_size",
     "emb_dim",
@@ -22,12 +23,16 @@ _FROM_SHAPES = (
 )
 
 
-def infer_config(place: str, weights: Mapping[str, StoredArray], dtype: Any) -> T5Config:
+def infer_config(
+    place: str, weights: Mapping[str, StoredArray], dtype: Any, eos_id: int | None = None
+) -> T5Config:
     """The config whose shapes these weights have.
 
     Shapes do not tell activations: a gated MLP is taken as ("gelu", "linear"), as T5 1.1 and mT5
     have it, a plain one as ("relu",), as T5 1.0 has it. Without an output layer the embedding is
-    used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0, token ids are T5's.
+    used, and decoder outputs are scaled, as in T5 1.0. Dropout is 0. LongT5's local attention has
+    the shapes of full attention, and is taken for that. Padding and the decoder's start are 0, as
+    everywhere in T5X; the end is `eos_id`, by default T5's.
 
     Raises:
       ValueError: they are not the weights of an encoder-decoder T5.
@@ -62,6 +67,8 @@ def infer_config(place: str, weights: Mapping[str, StoredArray], dtype: Any) -> 
         logits_via_embedding="decoder/logits_dense/kernel" not in weights,
         relpos_buckets=relpos_buckets,
         layer_relpos_bias=own in weights,
+        encoder_attention="transient_global" if _SIDE_BIAS in weights else "full",
+        eos_id=1 if eos_id is None else eos_id,
         dtype=dtype,
     )
 

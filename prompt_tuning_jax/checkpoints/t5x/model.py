@@ -10,7 +10,6 @@ alone, and no host holds a whole weight of which it needs a part.
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.banks import TunedPrompt, check_compatible
+from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, scratch_directory
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.huggingface.config import read_config, write_config
+from prompt_tuning_jax.checkpoints.huggingface.config import config_json, parse_config
 from prompt_tuning_jax.checkpoints.huggingface.names import t5x_shapes
 from prompt_tuning_jax.checkpoints.quantize import check_float
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
@@ -35,7 +35,7 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     prompt_names,
 )
 from prompt_tuning_jax.checkpoints.t5x.config import check_config, infer_config
-from prompt_tuning_jax.checkpoints.t5x.storage import is_url
+from prompt_tuning_jax.checkpoints.t5x.storage import Storage, is_url
 from prompt_tuning_jax.checkpoints.t5x.weights import find_weights
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
@@ -56,8 +56,9 @@ def load(
     config: T5Config | None = None,
     report: Callable[[WeightComparison], None] | None = None,
     convert: Conversion | None = None,
+    eos_id: int | None = None,
 ) -> tuple[T5Config, dict[str, Any]]:
-    """Loads the frozen weights of a T5 1.0, T5 1.1 or mT5; a prompt among them is left out.
+    """Loads the frozen weights of a T5 or one of its relatives; a prompt among them is left out.
 
     Args:
       path: a checkpoint's directory, or a run's, whose latest complete checkpoint is taken;
@@ -69,6 +70,7 @@ def load(
         writes; without one it is inferred, see `infer_config`.
       report: called with the table of weights before any is read; `print` shows it.
       convert: as in `huggingface.load`.
+      eos_id: what ends a text, by the model's vocabulary, for a config that is inferred.
 
     Returns:
       The config; the weights nested under T5X's names, as arrays on the devices if `shardings`
@@ -82,7 +84,7 @@ def load(
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
-    config, weights = load_lazily(path, dtype, config, report)
+    config, weights = load_lazily(path, dtype, config, report, eos_id)
     places = shardings(config, weights) if shardings else {}
     readers = _readers(weights.values(), convert is not None)
     values = read_arrays(weights, places, convert, readers)
@@ -94,6 +96,7 @@ def load_lazily(
     dtype: Any = None,
     config: T5Config | None = None,
     report: Callable[[WeightComparison], None] | None = None,
+    eos_id: int | None = None,
 ) -> tuple[T5Config, dict[str, StoredArray]]:
     """As `load`, but each weight, under its flat T5X name, is read when it is made an array.
 
@@ -101,7 +104,7 @@ def load_lazily(
     """
     checkpoint = open_checkpoint(path)
     weights = find_weights(checkpoint.leaves(), dtype)
-    inferred = infer_config(checkpoint.path, weights, dtype or jnp.float32)
+    inferred = infer_config(checkpoint.path, weights, dtype or jnp.float32, eos_id)
     config = config or _kept_config(checkpoint.path, inferred)
     if config is not None:
         check_config(checkpoint.path, inferred, config)
@@ -139,10 +142,8 @@ def save(
     flat = flatten_dict(params, sep="/")
     check_float(flat)
     leaves = {STEP: np.int32(step)} | {TARGET + name: value for name, value in flat.items()}
-    checkpoint = _write(directory, leaves, step, form)
-    if config is not None:
-        write_config(checkpoint / CONFIG, config, "float32")
-    return checkpoint
+    kept = None if config is None else config_json(config, "float32").encode()
+    return _write(directory, leaves, step, form, kept)
 
 
 def add_prompt(
@@ -187,10 +188,8 @@ def add_prompt(
     step = (checkpoint.step or 0) if step is None else step
     everything = {n: leaves.get(n) for n in checkpoint.sources}
     everything |= {STEP: np.int32(step), TARGET + name: prompt.values}
-    written = _write(directory, everything, step, form or checkpoint.kind)
-    if config := _config_file(checkpoint.path):
-        shutil.copyfile(config, written / CONFIG)
-    return written
+    kept = Storage(checkpoint.path).read(CONFIG)
+    return _write(directory, everything, step, form or checkpoint.kind, kept)
 
 
 def _check_fits(
@@ -211,15 +210,11 @@ def _check_fits(
 
 
 def _kept_config(checkpoint: str, inferred: T5Config) -> T5Config | None:
-    path = _config_file(checkpoint)
-    if path is None:
+    kept = Storage(checkpoint).read(CONFIG)
+    if kept is None:
         return None
-    return read_config(path, not inferred.logits_via_embedding, inferred.dtype)
-
-
-def _config_file(checkpoint: str) -> Path | None:
-    path = Path(checkpoint) / CONFIG
-    return path if not is_url(checkpoint) and path.is_file() else None
+    untied = not inferred.logits_via_embedding
+    return parse_config(kept, f"{checkpoint}/{CONFIG}", untied, inferred.dtype)
 
 
 def _readers(weights: Iterable[StoredArray], converts: bool) -> int:
@@ -230,7 +225,13 @@ def _readers(weights: Iterable[StoredArray], converts: bool) -> int:
     return max(1, min(_MAX_READERS, _BYTES_IN_TRANSIT // largest))
 
 
-def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, form: str) -> Path:
+def _write(
+    directory: str | os.PathLike,
+    leaves: Mapping[str, Any],
+    step: int,
+    form: str,
+    config: bytes | None,
+) -> Path:
     if form not in _WRITERS:
         raise ValueError(f"A T5X checkpoint is written as one of {FORMS}, not {form!r}.")
     if step < 0:
@@ -243,5 +244,11 @@ def _write(directory: str | os.PathLike, leaves: Mapping[str, Any], step: int, f
     if checkpoint.exists():
         raise FileExistsError(f"{checkpoint} is there already. Choose another directory or step.")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    _WRITERS[form](checkpoint, leaves)
+    with scratch_directory(checkpoint) as scratch:
+        written = scratch / checkpoint.name
+        _WRITERS[form](written, leaves)
+        if config is not None:
+            (written / CONFIG).write_bytes(config)
+            flush_to_disk(written / CONFIG)
+        os.replace(written, checkpoint)
     return checkpoint

@@ -106,6 +106,11 @@ class T5Config:
                     f"T5Config.{name} is {getattr(self, name)}, but there are only "
                     f"{self.vocab_size} token ids."
                 )
+        if self.pad_id == self.eos_id:
+            raise ValueError(
+                f"T5Config.pad_id and eos_id are both {self.pad_id}: the end of a text would count "
+                "as padding. Give padding an id of its own, such as the tokenizer's <pad>."
+            )
         if not self.layer_norm_epsilon > 0:
             raise ValueError(
                 f"T5Config.layer_norm_epsilon must be above 0, not {self.layer_norm_epsilon}."
