@@ -16,7 +16,7 @@ import tiny
 import xla_flags
 from common import HANG
 
-from prompt_tuning_jax import load_prompt
+from prompt_tuning_jax import load_prompt, save_prompt
 from prompt_tuning_jax.devices import hosts
 
 STEPS = 60
@@ -261,10 +261,14 @@ def test_the_command_evaluate_gives_the_same_scores_over_two_processes(task, alo
 
 
 @pytest.mark.slow
-def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
+@pytest.mark.parametrize("labels", [True, False])
+def test_two_processes_answer_a_file_as_one(labels, model_dir, alone, tmp_path):
+    prompt = alone / "best"
+    if not labels:  # which it had in training
+        save_prompt(prompt := tmp_path / "bare", load_prompt(alone / "best").values)
     (tmp_path / "in").write_text("the soup was good\nthe tea was cold\nbread\n")
     line = [sys.executable, "-m", "prompt_tuning_jax", "infer"]
-    line += [f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}", f"--gin.PROMPT={alone / 'best'}"]
+    line += [f"--gin.INITIAL_CHECKPOINT_PATH={model_dir}", f"--gin.PROMPT={prompt}"]
     with Processes(line, tmp_path / "stdin") as processes:
         assert processes.wait() == [1, 1]
         assert "give --input_file" in processes.text(0)
@@ -276,7 +280,9 @@ def test_two_processes_answer_a_file_as_one(model_dir, alone, tmp_path):
     one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))
     for ours, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):
         assert ours["prediction"] == theirs["prediction"]
-        assert ours["scores"] == pytest.approx(theirs["scores"], abs=2e-4)
+        assert labels == ("scores" in ours)
+        if labels:
+            assert ours["scores"] == pytest.approx(theirs["scores"], abs=2e-4)
 
 
 @pytest.mark.slow

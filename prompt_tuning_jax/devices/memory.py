@@ -8,7 +8,7 @@ import jax
 
 
 def total_memory() -> int:
-    """Bytes of the devices of all processes, which have as many each; of CPUs, of their machines."""
+    """Bytes of the devices of all processes, which have as many each; of CPUs, their machines'."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         own = sum(each["bytes_limit"] for each in stats)
