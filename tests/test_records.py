@@ -173,6 +173,32 @@ def test_lone_quotes_in_a_tsv_are_text(tmp_path, texts):
     assert [r["text"] for r in read(tmp_path / "x.tsv", content.encode())] == texts
 
 
+BY_CHANCE, LONE, WITHOUT = '"Oh, wonderful"\t1\n', 'a 5" screen\t0\n', "plain\t0\n"
+
+
+@pytest.mark.parametrize("other", ["dev.tsv", "train-00001-of-00002.tsv"])
+@pytest.mark.parametrize(
+    ("rows", "text"), [(LONE, '"Oh, wonderful"'), (WITHOUT, "Oh, wonderful")]
+)
+def test_quotes_are_the_same_in_all_tables_of_a_task(tmp_path, other, rows, text):
+    name = "train.tsv" if other == "dev.tsv" else "train-00000-of-00002.tsv"
+    (tmp_path / name).write_text("text\tlabel\n" + BY_CHANCE)
+    (tmp_path / other).write_text("text\tlabel\n" + rows)
+    source = file_task(tmp_path, **FORM).split("train")
+    assert [each["inputs"] for each in source][0] == text
+    assert [each["inputs"] for each in source][1:] == [rows.split("\t")[0]] * (len(source) - 1)
+
+
+def test_quotes_of_a_csv_file_are_its_own(tmp_path):
+    (tmp_path / "train.csv").write_text('text,label\n"Oh, wonderful",1\n')
+    (tmp_path / "dev.tsv").write_text("text\tlabel\n" + LONE)
+    task = file_task(tmp_path, **FORM)
+    assert [next(iter(task.split(name)))["inputs"] for name in ("train", "validation")] == [
+        "Oh, wonderful",
+        'a 5" screen',
+    ]
+
+
 def test_a_tsv_that_holds_semicolons_is_read(tmp_path):
     assert read(tmp_path / "x.tsv", table(ROWS, ";").encode()) == ROWS
 
