@@ -353,6 +353,33 @@ def test_shards_are_read_in_order_and_whole(tmp_path):
         file_task(tmp_path, **FORM)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001-aaaa", "train-00000-of-00001-bbbb"),
+        ("train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"),
+        ("train-00000-of-00002", "train-00001-of-00003"),
+        ("train", "train-00000-of-00001"),
+    ],
+)
+def test_shards_that_do_not_belong_together_are_refused(tmp_path, names):
+    for name in names:
+        (tmp_path / f"{name}.csv").write_text("text,label\na,1\n")
+    with pytest.raises(ValueError, match=f"holds {names[0]}.* and .*: which of them are one whole"):
+        file_task(tmp_path, **FORM)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (2,), ()])
+def test_shards_are_as_many_as_they_say(tmp_path, numbers):
+    for number in numbers:
+        (tmp_path / f"train-{number:05d}-of-00002.csv").write_text("text,label\na,1\n")
+    (tmp_path / "dev.csv").write_text("text,label\na,1\n")
+    if not numbers:
+        (tmp_path / "train-00000-of-00000.csv").write_text("text,label\na,1\n")
+    with pytest.raises(ValueError, match="part 0000[01] is missing|its [02] parts are numbered from 00000"):
+        file_task(tmp_path, **FORM)
+
+
 def test_two_files_for_a_split_and_unused_files_are_named(tmp_path):
     for name in ("train.csv", "notes.txt", "train_dev.csv", "extra.csv"):
         (tmp_path / name).write_text("text,label\na,1\n")
