@@ -185,8 +185,9 @@ def test_quotes_are_the_same_in_all_tables_of_a_task(tmp_path, other, rows, text
     (tmp_path / name).write_text("text\tlabel\n" + BY_CHANCE)
     (tmp_path / other).write_text("text\tlabel\n" + rows)
     source = file_task(tmp_path, **FORM).split("train")
-    assert [each["inputs"] for each in source][0] == text
-    assert [each["inputs"] for each in source][1:] == [rows.split("\t")[0]] * (len(source) - 1)
+    first, *others = (each["inputs"] for each in source)
+    assert first == text
+    assert others == [rows.split("\t")[0]] * len(others)
 
 
 def test_quotes_of_a_csv_file_are_its_own(tmp_path):
@@ -376,7 +377,8 @@ def test_shards_are_as_many_as_they_say(tmp_path, numbers):
     (tmp_path / "dev.csv").write_text("text,label\na,1\n")
     if not numbers:
         (tmp_path / "train-00000-of-00000.csv").write_text("text,label\na,1\n")
-    with pytest.raises(ValueError, match="part 0000[01] is missing|its [02] parts are numbered from 00000"):
+    words = "part 0000[01] is missing|its [02] parts are numbered from 00000"
+    with pytest.raises(ValueError, match=words):
         file_task(tmp_path, **FORM)
 
 
