@@ -177,9 +177,7 @@ BY_CHANCE, LONE, WITHOUT = '"Oh, wonderful"\t1\n', 'a 5" screen\t0\n', "plain\t0
 
 
 @pytest.mark.parametrize("other", ["dev.tsv", "train-00001-of-00002.tsv"])
-@pytest.mark.parametrize(
-    ("rows", "text"), [(LONE, '"Oh, wonderful"'), (WITHOUT, "Oh, wonderful")]
-)
+@pytest.mark.parametrize(("rows", "text"), [(LONE, '"Oh, wonderful"'), (WITHOUT, "Oh, wonderful")])
 def test_quotes_are_the_same_in_all_tables_of_a_task(tmp_path, other, rows, text):
     name = "train.tsv" if other == "dev.tsv" else "train-00000-of-00002.tsv"
     (tmp_path / name).write_text("text\tlabel\n" + BY_CHANCE)

@@ -230,9 +230,7 @@ def file_task(
     given = {"train": train, "validation": validation, "test": test}
     found = _files(data, {split: path for split, path in given.items() if path})
     sources = {split: FileSource(paths, make, **form) for split, paths in found.items()}
-    shards = [shard for source in sources.values() for shard in source.shards]
-    for shard in shards:
-        shard.beside = shards
+    _read_alike([shard for source in sources.values() for shard in source.shards])
     splits: dict[str, IndexedSource] = {**sources}
     if validation_share is not None:
         _check_share(validation_share, found)
@@ -248,6 +246,12 @@ def file_task(
         input_template=input_template,
         target_template=target_template,
     )
+
+
+def _read_alike(shards: Sequence[RecordFile]) -> None:
+    """Lets each file of a task know of the others, so that quotes mean the same in all."""
+    for shard in shards:
+        shard.beside = shards
 
 
 def _metrics(
