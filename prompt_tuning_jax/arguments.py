@@ -55,6 +55,7 @@ _LIKE = {
     "decoder_loss_weights": _TARGETS,
     "decoder_segment_ids": _DECODED,
 }
+_OTHERS = ("prompt_ids", *_LIKE)
 LOSS_ARRAYS = (_INPUTS, _DECODED, _TARGETS, "decoder_loss_weights")
 
 
@@ -156,33 +157,60 @@ def check_batch(
     for name in needed:
         if name not in batch:
             raise ValueError(f"The batch has no {name}; it needs {', '.join(needed)}.")
+    arrays = {
+        name: _as_array(batch[name]) for name in (_INPUTS, _DECODED, *_OTHERS) if name in batch
+    }
+    for name in needed:
         if name.endswith("tokens"):
-            check_tokens(name, batch[name], vocab_size)
-    inputs = np.shape(batch[_INPUTS])
-    legal = {name: [np.shape(batch.get(other, ()))] for name, other in _LIKE.items()}
+            _check_tokens(name, arrays[name], vocab_size)
+    _check_shapes(arrays)
+    _check_weights(arrays.get("decoder_loss_weights"))
+    _check_places(arrays, () if prompts is None else np.shape(prompts))
+
+
+def _as_array(value: Any) -> Any:
+    """Lists as an array; what makes none, as one that no check lets through."""
+    if hasattr(value, "dtype"):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return np.asarray(None)
+
+
+def _check_shapes(arrays: Mapping[str, Any]) -> None:
+    """Arrays that belong together have one shape, or as many rows."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    inputs = shapes[_INPUTS]
+    legal = {name: [shapes[other]] for name, other in _LIKE.items() if other in shapes}
     legal["prompt_ids"] = [inputs, inputs[:1]]
-    legal[_DECODED] = [(*inputs[:1], *np.shape(batch.get(_DECODED, ()))[1:])]
-    for name in [name for name in legal if name in batch]:
-        if np.shape(batch[name]) not in legal[name]:
+    legal[_DECODED] = [(*inputs[:1], *shapes.get(_DECODED, ())[1:])]
+    for name in [name for name in legal if name in shapes]:
+        if shapes[name] not in legal[name]:
             like = _LIKE.get(name, _INPUTS)
-            shapes = f"{list(np.shape(batch[name]))}, but {like} is {list(np.shape(batch[like]))}"
-            raise ValueError(f"{name} is {shapes}.")
-    _check_values(batch, prompts)
+            raise ValueError(f"{name} is {list(shapes[name])}, but {like} is {list(shapes[like])}.")
 
 
-def _check_values(batch: Mapping[str, Any], prompts: Any) -> None:
-    """Weights are finite; positions and numbers of prompts are those of the prompts there are."""
-    weights = _known(batch.get("decoder_loss_weights"))
-    if weights is not None and (weights.dtype.kind not in "fiub" or not np.isfinite(weights).all()):
+def _check_weights(weights: Any) -> None:
+    if weights is None:
+        return
+    kinds = (np.floating, np.integer, np.bool_)
+    is_real = any(jax.dtypes.issubdtype(weights.dtype, kind) for kind in kinds)
+    values = _known(weights) if is_real else None
+    if not is_real or (values is not None and not np.isfinite(values.astype(np.float64)).all()):
         raise ValueError("decoder_loss_weights must be finite numbers, 0 at padding.")
-    shape = () if prompts is None else np.shape(prompts)
+
+
+def _check_places(arrays: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Positions and numbers of prompts are whole, and those of the prompts that there are."""
     for name, least, count in (
         ("prompt_positions", -1, shape[-2] if shape else 0),
         ("prompt_ids", 0, shape[0] if len(shape) == 3 else 1),
     ):
-        if name in batch and np.dtype(batch[name].dtype).kind not in "iu":
-            raise ValueError(f"{name} must be whole numbers, not {batch[name].dtype}.")
-        values = _known(batch.get(name))
+        array = arrays.get(name)
+        if array is not None and not jax.dtypes.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"{name} must be whole numbers, not {array.dtype}.")
+        values = _known(array)
         if values is not None and values.size and not least <= values.min() <= values.max() < count:
             raise ValueError(
                 f"{name} must be {least} to {count - 1} with this prompt, but are {values.min()} "
@@ -190,17 +218,12 @@ def _check_values(batch: Mapping[str, Any], prompts: Any) -> None:
             )
 
 
-def check_tokens(name: str, tokens: Any, vocab_size: int) -> None:
+def _check_tokens(name: str, tokens: Any, vocab_size: int) -> None:
     """Refuses what is no [rows, length] of token ids of the vocabulary.
 
     Raises:
       ValueError: rank, dtype, no length, or an id that the embedding table does not have.
     """
-    if not hasattr(tokens, "dtype"):  # lists of lists
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError:
-            tokens = np.asarray(None)
     kind = "" if jax.dtypes.issubdtype(tokens.dtype, np.integer) else f" {tokens.dtype}"
     if kind or tokens.ndim != 2 or 0 in tokens.shape[1:]:
         raise ValueError(

@@ -60,8 +60,8 @@ def place_prompts(
     prompt_lengths_B: Int[np.ndarray, " B"],
     layouts_B: Sequence[str],
     room: int,
-    eos_id: int = 1,
-    pad_id: int = 0,
+    eos_id: int,
+    pad_id: int,
 ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"]]:
     """`place_prompt` for rows whose prompts differ in length or layout.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import TunedPrompt
+from prompt_tuning_jax.arguments import check_batch
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.data.packing import Shape, pack
 
@@ -173,6 +174,35 @@ def test_arrays_that_do_not_belong_together_are_named(model, prompt, name, value
     with pytest.raises(ValueError, match=words) as found:
         model.loss(BATCH | {name: value}, prompt)
     assert name in str(found.value)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int4])
+def test_weights_are_numbers_of_any_kind(model, dtype):
+    weights = jnp.ones((3, 2), dtype)
+    whole = float(model.loss(BATCH))
+    assert float(model.loss(BATCH | {"decoder_loss_weights": weights})) == pytest.approx(whole)
+
+
+def test_weights_that_are_no_numbers_are_refused_under_a_trace_too(model):
+    weights = jnp.ones((3, 2), jnp.complex64)
+    with pytest.raises(ValueError, match="decoder_loss_weights must be finite numbers"):
+        jax.jit(lambda x: model.loss(BATCH | {"decoder_loss_weights": x}))(weights)
+
+
+def test_only_arrays_that_are_there_are_compared():
+    batch = {name: x for name, x in BATCH.items() if name != "decoder_target_tokens"}
+    needed = ("encoder_input_tokens", "decoder_input_tokens")
+    check_batch(batch, 10, needed)
+    with pytest.raises(ValueError, match="decoder_input_tokens is"):
+        check_batch(batch | {"decoder_input_tokens": TARGETS[:2]}, 10, needed)
+
+
+def test_lists_are_taken_for_arrays(model, prompt):
+    batch = BATCH | {"prompt_positions": np.array([[-1, 0, 1, 2]] * 3), "prompt_ids": [0] * 3}
+    as_lists = {name: np.asarray(x).tolist() for name, x in batch.items()}
+    assert float(model.loss(as_lists, prompt)) == float(model.loss(batch, prompt))
+    with pytest.raises(ValueError, match=r"prompt_positions is \[\], but encoder_input_tokens"):
+        model.loss(as_lists | {"prompt_positions": [[0], [1, 2], []]}, prompt)
 
 
 @pytest.mark.parametrize("name", BATCH)

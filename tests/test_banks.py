@@ -61,7 +61,8 @@ class TestPlacing:
         tokens = np.array([[5, 6, 1, 0, 0], [7, 8, 9, 2, 1], [4, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
         for rows in itertools.combinations_with_replacement(range(len(bank)), len(tokens)):
             rows = np.array(rows)
-            joined, positions = place_prompts(tokens, bank.lengths[rows], bank.layouts[rows], room)
+            of_rows = bank.lengths[rows], bank.layouts[rows]
+            joined, positions = place_prompts(tokens, *of_rows, room, eos_id=1, pad_id=0)
             assert joined.shape == positions.shape == (4, 5 + room)
             for b, row in enumerate(rows):
                 one = place_prompt(tokens[b : b + 1], int(bank.lengths[row]), bank.layouts[row])

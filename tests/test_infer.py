@@ -343,7 +343,8 @@ def test_without_a_template_records_are_text_and_that_is_told(infer, prompt_dir,
 def test_a_record_without_a_field_or_a_value_is_named(infer, trained, tmp_path):
     (tmp_path / "in.csv").write_text("food,id\nsoup,1\nNULL,2\n")
     options = {"input_file": str(tmp_path / "in.csv"), "prompt": trained}
-    with pytest.raises(ValueError, match=r"in.csv, line 3: Field 'food' is NULL"):
+    advice = "set missing to empty, or text if it is a word"
+    with pytest.raises(ValueError, match=rf"in.csv, line 3: Field 'food' is NULL.*{advice}"):
         infer([], **options)
     assert len(infer([], missing="empty", **options)) == 2
     with pytest.raises(ValueError, match="every record gets an answer"):
@@ -378,6 +379,52 @@ def test_members_and_named_prompts_have_templates_of_their_own(infer, trained, t
         alone = [f"food: {text}", f"{text}!"][i % 2]
         (expected,) = infer([alone], prompt=[trained, other][i % 2], template="none")
         assert found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
+
+
+@pytest.fixture
+def of_three(trained, tmp_path):
+    """Prompts beside one another, of which one takes a null for an empty text."""
+    others = {"empty": "empty", "refuses": None, "drops": "drop"}
+    values = load_prompt(trained)
+    return {
+        name: str(save_prompt(tmp_path / name, values, missing=missing))
+        for name, missing in others.items()
+    }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_null_is_does_not_depend_on_the_other_prompts(infer, of_three, order):
+    prompts = dict(list(of_three.items())[::order])
+    lines = [json.dumps({"food": None, "p": name}) for name in of_three]
+    for template in (None, "food: {food}"):
+        options = {"prompts": prompts, "prompt_field": "p", "input_template": template}
+        assert len(infer(lines[:1], **options)) == 1
+        for line in lines[1:]:
+            with pytest.raises(ValueError, match=r"Field 'food' is null.* set missing to empty\.$"):
+                infer([line], **options)
+        assert len(infer(lines, missing="empty", **options)) == 3
+    with pytest.raises(ValueError, match="Field 'food' is null"):
+        infer(lines, prompts=prompts, input_template="{food}")
+    same = {"a": of_three["empty"], "b": of_three["empty"]}
+    assert len(infer(lines, prompts=same, input_template="{food}")) == 3
+
+
+def test_a_record_that_names_no_prompt_is_told_which_there_are(infer, of_three):
+    with pytest.raises(ValueError, match="it names the prompt ''; there are empty, refuses, drops"):
+        infer([json.dumps({"food": "soup", "p": None})], prompts=of_three, prompt_field="p")
+
+
+def test_lengths_that_differ_among_prompts_are_told(infer, trained, tmp_path, recwarn):
+    longer = {"inputs": 20, "targets": 3}
+    other = str(save_prompt(tmp_path / "b", load_prompt(trained), feature_lengths=longer))
+    line = json.dumps({"food": "soup", "p": "a"})
+    options = {"prompts": {"a": trained, "b": other}, "prompt_field": "p"}
+    with pytest.warns(UserWarning, match=r"a: 12, b: 20\).* cut to 20 tokens: set max_"):
+        infer([line], max_input_length=None, **options)
+    recwarn.clear()
+    infer([line], max_input_length=12, **options)
+    infer([line], max_input_length=None, prompts={"a": trained, "b": trained}, prompt_field="p")
+    assert not [each for each in recwarn if "other lengths" in str(each.message)]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_rows_of_different_prompts_are_each_laid_out_as_alone(data, tokens_BxT, 
     lengths_B = np.array(data.draw(st.lists(st.integers(0, 4), min_size=B, max_size=B)), np.int32)
     layouts_B = data.draw(st.lists(LAYOUT, min_size=B, max_size=B))
     room = int(lengths_B.max()) + spare
-    joined_BxS, positions_BxS = place_prompts(tokens_BxT, lengths_B, layouts_B, room, EOS)
+    joined_BxS, positions_BxS = place_prompts(tokens_BxT, lengths_B, layouts_B, room, EOS, pad_id=0)
     assert joined_BxS.shape == positions_BxS.shape == (B, T + room)
     for b, (P, layout) in enumerate(zip(lengths_B.tolist(), layouts_B, strict=True)):
         joined_1xS, positions_1xS = place_prompt(tokens_BxT[b : b + 1], P, layout, EOS)
@@ -99,7 +99,7 @@ def test_rows_of_different_prompts_are_each_laid_out_as_alone(data, tokens_BxT, 
 def test_one_layout_for_all_rows_is_the_same_as_one_for_each(tokens_BxT, P, layout):
     B = len(tokens_BxT)
     one = place_prompt(tokens_BxT, P, layout, EOS)
-    each = place_prompts(tokens_BxT, np.full(B, P, np.int32), [layout] * B, P, EOS)
+    each = place_prompts(tokens_BxT, np.full(B, P, np.int32), [layout] * B, P, EOS, pad_id=0)
     np.testing.assert_array_equal(one, each)
 
 

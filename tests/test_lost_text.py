@@ -87,13 +87,30 @@ def test_so_many_examples_are_looked_at(bundled, monkeypatch):
 
 
 def test_predictions_are_compared_with_what_can_be_written(bundled):
-    targets = ["so  good", "so good", "fine\n", "bad", ["a", "b  c"]]
-    written = ["so good", "so good", "fine", "good", "b c"]
+    targets = ["so  good", "so bad", "fine\n", "bad", ["a", "b  c"]]
+    written = ["so good", "so bad", "fine", "good", "b c"]
     seen, changed = credited(targets, written, None, bundled)
-    assert seen == ["so  good", "so good", "fine\n", "good", "b  c"]
+    assert seen == ["so  good", "so bad", "fine\n", "good", "b  c"]
     assert changed == 40.0
     accuracy = get_metric("accuracy")
     assert accuracy(targets[:4], seen[:4]) == {"accuracy": 75.0}
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["\u65e5\u672c", "\u4e2d\u56fd"],
+        ["\u65e5\u672c"],
+        ["a \u65e5", "b"],
+        ["  "],
+        ["so  good", "so good", "so\ngood"],
+    ],
+    ids=["unknown", "one", "in part", "empty", "alike"],
+)
+def test_what_does_not_tell_targets_apart_is_no_right_answer(bundled, targets):
+    written = [as_written(targets[0], bundled)] * len(targets)
+    for labels in (None, targets):
+        assert credited(targets, written, labels, bundled)[0] == written
 
 
 def test_labels_that_cannot_be_written_are_recognised(bundled):

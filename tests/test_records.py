@@ -173,6 +173,31 @@ def test_lone_quotes_in_a_tsv_are_text(tmp_path, texts):
     assert [r["text"] for r in read(tmp_path / "x.tsv", content.encode())] == texts
 
 
+BY_CHANCE, LONE, WITHOUT = '"Oh, wonderful"\t1\n', 'a 5" screen\t0\n', "plain\t0\n"
+
+
+@pytest.mark.parametrize("other", ["dev.tsv", "train-00001-of-00002.tsv"])
+@pytest.mark.parametrize(("rows", "text"), [(LONE, '"Oh, wonderful"'), (WITHOUT, "Oh, wonderful")])
+def test_quotes_are_the_same_in_all_tables_of_a_task(tmp_path, other, rows, text):
+    name = "train.tsv" if other == "dev.tsv" else "train-00000-of-00002.tsv"
+    (tmp_path / name).write_text("text\tlabel\n" + BY_CHANCE)
+    (tmp_path / other).write_text("text\tlabel\n" + rows)
+    source = file_task(tmp_path, **FORM).split("train")
+    first, *others = (each["inputs"] for each in source)
+    assert first == text
+    assert others == [rows.split("\t")[0]] * len(others)
+
+
+def test_quotes_of_a_csv_file_are_its_own(tmp_path):
+    (tmp_path / "train.csv").write_text('text,label\n"Oh, wonderful",1\n')
+    (tmp_path / "dev.tsv").write_text("text\tlabel\n" + LONE)
+    task = file_task(tmp_path, **FORM)
+    assert [next(iter(task.split(name)))["inputs"] for name in ("train", "validation")] == [
+        "Oh, wonderful",
+        'a 5" screen',
+    ]
+
+
 def test_a_tsv_that_holds_semicolons_is_read(tmp_path):
     assert read(tmp_path / "x.tsv", table(ROWS, ";").encode()) == ROWS
 
@@ -324,6 +349,34 @@ def test_shards_are_read_in_order_and_whole(tmp_path):
     assert [r["text"] for r in source.records()] == ["0a", "0b", "1a", "1b", "2a", "2b"]
     (tmp_path / "train-00001-of-00003.jsonl").unlink()
     with pytest.raises(ValueError, match="2 of the 3 parts of 'train': part 00001 is missing"):
+        file_task(tmp_path, **FORM)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001-aaaa", "train-00000-of-00001-bbbb"),
+        ("train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"),
+        ("train-00000-of-00002", "train-00001-of-00003"),
+        ("train", "train-00000-of-00001"),
+    ],
+)
+def test_shards_that_do_not_belong_together_are_refused(tmp_path, names):
+    for name in names:
+        (tmp_path / f"{name}.csv").write_text("text,label\na,1\n")
+    with pytest.raises(ValueError, match=f"holds {names[0]}.* and .*: which of them are one whole"):
+        file_task(tmp_path, **FORM)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (2,), ()])
+def test_shards_are_as_many_as_they_say(tmp_path, numbers):
+    for number in numbers:
+        (tmp_path / f"train-{number:05d}-of-00002.csv").write_text("text,label\na,1\n")
+    (tmp_path / "dev.csv").write_text("text,label\na,1\n")
+    if not numbers:
+        (tmp_path / "train-00000-of-00000.csv").write_text("text,label\na,1\n")
+    words = "part 0000[01] is missing|its [02] parts are numbered from 00000"
+    with pytest.raises(ValueError, match=words):
         file_task(tmp_path, **FORM)
 
 

@@ -14,7 +14,7 @@ from prompt_tuning_jax.commands import command, show_task
 from prompt_tuning_jax.data.encoding import Encoder
 from prompt_tuning_jax.data.task import ExampleList, Task
 from prompt_tuning_jax.data.task_facts import DIFFERENT_TARGETS, task_facts
-from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.settings.task_config import LENGTHS
 
 WORDS = {"0": "negative", "1": "positive"}
@@ -80,6 +80,16 @@ def test_the_row_is_the_one_the_encoder_gets(capsys, files, layout):
         tokens, positions = place_prompt(row, 4, layout)
         assert shown["row"]["ids"] == tokens[0].tolist()
         assert shown["row"]["prompt_positions"] == positions[0].tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompts_positions_hold_the_vocabularys_padding(vocabulary, layout):
+    task = Task("t", {"train": ExampleList([{"inputs": "a film", "targets": "good"}])})
+    other = vocabulary.with_ids(pad_id=7)
+    facts = task_facts(task, "train", other, LENGTHS, prompt_length=2, layout=layout)
+    row = facts["examples"][0]["row"]
+    held = zip(row["ids"], row["prompt_positions"], strict=True)
+    assert [token for token, position in held if position >= 0] == [7, 7]
 
 
 def test_files_give_records_labels_and_the_share_cut(capsys, files):

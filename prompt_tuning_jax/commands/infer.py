@@ -30,12 +30,18 @@ from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.commands.infer_inputs import (
     Input,
+    Made,
     Templates,
     begins_with_record,
+    is_ensemble,
     is_records,
     is_table,
     opened_lines,
+    own_missing,
+    own_templates,
+    prompts_by_name,
     read_inputs,
+    say_template,
 )
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.devices import hosts, sharding
@@ -106,7 +112,8 @@ def _inputs(
     given = config.input_template
     if given is not None:
         names = [None] if config.prompt_field is None else prompt.names
-        templates: Templates = dict.fromkeys(names, Template(given))
+        missing = own_missing(config, prompt)
+        templates: Templates = {name: Made(Template(given), missing[name]) for name in names}
     else:
         templates = {} if config.template == "none" else own_templates(config, prompt)
     if templates and is_table(config):
@@ -127,63 +134,32 @@ def _inputs(
         yield read_inputs(config, templates, lines)
 
 
-def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> Templates:
-    """The templates that the prompts' files record; empty where there are none.
-
-    Raises:
-      ValueError: the members of an ensemble have several; or records name their prompts, of which
-        one has none.
-    """
-    bank = prompts_by_name(config, prompt)
-    recorded = {name: one.metadata.get("input_template") for name, one in bank.items() if one}
-    if config.prompt_field is not None:
-        if lacking := [name for name, text in recorded.items() if not text]:
-            raise ValueError(
-                f"{spelled('prompt_field')} is a field of records: say with "
-                f"{spelled('input_template')} which other fields are the input, such as '{{text}}';"
-                f" the file of the prompt {lacking[0]} records no template."
-            )
-        return {name: Template(text) for name, text in recorded.items()}
-    texts = {text for text in recorded.values() if text}
-    if len(texts) > 1:
-        raise ValueError(
-            f"The members of the ensemble were trained with other templates ({recorded}): give "
-            f"{spelled('input_template')}, or {spelled('template', 'none')} for lines as they are."
-        )
-    return {None: Template(texts.pop())} if texts else {}
-
-
-def say_template(templates: Templates) -> None:
-    """Warns that lines are taken as they are, although the prompt knows a template."""
-    (template,) = templates.values()
-    if hosts.is_first() and not template.adds_nothing:
-        warnings.warn(
-            f"the prompt was trained with the input template {template.text!r}, and these lines "
-            "are taken as they are: they should look as it makes them. JSON lines, .csv and .tsv "
-            f"are put into it. {spelled('template', 'none')} turns this off.",
-            stacklevel=2,
-        )
-
-
-def prompts_by_name(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None
-) -> Mapping[str | None, TunedPrompt | None]:
-    return {None: prompt} if config.prompts is None else prompt.prompts
-
-
 def as_trained(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> InferConfig:
     """The settings, with what is not given as the prompts' files record it; else the default."""
-    metadata = [one.metadata for one in prompts_by_name(config, prompt).values() if one]
-    is_known = any(facts.get("feature_lengths") for facts in metadata)
-    lengths = [facts.get("feature_lengths") or LENGTHS for facts in metadata] or [LENGTHS]
+    bank = prompts_by_name(config, prompt)
+    recorded = {name: one.metadata.get("feature_lengths") for name, one in bank.items() if one}
+    lengths = [of_one or LENGTHS for of_one in recorded.values()] or [LENGTHS]
     found = {
         "max_input_length": max(each["inputs"] for each in lengths),
-        "max_length": max(each["targets"] for each in lengths) if is_known else None,
-        "missing": next((facts["missing"] for facts in metadata if "missing" in facts), None),
+        "max_length": max(each["targets"] for each in lengths) if any(recorded.values()) else None,
     }
+    if config.max_input_length is None and len({each["inputs"] for each in lengths}) > 1:
+        say_lengths({name: (of_one or {}).get("inputs") for name, of_one in recorded.items()})
     return dataclasses.replace(
         config, **{name: x for name, x in found.items() if getattr(config, name) is None}
     )
+
+
+def say_lengths(recorded: Mapping[str | None, int | None]) -> None:
+    """Warns that prompts read inputs to other lengths than they were trained with."""
+    if hosts.is_first():
+        listed = ", ".join(f"{name}: {length or 'unknown'}" for name, length in recorded.items())
+        longest = max(length or LENGTHS["inputs"] for length in recorded.values())
+        warnings.warn(
+            f"the prompts were trained with inputs of other lengths ({listed}), and all inputs are "
+            f"cut to {longest} tokens: set {spelled('max_input_length')}.",
+            stacklevel=2,
+        )
 
 
 def say_defaults(config: InferConfig, model: FrozenModel) -> None:
@@ -229,11 +205,6 @@ def check_settings(config: InferConfig) -> None:
         raise ValueError(
             f"{spelled('missing')} may be empty or text here: every record gets an answer."
         )
-
-
-def is_ensemble(config: InferConfig) -> bool:
-    """Whether several prompts answer every record together."""
-    return config.prompts is not None and config.prompt_field is None
 
 
 def legal_answers(

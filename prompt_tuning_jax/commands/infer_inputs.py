@@ -12,15 +12,18 @@ import json
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
 
+from prompt_tuning_jax.banks import TunedBank, TunedPrompt
 from prompt_tuning_jax.data.records import FORMATS, RecordFile
 from prompt_tuning_jax.data.records.text_file import TextFile, codec_name, not_utf8
 from prompt_tuning_jax.data.templates import Template, check_unicode, field_text
+from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.settings.infer_config import InferConfig
@@ -28,7 +31,15 @@ from prompt_tuning_jax.settings.infer_config import InferConfig
 TABLES = (".csv", ".tsv")
 _LINES = 'With an input template, every line is an object such as {"text": "..."}.'
 
-Templates = Mapping[str | None, Template]
+
+class Made(NamedTuple):
+    """A template, and what a value that is not there counts as in it; see `field_text`."""
+
+    template: Template
+    missing: str | None = None
+
+
+Templates = Mapping[str | None, Made]
 """The name of a prompt -> what makes its inputs; None where records name no prompt."""
 
 
@@ -44,6 +55,72 @@ class Line(NamedTuple):
 
     text: str
     where: str
+
+
+def prompts_by_name(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None
+) -> Mapping[str | None, TunedPrompt | None]:
+    return {None: prompt} if config.prompts is None else prompt.prompts
+
+
+def is_ensemble(config: InferConfig) -> bool:
+    """Whether several prompts answer every record together."""
+    return config.prompts is not None and config.prompt_field is None
+
+
+def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> Templates:
+    """The templates that the prompts' files record; empty where there are none.
+
+    Raises:
+      ValueError: the members of an ensemble have several; or records name their prompts, of which
+        one has none.
+    """
+    bank = prompts_by_name(config, prompt)
+    recorded = {name: one.metadata.get("input_template") for name, one in bank.items() if one}
+    missing = own_missing(config, prompt)
+    if config.prompt_field is not None:
+        if lacking := [name for name, text in recorded.items() if not text]:
+            raise ValueError(
+                f"{spelled('prompt_field')} is a field of records: say with "
+                f"{spelled('input_template')} which other fields are the input, such as '{{text}}';"
+                f" the file of the prompt {lacking[0]} records no template."
+            )
+        return {name: Made(Template(text), missing[name]) for name, text in recorded.items()}
+    texts = {text for text in recorded.values() if text}
+    if len(texts) > 1:
+        raise ValueError(
+            f"The members of the ensemble were trained with other templates ({recorded}): give "
+            f"{spelled('input_template')}, or {spelled('template', 'none')} for lines as they are."
+        )
+    return {None: Made(Template(texts.pop()), missing[None])} if texts else {}
+
+
+def own_missing(
+    config: InferConfig, prompt: TunedPrompt | TunedBank | None
+) -> dict[str | None, str | None]:
+    """What a missing value counts as for each prompt: as is given, or as its file records it.
+
+    An ensemble, whose name is None, takes what all of its members do. "drop" is for training: here
+    every record gets an answer.
+    """
+    bank = prompts_by_name(config, prompt)
+    found = {name: one.metadata.get("missing") if one else None for name, one in bank.items()}
+    found = {name: None if own == "drop" else own for name, own in found.items()}
+    if is_ensemble(config):
+        found[None] = next(iter(found.values())) if len(set(found.values())) == 1 else None
+    return {name: config.missing or own for name, own in found.items()}
+
+
+def say_template(templates: Templates) -> None:
+    """Warns that lines are taken as they are, although the prompt knows a template."""
+    ((template, _),) = templates.values()
+    if hosts.is_first() and not template.adds_nothing:
+        warnings.warn(
+            f"the prompt was trained with the input template {template.text!r}, and these lines "
+            "are taken as they are: they should look as it makes them. JSON lines, .csv and .tsv "
+            f"are put into it. {spelled('template', 'none')} turns this off.",
+            stacklevel=2,
+        )
 
 
 def read_inputs(
@@ -74,10 +151,11 @@ def read_inputs(
 def made(record: Mapping[str, Any], templates: Templates, config: InferConfig) -> Input:
     """The input that a record's prompt asks for."""
     field = config.prompt_field
-    prompt = None if field is None else field_text(record, field)
+    prompt = None if field is None else field_text(record, field, missing="empty")
     if prompt not in templates:
         raise ValueError(f"it names the prompt {prompt!r}; there are {', '.join(templates)}.")
-    text = templates[prompt].render(record, config.missing)
+    template, missing = templates[prompt]
+    text = template.render(record, missing, may_drop=False)
     check_unicode(text, "text")
     return Input(text, prompt)
 
@@ -111,7 +189,7 @@ def begins_with_record(lines: Iterator[Line], templates: Templates) -> tuple[boo
     record = None
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(first[0].text) if first else None
-    names = [{field.partition(".")[0] for field in t.fields} for t in templates.values()]
+    names = [{field.partition(".")[0] for field in t.fields} for t, _ in templates.values()]
     found = isinstance(record, dict) and any(fields <= record.keys() for fields in names)
     return found, itertools.chain(first, lines)
 

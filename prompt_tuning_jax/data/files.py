@@ -135,19 +135,19 @@ class FileSource(IndexedSource):
     """Examples of one file or of its shards, checked and indexed when first used."""
 
     def __init__(self, paths: Sequence[AnyPath], make: ExampleMaker, **form: Unpack[FileForm]):
-        self._shards = [RecordFile(path, **form) for path in paths]
+        self.shards = [RecordFile(path, **form) for path in paths]
         self._make = make
 
     @property
     def files(self) -> list[Path]:
         """The files that it reads."""
-        return [shard.path for shard in self._shards]
+        return [shard.path for shard in self.shards]
 
     @functools.cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """The number of the shard and the byte offset of each record."""
         numbers, offsets, dropped = array.array("i"), array.array("q"), 0
-        for number, shard in enumerate(self._shards):
+        for number, shard in enumerate(self.shards):
             for offset, line, record in shard.scan():
                 try:
                     self._make(record)
@@ -158,7 +158,7 @@ class FileSource(IndexedSource):
                     raise ValueError(f"{shard.path}, line {line}: {error}") from error
                 numbers.append(number)
                 offsets.append(offset)
-        name = self._shards[0].path
+        name = self.shards[0].path
         if not offsets:
             raise ValueError(f"{name} holds no records{' but dropped ones' if dropped else ''}.")
         if dropped:
@@ -179,7 +179,7 @@ class FileSource(IndexedSource):
     def record(self, index: int) -> Record:
         """The record of one example."""
         numbers, offsets = self._places
-        shard = self._shards[numbers[index]]
+        shard = self.shards[numbers[index]]
         with shard.open() as file:
             return shard.read(file, int(offsets[index]))
 
@@ -230,6 +230,7 @@ def file_task(
     given = {"train": train, "validation": validation, "test": test}
     found = _files(data, {split: path for split, path in given.items() if path})
     sources = {split: FileSource(paths, make, **form) for split, paths in found.items()}
+    _read_alike([shard for source in sources.values() for shard in source.shards])
     splits: dict[str, IndexedSource] = {**sources}
     if validation_share is not None:
         _check_share(validation_share, found)
@@ -245,6 +246,12 @@ def file_task(
         input_template=input_template,
         target_template=target_template,
     )
+
+
+def _read_alike(shards: Sequence[RecordFile]) -> None:
+    """Lets each file of a task know of the others, so that quotes mean the same in all."""
+    for shard in shards:
+        shard.beside = shards
 
 
 def _metrics(

@@ -119,8 +119,8 @@ def in_words(lost: LostText) -> list[str]:
         text, back = lost.first_changed
         sentences.append(
             f"{lost.changed} of {lost.examples} targets cannot be written with the model's "
-            f"vocabulary; first {_cut(text)}, of which it makes {_cut(back)}; predictions are "
-            "compared with what it makes"
+            f"vocabulary; first {_cut(text)}, of which it makes {_cut(back)}; a prediction of "
+            "that counts as the target, unless characters are unknown or other targets read so too"
         )
     return sentences
 
@@ -135,20 +135,25 @@ def credited(
     verbalizers: Sequence[str] | None,
     vocabulary: Vocabulary,
 ) -> tuple[list[str], float]:
-    """Written predictions as exact metrics should see them.
+    """Written predictions as every metric should see them.
 
-    A prediction that is what the vocabulary makes of its target, or of a label, counts as that.
+    A prediction that is what the vocabulary makes of a target or label counts as that, unless
+    characters are unknown, nothing comes back, or it could as well stand for another.
 
     Returns:
       The predictions, and the percentage of targets that cannot be written as they stand.
     """
-    back = functools.lru_cache(1000)(lambda text: as_written(text, vocabulary))
-    labels = {back(label): label for label in verbalizers or ()}
-    found, changed = [], 0
-    for target, prediction in zip(targets, predictions, strict=True):
-        answers = [target] if isinstance(target, str) else target
-        written = {back(str(answer)): str(answer) for answer in answers}
-        changed += not any(text == answer for text, answer in written.items())
-        exact = prediction in written.values()
-        found.append(prediction if exact else {**labels, **written}.get(prediction, prediction))
+    answers = [[target] if isinstance(target, str) else target for target in targets]
+    texts = list(dict.fromkeys(map(str, itertools.chain(verbalizers or (), *answers))))
+    ids = dict(zip(texts, vocabulary.encode_batch(texts), strict=True))
+    back = {text: vocabulary.decode(own) for text, own in ids.items()}
+    # A text reads as itself and as what comes back.
+    reads = collections.Counter(form for each in back.items() for form in set(each))
+    meant = {
+        form: text
+        for text, form in back.items()
+        if form and reads[form] == 1 and vocabulary.unk_id not in ids[text]
+    }
+    changed = sum(all(back[str(text)] != text for text in of_one) for of_one in answers)
+    found = [meant.get(prediction, prediction) for prediction in predictions]
     return found, 100 * changed / len(targets)

@@ -140,7 +140,8 @@ def _example(example: Example, cut: Encoder, prompt_length: int, layout: str) ->
     facts["inputs"]["text"] = _text(example["inputs"], cut.vocabulary)
     facts["targets"]["text"] = str(target_text(example, cut.vocabulary))
     row = np.array([cut(example, "inputs")], np.int32)
-    tokens, positions = place_prompt(row, prompt_length, layout, cut.vocabulary.eos_id)
+    ids = cut.vocabulary.eos_id, cut.vocabulary.pad_id
+    tokens, positions = place_prompt(row, prompt_length, layout, *ids)
     facts["row"] = _tokens(tokens[0].tolist(), cut.vocabulary)
     facts["row"]["prompt_positions"] = positions[0].tolist()
     return facts

@@ -42,18 +42,20 @@ class Template:
         """Whether it is a field alone, so that a text is what it makes of it."""
         return [literal for literal, _ in self._parts] == [""]
 
-    def render(self, record: Mapping[str, Any], missing: str | None = None) -> str:
+    def render(
+        self, record: Mapping[str, Any], missing: str | None = None, may_drop: bool = True
+    ) -> str:
         """The text for a record.
 
         Args:
-          missing: what a null counts as; see `field_text`.
+          missing, may_drop: what a null counts as; see `field_text`.
 
         Raises:
           MissingValueError: a field that is null.
           ValueError: a field that is not there, or not text, a number or true/false.
         """
         return "".join(
-            literal + (field_text(record, field, missing) if field is not None else "")
+            literal + (field_text(record, field, missing, may_drop) if field is not None else "")
             for literal, field in self._parts
         )
 
@@ -81,12 +83,15 @@ class MissingValueError(ValueError):
     """A record lacks a value that its template asks for."""
 
 
-def field_text(record: Mapping[str, Any], field: str, missing: str | None = None) -> str:
+def field_text(
+    record: Mapping[str, Any], field: str, missing: str | None = None, may_drop: bool = True
+) -> str:
     """A field's value as text.
 
     Args:
       missing: what a value that is not there counts as: "empty", or "text" where a table's cell
         such as `None` is a word. Otherwise it is refused.
+      may_drop: whether leaving the record out is a remedy.
 
     Raises:
       MissingValueError: the value is null, NaN or the like.
@@ -102,9 +107,9 @@ def field_text(record: Mapping[str, Any], field: str, missing: str | None = None
         return label_text(value)
     if missing == "empty":
         return ""
-    choices = "drop or empty"
+    choices = "drop or empty" if may_drop else "empty"
     if isinstance(value, MissingWord):
-        choices = "drop, empty, or text if it is a word"
+        choices = f"{'drop, empty,' if may_drop else 'empty,'} or text if it is a word"
     shown = "null" if value is None else str(value)
     raise MissingValueError(
         f"Field {field!r} is {shown}, which is no text: fill it in, or set {spelled('missing')} to "

@@ -102,8 +102,8 @@ def evaluate_task(
       legal_share: percent of generated texts that are verbalizers (generate), or
       legal_mass: percent of probability that falls on the verbalizers (rank),
       unwritable_targets: percent of targets that the vocabulary cannot write as they stand, if it
-        cannot write some (generate); a prediction is as right as one can be where it is what the
-        vocabulary makes of its target.
+        cannot write some (generate). To every metric, a prediction that is what the vocabulary
+        makes of a target is that target, unless characters are unknown or other targets read so.
     """
     settings = ScoringConfig(**options)
     model.text_vocabulary("evaluate on")

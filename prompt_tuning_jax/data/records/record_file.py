@@ -37,7 +37,12 @@ class RecordFile:
       columns: names the fields of a .tsv or .csv file without a header.
       encoding: of the file; UTF-8 if not given.
       delimiter: between the cells of a .tsv or .csv file; found in the file if not given.
+
+    Attributes:
+      beside: the files of the same data set, which are read alike.
     """
+
+    beside: Sequence["RecordFile"] = ()
 
     def __init__(
         self,
@@ -69,6 +74,13 @@ class RecordFile:
 
     @functools.cached_property
     def _table(self) -> TableFormat:
+        if not self._alone.quoted:
+            return self._alone
+        return self._alone.beside(other._alone for other in self.beside)
+
+    @functools.cached_property
+    def _alone(self) -> TableFormat:
+        """How it would be read if there were no other."""
         if self._format == ".jsonl":
             return TableFormat("", quoted=False)
         with self.open() as file:

@@ -98,21 +98,29 @@ def _whole(shards: Sequence[Path]) -> Files:
     """A file, or all of its shards.
 
     Raises:
-      ValueError: some are missing.
+      ValueError: some are missing, or they do not belong together.
     """
-    numbers = [_SHARD.fullmatch(shard.stem) for shard in shards]
-    if None in numbers and len(shards) > 1:
+    found = [_SHARD.fullmatch(shard.stem) for shard in shards]
+    parts = [(int(each[2]), int(each[3])) for each in found if each is not None]
+    totals = {total for _, total in parts}
+    is_mixed = len(totals) > 1 or len(set(parts)) < len(parts)
+    if len(shards) > 1 and (is_mixed or len(parts) < len(shards)):
+        listed = " and ".join(shard.name for shard in shards[:SHOWN])
+        more = f" and {len(shards) - SHOWN} more" if len(shards) > SHOWN else ""
         raise ValueError(
-            f"{shards[0].parent} holds {' and '.join(shard.name for shard in shards)}: is the one "
-            "file whole, or the others together? Move what is not to be used away."
+            f"{shards[0].parent} holds {listed}{more}: which of them are one whole? Move what is "
+            "not to be used away."
         )
-    if numbers[0] is not None:
-        count = int(numbers[0][3])
-        there = {int(found[2]) for found in numbers if found is not None}
-        if absent := set(range(count)) - there:
+    for total in totals:
+        if absent := set(range(total)) - {number for number, _ in parts}:
             raise ValueError(
-                f"{shards[0].parent} holds {len(there)} of the {count} parts of "
-                f"{numbers[0][1]!r}: part {min(absent):05d} is missing."
+                f"{shards[0].parent} holds {len(parts)} of the {total} parts of "
+                f"{_without_shard(shards[0])!r}: part {min(absent):05d} is missing."
+            )
+        if len(parts) > total:
+            raise ValueError(
+                f"{shards[0].parent} holds {max(shards).name}, but its {total} parts are numbered "
+                "from 00000 on."
             )
     return tuple(shards)
 

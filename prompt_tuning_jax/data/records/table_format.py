@@ -2,7 +2,8 @@
 
 Spreadsheets write semicolons where the comma is the decimal sign, `sep=;` as a first line, and tabs
 into files called .csv. In .tsv, pandas and Excel quote cells that hold a tab, a line end or a
-quote; GLUE's files quote nothing, and their quotes are text.
+quote; GLUE's files quote nothing, and their quotes are text. A small file of theirs may look quoted
+by chance, so files of one data set are read alike.
 """
 
 import codecs
@@ -11,7 +12,7 @@ import csv
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,11 +32,19 @@ class TableFormat:
     Attributes:
       quoted: whether a cell may stand in quotes, and then hold delimiters and line ends.
       start: the byte at which the header or the first record begins.
+      is_guess: whether the file's own quotes told that; a .csv file needs none for it.
     """
 
     delimiter: str
     quoted: bool
     start: int = 0
+    is_guess: bool = False
+
+    def beside(self, others: Iterable["TableFormat"]) -> "TableFormat":
+        """How it is read with others of its data set: quotes are text if they are in one."""
+        if not self.is_guess or not any(each.is_guess and not each.quoted for each in others):
+            return self
+        return dataclasses.replace(self, quoted=False)
 
 
 def check_delimiter(delimiter: str | None) -> str | None:
@@ -70,14 +79,23 @@ def find_format(
     start, stated = _separator_line(file)
     is_tsv = path.suffix.lower() == ".tsv"
     if chosen := delimiter or stated:
-        return TableFormat(chosen, not is_tsv or is_quoted(file, start, chosen, columns), start)
+        if is_tsv:
+            return _by_its_quotes(file, start, chosen, columns)
+        return TableFormat(chosen, True, start)
     file.seek(start)
     if is_tsv and (b"\t" in file.readline(LARGEST_RECORD) or len(columns) > 1):
-        return TableFormat("\t", is_quoted(file, start, "\t", columns), start)
+        return _by_its_quotes(file, start, "\t", columns)
     chosen = _chosen_delimiter(path, file, start, columns)
     if is_tsv and chosen is None:
-        return TableFormat("\t", is_quoted(file, start, "\t", columns), start)
+        return _by_its_quotes(file, start, "\t", columns)
     return TableFormat(chosen or ",", True, start)
+
+
+def _by_its_quotes(
+    file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]
+) -> TableFormat:
+    quoted = is_quoted(file, start, delimiter, columns)
+    return TableFormat(delimiter, bool(quoted), start, is_guess=quoted is not None)
 
 
 def _separator_line(file: BinaryIO) -> tuple[int, str | None]:
@@ -124,8 +142,8 @@ def _text_lines(file: BinaryIO, start: int) -> Iterator[str]:
         start = 1
 
 
-def is_quoted(file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]) -> bool:
-    """Whether quotes divide cells in a .tsv file, and are not text.
+def is_quoted(file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]) -> bool | None:
+    """Whether quotes divide cells in a .tsv file, and are not text; None where there are none.
 
     They do where all quotes are as programs write them: around whole cells, doubled within, and
     only around cells that need it or in every text cell, the header's too. In a file in which every
@@ -143,7 +161,9 @@ def is_quoted(file: BinaryIO, start: int, delimiter: str, columns: Sequence[str]
             return False
     if judge.is_open:
         return False
-    return judge.sees_quotes and not (judge.spans_lines and whole and width > 1)
+    if not judge.sees_quotes:
+        return None
+    return not (judge.spans_lines and whole and width > 1)
 
 
 class _QuoteJudge:

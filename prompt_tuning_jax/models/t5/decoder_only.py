@@ -135,8 +135,10 @@ class Decoder(ToLogits):
             return self.token_embedder(tokens), None if inputs is None else layout.attended(inputs)
         prompt = self.prompt(self.config.emb_dim)
         if prompt_positions is None:
-            inputs = None if inputs is None else layout.place_prompt(inputs, prompt.shape[-2])[0]
-            tokens, prompt_positions = layout.place_prompt(tokens, prompt.shape[-2])
+            P, pad_id = prompt.shape[-2], self.config.pad_id
+            # `inputs` are no ids: 0 is what is no input, whichever id pads.
+            inputs = None if inputs is None else layout.place_prompt(inputs, P)[0]
+            tokens, prompt_positions = layout.place_prompt(tokens, P, pad_id=pad_id)
         x_BxSxD = self.token_embedder(tokens)
         # Where the prompt joins the embedded input.
         x_BxSxD = prompts.join(x_BxSxD, prompt, prompt_positions, prompt_ids)
