@@ -62,3 +62,8 @@ def widened(config: T5Config, params: dict) -> tuple[T5Config, dict]:
     """A model's config and weights, for `float64`."""
     wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
     return dataclasses.replace(config, dtype=jnp.float64), wide
+
+
+def slow(*values):
+    """A case that is only run with the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)

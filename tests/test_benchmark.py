@@ -27,6 +27,7 @@ def save_vocabulary(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_train_step_records_time_memory_and_what_trains(tmp_path):
     output = tmp_path / "results" / "benchmark.json"
     run_script(

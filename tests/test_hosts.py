@@ -178,6 +178,7 @@ def test_two_processes_train_and_evaluate_as_one(together, alone):
     check_same_run(together, alone)
 
 
+@pytest.mark.slow
 def test_killed_they_all_stop_and_continue_bit_for_bit(run, together, tmp_path):
     with Processes(training(run, tmp_path), tmp_path) as processes:
         wait_for_step(tmp_path, 9, processes)

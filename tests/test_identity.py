@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import ExampleList, save_prompt, train
 from prompt_tuning_jax.data.records import digest
@@ -40,7 +41,7 @@ def touch(path):
     os.utime(path, ns=(0, 10**9))
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", slow("validation")])
 def test_data_edited_in_place_are_another_run(go, tmp_path, split):
     history = go(2).history
     file = tmp_path / "files" / f"{split}.jsonl"

@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import load_model, train, train_many
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SAVING = [
-    {"microbatches": 4},
-    {"scan_layers": True, "remat_policy": "minimal"},
+    slow({"microbatches": 4}),
+    slow({"scan_layers": True, "remat_policy": "minimal"}),
     {"remat_policy": "full"},
     {"attention_chunk": 3},
     {"scan_layers": True, "remat_policy": "full", "attention_chunk": 4, "microbatches": 2},
@@ -67,6 +68,7 @@ def test_many_prompts_on_stacked_layers(run, plain, model, tmp_path):
     np.testing.assert_allclose(ours, plain.prompt.values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_int8_weights_are_stacked_too(run, model_dir):
     model = load_model(model_dir, dtype="int8")
     ours, theirs = (run(model=model, model_dtype="int8", scan_layers=x) for x in (True, False))

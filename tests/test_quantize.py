@@ -205,6 +205,7 @@ def cosine(a, b) -> float:
     return float(np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+@pytest.mark.slow
 def test_the_bundled_models_logits_and_gradients_hardly_move(bundled, bundled_int8):
     examples = list(bundled_task("bundled_topic").split("validation"))[:16]
     prompt = load_prompt("bundled_topic")

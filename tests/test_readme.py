@@ -72,6 +72,7 @@ def test_the_two_commands_are_there_and_ci_calls_the_second():
     assert "\nscripts/test.sh\n" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.slow
 @needs_model
 def test_quickstart_runs_its_comparison(tmp_path):
     last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import GOLDEN_CONFIG
+from common import GOLDEN_CONFIG, slow
 
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES, place_prompt, prompt_mask
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
@@ -95,7 +95,7 @@ def test_prompts_computed_once_equal_the_masked_computation(visibility, scan_lay
     )
 
 
-@pytest.mark.parametrize("visibility", ISOLATED)
+@pytest.mark.parametrize("visibility", [ISOLATED[0], *map(slow, ISOLATED[1:])])
 def test_so_do_banks(visibility):
     net, weights = network(visibility, bank=True), params(BANK)
     joined, places = placed()

@@ -52,6 +52,7 @@ def test_it_starts_where_there_is_no_standard_error():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_seqio_tasks_start_in_silence():
     pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)

@@ -285,6 +285,7 @@ def test_bfloat16_weights_keep_a_float32_prompt(start, model_dir):
 # --- randomness, and its absence
 
 
+@pytest.mark.slow
 def test_a_run_is_its_seeds_and_dropout_matters(start):
     first, again = start("a").prompt.values, start("b").prompt.values
     np.testing.assert_array_equal(first, again)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax import train as run
@@ -45,13 +46,14 @@ def test_a_file_remembers(tmp_path, visibility):
     assert load_prompt(tmp_path / "p").visibility == visibility
 
 
+@pytest.mark.slow
 def test_every_visibility_answers_differently(model):
     found = [answers(model, prompt(visibility=name))[0] for name in VISIBILITIES]
     for i, one in enumerate(found):
         assert all(np.abs(one - other).max() > 1e-4 for other in found[:i])
 
 
-@pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
+@pytest.mark.parametrize("lengths", [(5, 5), slow((5, 3))])
 def test_mixed_batches_with_and_without_room_for_the_prompts(model, lengths):
     """Prompts of one length stand apart and are computed once; of two, each row holds its own."""
     one, other = (prompt(length, seed) for seed, length in enumerate(lengths))

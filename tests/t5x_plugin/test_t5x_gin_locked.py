@@ -33,6 +33,7 @@ EXPERIMENTS = sorted(path.name for path in ROOT.glob("gin_configs/t5x/experiment
 TASK_MODULES = sorted(path.stem for path in ROOT.glob("tasks/[a-z]*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_reaches_training(errors, name):
     assert errors[name] == ""
