@@ -100,17 +100,45 @@ def join(
             f"The prompt is {prompts.shape[-1]} wide but the model's embeddings are "
             f"{embedded_BxSxD.shape[-1]} wide: use a prompt that was tuned for this model."
         )
-    row_BxS = jnp.maximum(prompt_positions_BxS, 0)
     bank_NxPxD = prompts if prompts.ndim == 3 else prompts[None]
-    bank_NxPxD = bank_NxPxD.astype(embedded_BxSxD.dtype)
-    if bank_NxPxD.shape[0] == 1:
-        prompt_BxSxD = bank_NxPxD[0][row_BxS]
-    elif prompt_ids is None:
-        raise ValueError(
-            f"This bank holds {bank_NxPxD.shape[0]} prompts: pass prompt_ids ([batch], or "
-            "[batch, length] for packed rows) to say which one each row uses."
-        )
-    else:
+    N, P, D = bank_NxPxD.shape
+    row_BxS = prompt_positions_BxS
+    if N > 1:
+        if prompt_ids is None:
+            raise ValueError(
+                f"This bank holds {N} prompts: pass prompt_ids ([batch], or [batch, length] for "
+                "packed rows) to say which one each row uses."
+            )
         ids = prompt_ids[:, None] if prompt_ids.ndim == 1 else prompt_ids
-        prompt_BxSxD = bank_NxPxD[jnp.broadcast_to(ids, row_BxS.shape), row_BxS]
+        row_BxS = jnp.where(row_BxS >= 0, ids * P + row_BxS, row_BxS)
+    prompt_BxSxD = _take(bank_NxPxD.reshape(N * P, D).astype(embedded_BxSxD.dtype), row_BxS)
     return jnp.where(prompt_positions_BxS[:, :, None] >= 0, prompt_BxSxD, embedded_BxSxD)
+
+
+@jax.custom_vjp
+def _take(rows_RxD: Float[Array, "R D"], index_BxS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """`rows[index]`, anything where the index is negative; its gradient is a matrix product.
+
+    Every position adds to one of few rows, which an accelerator's scatter does one by one.
+    """
+    return rows_RxD[jnp.maximum(index_BxS, 0)]
+
+
+def _take_forward(rows_RxD: Array, index_BxS: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _take(rows_RxD, index_BxS), (rows_RxD, index_BxS)
+
+
+def _take_backward(kept: tuple[Array, Array], change_BxSxD: Array) -> tuple[Array, None]:
+    rows_RxD, index_BxS = kept
+    taken_BxSxR = jax.nn.one_hot(index_BxS, len(rows_RxD), dtype=change_BxSxD.dtype)
+    change_RxD = jnp.einsum(
+        "bsr,bsd->rd",
+        taken_BxSxR,
+        change_BxSxD,
+        precision="highest",  # sums, of numbers as they are
+        preferred_element_type=jnp.float32,
+    )
+    return change_RxD.astype(rows_RxD.dtype), None
+
+
+_take.defvjp(_take_forward, _take_backward)

@@ -29,6 +29,7 @@ from prompt_tuning_jax.errors import same_call
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import run_lock
+from prompt_tuning_jax.training.chosen_form import chosen_form
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
@@ -109,6 +110,8 @@ def train_runs(
         steps = max(run.config.train_steps for run in runs)
         monitor = Monitor(Path(config.model_dir), step, steps, config.log_period, config.quiet)
         closing.enter_context(contextlib.closing(monitor))
+        if not config.quiet and (form := chosen_form(config, model)):
+            monitor.say(form)
         for run in runs:
             run.log = closing.enter_context(trainer.open_log(run, monitor))
             if step == 0:

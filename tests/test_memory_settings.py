@@ -88,7 +88,7 @@ def test_stacked_weights_do_not_train(run, changes):
     ("changes", "words"),
     [
         ({"remat_policy": "most"}, "remat_policy must be one of none, minimal, full, got 'most'"),
-        ({"attention_chunk": -1}, "attention_chunk must be at least 0, got -1"),
+        ({"attention_chunk": 0}, "attention_chunk must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_setting_is_named(run, changes, words):

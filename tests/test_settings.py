@@ -42,9 +42,10 @@ IDENTITY = """
     eval_split eval_limit predictions
 """
 SHARED = """
-    model vocabulary model_dtype scan_layers remat_policy attention_chunk model_dir mesh batch_size
-    pack microbatches prompt_length prompt_layout prompt_visibility shared_prompt trainable
-    loss_normalization dropout_rate z_loss eval_period checkpoint_period log_period quiet runs
+    model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
+    batch_size pack microbatches prompt_length prompt_layout prompt_visibility shared_prompt
+    trainable loss_normalization dropout_rate z_loss eval_period checkpoint_period log_period quiet
+    runs
 """
 
 

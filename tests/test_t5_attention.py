@@ -10,8 +10,15 @@ import pytest
 import tiny
 
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.attention.choice import (
+    DEFAULT_CHUNK,
+    DENSE_BYTES,
+    DENSE_LENGTH,
+    Shape,
+    choose,
+    queries_at_once,
+)
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.config import DEFAULT_CHUNK, DENSE_BYTES, DENSE_LENGTH
 from prompt_tuning_jax.prompts import Prompt
 
 P, T, L = 5, 12, 9
@@ -23,7 +30,7 @@ DENSE = T5Config(
     mlp_dim=32,
     num_encoder_layers=2,
     num_decoder_layers=1,
-    attention_chunk=0,
+    attention="dense",
 )
 TOKENS = np.random.default_rng(0).integers(2, 32, (3, T))
 TOKENS[0, 4:] = TOKENS[1, 9:] = 0
@@ -67,7 +74,7 @@ def assert_close(ours, theirs):
 
 
 def chunked(chunk, config=DENSE):
-    return dataclasses.replace(config, attention_chunk=chunk)
+    return dataclasses.replace(config, attention="chunked", attention_chunk=chunk)
 
 
 @pytest.fixture(scope="module")
@@ -153,22 +160,33 @@ def test_memory_grows_with_the_length_of_rows_and_not_with_its_square():
 # ---- when ------------------------------------------------------------------------------------
 
 
+FEW, MANY = Shape(15, 2, DENSE_LENGTH + 1, DENSE_LENGTH + 1, 8), Shape(16, 2, 513, 513, 8)
+SHORT = Shape(100, 2, DENSE_LENGTH, DENSE_LENGTH, 8)
+
+
 @pytest.mark.parametrize(
-    ("setting", "rows", "queries", "expected"),
+    ("form", "chunk", "shape", "expected"),
     [
-        (0, 100, 5000, 5000),
-        (100, 1, 612, 100),
-        (100, 1, 64, 64),
-        (None, 100, DENSE_LENGTH, DENSE_LENGTH),
-        (None, 16, DENSE_LENGTH + 1, DEFAULT_CHUNK),
-        (None, 15, DENSE_LENGTH + 1, DENSE_LENGTH + 1),
+        ("dense", None, MANY, MANY.queries),
+        ("dense", 100, MANY, MANY.queries),
+        ("chunked", None, FEW, DEFAULT_CHUNK),
+        ("chunked", 100, FEW, 100),
+        ("chunked", 600, FEW, FEW.queries),
+        ("auto", 100, FEW, 100),
+        ("auto", None, SHORT, SHORT.queries),
+        ("auto", None, MANY, DEFAULT_CHUNK),
+        ("auto", None, FEW, FEW.queries),
     ],
 )
-def test_how_many_queries_attend_at_a_time(setting, rows, queries, expected):
-    assert 15 * DENSE.num_heads * 4 * 513**2 < DENSE_BYTES < 16 * DENSE.num_heads * 4 * 513**2
-    assert chunked(setting).queries_at_once(rows, queries, queries) == expected
+def test_how_many_queries_attend_at_a_time(form, chunk, shape, expected):
+    assert 4 * FEW.rows * 2 * 513**2 < DENSE_BYTES < 4 * MANY.rows * 2 * 513**2
+    assert queries_at_once(form, chunk, shape) == expected
+    choice = choose(form, chunk, shape, jnp.float32, "cpu")
+    assert choice == ("chunked" if expected < shape.queries else "dense", expected, "cpu")
 
 
-def test_a_negative_chunk_is_refused():
-    with pytest.raises(ValueError, match="attention_chunk must be 0 or more, not -1"):
-        chunked(-1)
+def test_what_is_no_form_and_no_chunk_is_refused():
+    with pytest.raises(ValueError, match="attention_chunk must be 1 or more, not 0"):
+        chunked(0)
+    with pytest.raises(ValueError, match=r"attention is one of .*, not 'quick'"):
+        dataclasses.replace(DENSE, attention="quick")

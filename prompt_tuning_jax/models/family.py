@@ -21,7 +21,7 @@ from prompt_tuning_jax.models.t5 import apply as t5
 class NetworkConfig(Protocol):
     """What is read of the config of any family, a frozen dataclass that can be hashed.
 
-    The training step replaces the last four in a copy of it.
+    The training step replaces the last five in a copy of it.
     """
 
     emb_dim: int
@@ -33,6 +33,7 @@ class NetworkConfig(Protocol):
     prompt_visibility: str
     dropout_rate: float
     remat_policy: str
+    attention: str
     attention_chunk: int | None
 
 

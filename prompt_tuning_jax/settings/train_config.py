@@ -10,6 +10,7 @@ from prompt_tuning_jax.bounds import COUNT, LEARNING_RATE, ROWS, SEED, TOKENS, Z
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
+from prompt_tuning_jax.models.attention.choice import FORMS
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.optim import Rule
 from prompt_tuning_jax.settings.common import (
@@ -200,13 +201,22 @@ class TrainConfig(
         choices=REMAT_POLICIES,
         shared=True,
     )
+    attention: str | None = setting(
+        default=None,
+        help="""dense (all scores in memory), chunked (those of a few queries at a time) or fused
+        (none: by a kernel of the TPU's or the GPU's). None: as the model says, which is auto: fused
+        where there is a kernel for the shapes, else chunked in rows above 512 whose scores take
+        more than 32 MB a layer, else dense.""",
+        group="devices",
+        choices=FORMS,
+        shared=True,
+    )
     attention_chunk: int | None = setting(
         default=None,
-        help="""how many queries' attention scores are in memory at a time; 0 for all. None: as the
-        model says: all in rows of at most 512, or in batches so small that a layer's scores take 32
-        MB or less, else 128.""",
+        help="""how many queries' scores are in memory at a time where attention is chunked. None:
+        128.""",
         group="devices",
-        bounds=Bounds(0, TOKENS.most),
+        bounds=Bounds(1, TOKENS.most),
         shared=True,
     )
 

@@ -9,7 +9,7 @@ import optax
 
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import merge_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
@@ -23,6 +23,18 @@ from prompt_tuning_jax.training.step_types import (
     TrainStep,
     Updated,
 )
+
+
+def network_config(config: TrainConfig, model: FrozenModel) -> NetworkConfig:
+    """The model's, with what a run changes of it."""
+    names = "remat_policy", "attention", "attention_chunk"
+    asked = {name: getattr(config, name) for name in names}
+    return dataclasses.replace(
+        model.config,
+        dropout_rate=config.dropout_rate,
+        prompt_visibility=config.prompt_visibility,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
 
 
 def make_train_step(
@@ -41,22 +53,16 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
 
     A step whose loss, gradient or update is not finite changes nothing.
     """
-    asked = {"remat_policy": config.remat_policy, "attention_chunk": config.attention_chunk}
-    network_config = dataclasses.replace(
-        model.config,
-        dropout_rate=config.dropout_rate,
-        prompt_visibility=config.prompt_visibility,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    network = network_config(config, model)
     layout, z_loss = config.prompt_layout, config.z_loss
-    apply = family_of(network_config).apply
+    apply = family_of(network).apply
 
     def loss_fn(
         trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None
     ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
-            logits = apply(network_config, merge_params(trainable, frozen), batch, layout, key)
+            logits = apply(network, merge_params(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         return weighted_loss(logits, targets, weights, z_loss), weights.sum()
 

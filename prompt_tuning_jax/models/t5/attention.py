@@ -17,11 +17,12 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.models.t5 import cache, chunked_attention, unprojected_attention
-from prompt_tuning_jax.models.t5.attention_bias import Bias
+from prompt_tuning_jax.models.attention import dense as dense_attention
+from prompt_tuning_jax.models.attention.attend import attend
+from prompt_tuning_jax.models.attention.bias import Bias
+from prompt_tuning_jax.models.t5 import cache, unprojected_attention
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.layers import Kernel, dense, dropout
-from prompt_tuning_jax.models.t5.softmax import softmax
 
 _attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
@@ -65,31 +66,15 @@ class _Attention(nn.Module):
         bias: Bias,
         deterministic: bool,
     ) -> Float[Array, "B H L K"]:
-        (B, H, L, _), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
+        B, H, S, _ = k_BxHxSxK.shape
         kept_BxHx1xS = self._kept((B, H, 1, S), deterministic)
         if kept_BxHx1xS is not None:
             # Dropout of the weights. All queries drop the same keys, so it may as well be dropout
             # of the values: S x K numbers instead of L x S.
             v_BxHxSxK = v_BxHxSxK * jnp.swapaxes(kept_BxHx1xS, 2, 3)
 
-        def attend(q_BxHxLxK, bias):
-            scores_BxHxLxS = jnp.einsum(
-                "bhlk,bhsk->bhls", q_BxHxLxK, k_BxHxSxK, preferred_element_type=jnp.float32
-            )
-            weights_BxHxLxS = self._weights(scores_BxHxLxS, bias)
-            return jnp.einsum("bhls,bhsk->bhlk", weights_BxHxLxS, v_BxHxSxK)
-
-        chunk = self.config.queries_at_once(B, L, S)
-        if chunk < L:
-            return chunked_attention.in_chunks(attend, q_BxHxLxK, bias, chunk)
-        return attend(q_BxHxLxK, bias)
-
-    def _weights(self, scores_BxHxLxS: jax.Array, bias: Bias) -> Float[Array, "B H L S"]:
-        """Softmax in float32, cast to the activations' dtype."""
-        scores_BxHxLxS = scores_BxHxLxS.astype(jnp.float32) + bias.mask
-        if bias.distances is not None:
-            scores_BxHxLxS += bias.distances
-        return softmax(scores_BxHxLxS).astype(self.config.dtype)
+        form, chunk = self.config.attention, self.config.attention_chunk
+        return attend(q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias, form=form, chunk=chunk)
 
     def _kept(self, shape: tuple[int, ...], deterministic: bool) -> Float[Array, "B H 1 S"] | None:
         """Dropout of keys: 0 or 1 / (1 - rate) for each. None where nothing is dropped."""
@@ -193,7 +178,7 @@ class CrossAttention(_Attention):
 
         def to_weights(scores_BxHxLxS: jax.Array) -> jax.Array:
             B, H, _, S = scores_BxHxLxS.shape
-            weights_BxHxLxS = self._weights(scores_BxHxLxS, bias)
+            weights_BxHxLxS = dense_attention.weights(scores_BxHxLxS, bias, self.config.dtype)
             kept_BxHx1xS = self._kept((B, H, 1, S), deterministic)
             return weights_BxHxLxS if kept_BxHx1xS is None else weights_BxHxLxS * kept_BxHx1xS
 

@@ -1,41 +1,23 @@
-"""What is added to attention's scores: the mask, and T5's learned bias of relative positions.
+"""T5's learned bias of relative positions.
 
-B batch   L queries   S keys   H heads   R buckets of relative positions
+L queries   S keys   H heads   R buckets of relative positions   O offsets, L + S - 1
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.t5.config import T5Config
 
-MASKED = -1e10
-
-
-class Bias(NamedTuple):
-    """The two terms of a bias, kept apart: their sum would be B times as large as `distances`.
-
-    Attributes:
-      mask: 0 where a query may attend to a key, MASKED where it must not.
-      distances: the relative-position bias, or None (cross-attention has none).
-    """
-
-    mask: Float[Array, "#B 1 #L S"]
-    distances: Float[Array, "#B H L S"] | None = None
-
-
-def mask_bias(mask_BxLxS: Bool[Array, "#B #L S"]) -> Float[Array, "#B 1 #L S"]:
-    """0 where attention may look, a very negative number where it must not; alike in all heads."""
-    return jnp.where(mask_BxLxS, 0.0, MASKED).astype(jnp.float32)[:, None]
-
 
 class RelativePositionBias(nn.Module):
-    """bias[h, i, j] = rel_embedding[h, bucket of (j - i)], added to a stack's attention scores."""
+    """bias[h, i, j] = rel_embedding[h, bucket of (j - i)], added to a stack's attention scores.
+
+    What a call returns is that bias by offset; `attention.bias.toeplitz` makes [H, L, S] of it.
+    """
 
     config: T5Config
     bidirectional: bool
@@ -43,8 +25,8 @@ class RelativePositionBias(nn.Module):
     @nn.compact
     def __call__(
         self, queries: int, keys: int, first_query: int | Int[Array, ""] = 0
-    ) -> Float[Array, "1 H L S"]:
-        """The bias of `queries` positions from `first_query` on, over keys 0 to keys - 1.
+    ) -> Float[Array, "H O"]:
+        """That of `queries` positions from `first_query` on, over keys 0 to keys - 1.
 
         There are at most as many queries as keys.
         """
@@ -62,8 +44,7 @@ class RelativePositionBias(nn.Module):
         )
         by_offset = table_HxR.astype(jnp.float32)[:, buckets]
         first = keys - queries - first_query
-        needed = jax.lax.dynamic_slice_in_dim(by_offset, first, queries + keys - 1, axis=1)
-        return _toeplitz(needed, queries)[None]
+        return jax.lax.dynamic_slice_in_dim(by_offset, first, queries + keys - 1, axis=1)
 
 
 def relative_buckets(
@@ -86,11 +67,3 @@ def relative_buckets(
     ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps)
     wide = exact + (ratio / np.log(max_distance / exact) * (buckets - exact)).astype(np.int32)
     return later + np.where(distance < exact, distance, np.minimum(wide, buckets - 1))
-
-
-def _toeplitz(values_HxO: Float[Array, "H offsets"], rows: int) -> Float[Array, "H rows columns"]:
-    """out[h, i, j] = values[h, j - i + rows - 1]; by reshaping, as a gather is slow on TPUs."""
-    H, count = values_HxO.shape
-    padded = jnp.pad(values_HxO, ((0, 0), (0, 1)))
-    shifted = jnp.tile(padded, (1, rows))[:, : rows * count].reshape(H, rows, count)
-    return shifted[:, :, rows - 1 :]

@@ -7,14 +7,11 @@ import jax.numpy as jnp
 
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
+from prompt_tuning_jax.models.attention.choice import FORMS
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 ENCODER_ATTENTIONS = ("full", "local", "transient_global")
 REMAT_POLICIES = ("none", "minimal", "full")
-# When attention takes a few queries at a time, and how many; see `T5Config.attention_chunk`.
-DENSE_LENGTH = 512
-DENSE_BYTES = 2**25
-DEFAULT_CHUNK = 128
 _TOKENS = ("pad_id", "eos_id", "start_id")
 
 
@@ -55,10 +52,11 @@ class T5Config:
         `t5.longt5.encoder`. LongT5 knows the prompt_visibility "full" only.
       local_radius: how far away is near.
       global_block_size: how many positions a summary is of.
-      attention_chunk: the attention scores of how many queries are in memory at a time, in the
-        forward and in the backward pass; 0 for all queries (LongT5 takes whole blocks of
-        local_radius + 1). None: DEFAULT_CHUNK where rows are
-        longer than DENSE_LENGTH and the scores of one layer larger than DENSE_BYTES, else all.
+      attention: the form that attention takes, "dense", "chunked" or "fused", or "auto" for that
+        which suits hardware and shapes; see `attention.choice`.
+      attention_chunk: the scores of how many queries are in memory at a time where attention is
+        chunked, in the forward and in the backward pass (LongT5 takes whole blocks of
+        local_radius + 1). A number makes "auto" chunked; None is 128.
     """
 
     vocab_size: int
@@ -86,6 +84,7 @@ class T5Config:
     encoder_attention: str = "full"
     local_radius: int = 127
     global_block_size: int = 16
+    attention: str = "auto"
     attention_chunk: int | None = None
 
     def __post_init__(self):
@@ -121,9 +120,12 @@ class T5Config:
             raise ValueError(
                 f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."
             )
-        if self.attention_chunk is not None and self.attention_chunk < 0:
+        if self.attention not in FORMS:
+            raise ValueError(f"T5Config.attention is one of {FORMS}, not {self.attention!r}.")
+        if self.attention_chunk is not None and self.attention_chunk < 1:
             raise ValueError(
-                f"T5Config.attention_chunk must be 0 or more, not {self.attention_chunk}."
+                f"T5Config.attention_chunk must be 1 or more, not {self.attention_chunk}: to have "
+                'all queries attend at once, set attention to "dense".'
             )
         if self.prompt_visibility not in VISIBILITIES:
             raise ValueError(
@@ -141,14 +143,6 @@ class T5Config:
                 f"{spelled('prompt_visibility', self.prompt_visibility)} is not for LongT5, whose "
                 "prompts see what any position sees: leave it at full."
             )
-
-    def queries_at_once(self, rows: int, queries: int, keys: int) -> int:
-        """How many of each row's queries attend at a time, in a batch of `rows`."""
-        chunk = self.attention_chunk
-        if chunk is None:
-            is_large = 4 * rows * self.num_heads * queries * keys > DENSE_BYTES
-            chunk = DEFAULT_CHUNK if queries > DENSE_LENGTH and is_large else 0
-        return min(chunk or queries, queries)
 
     @property
     def each_layer_has_bias(self) -> bool:

@@ -8,9 +8,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout
+from prompt_tuning_jax.models.attention.bias import Bias, mask_bias
 from prompt_tuning_jax.models.t5 import cache, cross_keys_values, layers, scan
 from prompt_tuning_jax.models.t5.attention import CrossAttention, KeyValue, SelfAttention
-from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
+from prompt_tuning_jax.models.t5.attention_bias import RelativePositionBias
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
 
@@ -47,7 +48,7 @@ class DecoderLayer(nn.Module):
         if self.config.each_layer_has_bias:
             queries, keys = self_bias.mask.shape[-2:]
             first = 0 if cache_index is None else cache_index
-            self_bias = self_bias._replace(distances=self.relpos_bias(queries, keys, first))
+            self_bias = Bias.of(self_bias.mask, self.relpos_bias(queries, keys, first))
 
         # Self-attention block.
         z_BxLxD = self.pre_self_attention_layer_norm(y_BxLxD)
@@ -171,4 +172,4 @@ class Decoder(ToLogits):
         mask_Bx1xLxS = mask_bias(layout.within_segments(causal_1xLxS, segment_ids, segment_ids))
         if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
-        return Bias(mask_Bx1xLxS, self.relpos_bias(L, keys, first))
+        return Bias.of(mask_Bx1xLxS, self.relpos_bias(L, keys, first))

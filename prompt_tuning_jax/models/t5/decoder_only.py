@@ -16,9 +16,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout, prompts
+from prompt_tuning_jax.models.attention.bias import Bias, mask_bias
 from prompt_tuning_jax.models.t5 import cache, layers, scan
 from prompt_tuning_jax.models.t5.attention import SelfAttention
-from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
+from prompt_tuning_jax.models.t5.attention_bias import RelativePositionBias
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.decoder import ToLogits
 from prompt_tuning_jax.prompts import PromptIds
@@ -180,12 +181,12 @@ class Decoder(ToLogits):
         if is_input_BxS is not None:
             mask_BxSxS |= is_input_BxS[:, :, None] & is_input_BxS[:, None, :]
         mask_BxSxS = layout.within_segments(mask_BxSxS, segment_ids, segment_ids)
-        return Bias(mask_bias(mask_BxSxS), self.relpos_bias(S, S))
+        return Bias.of(mask_bias(mask_BxSxS), self.relpos_bias(S, S))
 
     def _step_bias(self, index_B: Int[Array, " B"], S: int) -> Bias:
         """The line of `_row_bias` for one query in each row, at position `index`."""
         # The last position looks back over every distance, and earlier ones over fewer.
-        furthest_HxS = self.relpos_bias(1, S, S - 1)[0, :, 0]
+        furthest_HxS = self.relpos_bias(1, S, S - 1)
         distance_BxS = index_B[:, None] - jnp.arange(S)[None, :]
         bias_HxBxS = furthest_HxS[:, jnp.clip(S - 1 - distance_BxS, 0, S - 1)]
         bias_BxHx1xS = jnp.swapaxes(bias_HxBxS, 0, 1)[:, :, None]

@@ -9,9 +9,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout, prompts
+from prompt_tuning_jax.models.attention.bias import Bias, mask_bias
 from prompt_tuning_jax.models.t5 import isolated_prompt, layers, scan
 from prompt_tuning_jax.models.t5.attention import KeyValue, PromptKeyValue, SelfAttention
-from prompt_tuning_jax.models.t5.attention_bias import Bias, RelativePositionBias, mask_bias
+from prompt_tuning_jax.models.t5.attention_bias import RelativePositionBias
 from prompt_tuning_jax.models.t5.config import T5Config
 
 
@@ -56,7 +57,7 @@ class EncoderLayer(nn.Module):
     def with_distances(self, bias: Bias, queries: int) -> Bias:
         """The bias with the relative positions of the layer's own table."""
         keys = bias.mask.shape[-1]
-        return bias._replace(distances=self.relpos_bias(queries, keys, keys - queries))
+        return Bias.of(bias.mask, self.relpos_bias(queries, keys, keys - queries))
 
     def project(self, x_BxSxD: Float[Array, "B S D"]) -> KeyValue:
         """The layer's keys and values of x, for positions after them to attend to."""
@@ -159,4 +160,4 @@ class Encoder(nn.Module):
         if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
         keys = mask_BxLxS.shape[-1]
-        return Bias(mask_Bx1xLxS, self.relpos_bias(queries, keys, keys - queries))
+        return Bias.of(mask_Bx1xLxS, self.relpos_bias(queries, keys, keys - queries))

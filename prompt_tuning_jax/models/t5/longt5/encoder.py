@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import layout
+from prompt_tuning_jax.models.attention.bias import toeplitz
+from prompt_tuning_jax.models.attention.choice import Shape, queries_at_once
 from prompt_tuning_jax.models.t5 import layers
 from prompt_tuning_jax.models.t5.attention import SelfAttention
 from prompt_tuning_jax.models.t5.attention_bias import RelativePositionBias
@@ -58,8 +60,9 @@ class LongSelfAttention(SelfAttention):
             if side_kv is not None:
                 side_kv = (side_kv[0], side_kv[1] * kept_BxHxSx1[:, :, S:])
 
-        keys = bias.distances.shape[-1] + G
-        at_once = self.config.queries_at_once(B, S, keys)
+        keys, cfg = bias.distances.shape[-1] + G, self.config
+        shape = Shape(B, H, S, keys, cfg.head_dim)
+        at_once = queries_at_once(cfg.attention, cfg.attention_chunk, shape)
         return self._outward(
             attend(q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, side_kv, bias=bias, at_once=at_once)
         )
@@ -125,9 +128,10 @@ def _has_side_keys(config: T5Config) -> bool:
 def _with_distances(tables: Encoder | EncoderLayer, bias: LocalBias, length: int) -> LocalBias:
     """The bias with relative positions, from the tables of the stack or of a layer."""
     block, window = window_of(length, tables.config.local_radius)
-    bias = bias._replace(distances=tables.relpos_bias(block, window, (window - block) // 2))
+    by_offset = tables.relpos_bias(block, window, (window - block) // 2)
+    bias = bias._replace(distances=toeplitz(by_offset, block))
     if bias.side is None:
         return bias
     count = bias.side.segments.shape[1]
-    distances = tables.side_relpos_bias(count, count)
+    distances = toeplitz(tables.side_relpos_bias(count, count), count)
     return bias._replace(side=bias.side._replace(distances=distances))

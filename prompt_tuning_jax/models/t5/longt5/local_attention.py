@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.models.t5.attention_bias import mask_bias
-from prompt_tuning_jax.models.t5.softmax import softmax
+from prompt_tuning_jax.models.attention.bias import mask_bias
+from prompt_tuning_jax.models.attention.softmax import softmax
 
 
 class SideBias(NamedTuple):

@@ -1,0 +1,1 @@
+"""Attention with a bias by relative position: one function, `attend`, and its forms."""
