@@ -113,7 +113,8 @@ def traced_step(
         key = _placed(key, sharding.replicated(mesh))
     # A mesh of one device asks for no constraints within the program, as in training.
     model = FrozenModel(config, {}, mesh=mesh if mesh is not None and mesh.size > 1 else None)
-    step = make_train_step(TrainConfig(), model, optimizer)
+    asked = TrainConfig(prompt_visibility=config.prompt_visibility)
+    step = make_train_step(asked, model, optimizer)
     return step.trace(trainable, opt_state, frozen, batch, key)
 
 
