@@ -21,7 +21,6 @@ from prompt_tuning_jax.commands import cli, command, completion
 SHORT = {
     "train": ["--train_steps=2", "--eval_limit=8"],
     "evaluate": ["--limit=20"],
-    "plan": ["--remat_policy=none"],
     "show-task": ["--limit=20"],
 }
 
@@ -118,8 +117,9 @@ def example(printed, name):
 
 @pytest.mark.parametrize(
     "name",
-    # The training is what the README's first example is too.
-    [slow(name) if name == "train" else name for name in cli.COMMANDS],
+    # The training is what the README's first example is too. A plan compiles for minutes, with a
+    # compiler that is often not here: see test_plan.
+    [slow(name) if name == "train" else name for name in cli.COMMANDS if name != "plan"],
 )
 def test_the_example_runs(capsys, monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
@@ -181,13 +181,8 @@ def test_a_closed_pipe_is_quiet():
     [
         ("checkpoint convert bundled out --to huggingface", "out/model.safetensors", "| true"),
         ("export bundled_topic out.npy", "out.npy", ">&-"),
-        (
-            "plan --model small --gpu_memory 80 --flops 1e15 --bandwidth 3e12 --output out",
-            "out",
-            "| true",
-        ),
     ],
-    ids=["convert", "export", "plan"],
+    ids=["convert", "export"],
 )
 def test_files_are_written_whether_or_not_somebody_reads(tmp_path, command, written, reader):
     done = shell(f"set -o pipefail; prompt-tuning {command} {reader}", tmp_path)

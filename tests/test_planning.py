@@ -342,7 +342,7 @@ def test_slices():
 def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'prompt-tuning-jax\[plan\]'"):
-        targets.devices(targets.parse_slice("v5e:2x2"))
+        targets.parse_slice("v5e:2x2").devices()
 
 
 def test_shapes_are_those_of_the_model():

@@ -1,12 +1,14 @@
 """Whether a training run fits and how fast it may be, on hardware that is not at hand.
 
-    prompt-tuning plan --model base --gpu_memory 16 --flops 65e12 --bandwidth 300e9
+    prompt-tuning plan --model xl --gpu h100
+    prompt-tuning plan --model xxl --gpu a100:8 --prompt_visibility isolated
     prompt-tuning plan --model xxl --topology v5e:4x4
     prompt-tuning plan --model mt5_xl --topology v4:2x2x2 --mesh fsdp:8 --output plan.json
 
-With --topology the training step is compiled by the TPU's own compiler, which needs no TPU, only
-libtpu (pip install 'prompt-tuning-jax[plan]'); a compilation takes minutes. With --gpu_memory it is
-only traced, and all numbers are arithmetic. The weights are bfloat16, the prompt float32.
+The training step is compiled by the hardware's own compiler, which needs no hardware, but libtpu
+for TPUs (pip install 'prompt-tuning-jax[plan]') and 5 GB of CUDA for GPUs (pip install
+'prompt-tuning-jax[plan_gpu]'). A compilation takes minutes. The weights are bfloat16, the prompt is
+float32.
 """
 
 import contextlib
@@ -21,9 +23,10 @@ import rich.console
 from prompt_tuning_jax.bounds import PROMPT_LENGTH, ROWS, TOKENS, Bounds
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.errors import UsageError, spelled
+from prompt_tuning_jax.layout import VISIBILITIES
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
-from prompt_tuning_jax.planning import hardware, table
-from prompt_tuning_jax.planning.plan import Plan, as_json, model_config, plan_gpu, plan_slice
+from prompt_tuning_jax.planning import gpus, hardware, table
+from prompt_tuning_jax.planning.plan import Plan, as_json, model_config, plan_target
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -44,6 +47,12 @@ class PlanConfig:
         group="prompt",
         bounds=Bounds(1, PROMPT_LENGTH.most),
     )
+    prompt_visibility: str = setting(
+        default="full",
+        help="what the prompt may attend to, as in training.",
+        group="prompt",
+        choices=VISIBILITIES,
+    )
     batch_size: int = setting(
         default=32, help="rows, on all devices.", group="training", bounds=ROWS
     )
@@ -56,17 +65,8 @@ class PlanConfig:
     topology: str | None = setting(
         default=None, help=f"v5e:4x4, v4:2x2x4; {', '.join(hardware.CHIPS)}.", group="devices"
     )
-    gpu_memory: float | None = setting(
-        default=None, help="of one GPU, in GB.", group="devices", bounds=Bounds(0, 1e6)
-    )
-    flops: float | None = setting(
-        default=None,
-        help="of the GPU, bfloat16 matrices, a second.",
-        group="devices",
-        bounds=Bounds(0, 1e19),
-    )
-    bandwidth: float | None = setting(
-        default=None, help="of its memory, bytes a second.", group="devices", bounds=Bounds(0, 1e18)
+    gpu: str | None = setting(
+        default=None, help=f"h100, a100:8; {', '.join(gpus.GPUS)}.", group="devices"
     )
     mesh: str | None = setting(
         default=None, help="such as fsdp:8,model:2; without it several are tried.", group="devices"
@@ -76,6 +76,12 @@ class PlanConfig:
         help="none, minimal or full; without it several are tried.",
         group="devices",
         choices=REMAT_POLICIES,
+    )
+    attention_chunk: int | None = setting(
+        default=None,
+        help="how many queries' attention scores are in memory at a time, as in training.",
+        group="devices",
+        bounds=Bounds(0, TOKENS.most),
     )
     tries: int = setting(
         default=3, help="compilations at most.", group="devices", bounds=Bounds(1, 1000)
@@ -90,37 +96,24 @@ LENGTHS = {"inputs": 512, "targets": 8}
 
 
 def plans_of(config: PlanConfig) -> Iterator[Plan]:
-    """Plans for the TPU slice or the GPU that is named.
+    """Plans for the TPU slice or the GPUs that are named.
 
     Raises:
-      UsageError: neither or both are named, or a setting is the other's.
+      UsageError: neither or both are named.
     """
-    check_hardware(config)
-    model, tokens = model_config(str(config.model)), lengths_of(config.feature_lengths or LENGTHS)
+    if (config.topology is None) == (config.gpu is None):
+        raise UsageError(f"Give either {spelled('topology')} or {spelled('gpu')}.")
+    model = dataclasses.replace(
+        model_config(str(config.model)),
+        prompt_visibility=config.prompt_visibility,
+        attention_chunk=config.attention_chunk,
+    )
+    tokens = lengths_of(config.feature_lengths or LENGTHS)
     lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
-    if config.topology is not None:
-        target = hardware.parse_slice(config.topology)
-        return plan_slice(model, lengths, target, config.mesh, config.remat_policy, config.tries)
-    memory = int(config.gpu_memory * 1e9)
-    chip = hardware.Chip("gpu", memory, config.flops, config.bandwidth)
-    return plan_gpu(model, lengths, chip, config.remat_policy)
-
-
-def check_hardware(config: PlanConfig) -> None:
-    """Refuses settings that do not say which hardware is meant."""
-    gpu, rates = spelled("gpu_memory"), f"{spelled('flops')} and {spelled('bandwidth')}"
-    if (config.topology is None) == (config.gpu_memory is None):
-        raise UsageError(f"Give either {spelled('topology')} or {gpu}.")
-    if config.topology is not None and (config.flops or config.bandwidth):
-        raise UsageError(f"{rates} are a GPU's: give {gpu} instead of {spelled('topology')}.")
-    if config.gpu_memory is not None and not (
-        config.gpu_memory and config.flops and config.bandwidth
-    ):
-        raise UsageError(f"{gpu} needs the GPU's {rates} too, each above 0.")
-    if config.gpu_memory is not None and config.mesh:
-        raise UsageError(
-            f"{spelled('mesh')} needs a {spelled('topology')}: a GPU is planned for by itself."
-        )
+    target = (
+        gpus.parse_node(config.gpu) if config.gpu else hardware.parse_slice(str(config.topology))
+    )
+    return plan_target(model, lengths, target, config.mesh, config.remat_policy, config.tries)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -132,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             for plan in plans_of(config):
                 found.append(plan)
                 status.update(table.one_line(plan))
-        table.print_plans(found, console)
+        table.print_plans(found, table.GPU_NOTES if config.gpu else table.TPU_NOTES, console)
         if config.output:
             file.write_text(json.dumps(as_json(_asked(config), found), indent=1) + "\n")
 

@@ -1,5 +1,6 @@
-"""What a run is planned for: a slice of TPUs that libtpu knows how to compile for, or a GPU."""
+"""What a run is planned for: a slice of TPUs that libtpu knows how to compile for."""
 
+import abc
 import contextlib
 import dataclasses
 import importlib.util
@@ -10,33 +11,56 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.planning.hlo import Program
 
 GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """An accelerator, by its vendor's figures.
+class Accelerator(abc.ABC):
+    """By its vendor's figures.
 
     Attributes:
-      name: as in a topology; a GPU's is "gpu".
-      memory: bytes of main memory that a program may use; a TPU's, as its compiler has it.
+      name: as it is asked for.
+      memory: bytes of main memory.
       flops: bfloat16 matrix flops per second.
       bandwidth: of its main memory, bytes per second.
-      ring: bytes per second that a chip passes on around a ring of chips, both ways round.
-      clock: cycles per second: those at which its matrix units do `flops`.
-      sides: of a topology.
-      config: what makes one device of one chip in libtpu, where that is not its own choice.
+      ring: bytes per second that each passes on around a ring of them.
     """
 
     name: str
     memory: int
     flops: float
     bandwidth: float
-    ring: float = 0.0
-    clock: float = 0.0
+    ring: float
+
+    @property
+    def usable(self) -> int:
+        """Bytes of its memory that a program may use."""
+        return self.memory
+
+    @abc.abstractmethod
+    def work_seconds(self, program: Program) -> float:
+        """How long it computes in one execution of a program, without communication."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip(Accelerator):
+    """A TPU; its memory is what its compiler has, its ring goes both ways round.
+
+    Attributes:
+      clock: cycles per second: those at which its matrix units do `flops`.
+      sides: of a topology.
+      config: what makes one device of one chip in libtpu, where that is not its own choice.
+    """
+
+    clock: float
     sides: int = 2
     config: str | None = None
+
+    def work_seconds(self, program: Program) -> float:
+        """By the compiler's estimate for every instruction."""
+        return program.cycles() / self.clock
 
 
 CHIPS = {
@@ -61,6 +85,32 @@ class Slice:
     def name(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
 
+    def devices(self) -> Sequence[jax.Device]:
+        """Devices to compile for; none of them exists.
+
+        Raises:
+          ImportError: libtpu is not installed.
+          ValueError: libtpu knows no such slice.
+        """
+        if importlib.util.find_spec("libtpu") is None:
+            raise ImportError(
+                "Compiling for TPUs takes libtpu (no TPU is needed): "
+                "pip install 'prompt-tuning-jax[plan]'."
+            )
+        from jax.experimental import topologies
+
+        sides = (*self.sides, 1, 1)[:3]
+        options = {"chips_per_host_bounds": tuple(map(min, sides, (2, 2, 1)))}
+        if self.chip.config:
+            options["chip_config_name"] = self.chip.config
+        try:
+            with _without_tpus():
+                return topologies.get_topology_desc(
+                    platform="tpu", topology_name=self.name, **options
+                ).devices
+        except jax.errors.JaxRuntimeError as error:
+            raise ValueError(f"libtpu cannot compile for {self.name}: {error}.") from error
+
 
 def parse_slice(topology: str) -> Slice:
     """`v5e:4x4` or `v4:2x2x4`.
@@ -80,33 +130,6 @@ def parse_slice(topology: str) -> Slice:
             f"{name}:{'2x2x4' if chip.sides == 3 else '4x4'}."
         )
     return Slice(chip, tuple(int(side) for side in sides.split("x")))
-
-
-def devices(target: Slice) -> Sequence[jax.Device]:
-    """Devices to compile for; none of them exists.
-
-    Raises:
-      ImportError: libtpu is not installed.
-      ValueError: libtpu knows no such slice.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(
-            "Compiling for TPUs takes libtpu (no TPU is needed): "
-            "pip install 'prompt-tuning-jax[plan]'."
-        )
-    from jax.experimental import topologies
-
-    sides = (*target.sides, 1, 1)[:3]
-    options = {"chips_per_host_bounds": tuple(map(min, sides, (2, 2, 1)))}
-    if target.chip.config:
-        options["chip_config_name"] = target.chip.config
-    try:
-        with _without_tpus():
-            return topologies.get_topology_desc(
-                platform="tpu", topology_name=target.name, **options
-            ).devices
-    except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"libtpu cannot compile for {target.name}: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -37,6 +37,9 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+# A product says which axes it sums over; where a GPU's library computes it, the call says so.
+_SUMMED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)')
+_LIBRARY_PRODUCT = 'custom_call_target="__cublas$'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Instruction:
         """Bytes of its result that are in main memory, not in a chip's own fast memory."""
         arrays = _ARRAY.findall(self.shape)
         return sum(_size(*array) for array in arrays if "S(" not in array[2])
+
+    @property
+    def is_fusion(self) -> bool:
+        """Whether it is a fused computation, or starts one that runs on beside other work."""
+        return self.opcode in ("fusion", "fusion-start")
 
     @property
     def collective(self) -> str | None:
@@ -90,6 +98,19 @@ class Collective:
     size: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One thing that a device does at a time: flops of its matrix products, bytes of its traffic.
+
+    Attributes:
+      times: how often it runs.
+    """
+
+    times: int
+    flops: int
+    traffic: int
+
+
 class Program:
     """A compiled program, of which every device executes the same.
 
@@ -112,7 +133,7 @@ class Program:
                 self._count(called["body"], times * self.trips(instruction))
             if "calls" in called:
                 self._count(called["calls"], times)
-                if instruction.opcode == "fusion":
+                if instruction.is_fusion:
                     self._fused.add(called["calls"])
             for branches in _BRANCHES.findall(instruction.attributes):
                 for branch in re.findall(r"%?([\w.\-]+)", branches):
@@ -165,18 +186,31 @@ class Program:
                 sizes[kind] += times * _moved(instruction, here)
         return {kind: Collective(counts[kind], sizes[kind]) for kind in COLLECTIVES if counts[kind]}
 
+    def kernels(self) -> Iterator[Kernel]:
+        """Everything but communication that takes time; how an instruction becomes one on GPUs."""
+        for name, instruction, times in self.executed():
+            if instruction.collective or instruction.opcode.endswith("-done"):
+                continue
+            flops, traffic = self.product_flops(name, instruction), self.traffic(name, instruction)
+            if flops or traffic:
+                yield Kernel(times, flops, traffic)
+
     def main_memory_traffic(self) -> int:
         """Bytes that a device reads from and writes to its main memory."""
-        return sum(times * self._traffic(name, i) for name, i, times in self.executed())
+        return sum(times * self.traffic(name, i) for name, i, times in self.executed())
 
-    def _traffic(self, computation: str, instruction: Instruction) -> int:
+    def traffic(self, computation: str, instruction: Instruction) -> int:
+        """Bytes that one execution of an instruction reads from and writes to main memory."""
         if instruction.opcode in _FREE or '"AllocateBuffer"' in instruction.attributes:
             return 0
         here = self.computations[computation]
-        called = dict(_CALLED.findall(instruction.attributes)).get("calls")
-        in_parts = called if instruction.opcode == "fusion" else None
+        in_parts = _fused_into(instruction)
         written = instruction.main_memory_size
-        if instruction.opcode.endswith("-start"):  # what it writes counts where it is done
+        if instruction.opcode == "fusion-done":  # all of it counted where it starts
+            return 0
+        if instruction.opcode == "fusion-start":  # its shape has the operands too
+            written = self._written(instruction, here, in_parts)
+        elif instruction.opcode.endswith("-start"):  # what it writes counts where it is done
             written = 0
         elif written:
             written = min(written, self._written(instruction, here, in_parts))
@@ -214,9 +248,7 @@ class Program:
                 if user.opcode == "bitcast":
                     names.append(user.name)
                     continue
-                called = dict(_CALLED.findall(user.attributes)).get("calls")
-                nested = called if user.opcode == "fusion" else None
-                total += self._read(user, here, nested, user.operands.index(name))
+                total += self._read(user, here, _fused_into(user), user.operands.index(name))
         return total
 
     def _written(self, user: Instruction, here: dict[str, Instruction], called: str | None) -> int:
@@ -234,8 +266,31 @@ class Program:
             return sum(self._written_as(inside[name], inside) for name in root.operands)
         if root.opcode == "bitcast":
             return self._written_as(inside[root.operands[0]], inside)
-        nested = dict(_CALLED.findall(root.attributes)).get("calls")
-        return self._written(root, inside, nested if root.opcode == "fusion" else None)
+        return self._written(root, inside, _fused_into(root))
+
+    def product_flops(self, computation: str, instruction: Instruction) -> int:
+        """Flops of the matrix products of one execution, those fused into others too."""
+        if called := _fused_into(instruction):
+            return sum(self.product_flops(called, i) for i in self.computations[called].values())
+        if instruction.opcode != "dot" and _LIBRARY_PRODUCT not in instruction.attributes:
+            return 0
+        summed = _SUMMED.search(instruction.attributes)
+        left = self.computations[computation][instruction.operands[0]]
+        sizes = _dims(left.shape)
+        axes = re.findall(r"\d+", summed[1]) if summed else ()
+        return 2 * math.prod(_dims(instruction.shape)) * math.prod(sizes[int(a)] for a in axes)
+
+
+def _fused_into(instruction: Instruction) -> str | None:
+    """The computation that a fusion executes."""
+    if not instruction.is_fusion:
+        return None
+    return dict(_CALLED.findall(instruction.attributes)).get("calls")
+
+
+def _dims(shape: str) -> list[int]:
+    """Of the first array of a shape."""
+    return [int(d) for d in _ARRAY.findall(shape)[0][1].split(",") if d]
 
 
 def _moved(instruction: Instruction, here: dict[str, Instruction]) -> int:

@@ -15,10 +15,10 @@ from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
-from prompt_tuning_jax.planning.hardware import Chip
+from prompt_tuning_jax.planning.hardware import Accelerator
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
 
-# Of a chip's peak, what a T5's step may be expected to reach.
+# Of a device's peak, what a T5's step may be expected to reach.
 _LIKELY_SHARE = 0.4
 
 
@@ -101,7 +101,7 @@ def _divisors(number: int) -> list[int]:
 def likeliest(
     config: T5Config,
     lengths: Lengths,
-    chip: Chip,
+    chip: Accelerator,
     splits: Iterable[Option],
     policies: Iterable[str] = REMAT_POLICIES,
 ) -> list[Option]:
@@ -110,13 +110,13 @@ def likeliest(
     guesses = {option: guess(config, lengths, chip, option) for option in options}
 
     def order(option: Option) -> tuple[bool, float]:
-        too_large = guesses[option].memory > chip.memory
+        too_large = guesses[option].memory > chip.usable
         return too_large, guesses[option].memory if too_large else guesses[option].seconds
 
     return sorted(options, key=order)
 
 
-def guess(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> Guess:
+def guess(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option) -> Guess:
     """Memory and time, with activations split evenly and no communication behind work."""
     work, alive = traced_work(dataclasses.replace(config, remat_policy=option.remat), lengths)
     weights = weights_size(config, lengths) / option.model

@@ -16,11 +16,11 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
 from prompt_tuning_jax.params import without_prompt
-from prompt_tuning_jax.planning import hardware, meshes
+from prompt_tuning_jax.planning import gpus, meshes
 from prompt_tuning_jax.planning.arithmetic import useful_flops
-from prompt_tuning_jax.planning.hardware import Chip
+from prompt_tuning_jax.planning.hardware import Accelerator, Slice
 from prompt_tuning_jax.planning.hlo import Collective, Program
-from prompt_tuning_jax.planning.meshes import Option, traced_work, weights_size
+from prompt_tuning_jax.planning.meshes import Option, traced_work
 from prompt_tuning_jax.planning.step import Compiled, Lengths, abstract_params, compile_step
 
 # A ring all-reduce is a reduce-scatter and an all-gather.
@@ -33,7 +33,7 @@ class Plan:
 
     From the compiler: `needed` and its parts, `cycles`, `collectives`, and `traffic`, which is
     counted in the compiled program. Arithmetic: `flops`, `useful_flops`, `link_seconds`, and what
-    follows from both kinds. A plan without `compile_seconds` is arithmetic altogether.
+    follows from both kinds.
 
     Attributes:
       needed: arguments, temporaries, outputs and program; `available` is what there is.
@@ -41,8 +41,8 @@ class Plan:
       flops: matrix products of the traced step, with what is computed again.
       useful_flops: 4 x parameters x tokens; see `arithmetic.useful_flops`.
       traffic: read from and written to main memory.
-      cycles: the compiler's estimate for all instructions but communication.
-      work_seconds: cycles over the clock; for a GPU the longer of flops and traffic at full rate.
+      cycles: a TPU compiler's estimate for all instructions but communication.
+      work_seconds: cycles over the clock; a GPU's by `Gpu.work_seconds`.
       link_seconds: the collectives' bytes over the chip's ring bandwidth.
     """
 
@@ -64,7 +64,7 @@ class Plan:
     work_seconds: float = 0.0
     link_seconds: float = 0.0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
-    compile_seconds: float | None = None
+    compile_seconds: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -88,7 +88,11 @@ class Plan:
 
 
 def compiled_plan(
-    config: T5Config, lengths: Lengths, chip: Chip, devices: Sequence[jax.Device], option: Option
+    config: T5Config,
+    lengths: Lengths,
+    chip: Accelerator,
+    devices: Sequence[jax.Device],
+    option: Option,
 ) -> Plan:
     """Compiles the step for a mesh of `devices`."""
     mesh = sharding.make_mesh(option.mesh, devices)
@@ -97,44 +101,28 @@ def compiled_plan(
 
 
 def from_compiled(
-    config: T5Config, lengths: Lengths, chip: Chip, option: Option, compiled: Compiled
+    config: T5Config, lengths: Lengths, chip: Accelerator, option: Option, compiled: Compiled
 ) -> Plan:
     """The numbers of a compiled step."""
     known = _known(config, lengths, chip, option) | {"compile_seconds": compiled.seconds}
     if compiled.memory is None:
         return Plan(**known, needed=compiled.needed, weights=0, arguments=0, temporaries=0)
     program = Program(compiled.text)
-    cycles, collectives = program.cycles(), program.collectives()
+    collectives = program.collectives()
     moved = sum(_TIMES_AROUND.get(kind, 1) * one.size for kind, one in collectives.items())
     return Plan(
         **known,
         **dataclasses.asdict(compiled.memory),
         needed=compiled.needed,
         traffic=program.main_memory_traffic(),
-        cycles=cycles,
-        work_seconds=cycles / chip.clock,
+        cycles=program.cycles(),
+        work_seconds=chip.work_seconds(program),
         link_seconds=moved / chip.ring,
         collectives=collectives,
     )
 
 
-def arithmetic_plan(config: T5Config, lengths: Lengths, chip: Chip, remat: str) -> Plan:
-    """One GPU, of which nothing is known but memory and rates: a bound, not an estimate."""
-    config = dataclasses.replace(config, remat_policy=remat)
-    work, alive = traced_work(config, lengths)
-    weights = weights_size(config, lengths)
-    return Plan(
-        **_known(config, lengths, chip, Option(remat=remat)),
-        needed=weights + alive,
-        weights=weights,
-        arguments=0,
-        temporaries=alive,
-        traffic=work.traffic,
-        work_seconds=max(work.flops / chip.flops, work.traffic / chip.bandwidth),
-    )
-
-
-def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> dict[str, Any]:
+def _known(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option) -> dict[str, Any]:
     """The numbers that need no compiler."""
     params = without_prompt(abstract_params(config, lengths))
     sizes = {name: x.size for name, x in params.items()}
@@ -142,7 +130,7 @@ def _known(config: T5Config, lengths: Lengths, chip: Chip, option: Option) -> di
         "mesh": option.mesh,
         "remat": option.remat,
         "devices": option.data * option.fsdp * option.model,
-        "available": chip.memory,
+        "available": chip.usable,
         "flops": traced_work(config, lengths)[0].flops,
         "useful_flops": useful_flops(sizes, config, lengths),
         "peak_flops": chip.flops,
@@ -174,15 +162,15 @@ def model_config(model: str | os.PathLike[str]) -> T5Config:
     )
 
 
-def plan_slice(
+def plan_target(
     config: T5Config,
     lengths: Lengths,
-    target: hardware.Slice,
+    target: Slice | gpus.Node,
     mesh: str | None = None,
     remat: str | None = None,
     tries: int = 3,
 ) -> Iterator[Plan]:
-    """Plans for a TPU slice, one compilation each.
+    """Plans for a TPU slice or a node of GPUs, one compilation each.
 
     Args:
       mesh: only this one, such as "fsdp:16"; None: the `tries` likeliest.
@@ -190,9 +178,9 @@ def plan_slice(
 
     Raises:
       ValueError: nothing divides, or libtpu knows no such slice.
-      ImportError: libtpu is not installed.
+      ImportError: the target's compiler is not installed.
     """
-    devices = hardware.devices(target)
+    devices = target.devices()
     if mesh:
         splits = [meshes.only_mesh(sharding.make_mesh(mesh, devices), lengths.batch)]
     else:
@@ -201,14 +189,6 @@ def plan_slice(
     chosen = meshes.likeliest(config, lengths, target.chip, splits, policies)
     for option in chosen[: 1 if mesh else tries]:
         yield compiled_plan(config, lengths, target.chip, devices, option)
-
-
-def plan_gpu(
-    config: T5Config, lengths: Lengths, chip: Chip, remat: str | None = None
-) -> Iterator[Plan]:
-    """Plans for one GPU: arithmetic, one for each policy."""
-    for policy in [remat] if remat else REMAT_POLICIES:
-        yield arithmetic_plan(config, lengths, chip, policy)
 
 
 def as_json(args: dict[str, Any], found: list[Plan]) -> dict[str, Any]:
@@ -228,7 +208,7 @@ def recommended(plans: Sequence[Plan]) -> Plan | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of jax, jaxlib and libtpu, where they are installed."""
+    """Versions of jax and of the compilers, where they are installed."""
     found = {d.metadata["Name"] for d in importlib.metadata.distributions()}
-    names = [name for name in ("jax", "jaxlib", "libtpu") if name in found]
+    names = [name for name in ("jax", "jaxlib", "libtpu", *gpus.PLUGINS) if name in found]
     return {name: importlib.metadata.version(name) for name in names}

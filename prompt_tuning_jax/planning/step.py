@@ -113,8 +113,17 @@ def traced_step(
         key = _placed(key, sharding.replicated(mesh))
     # A mesh of one device asks for no constraints within the program, as in training.
     model = FrozenModel(config, {}, mesh=mesh if mesh is not None and mesh.size > 1 else None)
-    step = make_train_step(TrainConfig(), model, optimizer)
-    return step.trace(trainable, opt_state, frozen, batch, key)
+    asked = TrainConfig(prompt_visibility=config.prompt_visibility)
+    step = make_train_step(asked, model, optimizer)
+    with _meant_for(mesh):
+        return step.trace(trainable, opt_state, frozen, batch, key)
+
+
+def _meant_for(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
+    """Where a kernel asks which devices it is for; those of the plan are not here."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def _batch(lengths: Lengths) -> dict[str, jax.ShapeDtypeStruct]:
@@ -139,7 +148,7 @@ def compile_step(config: T5Config, lengths: Lengths, mesh: Mesh) -> Compiled:
     traced = traced_step(config, lengths, mesh)
     start = time.perf_counter()
     try:
-        with _no_cache():
+        with _no_cache(), _meant_for(mesh):
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -6,6 +6,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from prompt_tuning_jax.planning import gpus
 from prompt_tuning_jax.planning.hardware import GIB
 from prompt_tuning_jax.planning.plan import Plan, recommended
 
@@ -24,23 +25,23 @@ COLUMNS = (
     "useful",
     "compiled in",
 )
-COMPILED = (
+_COMPILED = (
     "The compiler's: GiB on each device (needed, and of it the weights and what is temporary: "
-    "activations), its estimated cycles as ms of work, the collectives of a device with their "
-    "sizes, and GB moved to and from its memory. Arithmetic: Tflop, the matrix products of the "
-    "step on all devices; ms on the links, the collectives at the rate of a ring, not hidden "
-    "behind work; useful, 4 x parameters x tokens over what the chips could do in both times at "
-    "their peak."
+    "activations), the collectives of a device with their sizes, and GB moved to and from its "
+    "memory. Arithmetic: Tflop, the matrix products of the step on all devices; ms on the links, "
+    "the collectives at the rate of a ring, not hidden behind work; useful, 4 x parameters x "
+    "tokens over what the devices could do in both times at their peak. "
 )
-ARITHMETIC = (
-    "All arithmetic, from the traced step: needed, its weights and everything alive at once, "
-    "before any fusion; ms of work, the longer of its matrix products at --flops and their "
-    "operands at --bandwidth, a lower bound; useful, 4 x parameters x tokens over what the GPU "
-    "could do in that time at --flops."
+TPU_NOTES = _COMPILED + "ms of work: the compiler's estimated cycles."
+GPU_NOTES = _COMPILED + (
+    "ms of work: each kernel at the slower of its products and its traffic, at the shares of the "
+    "GPU's rates that steps measured on one H200 reach: right to 5% for those, not measured on "
+    "other GPUs or on several. A GPU has as much memory as JAX takes of it, "
+    f"{gpus.MEMORY_FRACTION:.0%} unless {gpus.FRACTION_VARIABLE} says otherwise."
 )
 
 
-def print_plans(plans: Sequence[Plan], console: rich.console.Console) -> None:
+def print_plans(plans: Sequence[Plan], notes: str, console: rich.console.Console) -> None:
     """Prints every plan, which is recommended, and where the numbers come from."""
     best = recommended(plans)
     table = rich.table.Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
@@ -56,8 +57,7 @@ def print_plans(plans: Sequence[Plan], console: rich.console.Console) -> None:
         table.add_row(*(row[i] for i in told), style="bold green" if plan is best else "")
     console.print(table)
     console.print(rich.text.Text(recommendation(plans), style="bold"))
-    compiled = any(plan.compile_seconds is not None for plan in plans)
-    console.print(rich.text.Text(COMPILED if compiled else ARITHMETIC, style="dim"))
+    console.print(rich.text.Text(notes, style="dim"))
 
 
 def recommendation(plans: Sequence[Plan]) -> str:
@@ -71,8 +71,8 @@ def recommendation(plans: Sequence[Plan]) -> str:
     least = min(plans, key=lambda plan: plan.needed)
     return (
         f"Nothing fits: the smallest, mesh {least.mesh!r} with remat {least.remat!r}, is "
-        f"{gib(least.needed - least.available)} GiB too large for each device. Take a larger "
-        "slice or a smaller batch."
+        f"{gib(least.needed - least.available)} GiB too large for each device. Take more or "
+        "larger devices, or a smaller batch."
     )
 
 
@@ -84,7 +84,7 @@ def one_line(plan: Plan) -> str:
 
 def cells(plan: Plan) -> list[str]:
     """A plan's cells, in the order of `COLUMNS`; a dash for what is not known."""
-    known = plan.fits or plan.compile_seconds is None
+    known = plan.weights > 0  # a TPU's compiler gives only a refusal where a step does not fit
     spare = gib(abs(plan.available - plan.needed))
     return [
         plan.mesh,
@@ -99,7 +99,7 @@ def cells(plan: Plan) -> list[str]:
         f"{plan.link_seconds * 1e3:.3g}" if known else "-",
         _collectives(plan),
         f"{plan.useful_share:.0%}" if known else "-",
-        "-" if plan.compile_seconds is None else f"{plan.compile_seconds:.0f} s",
+        f"{plan.compile_seconds:.0f} s",
     ]
 
 
