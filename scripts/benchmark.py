@@ -242,10 +242,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def command_line() -> str:
+def command_line(script: str = "benchmark.py") -> str:
     """How this program was called, without the places of files on this machine."""
     given = [re.sub(r"^(--\w+=)?/.*/", r"\1", argument) for argument in sys.argv[1:]]
-    return shlex.join(["python", "scripts/benchmark.py", *given])
+    return shlex.join(["python", f"scripts/{script}", *given])
 
 
 def parse_arguments() -> argparse.Namespace:

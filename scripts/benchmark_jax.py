@@ -1,24 +1,23 @@
-"""This library's worker for benchmark.py, which starts it."""
+"""This library's worker for benchmark.py and benchmark_gpu.py, which start it."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark_worker import Repeat, Settings, serve
-from make_random_t5 import random_params
+from benchmark_worker import Repeat, Settings, resident_peak, serve
+from make_random_t5 import spread, weight_shapes
 
 from prompt_tuning_jax import TunedPrompt, optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.params import PROMPT_NAME, split_params, with_prompt
+from prompt_tuning_jax.params import PROMPT_NAME, split_params, unflatten, with_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.set_up import place, trainable_rules
 from prompt_tuning_jax.training.train_step import make_train_step
-from prompt_tuning_jax.training.trainers import make_stacked_step, take_rows
 
 RUNS = 8  # prompts of `many`
 DECODED = 8  # tokens of `decode`
@@ -41,8 +40,22 @@ def random_batch(settings: Settings, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def random_model(settings: Settings) -> FrozenModel:
+    """Weights in the dtype of the activations, drawn where they are used."""
     config = T5Config(**settings["config"])
-    return FrozenModel(config, jax.tree.map(jnp.asarray, random_params(config)))
+    shapes = weight_shapes(config)
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), len(shapes))
+    flat = {}
+    for key, (name, x) in zip(keys, shapes.items(), strict=True):
+        if name.endswith("scale"):
+            flat[name] = jnp.ones(x.shape, config.dtype)
+        else:
+            flat[name] = draw(key, spread(config, name, x.shape), x.shape, config.dtype)
+    return FrozenModel(config, unflatten(flat))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def draw(key: jax.Array, deviation: float, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return deviation * jax.random.normal(key, shape, dtype)
 
 
 def random_prompt(settings: Settings, seed: int = 1) -> np.ndarray:
@@ -53,7 +66,11 @@ def random_prompt(settings: Settings, seed: int = 1) -> np.ndarray:
 def facts(trainable: Any) -> dict[str, Any]:
     """What is recorded; `trainable` is all that a step differentiates and keeps a state for."""
     trained = {name: list(x.shape) for name, x in trainable.items()}
-    return {"versions": {"jax": jax.__version__}, "trained": trained}
+    return {
+        "versions": {"jax": jax.__version__},
+        "device": jax.local_devices()[0].device_kind,
+        "trained": trained,
+    }
 
 
 def train_step(settings: Settings) -> tuple[Repeat, dict]:
@@ -94,6 +111,9 @@ def many(settings: Settings) -> tuple[Repeat, dict]:
 
 
 def together(config, model, states, frozen, batches) -> Repeat:
+    # Its log needs tensorboardX, which no other work here does.
+    from prompt_tuning_jax.training.trainers import make_stacked_step, take_rows
+
     trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
     mesh = sharding.make_mesh("data:-1")
     stack = take_rows((trainable, opt_state, jnp.ones(RUNS, bool)), np.arange(RUNS), mesh)
@@ -111,9 +131,7 @@ def together(config, model, states, frozen, batches) -> Repeat:
 
 
 def in_turn(config, model, states, frozen, batches) -> Repeat:
-    step = make_train_step(
-        config, model, optim.make_optimizer(states[0][0], trainable_rules(config))
-    )
+    step = make_train_step(config, model, optim.make_optimizer(states[0][0], rules_of(config)))
 
     def repeat(times: int) -> None:
         for _ in range(times):
@@ -153,13 +171,16 @@ def start(
     config: TrainConfig, model: FrozenModel, prompt: np.ndarray
 ) -> tuple[list[Any], Any, Callable[..., Any]]:
     """[what trains, its optimizer's state], the frozen weights, and the step."""
-    rules = trainable_rules(config)
-    mesh = sharding.make_mesh("data:-1")
-    parts = split_params(with_prompt(model.params, prompt), rules)
-    trainable, frozen = place(mesh, model, *parts)
+    rules, mesh = rules_of(config), sharding.make_mesh("data:-1")
+    parts = split_params(with_prompt(model.params, jnp.array(prompt)), rules)
+    trainable, frozen = (sharding.put(x, sharding.replicated(mesh)) for x in parts)
     optimizer = optim.make_optimizer(trainable, rules)
     state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
     return [trainable, state], frozen, make_train_step(config, model, optimizer)
+
+
+def rules_of(config: TrainConfig) -> Sequence[optim.Rule]:
+    return optim.prompt_rules() if config.trainable is None else config.trainable
 
 
 def check(metrics: Any, state: Any) -> None:
@@ -169,5 +190,11 @@ def check(metrics: Any, state: Any) -> None:
     jax.block_until_ready(state)
 
 
+def device_peak() -> int:
+    """The most bytes of the device's memory; of the process, where they are the same (a CPU)."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] if stats else resident_peak()
+
+
 if __name__ == "__main__":
-    serve({"train_step": train_step, "many": many, "decode": decode})
+    serve({"train_step": train_step, "many": many, "decode": decode}, device_peak)

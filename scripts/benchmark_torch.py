@@ -1,12 +1,13 @@
-"""PEFT's worker for benchmark.py, which starts it in an interpreter with torch and PEFT.
+"""PEFT's worker for benchmark.py and benchmark_gpu.py, which start it with torch and PEFT.
 
 Nothing here imports this library or JAX.
 """
 
 import sys
 import warnings
+from typing import Any
 
-from benchmark_worker import Repeat, Settings, serve
+from benchmark_worker import Repeat, Settings, resident_peak, serve
 
 try:
     import peft
@@ -22,7 +23,15 @@ DECODED = 8  # tokens of `decode`
 EMBEDDING = "prompt_encoder.default.embedding.weight"
 
 
-def peft_model(settings: Settings) -> peft.PeftModel:
+def prepare(settings: Settings) -> torch.device:
+    """Makes a CPU's threads, or the GPU, and the numbers that follow the same in every run."""
+    torch.manual_seed(0)
+    if settings.get("threads"):
+        torch.set_num_threads(settings["threads"])
+    return torch.device(settings.get("device", "cpu"))
+
+
+def peft_model(settings: Settings, device: torch.device) -> peft.PeftModel:
     """T5 1.1 with random weights under PEFT's prompt tuning, which freezes it."""
     shape = settings["config"]
     config = transformers.T5Config(
@@ -43,7 +52,11 @@ def peft_model(settings: Settings) -> peft.PeftModel:
         num_virtual_tokens=settings["prompt"],
         num_transformer_submodules=1,  # or as many rows again are made for the decoder, and unused
     )
-    return peft.get_peft_model(transformers.T5ForConditionalGeneration(config), tuning).train()
+    torch.set_default_dtype(getattr(torch, shape["dtype"]))
+    with device:
+        frozen = transformers.T5ForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)  # the prompt's, here and in the library
+    return peft.get_peft_model(frozen, tuning).to(device).train()
 
 
 def check_only_prompt_trains(model: peft.PeftModel) -> dict[str, list[int]]:
@@ -56,16 +69,15 @@ def check_only_prompt_trains(model: peft.PeftModel) -> dict[str, list[int]]:
 
 def train_step(settings: Settings) -> tuple[Repeat, dict]:
     """Forward, backward and AdamW, as a training loop around PEFT does them."""
-    torch.manual_seed(0)
-    torch.set_num_threads(settings["threads"])
-    model = peft_model(settings)
+    device = prepare(settings)
+    model = peft_model(settings, device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     rows, vocab_size = settings["batch"], settings["config"]["vocab_size"]
-    input_ids = torch.randint(2, vocab_size, (rows, settings["inputs"]))
-    mask, labels = (
-        torch.ones_like(input_ids),
-        torch.randint(2, vocab_size, (rows, settings["targets"])),
+    input_ids, labels = (
+        torch.randint(2, vocab_size, (rows, settings[name]), device=device)
+        for name in ("inputs", "targets")
     )
+    mask = torch.ones_like(input_ids)
     forward = torch.compile(model) if settings["compile"] else model
 
     def repeat(times: int) -> None:
@@ -79,20 +91,17 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
             raise FloatingPointError("The loss is not finite.")
 
     repeat(2 if settings["compile"] else 1)
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    return repeat, {"versions": versions, "trained": check_only_prompt_trains(model)}
+    return repeat, facts(model, device, check_only_prompt_trains(model))
 
 
 def decode(settings: Settings) -> tuple[Repeat, dict]:
     """PEFT's `generate`, greedy with its cache; end-of-text is left out, so no row ends early."""
-    torch.manual_seed(0)
-    torch.set_num_threads(settings["threads"])
-    model = peft_model(settings).eval()
+    device = prepare(settings)
+    model = peft_model(settings, device).eval()
     if settings["compile"]:
         model = torch.compile(model)
-    ids = torch.randint(
-        2, settings["config"]["vocab_size"], (settings["batch"], settings["inputs"])
-    )
+    shape = settings["batch"], settings["inputs"]
+    ids = torch.randint(2, settings["config"]["vocab_size"], shape, device=device)
     options = {"max_new_tokens": DECODED, "min_new_tokens": DECODED, "do_sample": False}
 
     def repeat(times: int) -> None:
@@ -105,10 +114,26 @@ def decode(settings: Settings) -> tuple[Repeat, dict]:
                 raise ValueError("A row ended early: the work is not what it should be.")
 
     repeat(1)
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    return repeat, {"versions": versions, "trained": {}}
+    return repeat, facts(model, device, {})
+
+
+def facts(
+    model: peft.PeftModel, device: torch.device, trained: dict[str, list[int]]
+) -> dict[str, Any]:
+    """What is recorded."""
+    return {
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "attention": model.config._attn_implementation,
+        "trained": trained,
+    }
+
+
+def device_peak() -> int:
+    """The most bytes of the GPU's memory, or of the process's."""
+    return torch.cuda.max_memory_allocated() or resident_peak()
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    serve({"train_step": train_step, "decode": decode})
+    serve({"train_step": train_step, "decode": decode}, device_peak)

@@ -5,7 +5,7 @@ whenever it is told to. Messages are lines of JSON:
 
     worker   {"versions": ..., "trained": ...}              once, when ready
     driver   5                                              do it five times
-    worker   {"seconds": 0.8, "peak_bytes": 1600000000}     per time; of the whole process
+    worker   {"seconds": 0.8, "peak_bytes": 1600000000}     per time; of all that it has done
 """
 
 import json
@@ -30,8 +30,17 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def serve(builders: Mapping[str, Builder]) -> None:
-    """Runs the worker that the command line's JSON describes until standard input ends."""
+def resident_peak() -> int:
+    """The most bytes that this process has had in the machine's memory."""
+    return peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def serve(builders: Mapping[str, Builder], peak: Callable[[], int] = resident_peak) -> None:
+    """Runs the worker that the command line's JSON describes until standard input ends.
+
+    Args:
+      peak: the most bytes that it has used, in whichever memory counts.
+    """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
     settings = json.loads(sys.argv[1])
@@ -42,5 +51,4 @@ def serve(builders: Mapping[str, Builder]) -> None:
         started = time.perf_counter()
         repeat(int(line))
         seconds = (time.perf_counter() - started) / int(line)
-        peak = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=replies)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak()}), file=replies)

@@ -33,22 +33,35 @@ def model_config(size: str, vocab_size: int = 32128) -> T5Config:
     return t5_1_1(size, vocab_size=vocab_size)
 
 
-def random_params(config: T5Config, seed: int = 0) -> dict[str, Any]:
-    """Weights nested under T5X's names, float32, drawn by numpy so that nothing is compiled."""
+def weight_shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every weight by its flat name, as T5X has it."""
     tokens = jax.ShapeDtypeStruct((1, 1), np.int32)
     network = functools.partial(Transformer(config).init, enable_dropout=False)
-    shapes = jax.eval_shape(network, jax.random.key(0), tokens, tokens, tokens)["params"]
+    return flatten(jax.eval_shape(network, jax.random.key(0), tokens, tokens, tokens)["params"])
+
+
+def spread(config: T5Config, name: str, shape: tuple[int, ...]) -> float:
+    """The standard deviation of a weight, about as large as T5's before pre-training."""
+    if name.endswith("/embedding"):
+        return 1.0
+    heads = name.endswith("attention/out/kernel")
+    inwards = config.num_heads * config.head_dim if heads else shape[0]
+    if name.endswith("query/kernel"):
+        inwards *= config.head_dim  # stands for the division of the scores
+    return inwards**-0.5
+
+
+def random_params(config: T5Config, seed: int = 0) -> dict[str, Any]:
+    """Weights nested under T5X's names, float32, drawn by numpy so that nothing is compiled."""
     rng = np.random.default_rng(seed)
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name.endswith("scale"):
             return np.ones(shape, np.float32)
-        spread = 1.0 if name.endswith("/embedding") else shape[0] ** -0.5
-        if name.endswith("query/kernel"):
-            spread *= config.head_dim**-0.5  # stands for the division of the scores
-        return rng.standard_normal(shape, np.float32) * np.float32(spread)
+        drawn = rng.standard_normal(shape, np.float32)
+        return drawn * np.float32(spread(config, name, shape))
 
-    return unflatten({n: draw(n, x.shape) for n, x in flatten(shapes).items()})
+    return unflatten({n: draw(n, x.shape) for n, x in weight_shapes(config).items()})
 
 
 def save_random_t5(output: Path, size: str, vocabulary: Vocabulary, seed: int = 0) -> T5Config:
