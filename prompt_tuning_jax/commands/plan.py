@@ -24,6 +24,7 @@ from prompt_tuning_jax.bounds import PROMPT_LENGTH, ROWS, TOKENS, Bounds
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.layout import VISIBILITIES
+from prompt_tuning_jax.models.attention.choice import FORMS
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning import gpus, hardware, table
 from prompt_tuning_jax.planning.plan import Plan, as_json, model_config, plan_target
@@ -77,6 +78,12 @@ class PlanConfig:
         group="devices",
         choices=REMAT_POLICIES,
     )
+    attention: str = setting(
+        default="auto",
+        help="auto, dense, chunked or fused, as in training.",
+        group="devices",
+        choices=FORMS,
+    )
     attention_chunk: int | None = setting(
         default=None,
         help="how many queries' attention scores are in memory at a time, as in training.",
@@ -106,6 +113,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
     model = dataclasses.replace(
         model_config(str(config.model)),
         prompt_visibility=config.prompt_visibility,
+        attention=config.attention,
         attention_chunk=config.attention_chunk,
     )
     tokens = lengths_of(config.feature_lengths or LENGTHS)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import jax
 
@@ -58,9 +59,20 @@ class Chip(Accelerator):
     sides: int = 2
     config: str | None = None
 
+    # Of its flops, what the fused attention kernels are taken to reach: an assumption.
+    ATTENTION_SHARE: ClassVar[float] = 0.6
+
     def work_seconds(self, program: Program) -> float:
-        """By the compiler's estimate for every instruction."""
-        return program.cycles() / self.clock
+        """By the compiler's estimate for every instruction, and its kernels' flops or traffic."""
+        fused = (kernel for kernel in program.kernels() if kernel.attention_flops)
+        return program.cycles() / self.clock + sum(
+            kernel.times
+            * max(
+                kernel.attention_flops / (self.flops * self.ATTENTION_SHARE),
+                kernel.traffic / self.bandwidth,
+            )
+            for kernel in fused
+        )
 
 
 CHIPS = {

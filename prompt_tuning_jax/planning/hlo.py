@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from prompt_tuning_jax.planning.fused_kernels import attention_flops
+
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -104,11 +106,13 @@ class Kernel:
 
     Attributes:
       times: how often it runs.
+      attention_flops: of fused attention, which is far from the rate of other products.
     """
 
     times: int
     flops: int
     traffic: int
+    attention_flops: int = 0
 
 
 class Program:
@@ -136,8 +140,8 @@ class Program:
                 if instruction.is_fusion:
                     self._fused.add(called["calls"])
             for branches in _BRANCHES.findall(instruction.attributes):
-                for branch in re.findall(r"%?([\w.\-]+)", branches):
-                    self._count(branch, times)
+                # Only one is taken: of a condition the last, where it is true.
+                self._count(re.findall(r"%?([\w.\-]+)", branches)[-1], times)
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop's body runs; 1 where the program does not say."""
@@ -192,8 +196,13 @@ class Program:
             if instruction.collective or instruction.opcode.endswith("-done"):
                 continue
             flops, traffic = self.product_flops(name, instruction), self.traffic(name, instruction)
+            here = self.computations[name]
+            shapes = [
+                _dims(here[operand].shape) for operand in instruction.operands if operand in here
+            ]
+            attention = attention_flops(instruction.attributes, shapes)
             if flops or traffic:
-                yield Kernel(times, flops, traffic)
+                yield Kernel(times, flops, traffic, attention)
 
     def main_memory_traffic(self) -> int:
         """Bytes that a device reads from and writes to its main memory."""
