@@ -1,12 +1,14 @@
-"""The committed table of plans: T5 1.1, small to XXL, on common TPU slices.
+"""The committed table of plans: T5 1.1, small to XXL, on common TPU slices and GPUs.
 
     python scripts/make_plans.py --output scripts/results/plans
 
 writes plans.json and plans.md. Each plan is a compilation of minutes; those that plans.json holds
-already are kept, so that an interrupted run continues. `--again xxl@v5e:4x4` makes one anew.
+already are kept, so that an interrupted run continues. `--again xxl@v5e:4x4` makes one anew;
+`--only gpu` leaves out those for TPUs, which need another extra.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,29 +17,48 @@ from typing import Any
 import jax
 
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.planning import hardware as targets
+from prompt_tuning_jax.planning import gpus
 from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
+from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
 
-# Model, slice, mesh, remat policy.
-TABLE = (
-    ("xxl", "v4:2x2x4", "fsdp:16", "minimal"),
-    ("xxl", "v4:2x2x4", "fsdp:16", "none"),
-    ("xxl", "v5e:4x4", "fsdp:16", "minimal"),
-    ("small", "v5e:1x1", "data:1", "none"),
-    ("base", "v5e:2x2", "data:4", "none"),
-    ("large", "v5e:2x2", "data:4", "minimal"),
-    ("xl", "v5e:2x4", "data:8", "minimal"),
-    ("xxl", "v5e:4x4", "data:4,model:4", "minimal"),
-    ("xxl", "v4:2x2x4", "data:8,model:2", "none"),
-    ("xl", "v4:2x2x2", "data:8", "none"),
-    ("xxl", "v5p:2x2x2", "data:8", "none"),
-    ("xxl", "v6e:4x4", "data:16", "minimal"),
-    ("xxl", "v6e:4x4", "data:8,model:2", "minimal"),
-)
-HEADER = ("model", "slice", *report.COLUMNS)
+# Model, slice or GPUs, what the prompt sees, mesh, remat policy.
+TABLES = {
+    "tpu": (
+        ("xxl", "v4:2x2x4", "full", "fsdp:16", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "fsdp:16", "none"),
+        ("xxl", "v5e:4x4", "full", "fsdp:16", "minimal"),
+        ("small", "v5e:1x1", "full", "data:1", "none"),
+        ("base", "v5e:2x2", "full", "data:4", "none"),
+        ("large", "v5e:2x2", "full", "data:4", "minimal"),
+        ("xl", "v5e:2x4", "full", "data:8", "minimal"),
+        ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "data:8,model:2", "none"),
+        ("xl", "v4:2x2x2", "full", "data:8", "none"),
+        ("xxl", "v5p:2x2x2", "full", "data:8", "none"),
+        ("xxl", "v6e:4x4", "full", "data:16", "minimal"),
+        ("xxl", "v6e:4x4", "full", "data:8,model:2", "minimal"),
+    ),
+    "gpu": (
+        ("xl", "h100:1", "full", "data:1", "minimal"),
+        ("xl", "h100:1", "isolated", "data:1", "minimal"),
+        ("xl", "a100:1", "full", "data:1", "minimal"),
+        ("xxl", "h200:1", "full", "data:1", "minimal"),
+        ("xxl", "h100:8", "full", "fsdp:8", "minimal"),
+        ("xxl", "a100:8", "full", "fsdp:8", "minimal"),
+        ("large", "a100:1", "full", "data:1", "minimal"),
+        ("base", "l4:1", "full", "data:1", "minimal"),
+        ("small", "l4:1", "full", "data:1", "none"),
+        ("xxl", "h100:8", "full", "data:8", "minimal"),
+        ("xxl", "h200:1", "isolated", "data:1", "minimal"),
+    ),
+}
+NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
+HEADER = ("model", "on", "prompt", *report.COLUMNS)
+ROW = ("model", "hardware", "prompt_visibility", "mesh", "remat")
+SIZES = ("small", "base", "large", "xl", "xxl")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,60 +66,77 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="without its endings")
-    parser.add_argument("--again", action="append", default=[], metavar="MODEL@SLICE")
+    parser.add_argument("--again", action="append", default=[], metavar="MODEL@HARDWARE")
+    parser.add_argument("--only", choices=TABLES)
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     file = args.output.with_suffix(".json")
     records = json.loads(file.read_text())["plans"] if file.exists() else []
-    records = [one for one in records if f"{one['model']}@{one['slice']}" not in args.again]
-    done = {(one["model"], one["slice"], one["mesh"], one["remat"]) for one in records}
-    for row in TABLE:
-        if row not in done:
-            records.append(make(*row))
-            write(args.output, sorted(records, key=order))
+    records = [one for one in records if f"{one['model']}@{one['hardware']}" not in args.again]
+    done = {tuple(one[name] for name in ROW) for one in records}
+    for kind in [args.only] if args.only else TABLES:
+        for row in TABLES[kind]:
+            if row not in done:
+                records.append(make(*row))
+                write(args.output, sorted(records, key=order))
+    write(args.output, sorted(records, key=order))
 
 
-def make(model: str, topology: str, mesh: str, remat: str) -> dict[str, Any]:
+def make(model: str, hardware: str, visibility: str, mesh: str, remat: str) -> dict[str, Any]:
     """One compilation, as a record."""
-    print(f"{model} on {topology}, {mesh}, remat {remat} ...", flush=True)
-    target = targets.parse_slice(topology)
-    config = plans.model_config(model)
-    (made,) = plans.plan_slice(config, Lengths(), target, mesh, remat)
+    print(f"{model} on {hardware}, prompt {visibility}, {mesh}, remat {remat} ...", flush=True)
+    config = dataclasses.replace(plans.model_config(model), prompt_visibility=visibility)
+    (made,) = plans.plan_target(config, Lengths(), target_of(hardware), mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
-    return {"model": model, "slice": topology, **made.as_json()}
+    known = {"model": model, "hardware": hardware, "prompt_visibility": visibility}
+    return known | made.as_json() | {"versions": plans.versions()}
+
+
+def target_of(hardware: str) -> Slice | gpus.Node:
+    return gpus.parse_node(hardware) if kind_of(hardware) == "gpu" else parse_slice(hardware)
+
+
+def kind_of(hardware: str) -> str:
+    return "gpu" if hardware.partition(":")[0] in gpus.GPUS else "tpu"
 
 
 def order(record: dict[str, Any]) -> tuple[int, str, bool, float]:
-    """By size, then slice; the fastest that fits first."""
-    sizes = ("small", "base", "large", "xl", "xxl")
-    size = sizes.index(record["model"])
-    return size, record["slice"], not record["fits"], record["seconds"]
+    """By size, then hardware; the fastest that fits first."""
+    return SIZES.index(record["model"]), record["hardware"], not record["fits"], record["seconds"]
 
 
 def write(output: Path, records: Sequence[dict[str, Any]]) -> None:
     """Both files, whole."""
-    asked = {"lengths": vars(Lengths()), "versions": plans.versions()}
-    text = json.dumps(asked | {"plans": list(records)}, indent=1)
+    text = json.dumps({"lengths": vars(Lengths()), "plans": list(records)}, indent=1)
     output.with_suffix(".json").write_text(text + "\n")
-    rows = [[one["model"], one["slice"], *report.cells(from_json(one))] for one in records]
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
-    text = "\n".join([title(), "", *lines, "", report.COMPILED])
-    output.with_suffix(".md").write_text(text + "\n")
+    parts = [title()]
+    for kind in TABLES:
+        if rows := [one for one in records if kind_of(one["hardware"]) == kind]:
+            parts += section(kind, rows)
+    output.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
 
 
 def title() -> str:
-    """What the table is of, above it."""
+    """What the tables are of, above them."""
     sizes = Lengths()
-    compiler = ", ".join(f"{name} {version}" for name, version in plans.versions().items())
     return (
         "# Plans\n\n"
         f"Prompt tuning of T5 1.1 with a prompt of {sizes.prompt}, inputs of {sizes.inputs} and "
-        f"targets of {sizes.targets} tokens, {sizes.batch} rows a step over all chips, dropout "
+        f"targets of {sizes.targets} tokens, {sizes.batch} rows a step over all devices, dropout "
         "0.1, frozen weights in bfloat16, layers scanned: the library's own training step, "
-        f"compiled for TPUs by their own compiler ({compiler}), on a machine without any. "
-        "`python scripts/make_plans.py --output scripts/results/plans` makes this table, and "
+        "compiled for TPUs and GPUs by their own compilers, on a machine without any. "
+        "`python scripts/make_plans.py --output scripts/results/plans` makes these tables, and "
         "`prompt-tuning plan` makes others."
     )
+
+
+def section(kind: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    """One kind of hardware: heading, table, notes."""
+    used = sorted({", ".join(map(" ".join, one["versions"].items())) for one in records})
+    rows = [[*(one[name] for name in ROW[:3]), *report.cells(from_json(one))] for one in records]
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
+    compiled = f"Compiled with {'; '.join(used)}."
+    return [f"## {kind.upper()}s", "\n".join(lines), f"{compiled} {NOTES[kind]}"]
 
 
 def from_json(record: dict[str, Any]) -> plans.Plan:

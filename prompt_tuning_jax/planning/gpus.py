@@ -146,7 +146,7 @@ class Node:
         """Devices to compile for; none of them exists.
 
         Raises:
-          ImportError: JAX's plugin for CUDA is not installed.
+          ImportError: JAX's plugin for CUDA is not installed, or refused to start without a GPU.
         """
         if not any(importlib.util.find_spec(name.replace("-", "_")) for name in PLUGINS):
             raise ImportError(
@@ -155,9 +155,14 @@ class Node:
             )
         from jax.experimental import topologies
 
-        return topologies.get_topology_desc(
-            platform="cuda", target_config=self.chip.target, topology=f"1x1x{self.count}"
-        ).devices
+        try:
+            return topologies.get_topology_desc(
+                platform="cuda", target_config=self.chip.target, topology=f"1x1x{self.count}"
+            ).devices
+        except NotImplementedError as error:
+            raise ImportError(
+                "JAX's plugin for CUDA asks for a GPU: set JAX_PLATFORMS=cpu before Python starts."
+            ) from error
 
 
 def parse_node(gpus: str) -> Node:
