@@ -24,40 +24,45 @@ from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
 
-# Model, slice or GPUs, what the prompt sees, mesh, remat policy.
+# Model, slice or GPUs, what the prompt sees, attention's form, mesh, remat policy.
 TABLES = {
     "tpu": (
-        ("xxl", "v4:2x2x4", "full", "fsdp:16", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "fsdp:16", "none"),
-        ("xxl", "v5e:4x4", "full", "fsdp:16", "minimal"),
-        ("small", "v5e:1x1", "full", "data:1", "none"),
-        ("base", "v5e:2x2", "full", "data:4", "none"),
-        ("large", "v5e:2x2", "full", "data:4", "minimal"),
-        ("xl", "v5e:2x4", "full", "data:8", "minimal"),
-        ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "data:8,model:2", "none"),
-        ("xl", "v4:2x2x2", "full", "data:8", "none"),
-        ("xxl", "v5p:2x2x2", "full", "data:8", "none"),
-        ("xxl", "v6e:4x4", "full", "data:16", "minimal"),
-        ("xxl", "v6e:4x4", "full", "data:8,model:2", "minimal"),
+        ("xxl", "v5p:2x2x2", "full", "fused", "data:8", "minimal"),
+        ("xxl", "v5e:4x4", "full", "fused", "data:4,model:4", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "fused", "data:8,model:2", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "none"),
+        ("xxl", "v5e:4x4", "full", "chunked", "fsdp:16", "minimal"),
+        ("small", "v5e:1x1", "full", "chunked", "data:1", "none"),
+        ("base", "v5e:2x2", "full", "chunked", "data:4", "none"),
+        ("large", "v5e:2x2", "full", "chunked", "data:4", "minimal"),
+        ("xl", "v5e:2x4", "full", "chunked", "data:8", "minimal"),
+        ("xxl", "v5e:4x4", "full", "chunked", "data:4,model:4", "minimal"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "data:8,model:2", "none"),
+        ("xl", "v4:2x2x2", "full", "chunked", "data:8", "none"),
+        ("xxl", "v5p:2x2x2", "full", "chunked", "data:8", "none"),
+        ("xxl", "v6e:4x4", "full", "chunked", "data:16", "minimal"),
+        ("xxl", "v6e:4x4", "full", "chunked", "data:8,model:2", "minimal"),
     ),
     "gpu": (
-        ("xl", "h100:1", "full", "data:1", "minimal"),
-        ("xl", "h100:1", "isolated", "data:1", "minimal"),
-        ("xl", "a100:1", "full", "data:1", "minimal"),
-        ("xxl", "h200:1", "full", "data:1", "minimal"),
-        ("xxl", "h100:8", "full", "fsdp:8", "minimal"),
-        ("xxl", "a100:8", "full", "fsdp:8", "minimal"),
-        ("large", "a100:1", "full", "data:1", "minimal"),
-        ("base", "l4:1", "full", "data:1", "minimal"),
-        ("small", "l4:1", "full", "data:1", "none"),
-        ("xxl", "h100:8", "full", "data:8", "minimal"),
-        ("xxl", "h200:1", "isolated", "data:1", "minimal"),
+        ("xl", "h200:1", "full", "fused", "data:1", "minimal"),
+        ("xxl", "h200:1", "full", "fused", "data:1", "minimal"),
+        ("xl", "h100:1", "full", "chunked", "data:1", "minimal"),
+        ("xl", "h100:1", "isolated", "dense", "data:1", "minimal"),
+        ("xl", "a100:1", "full", "chunked", "data:1", "minimal"),
+        ("xxl", "h200:1", "full", "chunked", "data:1", "minimal"),
+        ("xxl", "h100:8", "full", "chunked", "fsdp:8", "minimal"),
+        ("xxl", "a100:8", "full", "chunked", "fsdp:8", "minimal"),
+        ("large", "a100:1", "full", "chunked", "data:1", "minimal"),
+        ("base", "l4:1", "full", "chunked", "data:1", "minimal"),
+        ("small", "l4:1", "full", "chunked", "data:1", "none"),
+        ("xxl", "h100:8", "full", "chunked", "data:8", "minimal"),
+        ("xxl", "h200:1", "isolated", "dense", "data:1", "minimal"),
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
-HEADER = ("model", "on", "prompt", *report.COLUMNS)
-ROW = ("model", "hardware", "prompt_visibility", "mesh", "remat")
+HEADER = ("model", "on", "prompt", "attention", *report.COLUMNS)
+ROW = ("model", "hardware", "prompt_visibility", "attention", "mesh", "remat")
 SIZES = ("small", "base", "large", "xl", "xxl")
 
 
@@ -82,13 +87,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(args.output, sorted(records, key=order))
 
 
-def make(model: str, hardware: str, visibility: str, mesh: str, remat: str) -> dict[str, Any]:
+def make(
+    model: str, hardware: str, visibility: str, attention: str, mesh: str, remat: str
+) -> dict[str, Any]:
     """One compilation, as a record."""
-    print(f"{model} on {hardware}, prompt {visibility}, {mesh}, remat {remat} ...", flush=True)
-    config = dataclasses.replace(plans.model_config(model), prompt_visibility=visibility)
+    print(f"{model} on {hardware}, {visibility}, {attention}, {mesh}, {remat} ...", flush=True)
+    changes = {"prompt_visibility": visibility, "attention": attention}
+    config = dataclasses.replace(plans.model_config(model), **changes)
     (made,) = plans.plan_target(config, Lengths(), target_of(hardware), mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
-    known = {"model": model, "hardware": hardware, "prompt_visibility": visibility}
+    known = {"model": model, "hardware": hardware, **changes}
     return known | made.as_json() | {"versions": plans.versions()}
 
 
@@ -133,7 +141,7 @@ def title() -> str:
 def section(kind: str, records: Sequence[dict[str, Any]]) -> list[str]:
     """One kind of hardware: heading, table, notes."""
     used = sorted({", ".join(map(" ".join, one["versions"].items())) for one in records})
-    rows = [[*(one[name] for name in ROW[:3]), *report.cells(from_json(one))] for one in records]
+    rows = [[*(one[name] for name in ROW[:4]), *report.cells(from_json(one))] for one in records]
     lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
     compiled = f"Compiled with {'; '.join(used)}."
     return [f"## {kind.upper()}s", "\n".join(lines), f"{compiled} {NOTES[kind]}"]

@@ -105,13 +105,57 @@ def test_a_kernel_takes_the_longer_of_its_products_and_its_traffic():
 
 @pytest.mark.parametrize("step", json.loads(STEPS.read_text()), ids=lambda step: step["name"])
 def test_the_plan_of_a_measured_step_is_near(step):
-    """To 5% of its time, as the notes of a plan say, and to 2% of its memory."""
+    """To 5% or 10% of its time, as the notes of a plan say, and to 2% of its memory."""
+    fused = step["changes"].get("attention") == "fused"
     kernels = [Kernel(times, *sizes) for *sizes, times in step["kernels"]]
     planned = gpus.GPUS[step["gpu"]].seconds(kernels)
-    assert planned == pytest.approx(step["seconds"], rel=0.05)
+    assert planned == pytest.approx(step["seconds"], rel=0.105 if fused else 0.05)
+    assert not fused or planned < step["seconds"]
     if step["gib"]:
         assert step["needed"] / GIB == pytest.approx(step["gib"], rel=0.02)
-    assert "to 5% for those" in table.GPU_NOTES
+    assert "to 5% for those, 10% too fast where attention is fused" in table.GPU_NOTES
+
+
+def test_fused_attention_has_the_flops_of_its_shapes():
+    heads = "bf16[2,3,8,64]", "bf16[2,3,16,64]"
+    line = "  %{} = bf16[2,3,8,64] custom-call(%q, %k, %k), custom_call_target={}"
+    calls = (
+        line.format("a", '"__cudnn$fmhaScaleBiasSoftmax"'),
+        line.format("b", '"__cudnn$fmhaScaleBiasSoftmaxBackward"'),
+        line.format("c", '"tpu_custom_call", config={"cost_estimate":{"flops":"77"}}'),
+        line.format("d", '"another"'),
+    )
+    parameters = (
+        f"  %{name} = {shape} parameter({i})"
+        for i, (name, shape) in enumerate(zip("qk", heads, strict=True))
+    )
+    text = "\n".join(["ENTRY %main (q: f, k: f) -> f {", *parameters, *calls, "}"])
+    found = [kernel.attention_flops for kernel in hlo.Program(text).kernels()]
+    products = 2 * 2 * 3 * 8 * 16 * 64
+    assert found == [2 * products, 5 * products, 77, 0]
+
+
+def test_of_two_branches_one_is_executed():
+    text = """
+%plain (p: f32[8]) -> f32[8] {
+  %p = f32[8] parameter(0)
+  ROOT %slow = f32[8] custom-call(%p), custom_call_target="slow"
+}
+
+%taken (p: f32[8]) -> f32[8] {
+  %p = f32[8] parameter(0)
+  ROOT %fast = f32[8] custom-call(%p), custom_call_target="fast"
+}
+
+ENTRY %main (i: s32[], x: f32[8]) -> f32[8] {
+  %i = s32[] parameter(0)
+  %x = f32[8] parameter(1)
+  ROOT %c = f32[8] conditional(%i, %x, %x), branch_computations={%plain, %taken}
+}
+"""
+    names = {instruction.name for _, instruction, _ in hlo.Program(text).executed()}
+    assert "fast" in names
+    assert "slow" not in names
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,15 @@ _COMPILED = (
     "the collectives at the rate of a ring, not hidden behind work; useful, 4 x parameters x "
     "tokens over what the devices could do in both times at their peak. "
 )
-TPU_NOTES = _COMPILED + "ms of work: the compiler's estimated cycles."
+TPU_NOTES = _COMPILED + (
+    "ms of work: the compiler's estimated cycles, and fused attention at 60% of the peak, which is "
+    "an assumption."
+)
 GPU_NOTES = _COMPILED + (
     "ms of work: each kernel at the slower of its products and its traffic, at the shares of the "
-    "GPU's rates that steps measured on one H200 reach: right to 5% for those, not measured on "
-    "other GPUs or on several. A GPU has as much memory as JAX takes of it, "
+    "GPU's rates that steps measured on one H200 reach: right to 5% for those, 10% too fast "
+    "where attention is fused, not measured on other GPUs or on several. A GPU has as much memory "
+    "as JAX takes of it, "
     f"{gpus.MEMORY_FRACTION:.0%} unless {gpus.FRACTION_VARIABLE} says otherwise."
 )
 
