@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.attention import bias as attention_bias
 from prompt_tuning_jax.models.attention import tpu_kernel
+from prompt_tuning_jax.models.attention.softmax import softmax
 from prompt_tuning_jax.models.attention.tpu_kernel import fits, fused_attention, kernel_cost
-from prompt_tuning_jax.models.t5.softmax import softmax
 from prompt_tuning_jax.planning import hardware
 
 interpreted = functools.partial(fused_attention, interpret=True)
@@ -137,6 +137,30 @@ def test_more_masks_over_a_mesh(spec, mask):
         assert_alike(attend, *make(3, 2, 6, 140, 50, 64, mask, bias))
 
 
+def over_copies(attend, inputs, bias, dout):
+    return both_ways(
+        lambda q, k, v, mask, b: jax.vmap(attend, (0, 0, 0, 0, None))(q, k, v, mask, b),
+        inputs,
+        bias,
+        dout,
+    )
+
+
+def test_copies_of_a_model_attend_as_each_alone():
+    """As several runs in one do, which share the frozen bias."""
+    runs = [make(seed, 2, 2, 40, 150, 64, padding, True) for seed in range(3)]
+    by_offset = runs[0][1][1]
+    inputs, douts = (
+        jax.tree.map(lambda *x: jnp.stack(x), *each)
+        for each in zip(*[(r[0], r[2]) for r in runs], strict=True)
+    )
+    masks = jnp.stack([bias[0] for _, bias, _ in runs])
+    together = over_copies(interpreted, inputs, (masks, by_offset), douts)
+    expected = over_copies(plain, inputs, (masks, by_offset), douts)
+    for ours, theirs in zip(together, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
 def test_masks_and_biases_are_frozen():
     inputs, (mask, by_offset), _ = make(4, 1, 1, 3, 5, 128, padding, True)
     change = jax.jit(jax.grad(lambda by_offset: interpreted(*inputs, mask, by_offset).sum()))
@@ -171,7 +195,7 @@ def test_costs():
 )
 def test_the_tpu_compiler_takes_it(topology, L, S, full, bias):
     B, H, K = 4, 4, 64
-    mesh = sharding.make_mesh("data:2,model:2", hardware.devices(hardware.parse_slice(topology)))
+    mesh = sharding.make_mesh("data:2,model:2", hardware.parse_slice(topology).devices())
 
     def array(shape, dtype, *spec):
         return jax.ShapeDtypeStruct(
