@@ -212,6 +212,7 @@ class TestEnsemble:
         assert one.texts == two.texts
         np.testing.assert_allclose(one.scores, two.scores, atol=2e-5)
 
+    @pytest.mark.slow
     def test_every_token_has_the_best_mean_log_probability(self, model, bank):
         """Against full forwards of every member over what was generated so far."""
         tokens = np.array([[5, 6, 7, 1], [8, 9, 1, 0]])

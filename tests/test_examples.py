@@ -64,6 +64,7 @@ def test_serve_many_prompts(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_ensemble(tmp_path):
     scores, answer = map(json.loads, run("ensemble.sh", tmp_path, LIMIT="20"))
     assert list(scores["members"]) == WOMAN
@@ -73,6 +74,7 @@ def test_ensemble(tmp_path):
     assert sum(answer["votes"].values()) == len(WOMAN)
 
 
+@pytest.mark.slow
 def test_average_and_interpolate(tmp_path):
     printed = run("average_and_interpolate.py", tmp_path, "--limit=8")
     scores = [float(re.search(r"([\d.]+) %", line)[1]) for line in printed]
@@ -89,6 +91,7 @@ def test_interpret_a_prompt(tmp_path):
     assert "bundled_topic" in page.read_text()
 
 
+@pytest.mark.slow
 def test_exchange_with_peft(tmp_path):
     *_, ours, theirs = run("exchange_with_peft.sh", tmp_path)
     assert json.loads(ours) == json.loads(theirs)
@@ -104,6 +107,7 @@ def test_show_a_task(tmp_path):
     assert printed[-1].startswith("facts: ")
 
 
+@pytest.mark.slow
 def test_convert_to_t5x(tmp_path):
     printed = run("convert_to_t5x.sh", tmp_path)
     assert any("0 differ" in line for line in printed)

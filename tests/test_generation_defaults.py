@@ -179,6 +179,7 @@ def test_lengths_that_contradict_each_other_are_refused():
 # ---- a model that asks -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_model_s_defaults_are_the_options_of_a_call(asking, model):
     texts, scores = asking.generate(TEXTS, batch_size=4)
     expected = model.generate(TEXTS, batch_size=4, **SAME)

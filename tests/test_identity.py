@@ -77,6 +77,7 @@ def test_other_templates_are_named(go):
         go(2, input_template="it: {text}")
 
 
+@pytest.mark.slow
 def test_a_state_of_an_earlier_version_goes_on_and_is_then_bound(go, tmp_path, monkeypatch):
     with monkeypatch.context() as earlier:
         earlier.setattr(set_up, "run_inputs", lambda *_: {})
@@ -97,6 +98,7 @@ def test_examples_in_memory_are_compared_too(go, tmp_path):
         go(2, task=changed, **files)
 
 
+@pytest.mark.slow
 def test_only_the_train_file(go, tmp_path):
     """What has no validation split says so, and takes no patience; a share of train is one."""
     (tmp_path / "files" / "validation.jsonl").unlink()

@@ -303,6 +303,7 @@ def test_int8_weights_are_their_values_times_their_scales(name, scan_layers):
     assert_same(np.array(found)[valid], np.array(expected)[valid])
 
 
+@pytest.mark.slow
 def test_new_weights_have_axes_and_are_sharded_by_them():
     config, params, _ = golden("longt5_tglobal")
     for scan_layers, stack in ((False, ""), (True, "encoder/")):
@@ -351,6 +352,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(name):
     assert memory(4096) < 2.6 * memory(2048)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_dropout_follows_its_key(name):
     config, params, io = golden(name)

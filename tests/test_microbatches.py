@@ -58,6 +58,7 @@ def test_parts_sum_to_the_whole(model, normalization, count):
     assert_same_step(parts, whole)
 
 
+@pytest.mark.slow
 def test_parts_are_spread_over_devices(model):
     assert_same_step(step(model, "data:2", microbatches=2), step(model))
 

@@ -244,6 +244,7 @@ def start(tiny_int8, tmp_path, one_device):
     return functools.partial(run, **settings, **common, model_dtype="int8")
 
 
+@pytest.mark.slow
 def test_a_prompt_trains_and_int8_weights_do_not(start, tiny_int8, model):
     before = {name: np.array(x) for name, x in flatten(tiny_int8.params).items()}
     start(train_steps=2)

@@ -170,6 +170,7 @@ def test_many_prompts(tmp_path):
     np.testing.assert_allclose(between, 0.75 * ends[0] + 0.25 * ends[1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @needs_model
 def test_interpret_and_exchange(tmp_path):
     run(block("prompt-tuning interpret"), tmp_path)
@@ -180,6 +181,7 @@ def test_interpret_and_exchange(tmp_path):
         np.testing.assert_array_equal(load_prompt(tmp_path / name).values, ours)
 
 
+@pytest.mark.slow
 @needs_model
 def test_more_devices_and_less_memory(tmp_path):
     run(f"{block('--model_dtype int8').rstrip()} {FEW_STEPS}", tmp_path)

@@ -390,6 +390,7 @@ def test_decoder_sees_only_the_past():
 # ---- dropout, compilation, other models ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit():
     eager = apply(PROMPTED, {"params": PROMPTED_PARAMS}, *BATCH)
     assert_same(run(PROMPTED, PROMPTED_PARAMS, *BATCH), eager)
@@ -411,6 +412,7 @@ def test_dropout_needs_both_a_rate_and_leave(key):
     np.testing.assert_array_equal(no_rate, expected)
 
 
+@pytest.mark.slow
 def test_tied_relu_model_has_no_output_kernel_and_scales(key):
     config = T5Config(128, 16, 2, 8, 32, 2, 2, mlp_activations=("relu",), logits_via_embedding=True)
     network = Transformer(config)

@@ -71,6 +71,7 @@ def test_what_the_network_makes_is_what_stacking_gives(key):
     assert axes["encoder/prompt/prompt_axes"].names == ("prompt", "embed")
 
 
+@pytest.mark.slow
 def test_initial_weights_have_the_scales_of_layers_of_their_own(key):
     config = dataclasses.replace(SCAN, emb_dim=64, num_heads=4, head_dim=16, mlp_dim=256)
     params = flat(jit(Transformer(config).init)(key, *BATCH)["params"])
@@ -217,6 +218,7 @@ def test_generated_text_is_that_of_layers_of_their_own(settings):
     assert_same(found[1], expected[1])
 
 
+@pytest.mark.slow
 def test_rankings_are_those_of_layers_of_their_own():
     labels = np.array([[17, 1, 0], [5, 99, 1]])
     params = jax.tree.map(jnp.asarray, (PROMPTED_PARAMS, STACKED))

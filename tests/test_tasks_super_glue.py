@@ -267,6 +267,7 @@ def test_a_mixture_is_proportional_to_size(name, dpr):
     )
 
 
+@pytest.mark.slow
 def test_an_equal_mixture_draws_each_task_alike(release, spiece):
     with settings.using(data_dir=release, vocabulary=spiece):
         mixture = seqio.get_mixture_or_task("taskless_super_glue_v102_equal")

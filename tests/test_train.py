@@ -246,6 +246,7 @@ def test_model_tuning_moves_everything(start, model, before, tmp_path):
     assert result.history[-1]["loss"] < 1.5  # from 2.6
 
 
+@pytest.mark.slow
 def test_prompt_and_model_tuning_together(start, model, before, tmp_path):
     rules = [(PROMPT_NAME, optim.paper_adafactor()), (".*", optim.adam(0.01))]
     result = start(trainable=rules)
@@ -293,6 +294,7 @@ def test_a_run_is_its_seeds_and_dropout_matters(start):
     assert np.any(start("d", dropout_rate=0.0).prompt.values != first)
 
 
+@pytest.mark.slow
 def test_more_steps_later_are_as_many_at_once(start):
     at_once = start("at once", train_steps=6)
     start("in two parts", train_steps=2)
@@ -330,6 +332,7 @@ def test_command_line_and_python_are_one(start, model_dir, tmp_path):
     np.testing.assert_array_equal(prompt.values, result.prompt.values)
 
 
+@pytest.mark.slow
 def test_the_mesh_changes_nothing_but_rounding(model, tmp_path, monkeypatch):
     def last(name, **changes):
         changes |= {"dropout_rate": 0.0, "train_steps": 3, "trainable": tiny.PLAIN_STEPS}

@@ -82,6 +82,7 @@ def test_each_run_ends_as_alone(together, alone, tmp_path):
         assert all(np.abs(one - other).max() > 1e-3 for other in values[:i])
 
 
+@pytest.mark.slow
 def test_with_dropout_too(together, alone):
     """Sentences of one length, so that both pad alike and draw the same."""
     rows = [row for row in tiny.make_task().splits["train"] if row["inputs"].startswith("the")]
@@ -121,6 +122,7 @@ def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
         assert result.history == whole[name].history
 
 
+@pytest.mark.slow
 def test_resumed_on_two_devices_too(together, monkeypatch):
     monkeypatch.undo()  # the fixture that hides the second device
     runs = {"a": {"seed": 0}, "b": {"seed": 1}}

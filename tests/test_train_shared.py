@@ -77,6 +77,7 @@ def test_the_prompt_scores_as_one_file(start, model):
     np.testing.assert_array_equal(again.scores, composed.scores)
 
 
+@pytest.mark.slow
 def test_a_run_continues_only_behind_the_same_prompt(start, tmp_path):
     start(train_steps=2)
     resumed = start().prompt

@@ -70,6 +70,7 @@ def test_other_layouts_use_the_mask(model, layout):
     assert_same(answers(model, bank(one, prompt(3, 1)).rows(["0"] * 4)), answers(model, one))
 
 
+@pytest.mark.slow
 def test_ensembles_of_isolated_prompts(model):
     same = bank(prompt(), prompt())
     assert_same(answers(model, same.ensemble()), answers(model, prompt()))

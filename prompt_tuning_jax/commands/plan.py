@@ -88,7 +88,7 @@ class PlanConfig:
         default=None,
         help="how many queries' attention scores are in memory at a time, as in training.",
         group="devices",
-        bounds=Bounds(0, TOKENS.most),
+        bounds=Bounds(1, TOKENS.most),
     )
     tries: int = setting(
         default=3, help="compilations at most.", group="devices", bounds=Bounds(1, 1000)
