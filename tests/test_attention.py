@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import tiny
 from common import slow
+from flax.linen import partitioning
 
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.attention.attend import attend
+from prompt_tuning_jax.models.attention.bias import Bias, mask_bias
 from prompt_tuning_jax.models.attention.choice import Shape, active_mesh, choose, platform_of
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.prompts import Prompt
@@ -107,6 +110,17 @@ def test_fused_over_a_mesh(spec):
     assert_close(values(fused, mesh=sharding.make_mesh(spec)), values(DENSE))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.with mesh:DeprecationWarning")
+def test_fused_over_a_mesh_that_is_entered_the_older_way(key):
+    q, k, v = jax.random.normal(key, (3, 2, 2, 64, 8))
+    bias = Bias(mask_bias(np.ones((2, 1, 64), bool)))
+    rules = tuple(sharding.RULES_IN_USE.items())
+    with sharding.make_mesh("data:2"), partitioning.axis_rules(rules):
+        found = jax.jit(lambda q: attend(q, k, v, bias, form="fused"))(q)
+    assert_close(found, attend(q, k, v, bias, form="dense"))
+
+
 def test_a_bias_that_is_trained_has_its_gradient():
     """In model tuning, where everything does."""
 
@@ -158,7 +172,8 @@ def test_the_mesh_says_which_devices_are_meant():
     with sharding.active(mesh):
         assert platform_of(active_mesh()) == "cpu"
     with pytest.deprecated_call(), mesh:  # as T5X does
-        assert active_mesh().shape == dict(data=2, fsdp=1, model=1)
+        assert active_mesh() is mesh
+        assert platform_of(mesh) == "cpu"
     other = jax.sharding.AbstractDevice("TPU v5", 1, "tpu")
     abstract = mesh.abstract_mesh.update(abstract_device=other)
     with jax.sharding.use_abstract_mesh(abstract):

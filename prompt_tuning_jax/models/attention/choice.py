@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.interpreters import pxla
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from prompt_tuning_jax.models.attention import cudnn, tpu_kernel
 
@@ -70,15 +70,15 @@ def queries_at_once(form: str, chunk: int | None, shape: Shape) -> int:
     return shape.queries
 
 
-def active_mesh() -> AbstractMesh | None:
+def active_mesh() -> Mesh | AbstractMesh | None:
     """The mesh that is traced for; None where there is none. T5X enters meshes the older way."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        mesh = pxla.thread_resources.env.physical_mesh.abstract_mesh
+        mesh = pxla.thread_resources.env.physical_mesh
     return None if mesh.empty else mesh
 
 
-def platform_of(mesh: AbstractMesh | None) -> str:
+def platform_of(mesh: Mesh | AbstractMesh | None) -> str:
     """`cpu`, `gpu` or `tpu`: the kind of the mesh's devices, which need not be here."""
-    device = mesh and mesh.abstract_device
+    device = mesh and mesh.abstract_mesh.abstract_device
     return device.platform if device else jax.default_backend()

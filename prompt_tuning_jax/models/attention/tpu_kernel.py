@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32
 
 from prompt_tuning_jax.models.attention.bias import MASKED
@@ -92,7 +92,7 @@ def fused_attention(
 
 
 def sharded_attention(
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     q_BxHxLxK: Float[Array, "B H L K"],
     k_BxHxSxK: Float[Array, "B H S K"],
     v_BxHxSxK: Float[Array, "B H S K"],
