@@ -18,6 +18,7 @@ from benchmark_jax import facts, random_batch, random_model, random_prompt
 from benchmark_worker import Repeat, Settings, serve
 
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.attention.choice import FORMS
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.step import Lengths, abstract_params
@@ -29,9 +30,7 @@ LIMIT = 0.02  # of a gradient's relative error
 
 def attention_forms() -> dict[str, dict[str, Any]]:
     """What each form of attention is called, and the fields of T5Config that choose it."""
-    if "attention" in {field.name for field in dataclasses.fields(T5Config)}:
-        return {form: {"attention": form} for form in ("dense", "chunked", "fused")}
-    return {"dense": {"attention_chunk": 0}, "chunks of 128": {"attention_chunk": 128}}
+    return {form: {"attention": form} for form in FORMS if form != "auto"}
 
 
 def matrix_rate(width: int) -> float:

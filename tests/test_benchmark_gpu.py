@@ -115,7 +115,7 @@ def test_useful_work_counts_every_row_and_half_where_nothing_trains(checks, gpu)
 
 
 def test_gradients_are_compared_and_a_form_may_be_missing(checks, monkeypatch):
-    forms = {"dense": {"attention_chunk": 0}, "chunks of 8": {"attention_chunk": 8}}
+    forms = {"dense": {"attention": "dense"}, "chunks of 8": {"attention_chunk": 8}}
     missing = {"missing": {"attention_chunk": -1}}
     monkeypatch.setattr(checks, "attention_forms", lambda: forms | missing)
     shape = {"vocab_size": 64, "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64}
@@ -123,7 +123,7 @@ def test_gradients_are_compared_and_a_form_may_be_missing(checks, monkeypatch):
     errors = checks.gradient_errors({"config": shape | layers, **SETTINGS})
     assert 0 < errors["dense"] < checks.LIMIT
     assert 0 < errors["chunks of 8"] < checks.LIMIT
-    assert "attention_chunk must be 0 or more" in errors["missing"]
+    assert "attention_chunk must be 1 or more" in errors["missing"]
 
 
 def test_rows_that_are_compared_are_padded(checks):

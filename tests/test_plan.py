@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_said_with_by_how_much(capsys, monkeypatch, model_d
         (["--model", "small", "--gpu", "tpu"], 1, "a100, h100, h200, l4, not 'tpu'"),
         (["--model", "small", "--gpu", "l4:9"], 1, "give 1 to 8 GPUs, such as l4:8"),
         (["--model", "small", *GPU, "--batch_size", "0"], 2, "must be at least 1"),
-        (["--model", "small", *GPU, "--attention_chunk", "-1"], 2, "must be at least 0"),
+        (["--model", "small", *GPU, "--attention_chunk", "0"], 2, "must be at least 1"),
         (["--model", "small", *GPU, "--output", "/dev/null/plan.json"], 1, "/dev/null"),
         (["--model", "small", *GPU, "--output", "."], 1, "name a file"),
     ],

@@ -14,6 +14,7 @@ from common import assert_same, float64, widened
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
+from prompt_tuning_jax.models.attention.bias import toeplitz
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.attention_bias import relative_buckets
 from prompt_tuning_jax.prompts import Prompt, PromptBank
@@ -186,7 +187,7 @@ def test_buckets_of_short_and_long_distances(bidirectional):
 
 def test_bias_is_the_table_row_of_each_pair_of_positions():
     encoder = PLAIN.bind({"params": PARAMS}).encoder
-    bias = jit(lambda: encoder.relpos_bias(300, 300))()
+    bias = jit(lambda: toeplitz(encoder.relpos_bias(300, 300), 300))()
     table = PARAMS["encoder"]["relpos_bias"]["rel_embedding"]
     offsets = np.arange(300)[None, :] - np.arange(300)[:, None]
     np.testing.assert_array_equal(bias[0], table[:, relative_buckets(offsets, True, 32, 128)])
@@ -194,8 +195,8 @@ def test_bias_is_the_table_row_of_each_pair_of_positions():
 
 def test_bias_of_some_queries_is_those_rows():
     decoder = PLAIN.bind({"params": PARAMS}).decoder
-    every = jit(lambda: decoder.relpos_bias(200, 200))()
-    some = jit(lambda first: decoder.relpos_bias(3, 200, first))(jnp.int32(150))
+    every = jit(lambda: toeplitz(decoder.relpos_bias(200, 200), 200))()
+    some = jit(lambda first: toeplitz(decoder.relpos_bias(3, 200, first), 3))(jnp.int32(150))
     np.testing.assert_array_equal(some, every[:, :, 150:153])
 
 
