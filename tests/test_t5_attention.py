@@ -1,4 +1,4 @@
-"""Attention to a few queries at a time: the dense form's numbers in a fraction of its memory."""
+"""T5 with attention in each of its forms: the dense form's numbers in a fraction of its memory."""
 
 import dataclasses
 import functools
@@ -8,16 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
-from prompt_tuning_jax.models.attention.choice import (
-    DEFAULT_CHUNK,
-    DENSE_BYTES,
-    DENSE_LENGTH,
-    Shape,
-    choose,
-    queries_at_once,
-)
+from prompt_tuning_jax.models.attention import choice
+from prompt_tuning_jax.models.attention.choice import DEFAULT_CHUNK
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.prompts import Prompt
 
@@ -82,21 +78,47 @@ def dense():
     return values(DENSE)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 16])  # of 17 positions
+@pytest.fixture(params=["chunked", "fused"])
+def faster(request, monkeypatch):
+    """A config, with attention in another form; fused, on a CPU the TPU's kernel, interpreted."""
+    monkeypatch.setattr(choice, "FUSED_QUERIES", P + T)  # the encoder's
+    chunk = {"attention_chunk": 4} if request.param == "chunked" else {}
+
+    def faster(config=DENSE):
+        return dataclasses.replace(config, attention=request.param, **chunk)
+
+    kernels = str(jax.make_jaxpr(functools.partial(loss, faster(), params=PARAMS))(PROMPT))
+    assert ("pallas_call" in kernels) == (request.param == "fused")
+    return faster
+
+
+@pytest.mark.parametrize("chunk", [1, 16])  # of 17 positions
 def test_chunks_have_the_dense_values_and_gradients(chunk, dense):
     assert_close(values(chunked(chunk)), dense)
 
 
+def test_the_dense_values_and_gradients(faster, dense):
+    assert_close(values(faster()), dense)
+
+
 @pytest.mark.parametrize(
-    "changes", [{"scan_layers": True}, {"prompt_visibility": "isolated"}, {"remat_policy": "full"}]
+    "changes",
+    [
+        {"scan_layers": True, "remat_policy": "minimal"},
+        {"prompt_visibility": "isolated"},
+        slow({"prompt_visibility": "causal"}),
+        slow({"layer_relpos_bias": True}),
+        slow({"remat_policy": "full"}),
+    ],
+    ids=str,
 )
-def test_chunks_go_with_the_other_choices(changes):
+def test_the_other_choices_go_with_it(faster, changes):
     config = dataclasses.replace(DENSE, **changes)
     params = tiny.make_params(config)
-    assert_close(values(chunked(4, config), params), values(config, params))
+    assert_close(values(faster(config), params), values(config, params))
 
 
-def test_chunks_keep_examples_of_a_packed_row_apart():
+def test_examples_of_a_packed_row_are_kept_apart(faster):
     tokens, positions = place_prompt(TOKENS, P)
     segments = np.repeat([[1, 2]], [P + 4, T - 4], axis=1).repeat(3, axis=0)
     decoder_segments = np.repeat([[1, 2]], [4, L - 4], axis=1).repeat(3, axis=0)
@@ -106,22 +128,37 @@ def test_chunks_keep_examples_of_a_packed_row_apart():
         "encoder_segment_ids": segments,
         "decoder_segment_ids": decoder_segments,
     }
-    assert_close(values(chunked(4), **packed), values(DENSE, **packed))
+    assert_close(values(faster(), **packed), values(DENSE, **packed))
 
 
-def test_dropout_is_the_same_draw(key, dense):
+def test_dropout_is_the_same_draw(faster, key, dense):
     config = dataclasses.replace(DENSE, dropout_rate=0.3)
-    ours, theirs = values(chunked(4, config), key=key), values(config, key=key)
+    ours, theirs = values(faster(config), key=key), values(config, key=key)
     assert_close(ours, theirs)
     assert np.abs(theirs[0] - dense[0]).max() > 0.01
 
 
-def test_every_weights_gradient_is_the_dense_one():
+def test_every_weights_gradient_is_the_dense_one(faster):
+    """That of the bias too, which a kernel does not give."""
+
     def gradients(config):
         return jit(jax.grad(lambda params: loss(config, PROMPT, params)[0]))(PARAMS)
 
-    ours, theirs = (jax.tree.leaves(gradients(config)) for config in (chunked(4), DENSE))
-    assert_close(ours, theirs)
+    ours, theirs = (gradients(config) for config in (faster(), DENSE))
+    assert np.abs(theirs["encoder"]["relpos_bias"]["rel_embedding"]).max() > 1e-4
+    assert_close(*map(jax.tree.leaves, (ours, theirs)))
+
+
+@pytest.mark.parametrize("spec", ["model:2", "data:2"])  # of three rows, which two do not divide
+def test_a_mesh_changes_nothing(spec, monkeypatch, dense):
+    monkeypatch.setattr(choice, "FUSED_QUERIES", P + T)
+    mesh = sharding.make_mesh(spec)
+    prompt = jax.device_put(PROMPT, sharding.replicated(mesh))
+    fused = dataclasses.replace(DENSE, attention="fused")
+    with sharding.active(mesh):
+        function = functools.partial(loss, fused, params=PARAMS)
+        gradient, logits = jit(jax.grad(function, has_aux=True))(prompt)
+    assert_close((logits, gradient), dense)
 
 
 # ---- memory ----------------------------------------------------------------------------------
@@ -155,38 +192,3 @@ def test_memory_grows_with_the_length_of_rows_and_not_with_its_square():
     assert dense[1] > 12 * dense[0]
     assert ours[1] < 5 * ours[0]
     assert ours[1] < scores[1]
-
-
-# ---- when ------------------------------------------------------------------------------------
-
-
-FEW, MANY = Shape(15, 2, DENSE_LENGTH + 1, DENSE_LENGTH + 1, 8), Shape(16, 2, 513, 513, 8)
-SHORT = Shape(100, 2, DENSE_LENGTH, DENSE_LENGTH, 8)
-
-
-@pytest.mark.parametrize(
-    ("form", "chunk", "shape", "expected"),
-    [
-        ("dense", None, MANY, MANY.queries),
-        ("dense", 100, MANY, MANY.queries),
-        ("chunked", None, FEW, DEFAULT_CHUNK),
-        ("chunked", 100, FEW, 100),
-        ("chunked", 600, FEW, FEW.queries),
-        ("auto", 100, FEW, 100),
-        ("auto", None, SHORT, SHORT.queries),
-        ("auto", None, MANY, DEFAULT_CHUNK),
-        ("auto", None, FEW, FEW.queries),
-    ],
-)
-def test_how_many_queries_attend_at_a_time(form, chunk, shape, expected):
-    assert 4 * FEW.rows * 2 * 513**2 < DENSE_BYTES < 4 * MANY.rows * 2 * 513**2
-    assert queries_at_once(form, chunk, shape) == expected
-    choice = choose(form, chunk, shape, jnp.float32, "cpu")
-    assert choice == ("chunked" if expected < shape.queries else "dense", expected, "cpu")
-
-
-def test_what_is_no_form_and_no_chunk_is_refused():
-    with pytest.raises(ValueError, match="attention_chunk must be 1 or more, not 0"):
-        chunked(0)
-    with pytest.raises(ValueError, match=r"attention is one of .*, not 'quick'"):
-        dataclasses.replace(DENSE, attention="quick")

@@ -1,6 +1,7 @@
 """What is said, as a run begins, of the form in which attention is computed."""
 
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.layout import needs_no_room
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.attention.choice import (
     Choice,
@@ -23,13 +24,15 @@ def chosen_form(config: TrainConfig, model: FrozenModel) -> str | None:
     network = network_config(config, model)
     if not isinstance(network, T5Config) or network.encoder_attention != "full":
         return None
-    length = lengths_of(config.feature_lengths)["inputs"] + (config.prompt_length or 0)
+    inputs = lengths_of(config.feature_lengths)["inputs"]
+    keys = inputs + (config.prompt_length or 0)
+    queries = inputs if needs_no_room(config.prompt_layout, config.prompt_visibility) else keys
     rows = config.batch_size // config.microbatches
-    shape = Shape(rows, network.num_heads, length, length, network.head_dim)
+    shape = Shape(rows, network.num_heads, queries, keys, network.head_dim)
     with sharding.active(model.mesh):
         platform = platform_of(active_mesh())
     choice = choose(network.attention, network.attention_chunk, shape, network.dtype, platform)
-    return f"attention: {_told(choice)} in rows of {length} ({platform})"
+    return f"attention: {_told(choice)} in rows of {queries} ({platform})"
 
 
 def _told(choice: Choice) -> str:

@@ -28,7 +28,9 @@ def attend(
     (B, H, L, K), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
     platform = platform_of(active_mesh())
     choice = choose(form, chunk, Shape(B, H, L, S, K), q_BxHxLxK.dtype, platform)
-    if choice.form == "fused":
+    # A bias of other numbers than one for each offset is none that a kernel can make.
+    is_made = bias.distances is None or bias.by_offset is not None
+    if choice.form == "fused" and is_made:
         return fused.attend(q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias, platform)
     if choice.form == "chunked":
         return chunked.attend(q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias, choice.at_once)

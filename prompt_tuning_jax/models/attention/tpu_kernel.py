@@ -10,6 +10,7 @@ joined, [B, L, H K], as the projections make them, and nothing is padded in main
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -106,9 +107,12 @@ def sharded_attention(
     """`fused_attention` of each device's rows and heads; XLA cannot split a kernel itself.
 
     Args:
-      batch_axes: the mesh axes that the rows are split over.
-      head_axes: those that the heads are split over.
+      batch_axes: the mesh axes that the rows are split over, if they divide them; else every device
+        computes all rows.
+      head_axes: the same of heads.
     """
+    batch_axes = _if_they_divide(mesh, batch_axes, q_BxHxLxK.shape[0])
+    head_axes = _if_they_divide(mesh, head_axes, q_BxHxLxK.shape[1])
     heads = PartitionSpec(batch_axes, head_axes)
     mask = PartitionSpec(batch_axes if mask_BxLxS.shape[0] > 1 else None)
     offsets = None if by_offset_HxO is None else PartitionSpec(head_axes)
@@ -122,6 +126,11 @@ def sharded_attention(
     # Frozen out here too: a gradient, even of zeros, would be summed over the devices.
     frozen = None if by_offset_HxO is None else jax.lax.stop_gradient(by_offset_HxO)
     return own(q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, mask_BxLxS, frozen)
+
+
+def _if_they_divide(mesh: Mesh | AbstractMesh, axes: MeshAxes, size: int) -> MeshAxes:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
 
 def _joined(x_BxHxLxK: Float[Array, "B H L K"]) -> Float[Array, "B L J"]:
