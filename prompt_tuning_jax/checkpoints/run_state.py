@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ _KINDS = {"data": dict, "history": list, "best": dict, "runs": dict}
 # How Orbax begins what it logs of errors that it raises as well.
 _RAISED = ("[process=", "Failed to write metadata=")
 SHOWN = 4  # differences that an error names
+REMOVALS = 10  # of what a failed save left, into which its threads may still be writing
 
 
 class Digest(Protocol):
@@ -141,13 +143,22 @@ class RunState:
         try:
             yield
         except Exception as error:
-            with contextlib.suppress(Exception):  # its threads may still be writing
+            with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
-            for half in self._directory.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(half, ignore_errors=True)
+            self._remove_half_written()
             if not is_of_a_disk(error):
                 raise
             raise write_error(self._directory, error) from error
+
+    def _remove_half_written(self) -> None:
+        """Removes what no save completed; what a thread of Orbax writes yet, the next start does."""
+        for _ in range(REMOVALS):
+            halves = list(self._directory.glob("*.orbax-checkpoint-tmp"))
+            for half in halves:
+                shutil.rmtree(half, ignore_errors=True)
+            if not halves:
+                return
+            time.sleep(0.02)
 
     def _take_facts(self) -> None:
         """From here on, what is read is what this run has read from its beginning."""
