@@ -55,3 +55,5 @@ SHARE = Bounds(1e-6, 0.999999)
 LEARNING_RATE = Bounds(0, 3e38)
 # A share of the loss: beside a cross-entropy of 1 more is all that is trained on.
 Z_LOSS = Bounds(0, 1)
+# Of a device's memory: from less than the smallest model's step to more than any device has.
+GIBIBYTES = Bounds(1e-6, 1e6)

@@ -116,11 +116,8 @@ class FrozenModel:
 
         Both copies of the weights are in memory until this one is let go.
         """
-        return self.replace(
-            config=dataclasses.replace(self.config, scan_layers=True),
-            params=family_of(self.config).stack_layers(self.params),
-            known_fingerprint=self.fingerprint,
-        )
+        config, params = family_of(self.config).scanned(self.config, self.params)
+        return self.replace(config=config, params=params, known_fingerprint=self.fingerprint)
 
     def replace(self, **changes: Any) -> "FrozenModel":
         """A copy with some attributes changed, sharing the weights."""

@@ -12,12 +12,15 @@ nor optimizer state, and may have any dtype.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
+from flax.linen import partitioning
 from jaxtyping import Float
 
 from prompt_tuning_jax.errors import spelled
@@ -32,6 +35,24 @@ SHARED_NAME = f"{PROMPT_FOLDER}shared"
 # As the reference implementation nests it.
 REFERENCE_PROMPT = f"{PROMPT_NAME}/prompt"
 _PROMPT_NAMES = (SHARED_NAME, PROMPT_NAME)
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Any],
+    shape: tuple[int, ...],
+    *dtype: Any,
+    axes: tuple[str, ...],
+) -> jax.Array:
+    """A parameter of `module` with logical axes; where it has no value yet, init(key, shape, ...).
+
+    Flax compares a value's shape with what the initialiser makes, and traces that for it in every
+    call: a sixth of the time to trace a step. So one that costs nothing stands in.
+    """
+    if module.has_variable("params", name):
+        init = nn.initializers.zeros
+    return partitioning.param_with_axes(name, init, shape, *dtype, axes=axes, module=module)
 
 
 def flatten(params: Mapping[str, Any]) -> FlatParams:

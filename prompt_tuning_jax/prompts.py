@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.initializers import Initializer, uniform
+from prompt_tuning_jax.params import parameter
 
 # Which prompt of a bank each row uses, or each position of rows that hold several examples.
 PromptIds = Int[Array, " B"] | Int[Array, "B S"]
@@ -65,7 +65,7 @@ def _parameter(
 ) -> Float[Array, "*N P D"]:
     if module.has_variable("params", "prompt"):
         _checked(module.get_variable("params", "prompt"), shape)
-    return partitioning.param_with_axes("prompt", init, shape, axes=axes)
+    return parameter(module, "prompt", init, shape, axes=axes)
 
 
 def _checked(values: Any, shape: tuple[int, ...]) -> Float[Array, "*N P D"]:

@@ -28,8 +28,7 @@ from prompt_tuning_jax.devices import interruption, sharding
 from prompt_tuning_jax.errors import same_call
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
-from prompt_tuning_jax.training import run_lock
-from prompt_tuning_jax.training.chosen_form import chosen_form
+from prompt_tuning_jax.training import fitting, run_lock
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
@@ -90,7 +89,7 @@ def train_runs(
         places = dict.fromkeys(Path(each.model_dir) for each in (config, *configs.values()))
         check_lock = closing.enter_context(run_lock.locked(list(places)))
         mesh = sharding.make_mesh(config.mesh)
-        trainer, model = set_up(config, configs, trainer_class, mesh)
+        trainer, model, form = set_up(config, configs, trainer_class, mesh)
         runs, step = trainer.runs, 0
 
         # A run resumes in this order:
@@ -110,7 +109,7 @@ def train_runs(
         steps = max(run.config.train_steps for run in runs)
         monitor = Monitor(Path(config.model_dir), step, steps, config.log_period, config.quiet)
         closing.enter_context(contextlib.closing(monitor))
-        if not config.quiet and (form := chosen_form(config, model)):
+        if form and not config.quiet:
             monitor.say(form)
         for run in runs:
             run.log = closing.enter_context(trainer.open_log(run, monitor))
@@ -172,10 +171,14 @@ def set_up(
     configs: Mapping[str, TrainConfig],
     trainer_class: type[Trainer],
     mesh: Mesh,
-) -> tuple[Trainer, FrozenModel]:
-    """The runs before their first step, and the model without what trains.
+) -> tuple[Trainer, FrozenModel, str | None]:
+    """The runs before their first step, the model without what trains, the step's form in words.
 
     From here on the frozen weights are where the mesh holds them; no other copy stays alive.
     """
-    prepared = prepare(configs, open_model(config, mesh), mesh, trainer_class.check)
-    return trainer_class(config, prepared, mesh), prepared.model
+    model = open_model(config, mesh)
+    form = fitting.fit(config, model, mesh, trainer_class.copies(len(configs)))
+    config = dataclasses.replace(config, **form.settings)
+    configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
+    prepared = prepare(configs, model, mesh, trainer_class.check)
+    return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

@@ -24,45 +24,46 @@ from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
 
-# Model, slice or GPUs, what the prompt sees, attention's form, mesh, remat policy.
+# Model, slice or GPUs, what the prompt sees, attention's form, mesh, remat policy, weights.
 TABLES = {
     "tpu": (
-        ("xxl", "v5p:2x2x2", "full", "fused", "data:8", "minimal"),
-        ("xxl", "v5e:4x4", "full", "fused", "data:4,model:4", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "fused", "data:8,model:2", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "none"),
-        ("xxl", "v5e:4x4", "full", "chunked", "fsdp:16", "minimal"),
-        ("small", "v5e:1x1", "full", "chunked", "data:1", "none"),
-        ("base", "v5e:2x2", "full", "chunked", "data:4", "none"),
-        ("large", "v5e:2x2", "full", "chunked", "data:4", "minimal"),
-        ("xl", "v5e:2x4", "full", "chunked", "data:8", "minimal"),
-        ("xxl", "v5e:4x4", "full", "chunked", "data:4,model:4", "minimal"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "data:8,model:2", "none"),
-        ("xl", "v4:2x2x2", "full", "chunked", "data:8", "none"),
-        ("xxl", "v5p:2x2x2", "full", "chunked", "data:8", "none"),
-        ("xxl", "v6e:4x4", "full", "chunked", "data:16", "minimal"),
-        ("xxl", "v6e:4x4", "full", "chunked", "data:8,model:2", "minimal"),
+        ("xxl", "v5p:2x2x2", "full", "fused", "data:8", "minimal", "bfloat16"),
+        ("xxl", "v5e:4x4", "full", "fused", "data:4,model:4", "minimal", "bfloat16"),
+        ("xxl", "v4:2x2x4", "full", "fused", "data:8,model:2", "minimal", "bfloat16"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "minimal", "bfloat16"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "none", "bfloat16"),
+        ("xxl", "v5e:4x4", "full", "chunked", "fsdp:16", "minimal", "bfloat16"),
+        ("small", "v5e:1x1", "full", "chunked", "data:1", "none", "bfloat16"),
+        ("base", "v5e:2x2", "full", "chunked", "data:4", "none", "bfloat16"),
+        ("large", "v5e:2x2", "full", "chunked", "data:4", "minimal", "bfloat16"),
+        ("xl", "v5e:2x4", "full", "chunked", "data:8", "minimal", "bfloat16"),
+        ("xxl", "v5e:4x4", "full", "chunked", "data:4,model:4", "minimal", "bfloat16"),
+        ("xxl", "v4:2x2x4", "full", "chunked", "data:8,model:2", "none", "bfloat16"),
+        ("xl", "v4:2x2x2", "full", "chunked", "data:8", "none", "bfloat16"),
+        ("xxl", "v5p:2x2x2", "full", "chunked", "data:8", "none", "bfloat16"),
+        ("xxl", "v6e:4x4", "full", "chunked", "data:16", "minimal", "bfloat16"),
+        ("xxl", "v6e:4x4", "full", "chunked", "data:8,model:2", "minimal", "bfloat16"),
     ),
     "gpu": (
-        ("xl", "h200:1", "full", "fused", "data:1", "minimal"),
-        ("xxl", "h200:1", "full", "fused", "data:1", "minimal"),
-        ("xl", "h100:1", "full", "chunked", "data:1", "minimal"),
-        ("xl", "h100:1", "isolated", "dense", "data:1", "minimal"),
-        ("xl", "a100:1", "full", "chunked", "data:1", "minimal"),
-        ("xxl", "h200:1", "full", "chunked", "data:1", "minimal"),
-        ("xxl", "h100:8", "full", "chunked", "fsdp:8", "minimal"),
-        ("xxl", "a100:8", "full", "chunked", "fsdp:8", "minimal"),
-        ("large", "a100:1", "full", "chunked", "data:1", "minimal"),
-        ("base", "l4:1", "full", "chunked", "data:1", "minimal"),
-        ("small", "l4:1", "full", "chunked", "data:1", "none"),
-        ("xxl", "h100:8", "full", "chunked", "data:8", "minimal"),
-        ("xxl", "h200:1", "isolated", "dense", "data:1", "minimal"),
+        ("xl", "h200:1", "full", "fused", "data:1", "minimal", "bfloat16"),
+        ("xxl", "h200:1", "full", "fused", "data:1", "minimal", "bfloat16"),
+        ("xl", "h100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
+        ("xl", "h100:1", "isolated", "dense", "data:1", "minimal", "bfloat16"),
+        ("xl", "a100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
+        ("xxl", "h200:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
+        ("xxl", "h100:8", "full", "chunked", "fsdp:8", "minimal", "bfloat16"),
+        ("xxl", "a100:8", "full", "chunked", "fsdp:8", "minimal", "bfloat16"),
+        ("large", "a100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
+        ("base", "l4:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
+        ("small", "l4:1", "full", "chunked", "data:1", "none", "bfloat16"),
+        ("xxl", "h100:8", "full", "chunked", "data:8", "minimal", "bfloat16"),
+        ("xxl", "h200:1", "isolated", "dense", "data:1", "minimal", "bfloat16"),
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
-HEADER = ("model", "on", "prompt", "attention", *report.COLUMNS)
-ROW = ("model", "hardware", "prompt_visibility", "attention", "mesh", "remat")
+HEADER = ("model", "weights are", "on", "prompt", "attention", *report.COLUMNS)
+ROW = ("model", "hardware", "prompt_visibility", "attention", "mesh", "remat", "model_dtype")
+TOLD = ("model", "model_dtype", "hardware", "prompt_visibility", "attention")
 SIZES = ("small", "base", "large", "xl", "xxl")
 
 
@@ -88,15 +89,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make(
-    model: str, hardware: str, visibility: str, attention: str, mesh: str, remat: str
+    model: str,
+    hardware: str,
+    visibility: str,
+    attention: str,
+    mesh: str,
+    remat: str,
+    model_dtype: str,
 ) -> dict[str, Any]:
     """One compilation, as a record."""
-    print(f"{model} on {hardware}, {visibility}, {attention}, {mesh}, {remat} ...", flush=True)
+    told = model_dtype, visibility, attention, mesh, remat
+    print(f"{model} on {hardware}, {', '.join(told)} ...", flush=True)
     changes = {"prompt_visibility": visibility, "attention": attention}
     config = dataclasses.replace(plans.model_config(model), **changes)
-    (made,) = plans.plan_target(config, Lengths(), target_of(hardware), mesh, remat)
+    lengths = Lengths(int8=model_dtype == "int8")
+    (made,) = plans.plan_target(config, lengths, target_of(hardware), mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
-    known = {"model": model, "hardware": hardware, **changes}
+    known = {"model": model, "model_dtype": model_dtype, "hardware": hardware, **changes}
     return known | made.as_json() | {"versions": plans.versions()}
 
 
@@ -115,13 +124,18 @@ def order(record: dict[str, Any]) -> tuple[int, str, bool, float]:
 
 def write(output: Path, records: Sequence[dict[str, Any]]) -> None:
     """Both files, whole."""
-    text = json.dumps({"lengths": vars(Lengths()), "plans": list(records)}, indent=1)
+    text = json.dumps({"lengths": _lengths(), "plans": list(records)}, indent=1)
     output.with_suffix(".json").write_text(text + "\n")
     parts = [title()]
     for kind in TABLES:
         if rows := [one for one in records if kind_of(one["hardware"]) == kind]:
             parts += section(kind, rows)
     output.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+
+
+def _lengths() -> dict[str, int]:
+    """Those that all rows have in common."""
+    return {name: value for name, value in vars(Lengths()).items() if name != "int8"}
 
 
 def title() -> str:
@@ -131,7 +145,7 @@ def title() -> str:
         "# Plans\n\n"
         f"Prompt tuning of T5 1.1 with a prompt of {sizes.prompt}, inputs of {sizes.inputs} and "
         f"targets of {sizes.targets} tokens, {sizes.batch} rows a step over all devices, dropout "
-        "0.1, frozen weights in bfloat16, layers scanned: the library's own training step, "
+        "0.1, activations in bfloat16, layers scanned: the library's own training step, "
         "compiled for TPUs and GPUs by their own compilers, on a machine without any. "
         "`python scripts/make_plans.py --output scripts/results/plans` makes these tables, and "
         "`prompt-tuning plan` makes others."
@@ -141,7 +155,7 @@ def title() -> str:
 def section(kind: str, records: Sequence[dict[str, Any]]) -> list[str]:
     """One kind of hardware: heading, table, notes."""
     used = sorted({", ".join(map(" ".join, one["versions"].items())) for one in records})
-    rows = [[*(one[name] for name in ROW[:4]), *report.cells(from_json(one))] for one in records]
+    rows = [[*(one[name] for name in TOLD), *report.cells(from_json(one))] for one in records]
     lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
     compiled = f"Compiled with {'; '.join(used)}."
     return [f"## {kind.upper()}s", "\n".join(lines), f"{compiled} {NOTES[kind]}"]

@@ -15,7 +15,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, t5_1_1
-from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
+from prompt_tuning_jax.params import PROMPT_NAME
 from prompt_tuning_jax.planning import arithmetic, hlo, step
 from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning import meshes as options
@@ -134,19 +134,6 @@ def test_compiled_loops_within_loops():
     assert sum(counts) == 12
 
 
-@pytest.mark.parametrize(
-    ("message", "gib"),
-    [
-        ("Ran out of memory in memory space hbm. Used 215.17G of 31.25G hbm.", 215.17),
-        ("the total memory required for HLO temporaries (400.00G) exceeds available HBM", 400),
-        ("Used 512.00M of 15.75G hbm", 0.5),
-        ("no numbers", 0),
-    ],
-)
-def test_how_much_is_needed_is_read_from_the_refusal(message, gib):
-    assert step.needed_memory(message) == pytest.approx(gib * 2**30, abs=1)
-
-
 def test_work_is_that_of_the_matrix_products():
     def loss(w, x):
         return jax.lax.scan(lambda x, _: (jnp.sin(x @ w), None), x, None, length=5)[0].sum()
@@ -194,8 +181,7 @@ def test_frozen_weights_have_no_gradients(traced):
 
 
 def sizes(config):
-    params = without_prompt(step.abstract_params(config, LENGTHS))
-    return {name: x.size for name, x in params.items()}
+    return step.weight_sizes(config, LENGTHS)
 
 
 def test_useful_flops_of_a_published_model():

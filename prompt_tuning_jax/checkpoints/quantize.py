@@ -50,6 +50,20 @@ class Quantizer:
         return fingerprint.of_lines(self._lines)
 
 
+def quantized_shapes(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Shapes of flat weights -> those of what `Quantizer` makes of them."""
+    found: dict[str, Any] = {}
+    for name, x in shapes.items():
+        axes = _summed_axes(name, len(x.shape))
+        if axes is None:
+            found[name] = x
+        else:
+            found[name], found[name + SCALE] = jax.eval_shape(
+                functools.partial(quantize, axes=axes), x
+            )
+    return found
+
+
 def _summed_axes(name: str, ndim: int) -> tuple[int, ...] | None:
     """The axes that share a scale, which a product with the weight sums over; None: not quantised.
 

@@ -151,7 +151,7 @@ class RunState:
             raise write_error(self._directory, error) from error
 
     def _remove_half_written(self) -> None:
-        """Removes what no save completed; what a thread of Orbax writes yet, the next start does."""
+        """Removes what no save completed; what is being written yet goes with the next start."""
         for _ in range(REMOVALS):
             halves = list(self._directory.glob("*.orbax-checkpoint-tmp"))
             for half in halves:

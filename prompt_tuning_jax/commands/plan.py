@@ -7,8 +7,8 @@
 
 The training step is compiled by the hardware's own compiler, which needs no hardware, but libtpu
 for TPUs (pip install 'prompt-tuning-jax[plan]') and 5 GB of CUDA for GPUs (pip install
-'prompt-tuning-jax[plan_gpu]'). A compilation takes minutes. The weights are bfloat16, the prompt is
-float32.
+'prompt-tuning-jax[plan_gpu]'). A compilation takes minutes. Activations are bfloat16, and so
+are the weights unless they are int8; the prompt is float32.
 """
 
 import contextlib
@@ -33,6 +33,8 @@ from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.settings.task_config import lengths_of
 
+MODEL_DTYPES = ("bfloat16", "int8")
+
 
 @settings
 class PlanConfig:
@@ -41,6 +43,12 @@ class PlanConfig:
     model: PathLike = setting(
         help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
         group="model",
+    )
+    model_dtype: str = setting(
+        default="bfloat16",
+        help="of the frozen weights; int8 ones are multiplied with bfloat16 activations.",
+        group="model",
+        choices=MODEL_DTYPES,
     )
     prompt_length: int = setting(
         default=100,
@@ -117,7 +125,13 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
         attention_chunk=config.attention_chunk,
     )
     tokens = lengths_of(config.feature_lengths or LENGTHS)
-    lengths = Lengths(config.batch_size, tokens["inputs"], tokens["targets"], config.prompt_length)
+    lengths = Lengths(
+        batch=config.batch_size,
+        inputs=tokens["inputs"],
+        targets=tokens["targets"],
+        prompt=config.prompt_length,
+        int8=config.model_dtype == "int8",
+    )
     target = (
         gpus.parse_node(config.gpu) if config.gpu else hardware.parse_slice(str(config.topology))
     )

@@ -101,8 +101,10 @@ class Family(Protocol):
     def cache_axis(self, config: NetworkConfig) -> int:
         """Which axis of a cache's leaves is the batch."""
 
-    def stack_layers(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as those of the same model with `scan_layers=True`."""
+    def scanned(
+        self, config: NetworkConfig, params: Mapping[str, Any]
+    ) -> tuple[NetworkConfig, dict[str, Any]]:
+        """The same model with `scan_layers=True`: its config, and its parameters so stacked."""
 
 
 FAMILIES: Mapping[type, Family] = {T5Config: t5}

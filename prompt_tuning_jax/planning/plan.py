@@ -15,13 +15,12 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
-from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning import gpus, meshes
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Accelerator, Slice
 from prompt_tuning_jax.planning.hlo import Collective, Program
 from prompt_tuning_jax.planning.meshes import Option, traced_work
-from prompt_tuning_jax.planning.step import Compiled, Lengths, abstract_params, compile_step
+from prompt_tuning_jax.planning.step import Compiled, Lengths, compile_step, weight_sizes
 
 # A ring all-reduce is a reduce-scatter and an all-gather.
 _TIMES_AROUND = {"all-reduce": 2}
@@ -124,8 +123,7 @@ def from_compiled(
 
 def _known(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option) -> dict[str, Any]:
     """The numbers that need no compiler."""
-    params = without_prompt(abstract_params(config, lengths))
-    sizes = {name: x.size for name, x in params.items()}
+    sizes = weight_sizes(config, lengths)
     return {
         "mesh": option.mesh,
         "remat": option.remat,
@@ -142,7 +140,7 @@ _FAMILIES = {"t5_1_1": t5_1_1, "t5_1_0": t5_1_0, "mt5": mt5}
 
 def model_config(model: str | os.PathLike[str]) -> T5Config:
     """The shape of `xxl`, `t5_1_0_large`, `mt5_xl`, or of a Hugging Face model's directory."""
-    settings = {"dtype": jnp.bfloat16, "scan_layers": True}
+    settings = {"dtype": jnp.bfloat16, "scan_layers": True, "scan_axis": 0}
     if (file := Path(model) / "config.json").is_file():
         config = read_config(file, untied=True)
         # Only the gated models have an output layer of their own; the weights are not asked.

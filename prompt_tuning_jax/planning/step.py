@@ -1,13 +1,12 @@
 """The training step that `train` runs, traced or compiled without a weight or a device.
 
-It is `train_step.make_train_step` itself: a frozen model in bfloat16, a float32 prompt, the paper's
-optimizer and dropout. Layers are scanned, so that a deep model compiles like a shallow one.
+It is the library's own step (`training.compiled_step`): a frozen model, a float32 prompt, the
+paper's optimizer and dropout. Layers are scanned, so that a deep model compiles like a shallow one.
 """
 
 import contextlib
 import dataclasses
 import functools
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,24 +16,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prompt_tuning_jax import optim
+from prompt_tuning_jax.checkpoints.quantize import quantized_shapes
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten, without_prompt
+from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.optim import Rule
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.train_step import make_train_step
+from prompt_tuning_jax.training.compiled_step import compile_if_it_fits, step_and_shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Sizes of a step: rows on all devices; tokens of an input, a target and the prompt."""
+    """Sizes of a step: rows on all devices; tokens of an input, a target and the prompt.
+
+    Attributes:
+      int8: whether the frozen weights are, instead of having the activations' dtype.
+    """
 
     batch: int = 32
     inputs: int = 512
     targets: int = 8
     prompt: int = 100
+    int8: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +85,33 @@ class Compiled:
 
 @functools.lru_cache
 def abstract_params(config: T5Config, lengths: Lengths) -> Mapping[str, Any]:
-    """The flat parameters' shapes: the frozen model in the activations' dtype, a float32 prompt."""
+    """The flat parameters' shapes: the frozen model as it is stored, a float32 prompt."""
+    layers_apart = dataclasses.replace(config, scan_layers=False)
     prompt_shape = lengths.prompt, config.emb_dim
-    flat = flatten(family_of(config).abstract_variables(config, prompt_shape)["params"])
-    return {
+    flat = flatten(family_of(config).abstract_variables(layers_apart, prompt_shape)["params"])
+    shapes = {
         name: jax.ShapeDtypeStruct(x.shape, jnp.float32 if name == PROMPT_NAME else config.dtype)
         for name, x in flat.items()
     }
+    if lengths.int8:
+        shapes = quantized_shapes(shapes)
+    if not config.scan_layers:
+        return shapes
+    stack = functools.partial(stack_layers, axis=config.scan_axis)
+    return flatten(jax.eval_shape(stack, unflatten(shapes)))
+
+
+def weight_sizes(config: T5Config, lengths: Lengths) -> dict[str, int]:
+    """How many numbers each weight of the frozen model has, however they are stored."""
+    params = without_prompt(abstract_params(config, dataclasses.replace(lengths, int8=False)))
+    return {name: x.size for name, x in params.items()}
 
 
 def traced_step(
     config: T5Config,
     lengths: Lengths,
     mesh: Mesh | None = None,
-    rules: Sequence[optim.Rule] | None = None,
+    rules: Sequence[Rule] | None = None,
 ) -> Any:
     """The traced training step: `.jaxpr`, and `.lower().compile()`.
 
@@ -100,23 +119,19 @@ def traced_step(
       mesh: where arguments are, by the library's own partition rules; None for one device.
       rules: which parameters train; None for the prompt, by the paper's optimizer.
     """
-    params = abstract_params(config, lengths)
-    rules = optim.prompt_rules() if rules is None else rules
-    trainable, frozen = split_params(unflatten(params), rules)
-    optimizer = optim.make_optimizer(trainable, rules)
-    opt_state = jax.eval_shape(optimizer.init, trainable)
-    batch, key = _batch(lengths), jax.eval_shape(lambda: jax.random.key(0))
-    if mesh is not None:
-        places = [sharding.param_shardings(mesh, config, x) for x in (trainable, opt_state, frozen)]
-        trainable, opt_state, frozen = map(_placed, (trainable, opt_state, frozen), places)
-        batch = _placed(batch, {name: sharding.batch_sharding(mesh) for name in batch})
-        key = _placed(key, sharding.replicated(mesh))
+    params = unflatten(without_prompt(dict(abstract_params(config, lengths))))
     # A mesh of one device asks for no constraints within the program, as in training.
-    model = FrozenModel(config, {}, mesh=mesh if mesh is not None and mesh.size > 1 else None)
-    asked = TrainConfig(prompt_visibility=config.prompt_visibility)
-    step = make_train_step(asked, model, optimizer)
+    model = FrozenModel(config, params, mesh=mesh if mesh is not None and mesh.size > 1 else None)
+    asked = TrainConfig(
+        prompt_length=lengths.prompt,
+        prompt_visibility=config.prompt_visibility,
+        batch_size=lengths.batch,
+        feature_lengths={"inputs": lengths.inputs, "targets": lengths.targets},
+        trainable=rules,
+    )
+    step, shapes = step_and_shapes(asked, model, mesh)
     with _meant_for(mesh):
-        return step.trace(trainable, opt_state, frozen, batch, key)
+        return step.trace(*shapes)
 
 
 def _meant_for(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
@@ -126,37 +141,17 @@ def _meant_for(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def _batch(lengths: Lengths) -> dict[str, jax.ShapeDtypeStruct]:
-    targets = (lengths.batch, lengths.targets)
-    return {
-        "encoder_input_tokens": jax.ShapeDtypeStruct((lengths.batch, lengths.inputs), np.int32),
-        "decoder_input_tokens": jax.ShapeDtypeStruct(targets, np.int32),
-        "decoder_target_tokens": jax.ShapeDtypeStruct(targets, np.int32),
-        "decoder_loss_weights": jax.ShapeDtypeStruct(targets, np.float32),
-    }
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    def place(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(place, tree, shardings)
-
-
 def compile_step(config: T5Config, lengths: Lengths, mesh: Mesh) -> Compiled:
     """Compiles the step for `mesh`'s devices; that a step does not fit them is a result too."""
     traced = traced_step(config, lengths, mesh)
     start = time.perf_counter()
-    try:
-        with _no_cache(), _meant_for(mesh):
-            compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return Compiled("", None, needed_memory(str(error)), time.perf_counter() - start)
+    with _no_cache(), _meant_for(mesh):
+        compiled, needed = compile_if_it_fits(traced.lower())
     seconds = time.perf_counter() - start
+    if compiled is None:
+        return Compiled("", None, needed, seconds)
     memory = _memory(compiled.memory_analysis(), config, lengths, mesh)
-    return Compiled(compiled.as_text(), memory, memory.total, seconds)
+    return Compiled(compiled.as_text(), memory, needed, seconds)
 
 
 @contextlib.contextmanager
@@ -189,12 +184,3 @@ def weights_per_device(config: T5Config, lengths: Lengths, mesh: Mesh) -> int:
         int(np.prod(places[name].shard_shape(x.shape))) * x.dtype.itemsize
         for name, x in params.items()
     )
-
-
-def needed_memory(message: str) -> int:
-    """Bytes that the compiler says a program takes, from its refusal; 0 where it does not say."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of|required[^(]*\(([\d.]+)([KMGT])\)", message)
-    if not found:
-        return 0
-    number, unit = (part for part in found.groups() if part)
-    return int(float(number) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit])

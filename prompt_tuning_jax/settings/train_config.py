@@ -6,7 +6,16 @@ from typing import Any
 
 import optax
 
-from prompt_tuning_jax.bounds import COUNT, LEARNING_RATE, ROWS, SEED, TOKENS, Z_LOSS, Bounds
+from prompt_tuning_jax.bounds import (
+    COUNT,
+    GIBIBYTES,
+    LEARNING_RATE,
+    ROWS,
+    SEED,
+    TOKENS,
+    Z_LOSS,
+    Bounds,
+)
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
@@ -177,13 +186,21 @@ class TrainConfig(
         identity=True,
         bounds=COUNT,
     )
-    microbatches: int = setting(
-        default=1,
+    microbatches: int | None = setting(
+        default=None,
         help="""how many parts of a batch go through the model one after the other, with one update
-        for all: the same step in less memory.""",
+        for all: the same step in less memory. None: as few as fit it.""",
         group="devices",
         shared=True,
         bounds=ROWS,
+    )
+    device_memory: float | None = setting(
+        default=None,
+        help="""GiB of each device that a step may take: what is left open of remat_policy and
+        microbatches is chosen by it. None: what a GPU or a TPU has; no bound on a CPU.""",
+        group="devices",
+        bounds=GIBIBYTES,
+        shared=True,
     )
     scan_layers: bool = setting(
         default=False,
@@ -196,7 +213,7 @@ class TrainConfig(
     remat_policy: str | None = setting(
         default=None,
         help="""what the backward pass computes again instead of keeping it in memory: none, minimal
-        (all but products with weights) or full. None: as the model says, which is none.""",
+        (all but products with weights) or full. None: as little as fits the memory.""",
         group="devices",
         choices=REMAT_POLICIES,
         shared=True,
@@ -252,7 +269,7 @@ def check_settings(config: TrainConfig) -> None:
             f"{spelled('batch_size')} {config.batch_size} does not divide over the {parts} devices "
             f"that {spelled('mesh')} {config.mesh!r} gives to data and fsdp."
         )
-    if config.batch_size % (parts * config.microbatches):
+    if config.batch_size % (parts * (config.microbatches or 1)):
         raise ValueError(
             f"{spelled('batch_size')} {config.batch_size} does not divide into "
             f"{spelled('microbatches')} {config.microbatches} parts"

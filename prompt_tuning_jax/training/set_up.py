@@ -271,7 +271,7 @@ def make_batches(
             **common,
             prompt_length=sum(len(params[name]) for name in prompts if name in params),
             layout=config.prompt_layout,
-            row_multiple=sharding.batch_parts(mesh) * config.microbatches,
+            row_multiple=sharding.batch_parts(mesh) * (config.microbatches or 1),
         )
     else:
         batches = TrainBatches(*given, **common)

@@ -66,7 +66,8 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         return weighted_loss(logits, targets, weights, z_loss), weights.sum()
 
-    gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), config.microbatches)
+    parts = config.microbatches or 1
+    gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)
 
     def step(
         optimizer: optax.GradientTransformation,

@@ -56,6 +56,10 @@ class Trainer(Protocol):
     def check(trainable: Params) -> None:
         """Refuses, with a ValueError, to train these parameters of a run."""
 
+    @staticmethod
+    def copies(runs: int) -> int | None:
+        """N, of the arrays and of the batch; None where they have no such axis."""
+
     def standing(self) -> dict[str, Any]:
         """What is saved beside the arrays, as JSON values."""
 
@@ -99,6 +103,10 @@ class SingleTrainer:
     @staticmethod
     def check(trainable: Params) -> None:
         pass
+
+    @staticmethod
+    def copies(runs: int) -> int | None:
+        return None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -163,6 +171,10 @@ class StackedTrainer:
                 f"Runs together share the model's weights, so only {PROMPT_NAME!r} can "
                 f"train, not {', '.join(sorted(trainable))}."
             )
+
+    @staticmethod
+    def copies(runs: int) -> int | None:
+        return runs
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.checkpoints.stored_array import Cache, StoredArray
-from prompt_tuning_jax.models.t5.scan import AXIS, BIAS, STACKS
+from prompt_tuning_jax.models.t5.scan import BIAS, STACKS, T5X_AXIS
 
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
@@ -35,8 +35,8 @@ def find_weights(leaves: Mapping[str, StoredArray], dtype: Any = None) -> dict[s
     for name, leaf in leaves.items():
         if match := _SCANNED.fullmatch(name):
             stack, rest = match.groups()
-            for layer in range(leaf.shape[AXIS]):
-                one = _with_heads_joined(rest, leaf.layer(layer, AXIS))
+            for layer in range(leaf.shape[T5X_AXIS]):
+                one = _with_heads_joined(rest, leaf.layer(layer, T5X_AXIS))
                 weights[f"{stack}/layers_{layer}/{rest}"] = one
         else:
             weights[name] = _with_heads_joined(name, leaf) if LAYER.fullmatch(name) else leaf

@@ -16,10 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as library
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning_jax.models.attention.bias import toeplitz
 
+# What the backward pass needs of the forward one, for a policy of `jax.checkpoint` to keep.
+KEPT = "attention"
 _MASKED = -(2.0**40)  # in half precision; cuDNN subtracts such numbers from one another
 _LARGEST_HEAD = 128
 _BY_OFFSET = 4  # its place among the arrays
@@ -64,7 +67,7 @@ def _attend(q: Array, k: Array, v: Array, seen: Array, by_offset: Array | None) 
 
 
 def _attend_forward(*arrays: Array | None) -> tuple[Array, Arrays]:
-    out_BxHxLxK, sums_BxHxL = _forward(*arrays)
+    out_BxHxLxK, sums_BxHxL = checkpoint_name(_forward(*arrays), KEPT)
     return out_BxHxLxK, (*arrays, sums_BxHxL, out_BxHxLxK)
 
 

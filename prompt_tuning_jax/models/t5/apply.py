@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import needs_no_room, place_prompt
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
 from prompt_tuning_jax.prompts import Prompt, PromptBank
 
@@ -24,7 +24,7 @@ __all__ = [
     "bind",
     "cache_axis",
     "network_for",
-    "stack_layers",
+    "scanned",
     "start_decoding",
 ]
 

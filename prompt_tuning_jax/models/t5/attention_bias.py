@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.params import parameter
 
 
 class RelativePositionBias(nn.Module):
@@ -31,7 +31,8 @@ class RelativePositionBias(nn.Module):
         There are at most as many queries as keys.
         """
         cfg = self.config
-        table_HxR = param_with_axes(
+        table_HxR = parameter(
+            self,
             "rel_embedding",
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
             (cfg.num_heads, cfg.relpos_buckets),

@@ -41,6 +41,7 @@ class T5Config:
         so that a deep model compiles as fast as a shallow one. Each layer then has a
         relative-position bias of its own, whatever `layer_relpos_bias` says, as in T5X's scalable
         T5. `t5.scan` converts weights.
+      scan_axis: where the stacked weights have the layer: 1 as T5X, or 0, which is faster.
       remat_policy: what the backward pass computes again instead of keeping it in memory: nothing
         ("none"), all but products with weights ("minimal"), or every layer from its input ("full").
       prompt_visibility: what a prompt's positions attend to in the encoder. "full": everything.
@@ -79,6 +80,7 @@ class T5Config:
     eos_id: int = 1
     start_id: int = 0
     scan_layers: bool = False
+    scan_axis: int = 1
     remat_policy: str = "none"
     prompt_visibility: str = "full"
     encoder_attention: str = "full"
@@ -96,7 +98,7 @@ class T5Config:
                 raise ValueError(f"Unknown activation {name!r}: choose from {ACTIVATIONS}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("num_encoder_layers", *_TOKENS) else 1
+            least = 0 if field.name in ("num_encoder_layers", "scan_axis", *_TOKENS) else 1
             if field.type is int and value < least:
                 raise ValueError(f"T5Config.{field.name} must be {least} or more, not {value}.")
         for name in _TOKENS:
@@ -116,6 +118,8 @@ class T5Config:
             )
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"T5Config.dropout_rate must be in [0, 1), not {self.dropout_rate}.")
+        if self.scan_axis not in (0, 1):
+            raise ValueError(f"T5Config.scan_axis is 0 or 1, not {self.scan_axis}.")
         if self.remat_policy not in REMAT_POLICIES:
             raise ValueError(
                 f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.params import parameter
 
 # `kernel_scale` stands beside a `kernel` that is stored as int8; see `checkpoints.quantize`.
 SCALE = "_scale"
@@ -51,7 +52,7 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self) -> Weight:
         shape = self.stored_shape or self.shape
-        kernel = param_with_axes("kernel", self._init, shape, jnp.float32, axes=self.axes)
+        kernel = parameter(self, "kernel", self._init, shape, jnp.float32, axes=self.axes)
         kernel = kernel.reshape(self.shape)
         if kernel.dtype == jnp.int8:
             scale = self.get_variable("params", "kernel" + SCALE)
@@ -101,8 +102,8 @@ class Embed(nn.Module):
     def setup(self):
         shape = (self.config.vocab_size, self.config.emb_dim)
         init = nn.initializers.normal(stddev=1.0)
-        self.embedding = param_with_axes(
-            "embedding", init, shape, jnp.float32, axes=("vocab", "embed")
+        self.embedding = parameter(
+            self, "embedding", init, shape, jnp.float32, axes=("vocab", "embed")
         )
         self.scale_Vx1 = self.get_variable("params", "embedding" + SCALE)
 
@@ -126,8 +127,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
         shape, dtype = (self.config.emb_dim,), self.config.dtype
-        scale_D = param_with_axes(
-            "scale", nn.initializers.ones, shape, jnp.float32, axes=("embed",)
+        scale_D = parameter(
+            self, "scale", nn.initializers.ones, shape, jnp.float32, axes=("embed",)
         )
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)

@@ -8,10 +8,14 @@
 
 or, with `layer_relpos_bias`, encoder/layers_0/relpos_bias/rel_embedding and so on on the left.
 
-The names and the stacked axis are those of T5X's scalable T5. What stands outside the layers (the
-embedding, the final norms, the output layer, a prompt) is the same in both.
+The names, and the axis that `T5Config.scan_axis` is unless it is set, are those of T5X's scalable
+T5. Layers that come first instead, [layers, F, D], each lie in one piece: XLA takes them as they
+are, where it copies a whole stack of T5X's to have them so (on a TPU all weights, in every step).
+What stands outside the layers (the embedding, the final norms, the output layer, a prompt) is the
+same in both.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,8 +27,11 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.linen.partitioning import scan_with_axes
 
+from prompt_tuning_jax.models.attention import cudnn
+from prompt_tuning_jax.models.t5.config import T5Config
+
 STACKS = ("encoder", "decoder")
-AXIS = 1  # of stacked weights: the layer
+T5X_AXIS = 1  # of stacked weights: the layer
 BIAS = "relpos_bias/rel_embedding"
 BIASES = (BIAS, "side_" + BIAS)  # LongT5 has the second too
 
@@ -52,7 +59,7 @@ def through(
     if config.scan_layers:
         return scan_with_axes(
             step,
-            variable_axes={"params": AXIS, "cache": 0},
+            variable_axes={"params": config.scan_axis, "cache": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast if per_layer is None else 0,
             length=depth,
@@ -69,16 +76,29 @@ def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Cal
     """`step`, computed again in the backward pass as `T5Config.remat_policy` says."""
     if policy == "none":
         return step
-    saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+    policies = jax.checkpoint_policies
+    saved = policies.save_from_both_policies(
+        policies.checkpoint_dots_with_no_batch_dims,
+        policies.save_only_these_names(cudnn.KEPT),
+    )
     # `prevent_cse` keeps XLA from finding in the forward pass what is to be computed again. In a
     # scan it could not anyway, as the backward pass is another loop.
     return nn.remat(step, policy=saved if policy == "minimal" else None, prevent_cse=not scanned)
 
 
-def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+def scanned(config: T5Config, params: Mapping[str, Any]) -> tuple[T5Config, dict[str, Any]]:
+    """A T5 in the form that scans fastest: layers first. Its numbers stay the same."""
+    config = dataclasses.replace(config, scan_layers=True, scan_axis=0)
+    return config, stack_layers(params, config.scan_axis)
+
+
+def stack_layers(params: Mapping[str, Any], axis: int = T5X_AXIS) -> dict[str, Any]:
     """A T5's parameters in the form that `scan_layers=True` needs; its numbers stay the same.
 
     Every layer gets a copy of its stack's relative-position bias, unless it has one of its own.
+
+    Args:
+      axis: the config's `scan_axis`.
 
     Raises:
       ValueError: a stack has no layers, or layers that are not alike.
@@ -97,7 +117,7 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
         heads = len(layers[0][BIAS])
         for rest in layers[0]:
             values = [_split_heads(rest, layer[rest], heads) for layer in layers]
-            flat[f"{stack}/{stack}/{rest}"] = _stack(values)
+            flat[f"{stack}/{stack}/{rest}"] = _stack(values, axis)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -125,7 +145,7 @@ def _split_heads(name: str, kernel: Any, heads: int) -> Any:
     return kernel
 
 
-def _stack(values: list[Any]) -> Any:
+def _stack(values: list[Any], axis: int) -> Any:
     """The layers' weights in one array: numpy's of numpy's, JAX's of JAX's."""
     numpy = jnp if isinstance(values[0], jax.Array) else np
-    return numpy.stack(values, axis=AXIS)
+    return numpy.stack(values, axis=axis)
