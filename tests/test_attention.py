@@ -28,7 +28,7 @@ from prompt_tuning_jax.models.attention.choice import (
 )
 from prompt_tuning_jax.models.t5.config import t5_1_1
 from prompt_tuning_jax.planning import gpus
-from prompt_tuning_jax.training.chosen_form import chosen_form
+from prompt_tuning_jax.training.fitting import told_attention
 
 # ---- which form ------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ def test_what_a_run_says(model, settings, said):
     large = dataclasses.replace(model, config=t5_1_1("base"))
     lengths = {"inputs": 512, "targets": 8}
     config = TrainConfig(feature_lengths=lengths, **{"batch_size": 32} | settings)
-    assert chosen_form(config, large) == said
+    assert told_attention(config, large) == said
 
 
 # ---- cuDNN -----------------------------------------------------------------------------------

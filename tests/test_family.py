@@ -70,8 +70,8 @@ class Bag:
     def cache_axis(self, config):
         return 0
 
-    def stack_layers(self, params):
-        return params
+    def scanned(self, config, params):
+        return config, params
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from prompt_tuning_jax.planning import hardware as targets
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings.command_line import parse
 
+SCANNED = {"scan_layers": True, "scan_axis": 0}
 GPU = ["--gpu", "h100:2"]
 SIZES = ["--batch_size=2", "--feature_lengths", "inputs=8", "targets=2", "--prompt_length=4"]
 
@@ -25,10 +26,10 @@ SIZES = ["--batch_size=2", "--feature_lengths", "inputs=8", "targets=2", "--prom
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("small", t5_1_1("small", scan_layers=True, dtype="bfloat16")),
-        ("t5_1_1_xxl", t5_1_1("xxl", scan_layers=True, dtype="bfloat16")),
-        ("t5_1_0_base", t5_1_0("base", scan_layers=True, dtype="bfloat16")),
-        ("mt5_xl", mt5("xl", scan_layers=True, dtype="bfloat16")),
+        ("small", t5_1_1("small", dtype="bfloat16", **SCANNED)),
+        ("t5_1_1_xxl", t5_1_1("xxl", dtype="bfloat16", **SCANNED)),
+        ("t5_1_0_base", t5_1_0("base", dtype="bfloat16", **SCANNED)),
+        ("mt5_xl", mt5("xl", dtype="bfloat16", **SCANNED)),
     ],
 )
 def test_models_by_name(name, config):

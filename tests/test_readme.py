@@ -192,7 +192,7 @@ def test_more_devices_and_less_memory(tmp_path):
 def test_the_settings_of_its_tables_are_there():
     page = (ROOT / "prompt_tuning_jax" / "devices" / "README.md").read_text()
     settings = re.findall(r"^\| `--([a-z_]+)", page, re.MULTILINE)
-    assert len(settings) == 9
+    assert len(settings) == 10
     assert set(settings) <= set(settings_of(TrainConfig))
 
 

@@ -43,9 +43,9 @@ IDENTITY = """
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
-    batch_size pack microbatches prompt_length prompt_layout prompt_visibility shared_prompt
-    trainable loss_normalization dropout_rate z_loss eval_period checkpoint_period log_period quiet
-    runs
+    device_memory batch_size pack microbatches prompt_length prompt_layout prompt_visibility
+    shared_prompt trainable loss_normalization dropout_rate z_loss eval_period checkpoint_period
+    log_period quiet runs
 """
 
 

@@ -28,7 +28,8 @@ from test_t5_network import (
 
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.models.t5 import Transformer
+from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.models.t5 import Transformer, scan
 from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.prompts import Prompt
 
@@ -135,6 +136,31 @@ def test_every_gradient_equals_that_of_layers_of_their_own():
     for name, expected in flat(stack_layers(own)).items():
         if not name.endswith(BIAS):
             assert_same(scanned[name], expected)
+
+
+def test_layers_may_come_first():
+    """Numbers, initial shapes and shardings are those of T5X's order."""
+    config, params = scan.scanned(CONFIG, PROMPTED_PARAMS)
+    assert config == dataclasses.replace(SCAN, scan_axis=0)
+    first = Transformer(config, PROMPT)
+    for name, x in flat(STACKED).items():
+        theirs = flat(params)[name]
+        if "/encoder/" in name or "/decoder/" in name:
+            theirs = np.moveaxis(theirs, 0, 1)
+        np.testing.assert_array_equal(theirs, x)
+    shapes = family_of(config).abstract_variables(config, (P, CONFIG.emb_dim))["params"]
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
+    specs = sharding.param_shardings(sharding.make_mesh("model:-1"), config, flat(params))
+    kernel = specs["encoder/encoder/attention/query/kernel"]
+    assert tuple(kernel.spec) == (None, "fsdp", "model", None)
+    assert_same(run(first, params, *BATCH), run(SCANNED, STACKED, *BATCH))
+    value = jit(
+        jax.grad(lambda params, network: loss(network, params, PROMPTED_IO)), static_argnums=1
+    )
+    ours, expected = (
+        value(*pair)["encoder"]["prompt"] for pair in ((params, first), (STACKED, SCANNED))
+    )
+    jax.tree.map(assert_same, ours, expected)
 
 
 def test_each_layer_uses_its_own_bias():
