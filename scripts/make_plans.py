@@ -24,46 +24,42 @@ from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
 from prompt_tuning_jax.planning.step import Lengths
 
-# Model, slice or GPUs, what the prompt sees, attention's form, mesh, remat policy, weights.
+# Model, slice or GPUs, what the prompt sees, mesh, remat policy, weights, layers.
 TABLES = {
     "tpu": (
-        ("xxl", "v5p:2x2x2", "full", "fused", "data:8", "minimal", "bfloat16"),
-        ("xxl", "v5e:4x4", "full", "fused", "data:4,model:4", "minimal", "bfloat16"),
-        ("xxl", "v4:2x2x4", "full", "fused", "data:8,model:2", "minimal", "bfloat16"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "minimal", "bfloat16"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "fsdp:16", "none", "bfloat16"),
-        ("xxl", "v5e:4x4", "full", "chunked", "fsdp:16", "minimal", "bfloat16"),
-        ("small", "v5e:1x1", "full", "chunked", "data:1", "none", "bfloat16"),
-        ("base", "v5e:2x2", "full", "chunked", "data:4", "none", "bfloat16"),
-        ("large", "v5e:2x2", "full", "chunked", "data:4", "minimal", "bfloat16"),
-        ("xl", "v5e:2x4", "full", "chunked", "data:8", "minimal", "bfloat16"),
-        ("xxl", "v5e:4x4", "full", "chunked", "data:4,model:4", "minimal", "bfloat16"),
-        ("xxl", "v4:2x2x4", "full", "chunked", "data:8,model:2", "none", "bfloat16"),
-        ("xl", "v4:2x2x2", "full", "chunked", "data:8", "none", "bfloat16"),
-        ("xxl", "v5p:2x2x2", "full", "chunked", "data:8", "none", "bfloat16"),
-        ("xxl", "v6e:4x4", "full", "chunked", "data:16", "minimal", "bfloat16"),
-        ("xxl", "v6e:4x4", "full", "chunked", "data:8,model:2", "minimal", "bfloat16"),
+        ("small", "v5e:1x1", "full", "data:1", "none", "bfloat16", "scanned"),
+        ("base", "v5e:2x2", "full", "data:4", "none", "bfloat16", "scanned"),
+        ("large", "v5e:2x2", "full", "data:4", "minimal", "bfloat16", "scanned"),
+        ("xl", "v5e:2x4", "full", "data:8", "minimal", "bfloat16", "scanned"),
+        ("xl", "v4:2x2x2", "full", "data:8", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v5p:2x2x2", "full", "data:8", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v4:2x2x4", "full", "data:16", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v4:2x2x4", "full", "fsdp:16", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v6e:4x4", "full", "data:16", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "scanned"),
+        ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "apart"),
     ),
     "gpu": (
-        ("xl", "h200:1", "full", "fused", "data:1", "minimal", "bfloat16"),
-        ("xxl", "h200:1", "full", "fused", "data:1", "minimal", "bfloat16"),
-        ("xl", "h100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
-        ("xl", "h100:1", "isolated", "dense", "data:1", "minimal", "bfloat16"),
-        ("xl", "a100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
-        ("xxl", "h200:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
-        ("xxl", "h100:8", "full", "chunked", "fsdp:8", "minimal", "bfloat16"),
-        ("xxl", "a100:8", "full", "chunked", "fsdp:8", "minimal", "bfloat16"),
-        ("large", "a100:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
-        ("base", "l4:1", "full", "chunked", "data:1", "minimal", "bfloat16"),
-        ("small", "l4:1", "full", "chunked", "data:1", "none", "bfloat16"),
-        ("xxl", "h100:8", "full", "chunked", "data:8", "minimal", "bfloat16"),
-        ("xxl", "h200:1", "isolated", "dense", "data:1", "minimal", "bfloat16"),
+        ("xl", "h200:1", "full", "data:1", "none", "bfloat16", "apart"),
+        ("xl", "h100:1", "full", "data:1", "minimal", "bfloat16", "scanned"),
+        ("xl", "h100:1", "isolated", "data:1", "none", "bfloat16", "apart"),
+        ("xl", "h100:1", "full", "data:1", "minimal", "int8", "apart"),
+        ("xl", "a100:1", "full", "data:1", "none", "bfloat16", "apart"),
+        ("xxl", "h200:1", "full", "data:1", "minimal", "bfloat16", "apart"),
+        ("xxl", "h200:1", "isolated", "data:1", "minimal", "bfloat16", "apart"),
+        ("xxl", "h100:8", "full", "data:8", "minimal", "bfloat16", "apart"),
+        ("xxl", "h100:8", "full", "fsdp:8", "minimal", "bfloat16", "scanned"),
+        ("xxl", "a100:8", "full", "fsdp:8", "minimal", "bfloat16", "scanned"),
+        ("large", "a100:1", "full", "data:1", "none", "bfloat16", "apart"),
+        ("base", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
+        ("small", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
-HEADER = ("model", "weights are", "on", "prompt", "attention", *report.COLUMNS)
-ROW = ("model", "hardware", "prompt_visibility", "attention", "mesh", "remat", "model_dtype")
-TOLD = ("model", "model_dtype", "hardware", "prompt_visibility", "attention")
+HEADER = ("model", "weights are", "layers", "on", "prompt", *report.COLUMNS)
+ROW = ("model", "hardware", "prompt_visibility", "mesh", "remat", "model_dtype", "layers")
+TOLD = ("model", "model_dtype", "layers", "hardware", "prompt_visibility")
 SIZES = ("small", "base", "large", "xl", "xxl")
 
 
@@ -92,20 +88,27 @@ def make(
     model: str,
     hardware: str,
     visibility: str,
-    attention: str,
     mesh: str,
     remat: str,
     model_dtype: str,
+    layers: str,
 ) -> dict[str, Any]:
     """One compilation, as a record."""
-    told = model_dtype, visibility, attention, mesh, remat
+    told = model_dtype, layers, visibility, mesh, remat
     print(f"{model} on {hardware}, {', '.join(told)} ...", flush=True)
-    changes = {"prompt_visibility": visibility, "attention": attention}
-    config = dataclasses.replace(plans.model_config(model), **changes)
+    config = dataclasses.replace(
+        plans.model_config(model), prompt_visibility=visibility, scan_layers=layers == "scanned"
+    )
     lengths = Lengths(int8=model_dtype == "int8")
     (made,) = plans.plan_target(config, lengths, target_of(hardware), mesh, remat)
     print(f"  {report.recommendation([made])}", flush=True)
-    known = {"model": model, "model_dtype": model_dtype, "hardware": hardware, **changes}
+    known = {
+        "model": model,
+        "model_dtype": model_dtype,
+        "layers": layers,
+        "hardware": hardware,
+        "prompt_visibility": visibility,
+    }
     return known | made.as_json() | {"versions": plans.versions()}
 
 
@@ -145,8 +148,9 @@ def title() -> str:
         "# Plans\n\n"
         f"Prompt tuning of T5 1.1 with a prompt of {sizes.prompt}, inputs of {sizes.inputs} and "
         f"targets of {sizes.targets} tokens, {sizes.batch} rows a step over all devices, dropout "
-        "0.1, activations in bfloat16, layers scanned: the library's own training step, "
-        "compiled for TPUs and GPUs by their own compilers, on a machine without any. "
+        "0.1, activations in bfloat16, attention fused wherever there is a kernel: the library's "
+        "own training step, compiled for TPUs and GPUs by their own compilers, on a machine "
+        "without any. "
         "`python scripts/make_plans.py --output scripts/results/plans` makes these tables, and "
         "`prompt-tuning plan` makes others."
     )

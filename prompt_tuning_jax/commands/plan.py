@@ -86,6 +86,12 @@ class PlanConfig:
         group="devices",
         choices=REMAT_POLICIES,
     )
+    scan_layers: bool = setting(
+        default=True,
+        help="""compile one layer for all, as in training; without it a deep model takes a TPU's
+        compiler up to an hour.""",
+        group="devices",
+    )
     attention: str = setting(
         default="auto",
         help="auto, dense, chunked or fused, as in training.",
@@ -121,6 +127,7 @@ def plans_of(config: PlanConfig) -> Iterator[Plan]:
     model = dataclasses.replace(
         model_config(str(config.model)),
         prompt_visibility=config.prompt_visibility,
+        scan_layers=config.scan_layers,
         attention=config.attention,
         attention_chunk=config.attention_chunk,
     )

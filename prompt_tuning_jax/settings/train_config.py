@@ -202,10 +202,11 @@ class TrainConfig(
         bounds=GIBIBYTES,
         shared=True,
     )
-    scan_layers: bool = setting(
-        default=False,
+    scan_layers: bool | None = setting(
+        default=None,
         help="""stack the layers' weights and compile one layer for all: a deep model compiles as
-        fast as a shallow one, and with the mesh's fsdp only one layer is whole at a time.""",
+        fast as a shallow one. None: on TPUs, where that is minutes; not on GPUs, which copy a
+        layer out of the stack before they use it.""",
         group="devices",
         identity=True,
         shared=True,

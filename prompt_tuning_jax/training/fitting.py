@@ -60,6 +60,18 @@ class Fit(NamedTuple):
         return {"remat_policy": self.remat_policy, "microbatches": self.microbatches}
 
 
+def scans_layers(config: TrainConfig, mesh: Mesh) -> bool:
+    """Whether the layers are stacked: as asked, or on TPUs if only a prompt trains.
+
+    A model that the caller holds is not: there would be two of it.
+    """
+    if config.scan_layers is not None:
+        return config.scan_layers
+    trains_a_prompt = config.trainable is None and config.prompt_length > 0
+    held = isinstance(config.model, FrozenModel)
+    return trains_a_prompt and not held and mesh.devices.flat[0].platform == "tpu"
+
+
 def fit(config: TrainConfig, model: FrozenModel, mesh: Mesh, copies: int | None = None) -> Fit:
     """The fastest form that fits; the smallest where none does. What is set is as it is set.
 
