@@ -34,6 +34,8 @@ TABLES = {
         ("xl", "v4:2x2x2", "full", "data:8", "minimal", "bfloat16", "scanned"),
         ("xxl", "v5p:2x2x2", "full", "data:8", "minimal", "bfloat16", "scanned"),
         ("xxl", "v4:2x2x4", "full", "data:16", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v4:2x2x4", "full", "data:16", "minimal", "bfloat16", "apart"),
+        ("xxl", "v4:2x2x4", "full", "data:16", "minimal", "int8", "apart"),
         ("xxl", "v4:2x2x4", "full", "fsdp:16", "minimal", "bfloat16", "scanned"),
         ("xxl", "v6e:4x4", "full", "data:16", "minimal", "bfloat16", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal", "bfloat16", "scanned"),
