@@ -93,6 +93,7 @@ def test_devices_that_say_what_they_have_are_believed(deep, mesh, needed, monkey
     [
         ("tpu", {}, True),
         ("tpu", {"scan_layers": False}, False),
+        ("tpu", {"model_dtype": "int8"}, False),
         ("tpu", {"prompt_length": 0}, False),
         ("tpu", {"trainable": tiny.PLAIN_STEPS}, False),
         ("gpu", {}, False),
