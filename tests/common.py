@@ -64,6 +64,6 @@ def widened(config: T5Config, params: dict) -> tuple[T5Config, dict]:
     return dataclasses.replace(config, dtype=jnp.float64), wide
 
 
-def slow(*values):
+def slow(*values, **options):
     """A case that is only run with the slow tests."""
-    return pytest.param(*values, marks=pytest.mark.slow)
+    return pytest.param(*values, marks=pytest.mark.slow, **options)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 from flax.linen import partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -248,7 +249,7 @@ def assert_close(ours, theirs):
 
 
 @pytest.mark.parametrize("mask", [lengths, holes, triangle, everything])
-@pytest.mark.parametrize(("L", "S"), [(6, 6), (7, 7), (6, 9), (7, 10)])
+@pytest.mark.parametrize(("L", "S"), [slow(6, 6), (7, 7), slow(6, 9), (7, 10)])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.usefixtures("taken")
 def test_any_length_and_mask_is_given_to_cudnn_as_it_takes_them(mask, L, S, has_bias):

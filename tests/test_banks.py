@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 
 from prompt_tuning_jax import TunedPrompt, load_bank, save_prompt
 from prompt_tuning_jax.banks import PromptSet, TunedBank, vote
@@ -56,6 +57,7 @@ def alone(call, names, texts):
 
 
 class TestPlacing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("room", [7, 9])
     def test_every_row_is_laid_out_as_alone_and_padded(self, bank, room):
         tokens = np.array([[5, 6, 1, 0, 0], [7, 8, 9, 2, 1], [4, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
@@ -87,7 +89,7 @@ class TestMixedBatches:
         np.testing.assert_allclose(scores, np.concatenate([e.scores for e in expected]), atol=2e-5)
         assert labels == [e.labels[0] for e in expected]
 
-    @pytest.mark.parametrize("options", [{}, {"beams": 3, "length_penalty": 0.6}])
+    @pytest.mark.parametrize("options", [{}, slow({"beams": 3, "length_penalty": 0.6})])
     def test_texts_equal_each_row_alone(self, model, bank, asked, options):
         names, texts = asked
         texts_out, scores = model.generate(texts, bank.rows(names), **OPTIONS, **options)
@@ -103,6 +105,7 @@ class TestMixedBatches:
         for one, other in itertools.combinations(scores, 2):
             assert np.abs(one - other).max() > 1e-3
 
+    @pytest.mark.slow
     def test_logits_and_loss_of_token_batches(self, model, bank):
         rng = np.random.default_rng(0)
         tokens = rng.integers(2, 20, (3, 6))
@@ -131,6 +134,7 @@ class TestMixedBatches:
         for text, name, choices, label in zip(TEXTS, names, own, labels, strict=False):
             assert model.classify([text], choices, PROMPTS[name], **SIZES).labels == [label]
 
+    @pytest.mark.slow
     def test_a_mesh_changes_nothing(self, model, bank, asked):
         from prompt_tuning_jax.devices.sharding import make_mesh
 
@@ -170,7 +174,7 @@ class TestPromptSet:
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
     @pytest.mark.parametrize("visibility", VISIBILITIES)
-    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("layout", [x if x == "after_bos" else slow(x) for x in LAYOUTS])
     def test_a_bank_of_one_is_that_prompt(self, model, layout, visibility):
         one = TunedPrompt(PROMPTS["prefix3"].values, layout, visibility=visibility)
         expected = model.classify(TEXTS, LABELS, one, **SIZES).scores
@@ -230,11 +234,13 @@ class TestEnsemble:
             total = log_probs[row, np.arange(length), best].sum()
             np.testing.assert_allclose(scores[row], total, atol=1e-4)
 
+    @pytest.mark.slow
     def test_beams_find_what_greedy_misses_or_the_same(self, model, bank):
         greedy = model.generate(TEXTS, bank.ensemble(), **OPTIONS).scores
         beams = model.generate(TEXTS, bank.ensemble(), beams=4, **OPTIONS).scores
         assert (beams >= greedy - 1e-4).all()
 
+    @pytest.mark.slow
     def test_samples_depend_on_the_seed_alone(self, model, bank):
         options = OPTIONS | {"temperature": 1.0}
         one = model.generate(TEXTS, bank.ensemble(), seed=3, **options).texts

@@ -114,6 +114,7 @@ def test_useful_work_counts_every_row_and_half_where_nothing_trains(checks, gpu)
     assert flops["xl_long"] / (4 * 1.22e9 * 32 * 612) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_gradients_are_compared_and_a_form_may_be_missing(checks, monkeypatch):
     forms = {"dense": {"attention": "dense"}, "chunks of 8": {"attention_chunk": 8}}
     missing = {"missing": {"attention_chunk": -1}}
@@ -145,6 +146,7 @@ def test_the_matrix_rate_is_a_rate(checks):
     assert np.isfinite(checks.matrix_rate(64))
 
 
+@pytest.mark.slow
 def test_without_time_everything_is_recorded_as_skipped(tmp_path):
     output = tmp_path / "gpu.json"
     assert run("--limit_minutes=0", f"--output={output}").returncode == 1

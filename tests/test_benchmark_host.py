@@ -18,6 +18,7 @@ def host(monkeypatch):
     return benchmark_host
 
 
+@pytest.mark.slow
 def test_every_stage_has_a_rate_on_files_and_on_made_up_prose(host, monkeypatch, tmp_path):
     (tmp_path / "RTE").mkdir()
     record = {"premise": "It rained all day.", "hypothesis": "It rained.", "label": "entailment"}

@@ -65,6 +65,7 @@ def test_told_nothing_it_lists_all_commands_and_a_first_example(capsys, argument
     assert max(map(len, printed.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_the_first_example_runs(capsys, tmp_path):
     cli.main([])
     printed = capsys.readouterr().out
@@ -117,9 +118,13 @@ def example(printed, name):
 
 @pytest.mark.parametrize(
     "name",
-    # The training is what the README's first example is too. A plan compiles for minutes, with a
+    # Training and evaluating are in the README's examples too. A plan compiles for minutes, with a
     # compiler that is often not here: see test_plan.
-    [slow(name) if name == "train" else name for name in cli.COMMANDS if name != "plan"],
+    [
+        slow(name) if name in ("train", "evaluate") else name
+        for name in cli.COMMANDS
+        if name != "plan"
+    ],
 )
 def test_the_example_runs(capsys, monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
@@ -130,6 +135,7 @@ def test_the_example_runs(capsys, monkeypatch, tmp_path, name):
         assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_a_module_calls_itself_a_module():
     done = shell("prompt-tuning combine --help")
     assert done.stdout.startswith(b"usage: prompt-tuning combine ")
@@ -176,6 +182,7 @@ def test_a_closed_pipe_is_quiet():
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "written", "reader"),
     [
@@ -190,6 +197,7 @@ def test_files_are_written_whether_or_not_somebody_reads(tmp_path, command, writ
     assert (tmp_path / written).exists()
 
 
+@pytest.mark.slow
 def test_answers_end_with_their_reader():
     done = shell(
         f"set -o pipefail; yes 'A long wait.' | timeout {HANG} prompt-tuning infer "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import t5x_goldens
 import tiny
-from common import GOLDENS
+from common import GOLDENS, slow
 from flax.traverse_util import flatten_dict
 
 from prompt_tuning_jax import load_model, load_prompt, save_prompt
@@ -52,7 +52,7 @@ class TestConvert:
         )
 
     @pytest.mark.parametrize("form", t5x.FORMS)
-    @pytest.mark.parametrize("name", ["t5_v1_0", "t5_v1_1"])
+    @pytest.mark.parametrize("name", [slow("t5_v1_0"), "t5_v1_1"])
     def test_there_and_back(self, tmp_path, name, form):
         source = GOLDENS / "huggingface" / name
         there, back = tmp_path / "t5x", tmp_path / "hf"
@@ -259,6 +259,7 @@ def test_recreates_the_checkpoint_of_a_prompt(tmp_path, checkpoint):
     assert run("diff", trained, tmp_path / "again" / "checkpoint_12") == 0
 
 
+@pytest.mark.slow
 def test_the_command():
     """As a process: usage, and a mistake in one line."""
     command = [sys.executable, "-m", "prompt_tuning_jax", "checkpoint"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import GOLDEN_CONFIG, GOLDENS
+from common import GOLDEN_CONFIG, GOLDENS, slow
 from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax import layout
@@ -89,7 +89,7 @@ def sequence_log_prob(model, params, inputs, generated, **prompts):
     return np.sum(np.where(after_eos, 0, picked), axis=-1)
 
 
-@pytest.mark.parametrize("name", ["t5_v1_1", "t5_v1_0"])
+@pytest.mark.parametrize("name", ["t5_v1_1", slow("t5_v1_0")])
 def test_greedy_and_beams_are_those_of_transformers(name):
     model, params = hugging_face(name)
     data = golden(f"huggingface/{name}_generate.npz")
@@ -111,7 +111,7 @@ def test_greedy_and_beams_are_those_of_transformers(name):
         np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("eos_id", [9, 31])
+@pytest.mark.parametrize("eos_id", [9, slow(31)])
 def test_beams_that_end_are_ranked_as_by_transformers(eos_id):
     data = golden("decoding/transformers_eos.npz")
     model, params = hugging_face("t5_v1_1")
@@ -132,6 +132,7 @@ def test_beams_that_end_are_ranked_as_by_transformers(eos_id):
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_prompt_generates_as_by_peft():
     model, params, inputs = peft()
     data = golden("huggingface/peft_t5_v1_1_sub1.npz")
@@ -144,7 +145,7 @@ def test_a_prompt_generates_as_by_peft():
 
 
 @pytest.mark.parametrize(
-    ("name", "make_prompt"), [("t5_network", None), ("prompt_encdec", five_rows)]
+    ("name", "make_prompt"), [slow("t5_network", None), ("prompt_encdec", five_rows)]
 )
 def test_generates_as_t5x(name, make_prompt):
     model, params = t5x(name, make_prompt)
@@ -218,6 +219,7 @@ def test_another_prompt_gives_another_answer():
     assert np.all(np.any(first != second, axis=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["prefix", "suffix_before_eos"])
 def test_prompt_positions_place_the_prompt(where):
     model, params, inputs = peft()
@@ -235,6 +237,7 @@ def test_prompt_positions_place_the_prompt(where):
     assert np.array_equal(tokens, network_places) == (where == "prefix")
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_may_use_different_prompts():
     values = golden("huggingface/peft_t5_v1_1_sub1.npz")["prompt"]
     bank = prompted(np.stack([values, -values]), bank_of_two)
@@ -293,7 +296,7 @@ def labels():
     return np.array([[75, 74, 1], [65, 1, 0], [1, 0, 0], [127, 56, 1]], np.int32)
 
 
-@pytest.mark.parametrize("where", [None, "suffix"])
+@pytest.mark.parametrize("where", [slow(None), "suffix"])
 def test_rank_scores_every_label_as_if_alone(where):
     model, params, inputs = peft()
     prompts = {}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from common import assert_same
+from common import assert_same, slow
 
 from prompt_tuning_jax.decoding import generation, search
 from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints, constrained
@@ -160,7 +160,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("eos_ids", [(EOS,), (OTHER_EOS, EOS)], ids=["one_eos", "two_eos"])
+@pytest.mark.parametrize(
+    "eos_ids", [slow((EOS,), id="one_eos"), pytest.param((OTHER_EOS, EOS), id="two_eos")]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_search_is_that_of_plain_python(name, eos_ids):
     tokens, _ = run(CASES[name], eos_ids)
@@ -196,6 +198,7 @@ def test_stopping_as_soon_as_there_are_enough_makes_a_difference():
     assert np.any(later[:, 0] > at_once[:, 0] + 1e-3)
 
 
+@pytest.mark.slow
 def test_every_constraint_changes_something():
     free = np.array(run(UNCONSTRAINED)[0])
     for name in CASES.keys() - {"none", "long_ngrams", "input_ngrams"}:
@@ -225,6 +228,7 @@ def generate(model, tokens=TOKENS, **options):
     return generation.generate_tokens(*model, tokens, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_rows_do_not_influence_each_other_nor_does_padding(beams):
     tokens, scores = generate(network(), beams=beams)
@@ -237,6 +241,7 @@ def test_rows_do_not_influence_each_other_nor_does_padding(beams):
         assert len(set(pairs)) == len(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_scanned_layers_and_ensembles_are_constrained_too(beams):
     expected = generate(network(), beams=beams)
@@ -248,7 +253,7 @@ def test_scanned_layers_and_ensembles_are_constrained_too(beams):
     assert_same(ensemble[1], expected[1])
 
 
-@pytest.mark.parametrize("layout", ["prefix", "after_bos", "suffix_before_eos"])
+@pytest.mark.parametrize("layout", [slow("prefix"), "after_bos", slow("suffix_before_eos")])
 def test_the_input_s_own_tokens_count_and_not_its_prompt_s_places(layout):
     """Where the encoder sees nothing but what a law needs: the same prompt in another layout."""
     (plain, params), length = network(), 3

@@ -168,6 +168,7 @@ def command_options(model_dir, files, prompt):
     return {"feature_lengths": tiny.LENGTHS, "batch_size": 8, **paths, **FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_python_and_command_line_agree(model, model_dir, files, prompt, tmp_path, capsys):
     save_prompt(tmp_path / "p", prompt, fingerprint=model.fingerprint)

@@ -47,6 +47,7 @@ def test_help_says_what_it_shows_and_how_long_it_takes(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_tune_on_your_files(tmp_path):
     *_, scores, answer = run("tune_on_your_files.sh", tmp_path, STEPS="4")
     assert 0 <= json.loads(scores)["accuracy"] <= 100
@@ -54,6 +55,7 @@ def test_tune_on_your_files(tmp_path):
     assert load_prompt(tmp_path / "runs/examples/tune/run/best").shape == (20, 192)
 
 
+@pytest.mark.slow
 def test_serve_many_prompts(tmp_path):
     answers = [line.split()[:2] for line in run("serve_many_prompts.py", tmp_path)]
     assert answers == [
@@ -83,6 +85,7 @@ def test_average_and_interpolate(tmp_path):
     assert scores[4] > 80
 
 
+@pytest.mark.slow
 def test_interpret_a_prompt(tmp_path):
     printed = run("interpret_a_prompt.sh", tmp_path)
     assert any("nearest" in line for line in printed)

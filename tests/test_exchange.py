@@ -186,6 +186,7 @@ class TestImport:
                 main([str(prompt), str(tmp_path / "file"), "--model", str(model_dir)])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     """As a process: usage, and a mistake in one line."""
     command = [sys.executable, "-m", "prompt_tuning_jax", "export"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from common import GOLDENS, NEEDS_SHARED, assert_same, shared_dir
+from common import GOLDENS, NEEDS_SHARED, assert_same, shared_dir, slow
 from safetensors.numpy import load_file, save_file
 from test_vocabulary import train_model
 
@@ -67,6 +67,14 @@ def assert_alike_until_they_end(tokens, expected, eos_id):
     np.testing.assert_array_equal(np.where(ended, 0, tokens), np.where(ended, 0, expected))
 
 
+ALL_BUT_LONGT5 = pytest.mark.parametrize(  # which test_longt5 tries
+    "name", [slow(x) if x.startswith("longt5") else x for x in sorted(MODELS)], indirect=True
+)
+ONE_MODEL = pytest.mark.parametrize(
+    "name", [x if x == "umt5" else slow(x) for x in sorted(MODELS)], indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def name(request):
     return request.param
@@ -81,6 +89,7 @@ def test_there_are_relatives():
     assert len(MODELS) >= 6
 
 
+@ALL_BUT_LONGT5
 def test_forward(model, name):
     io = numbers(name)
     batch = batch_of(model, io)
@@ -89,6 +98,7 @@ def test_forward(model, name):
     np.testing.assert_allclose(model.loss(batch, z_loss=0.0), io["loss"], atol=5e-6, rtol=0)
 
 
+@ONE_MODEL
 def test_generation(model, name):
     io = numbers(name)
     tokens = batch_of(model, io)["encoder_input_tokens"]
@@ -131,6 +141,7 @@ def test_saved_again(model, name, tmp_path):
         assert ours.keys() == theirs.keys()
 
 
+@ONE_MODEL
 def test_scanned_layers_compute_the_same(model, name):
     if model.config.num_encoder_layers > 2:
         pytest.skip("no more of a stack than two layers")
@@ -141,7 +152,7 @@ def test_scanned_layers_compute_the_same(model, name):
     assert_same(scanned.logits(*tokens), model.logits(*tokens))
 
 
-@pytest.mark.parametrize("of", ["umt5", "codet5p"])
+@pytest.mark.parametrize("of", ["umt5", slow("codet5p")])
 def test_a_prompt_of_peft(of):
     name, model = of, pt.load_model(MODELS[of])
     io, theirs = numbers(name), numbers(name, "peft.npz")

@@ -139,6 +139,7 @@ def test_a_run_on_a_disk_that_becomes_full_continues_when_there_is_room(settings
     assert json.loads((tmp_path / "run" / "history.json").read_text()) == result.history
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_vanishes_ends(settings, tmp_path):
     def metric(targets, predictions):
         shutil.rmtree(tmp_path / "run")
@@ -148,6 +149,7 @@ def test_a_run_whose_directory_vanishes_ends(settings, tmp_path):
         train(task=tiny.make_task(metrics=(metric,)), **settings)
 
 
+@pytest.mark.slow
 def test_standard_output_on_a_full_disk_is_one_sentence():
     command = [sys.executable, "-m", "prompt_tuning_jax"]
     with open("/dev/full", "w") as full:

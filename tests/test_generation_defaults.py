@@ -252,6 +252,7 @@ def test_the_command_says_what_it_takes_from_the_file(directory, asking, monkeyp
     assert "no_repeat_ngram" not in line
 
 
+@pytest.mark.slow
 def test_the_command_says_nothing_where_it_takes_nothing(directory, model_dir, monkeypatch, capsys):
     run(monkeypatch, "--model", str(model_dir), "--max_length", "3")
     assert "config.json" not in capsys.readouterr().err

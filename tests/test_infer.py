@@ -92,6 +92,7 @@ def test_text_is_generated_where_there_are_no_labels(infer, model):
     np.testing.assert_allclose([answer["score"] for answer in answers], scores, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_text_may_be_generated_in_spite_of_labels(infer, prompt_dir):
     answers = infer(TEXTS, prompt=str(prompt_dir), predictions="generate", max_length=4)
     assert all(set(answer) == {"prediction", "score"} for answer in answers)
@@ -118,6 +119,7 @@ def test_empty_lines_between_records_and_a_byte_order_mark_are_passed_over(infer
     assert infer(lines, **options) == infer(TEXTS[:2], verbalizers=["yes", "no"])
 
 
+@pytest.mark.slow
 def test_two_devices_answer_as_one(infer, prompt_dir):
     one = infer(TEXTS, prompt=str(prompt_dir), mesh="data:1,model:2")
     two = infer(TEXTS, prompt=str(prompt_dir), mesh="data:2")

@@ -126,6 +126,7 @@ def test_the_command_writes_a_page(run, model_dir, tmp_path, capsys):
     assert data == interpret(run / "best", str(model_dir)).to_json()
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_prompt_of_the_bundled_model(tmp_path):
     """As a user calls it, without TensorFlow."""
     bundled = load_model()

@@ -92,11 +92,15 @@ def html_of(found):
     return page.to_html(found, {name: pictures.to_svg(name, each) for name, each in drawn.items()})
 
 
-def test_the_page_is_self_contained(found):
-    text = html_of(found)
-    parsed = Page(text)
+@pytest.fixture(scope="module")
+def html(found):
+    return html_of(found)
+
+
+def test_the_page_is_self_contained(html):
+    parsed = Page(html)
     assert not parsed.tags & {"script", "link", "iframe", "object"}
-    assert "//" not in re.sub(r"data:image/png;base64,[\w+/=\s]+", "", text)
+    assert "//" not in re.sub(r"data:image/png;base64,[\w+/=\s]+", "", html)
     references = [v for n, v in parsed.attributes if n in ("src", "href", "xlink:href", "srcset")]
     assert references
     assert all(reference.startswith(("#", "data:image/png")) for reference in references)
@@ -114,8 +118,8 @@ def test_ids_in_the_page_are_unique_or_equal_in_meaning(found):
     assert len(set().union(*clips)) == sum(map(len, clips))
 
 
-def test_the_page_shows_what_was_found(found):
-    shown = " ".join(Page(html_of(found)).texts)
+def test_the_page_shows_what_was_found(found, html):
+    shown = " ".join(Page(html).texts)
     for position in found.positions:
         for piece in position.cosine:
             assert piece.text in shown
@@ -124,10 +128,9 @@ def test_the_page_shows_what_was_found(found):
         assert text in shown
 
 
-def test_light_and_dark_are_one_page(found):
-    text = html_of(found)
-    assert "prefers-color-scheme: dark" in text
-    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+def test_light_and_dark_are_one_page(html):
+    assert "prefers-color-scheme: dark" in html
+    svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(svgs) == 4
     for svg in svgs:
         assert "var(--ink)" in svg

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import xla_flags
-from common import HANG, TAKE_SIGNALS
+from common import HANG, TAKE_SIGNALS, slow
 
 # A call that lets no handler of Python's run until it is done, as a compilation does.
 LONG = """
@@ -62,8 +62,10 @@ def test_one_during_imports(module):
         process.kill()
 
 
-@pytest.mark.parametrize("arguments", [["infer"], ["evaluate", "bundled_topic"]], ids=" ".join)
-@pytest.mark.parametrize("seconds", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "arguments", [["infer"], slow(["evaluate", "bundled_topic"])], ids=" ".join
+)
+@pytest.mark.parametrize("seconds", [2, slow(8)])
 def test_other_commands_end_without_a_traceback(arguments, seconds):
     process = start("-m", "prompt_tuning_jax", *arguments, "--prompt", "bundled_topic")
     try:

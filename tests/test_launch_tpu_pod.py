@@ -130,6 +130,7 @@ def test_a_program_that_fails_is_not_started_again(cloud):
     assert "delete" not in actions(cloud)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_followed_by_the_next(cloud):
     python(cloud, 'while [ ! -f "$CLOUD/finish" ]; do sleep 0.1; done')
     launch(cloud, "create")
@@ -147,6 +148,7 @@ def test_an_interrupted_run_is_followed_by_the_next(cloud):
     assert sum("run.sh" in call and " scp " in call for call in calls(cloud)) == 1
 
 
+@pytest.mark.slow
 def test_stop_ends_the_program_on_every_host(cloud):
     python(cloud, "sleep 600")
     for action, program in (("create", ()), ("install", ()), ("start", PROGRAM)):

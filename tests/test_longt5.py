@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import GOLDENS, assert_same
+from common import GOLDENS, assert_same, slow
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax import optim
@@ -161,12 +161,12 @@ def test_blocks_are_the_plain_masked_form(length, radius, at_once, has_side, dty
 @pytest.mark.parametrize(
     ("rows", "blocks"),
     [
-        ([[1] * 10], [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]]),
+        slow([[1] * 10], [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]]),
         ([[1] * 7 + [0] * 3], [[0] * 7 + [-1] * 3]),
         ([[1] * 3 + [0] * 7], [[-1] * 10]),
         ([[0] * 10], [[-1] * 10]),
         ([[1] * 5 + [2] * 2 + [3] * 4], [[0] * 5 + [-1] * 2 + [1] * 4]),
-        ([[1] * 2], [[-1] * 2]),
+        slow([[1] * 2], [[-1] * 2]),
     ],
 )
 def test_what_is_left_over_joins_the_last_whole_block_of_its_example(rows, blocks):
@@ -203,13 +203,14 @@ CHUNKS = {"attention_chunk": 4, "remat_policy": "full"}
 SCANNED = {"scan_layers": True, "remat_policy": "minimal"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("longt5_tglobal", SCANNED),
         ("longt5_local", CHUNKS),
-        pytest.param("longt5_local", SCANNED, marks=pytest.mark.slow),
-        pytest.param("longt5_tglobal", CHUNKS, marks=pytest.mark.slow),
+        ("longt5_local", SCANNED),
+        ("longt5_tglobal", CHUNKS),
     ],
 )
 def test_settings_of_memory_change_no_number(name, change):
@@ -282,7 +283,7 @@ def test_only_summaries_reach_beyond_the_radius_in_one_layer(name):
         assert moved.all()
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [False, slow(True)])
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_int8_weights_are_their_values_times_their_scales(name, scan_layers):
     config, params, io = golden(name)
@@ -318,6 +319,7 @@ def test_new_weights_have_axes_and_are_sharded_by_them():
         assert axes[f"encoder/{norm}attention/T5LayerNorm_0/scale"] == ("embed", *layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["data:2", "model:2"])
 def test_numbers_on_a_mesh_are_those_of_one_device(spec):
     config, params, io = golden("longt5_tglobal")

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("one_device")
 SAVING = [
     slow({"microbatches": 4}),
     slow({"scan_layers": True, "remat_policy": "minimal"}),
-    {"remat_policy": "full"},
-    {"attention_chunk": 3},
+    slow({"remat_policy": "full"}),
+    slow({"attention_chunk": 3}),
     {"scan_layers": True, "remat_policy": "full", "attention_chunk": 4, "microbatches": 2},
 ]
 
@@ -50,6 +50,7 @@ def test_a_run_learns_the_same(run, plain, saving):
     assert ours.prompt.metadata[name] == plain.prompt.metadata[name]
 
 
+@pytest.mark.slow
 def test_many_prompts_on_stacked_layers(run, plain, model, tmp_path):
     config = {"task": tiny.make_task(), "feature_lengths": tiny.LENGTHS, "quiet": True}
     settings = {"prompt_length": 5, "batch_size": 8, "train_steps": 4, "eval_period": 2}

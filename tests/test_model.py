@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from common import GOLDEN_CONFIG, GOLDENS
+from common import GOLDEN_CONFIG, GOLDENS, slow
 from flax.traverse_util import unflatten_dict
 
 from prompt_tuning_jax import FrozenModel, TunedPrompt, load_model
@@ -52,7 +52,7 @@ def batch(model):
 # --- the reference's numbers
 
 
-@pytest.mark.parametrize("name", ["t5_network", "prompt_encdec"])
+@pytest.mark.parametrize("name", [slow("t5_network"), "prompt_encdec"])
 def test_logits_and_loss_are_the_references(name):
     model, data, prompt = golden(name)
     batch = {key: data[f"in/{key}"] for key in BATCH_KEYS}
@@ -73,6 +73,7 @@ def test_prompt_gradient_is_the_references():
 # --- loss and gradient
 
 
+@pytest.mark.slow
 def test_gradient_is_the_slope_of_the_loss(model, batch, prompt):
     gradient = jax.grad(lambda p: model.loss(batch, p))(prompt)
     direction = np.random.default_rng(1).normal(size=prompt.shape).astype(np.float32)
@@ -101,7 +102,10 @@ def test_every_form_of_a_prompt_gives_the_same_logits(model, batch, prompt):
     assert not np.allclose(model.logits(tokens, decoder_inputs), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    ["suffix_before_eos", *(slow(name) for name in LAYOUTS if name != "suffix_before_eos")],
+)
 def test_a_tuned_prompt_stands_where_its_layout_says(model, batch, prompt, layout):
     tokens, decoder_inputs = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     joined, positions = place_prompt(tokens, len(prompt), layout)
@@ -147,6 +151,7 @@ def test_classify_ranks_by_loss(model, batch, prompt):
     assert found == [labels[i] for i in scores.argmax(axis=1)]
 
 
+@pytest.mark.slow
 def test_order_and_batch_size_change_nothing(model, prompt):
     long = " ".join(["the soup was good and"] * 10)  # another bucket
     texts = [long, *TEXTS, long.replace("good", "cold")]
@@ -169,16 +174,19 @@ def test_generate_gives_the_text_and_score_of_generate_tokens(model, batch, prom
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_prompt_gives_another_answer(model, prompt):
     plain, one, other = (generated(model, p).texts for p in (None, 3 * prompt, -3 * prompt))
     assert plain != one != other
 
 
+@pytest.mark.slow
 def test_more_beams_never_score_less(model, prompt):
     greedy, beams = generated(model, prompt), generated(model, prompt, beams=4)
     assert (beams.scores >= greedy.scores - 1e-4).all()
 
 
+@pytest.mark.slow
 def test_samples_are_the_seeds(model, prompt):
     def sample(seed):
         return generated(model, prompt, temperature=2.0, seed=seed).texts
@@ -248,6 +256,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path):
         load_model(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_nothing_changes_a_weight(model, prompt):
     before = jax.tree.map(np.array, model.params)
     generated(model, prompt)

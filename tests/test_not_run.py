@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import slow
 
 SETTINGS = """
 [pytest]
@@ -33,7 +32,8 @@ def test_this(): pass
 """
 
 
-@pytest.mark.parametrize("processes", ["0", slow("2")])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["0", "2"])
 def test_skipped_and_slow_tests_are_counted(tmp_path, processes):
     (tmp_path / "pytest.ini").write_text(SETTINGS)
     (tmp_path / "test_weaving.py").write_text(PROGRAM)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from common import slow
 from test_encoding import Letters
 
 from prompt_tuning_jax import ExampleList, TunedPrompt, save_prompt, train_many
@@ -247,7 +248,11 @@ def assert_logits_equal(packed, alone, pairs):
 
 @pytest.mark.parametrize(
     ("layout", "visibility"),
-    [*((name, "full") for name in LAYOUTS), ("after_bos", "isolated"), ("suffix", "isolated")],
+    [
+        ("after_bos", "isolated"),
+        *(slow(name, "full") for name in LAYOUTS),
+        slow("suffix", "isolated"),
+    ],
 )
 def test_logits_loss_and_gradient_are_those_of_padded_rows(deep, key, layout, visibility):
     config = dataclasses.replace(deep[0], prompt_visibility=visibility)
@@ -269,6 +274,7 @@ def test_logits_loss_and_gradient_are_those_of_padded_rows(deep, key, layout, vi
     np.testing.assert_allclose(gradient, slope, atol=5e-5 * np.abs(slope).max())
 
 
+@pytest.mark.slow
 def test_each_example_has_its_own_prompt_of_a_bank(deep, key):
     bank, pairs = jax.random.normal(key, (3, P, 16)), make_pairs(9, deep[0].vocab_size)
     ids = [i % 3 for i in range(9)]
@@ -364,6 +370,7 @@ def test_a_continued_run_is_bit_identical(start, packed):
         start("parts")
 
 
+@pytest.mark.slow
 def test_a_packed_run_behind_a_shared_prompt_ends_as_the_padded_one(start, model, tmp_path, key):
     values = np.asarray(jax.random.normal(key, (3, model.config.emb_dim)))
     save_prompt(
@@ -380,6 +387,7 @@ def test_a_packed_run_behind_a_shared_prompt_ends_as_the_padded_one(start, model
     assert_near(ours, start("padded behind", **options))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_model_tuning_can_pack(start):
     options = {"prompt_length": 0, "train_steps": 2, "trainable": ((".*", optax.sgd(0.01)),)}
@@ -389,6 +397,7 @@ def test_model_tuning_can_pack(start):
         np.testing.assert_allclose(x, expected[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_runs_together_can_pack(model, packed, tmp_path):
     """Batches of different numbers of rows in one step."""

@@ -88,6 +88,7 @@ class TestGoldens:
             config, params = widened(base.config, base.params)
             assert_numbers(base.replace(config=config, params=params), prompt, golden, expected)
 
+    @pytest.mark.slow
     def test_gradient(self, base, submodules, golden):
         prompt = load_prompt(ADAPTERS[submodules])
         batch = batch_of(golden["input_ids"], golden["attention_mask"], golden["labels"])

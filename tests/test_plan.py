@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+from common import slow
 
 from prompt_tuning_jax.commands import cli, plan
 from prompt_tuning_jax.devices import sharding
@@ -51,10 +52,11 @@ def cpu_for_gpus(monkeypatch):
 
 
 @pytest.mark.usefixtures("cpu_for_gpus")
-def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir):
+@pytest.mark.parametrize("policy", [["--remat_policy", "full"], slow([])], ids=["one", "any"])
+def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir, policy):
     file = tmp_path / "new" / "plan.json"
     asked = ["--model", str(model_dir), *GPU, *SIZES, "--prompt_visibility", "isolated"]
-    plan.main([*asked, "--tries", "2", "--output", str(file)])
+    plan.main([*asked, *policy, "--tries", "2", "--output", str(file)])
     printed = capsys.readouterr().out
     assert "JAX takes of it, 75%" in " ".join(printed.split())
     written = json.loads(file.read_text())
@@ -70,6 +72,7 @@ def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir):
         assert one["available"] == gpus.GPUS["h100"].usable
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cpu_for_gpus")
 def test_an_isolated_prompt_costs_less(model_dir):
     def flops(*settings):

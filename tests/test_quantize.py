@@ -117,6 +117,7 @@ def test_weights_take_a_quarter_of_the_memory(bundled, bundled_int8):
     assert sizes[0] < 0.26 * sizes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"logits_via_embedding": True, "mlp_activations": ("relu",)}, {"scan_layers": True}],
@@ -135,6 +136,7 @@ def test_the_gradient_is_that_of_what_the_weights_stand_for(tiny_int8):
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_activations_may_be_bfloat16(tiny_int8, model):
     prompt = np.ones((3, 16), np.float32)
     config = dataclasses.replace(model.config, dtype=jnp.bfloat16)
@@ -149,6 +151,7 @@ def test_activations_may_be_bfloat16(tiny_int8, model):
     assert 0 < rounding(tiny_int8) < 2 * rounding(model)
 
 
+@pytest.mark.slow
 def test_stacked_layers_have_the_same_values():
     params = tiny.make_params(small_config())
     stacked = stack_layers(quantized(params))
@@ -167,6 +170,7 @@ def test_embeddings_are_floats(tiny_int8, model):
     np.testing.assert_allclose(table, exact, atol=np.abs(exact).max() / 127)
 
 
+@pytest.mark.slow
 def test_over_a_mesh_the_numbers_are_the_same(tiny_int8, model_dir):
     mesh = sharding.make_mesh("model:2")
     split = load_model(model_dir, dtype="int8", mesh=mesh)
@@ -221,6 +225,7 @@ def test_the_bundled_models_logits_and_gradients_hardly_move(bundled, bundled_in
     assert cosine(*grads) > 0.99
 
 
+@pytest.mark.slow
 def test_a_prompt_tuned_on_floats_scores_the_same(bundled, bundled_int8):
     task, prompt = bundled_task("bundled_topic"), load_prompt("bundled_topic")
     examples = list(itertools.islice(task.split("validation").stream(seed=None, epoch=0), 60))

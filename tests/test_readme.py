@@ -122,9 +122,11 @@ def test_the_full_table_is_measured_as_the_record_says(tmp_path):
     assert f"]({picture})" in README
 
 
-@needs_model
-def test_your_own_data(tmp_path):
-    data = tmp_path / "my_data"
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """Where a prompt was tuned on files, as the README does it."""
+    folder = tmp_path_factory.mktemp("own")
+    data = folder / "my_data"
     data.mkdir()
     rows = [
         {"sentence": f"it was {word}", "label": label}
@@ -133,15 +135,25 @@ def test_your_own_data(tmp_path):
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     train = block("prompt-tuning train --data_dir my_data")
-    run(changed(train, train_steps=4, eval_period=2), tmp_path)
-    printed = run(block("prompt-tuning evaluate --prompt runs/mine"), tmp_path).splitlines()
+    run(changed(train, train_steps=4, eval_period=2), folder)
+    return folder
+
+
+@needs_model
+def test_your_own_data(own_data):
+    printed = run(block("prompt-tuning evaluate --prompt runs/mine"), own_data).splitlines()
     scores, answer = json.loads(printed[-2]), json.loads(printed[-1])
-    best = json.loads((tmp_path / "runs/mine/best/prompt.json").read_text())
+    best = json.loads((own_data / "runs/mine/best/prompt.json").read_text())
     assert scores["accuracy"] == pytest.approx(best["scores"]["accuracy"], abs=1e-3)
     assert answer["prediction"] in ("negative", "positive")
-    printed = run(block("checkpoint diff bundled bundled-hf"), tmp_path)
+
+
+@pytest.mark.slow
+@needs_model
+def test_t5x_checkpoints(own_data):
+    printed = run(block("checkpoint diff bundled bundled-hf"), own_data)
     assert "70 leaves compared, 0 differ" in printed
-    tuned, extracted = (load_prompt(tmp_path / path) for path in ("runs/mine/best", "prompts/mine"))
+    tuned, extracted = (load_prompt(own_data / path) for path in ("runs/mine/best", "prompts/mine"))
     np.testing.assert_array_equal(extracted.values, tuned.values)
 
 
@@ -152,6 +164,7 @@ def test_show_task(tmp_path):
     assert "negative" in printed
 
 
+@pytest.mark.slow
 @needs_model
 def test_many_prompts(tmp_path):
     lines = run(block("--prompt_field prompt"), tmp_path).splitlines()
@@ -213,9 +226,14 @@ def test_under_t5x(tmp_path):
 def test_a_first_run(tmp_path):
     train = block("train bundled_topic --prompt_length 20")
     run(changed(train, train_steps=2).rstrip() + " --eval_period 2 --eval_limit 8", tmp_path)
+    assert load_prompt(tmp_path / "runs/topic/best").values.shape == (20, 192)
+
+
+@pytest.mark.slow
+@needs_model
+def test_a_run_of_a_gin_file(tmp_path):
     run(f"{block('runs/gin_topic').rstrip()} {FEW_STEPS}", tmp_path)
-    for folder in ("topic", "gin_topic"):
-        assert load_prompt(tmp_path / f"runs/{folder}/best").values.shape == (20, 192)
+    assert load_prompt(tmp_path / "runs/gin_topic/best").values.shape == (20, 192)
 
 
 @needs_model
@@ -226,6 +244,7 @@ def test_the_first_answer(tmp_path):
     assert printed["scores"] == pytest.approx(shown["scores"], abs=1e-2)
 
 
+@pytest.mark.slow
 @needs_model
 def test_python(tmp_path):
     (snippet,) = [text for language, text in BLOCKS if language == "python"]

@@ -51,12 +51,17 @@ def take(source, count, **where):
     return list(itertools.islice(source.stream(**({"seed": 0, "epoch": 0} | where)), count))
 
 
-def test_a_new_model_has_the_bundled_shape_and_nothing_learnt(vocabulary_file):
+@pytest.fixture(scope="module")
+def new_model(vocabulary_file):
+    return recipe.new_model(vocabulary_file)
+
+
+def test_a_new_model_has_the_bundled_shape_and_nothing_learnt(vocabulary_file, new_model):
     model = recipe.new_model(vocabulary_file, seed=1)
     again = recipe.new_model(vocabulary_file, seed=1)
     assert model.config.emb_dim == 192
     assert model.config.vocab_size % 128 == 0
-    assert model.fingerprint == again.fingerprint != recipe.new_model(vocabulary_file).fingerprint
+    assert model.fingerprint == again.fingerprint != new_model.fingerprint
 
 
 @pytest.mark.parametrize("objective", [span_corruption, prefix_lm])
@@ -93,16 +98,15 @@ def test_an_unknown_objective_is_named(prose, vocabulary_file):
         recipe.pretraining_task(str(prose), vocabulary_file, "causal")
 
 
-def test_queries_and_embeddings_have_rates_of_their_own(vocabulary_file):
-    params = recipe.new_model(vocabulary_file).params
-    trainable, frozen = split_params(params, rules := recipe.pretraining_rules(steps=100))
+def test_queries_and_embeddings_have_rates_of_their_own(new_model):
+    trainable, frozen = split_params(new_model.params, rules := recipe.pretraining_rules(steps=100))
     assert not frozen
     optimizer = optim.make_optimizer(trainable, rules)
     ones = jax.tree.map(lambda x: np.full(x.shape, 1e-4, np.float32), trainable)
-    state = optimizer.init(trainable)
+    state, update = optimizer.init(trainable), jax.jit(optimizer.update)
     with jax.numpy_dtype_promotion("standard"):  # optax's own
         for _ in range(12):  # past the warm-up
-            updates, state = optimizer.update(ones, state, trainable)
+            updates, state = update(ones, state, trainable)
     size = {name: float(np.abs(x).max()) for name, x in updates.items()}
     weight = size["encoder/layers_0/mlp/wi_0/kernel"]
     assert size["token_embedder/embedding"] == pytest.approx(4 * weight, rel=1e-3)

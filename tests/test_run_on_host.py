@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from common import HANG
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run_on_host.py"
@@ -50,12 +51,14 @@ def test_two_processes_are_one_run(tmp_path):
     assert printed == ["0 2 2 ['--a=b c']", "1 2 2 ['--a=b c']"]
 
 
+@pytest.mark.slow
 def test_without_a_module_it_says_how_to_use_it():
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert done.returncode == 1
     assert "run_on_host.py t5x.train" in done.stderr
 
 
+@pytest.mark.slow
 def test_its_help_is_no_error():
     done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

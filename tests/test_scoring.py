@@ -48,6 +48,7 @@ def test_each_task_scores_as_with_its_prompt_alone(model, tasks):
         same(together[name], evaluate_task(model, task, prompt=BANK.prompts[name], **HOW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictions", ["rank", "generate"])
 def test_members_score_as_alone(model, predictions):
     how = HOW | {"predictions": predictions}

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from common import NEEDS_DATA_EXTRA
+from common import NEEDS_DATA_EXTRA, slow
 
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import target_text
@@ -120,7 +120,7 @@ def test_examples_are_those_of_seqio(setup):
     assert [target_text(e, vocabulary) for e in examples] == ["quiet", "loud"] * 5
 
 
-@pytest.mark.parametrize("name", ["little_sounds", "all_sounds"])
+@pytest.mark.parametrize("name", ["little_sounds", slow("all_sounds")])
 def test_order_depends_on_seed_and_epoch_and_starts_anywhere(setup, name):
     make, _ = setup
     source = make(name).split("train")

@@ -331,6 +331,7 @@ def listed(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_bundled_tasks_are_listed_without_tensorflow():
     done = listed()
     assert done.returncode == 0, done.stderr

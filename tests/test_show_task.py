@@ -191,6 +191,7 @@ def test_mistakes_end_in_one_line(capsys, files, tmp_path):
     assert refusal(capsys, "bundled_topic", "--prompt", tmp_path / "absent")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_needed():
     blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'seqio', 't5x']));"
     program = "from prompt_tuning_jax.commands.show_task import main;"
@@ -206,6 +207,7 @@ class TestSeqio:
     def needs(self):
         pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
 
+    @pytest.mark.slow
     def test_a_seqio_task_shows_what_the_bundled_task_does(self, capsys):
         """The same task registered with SeqIO, through its ids, has the same facts."""
         arguments = ("bundled_season", "--limit", 20, "--split", "validation")

@@ -78,6 +78,9 @@ def dense():
     return values(DENSE)
 
 
+BY_CHUNKS = pytest.mark.parametrize("faster", ["chunked", slow("fused")], indirect=True)
+
+
 @pytest.fixture(params=["chunked", "fused"])
 def faster(request, monkeypatch):
     """A config, with attention in another form; fused, on a CPU the TPU's kernel, interpreted."""
@@ -92,6 +95,7 @@ def faster(request, monkeypatch):
     return faster
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 16])  # of 17 positions
 def test_chunks_have_the_dense_values_and_gradients(chunk, dense):
     assert_close(values(chunked(chunk)), dense)
@@ -101,10 +105,11 @@ def test_the_dense_values_and_gradients(faster, dense):
     assert_close(values(faster()), dense)
 
 
+@BY_CHUNKS
 @pytest.mark.parametrize(
     "changes",
     [
-        {"scan_layers": True, "remat_policy": "minimal"},
+        slow({"scan_layers": True, "remat_policy": "minimal"}),
         {"prompt_visibility": "isolated"},
         slow({"prompt_visibility": "causal"}),
         slow({"layer_relpos_bias": True}),
@@ -118,6 +123,7 @@ def test_the_other_choices_go_with_it(faster, changes):
     assert_close(values(faster(config), params), values(config, params))
 
 
+@BY_CHUNKS
 def test_examples_of_a_packed_row_are_kept_apart(faster):
     tokens, positions = place_prompt(TOKENS, P)
     segments = np.repeat([[1, 2]], [P + 4, T - 4], axis=1).repeat(3, axis=0)
@@ -131,6 +137,7 @@ def test_examples_of_a_packed_row_are_kept_apart(faster):
     assert_close(values(faster(), **packed), values(DENSE, **packed))
 
 
+@BY_CHUNKS
 def test_dropout_is_the_same_draw(faster, key, dense):
     config = dataclasses.replace(DENSE, dropout_rate=0.3)
     ours, theirs = values(faster(config), key=key), values(config, key=key)
@@ -138,6 +145,7 @@ def test_dropout_is_the_same_draw(faster, key, dense):
     assert np.abs(theirs[0] - dense[0]).max() > 0.01
 
 
+@BY_CHUNKS
 def test_every_weights_gradient_is_the_dense_one(faster):
     """That of the bias too, which a kernel does not give."""
 
@@ -149,6 +157,7 @@ def test_every_weights_gradient_is_the_dense_one(faster):
     assert_close(*map(jax.tree.leaves, (ours, theirs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["model:2", "data:2"])  # of three rows, which two do not divide
 def test_a_mesh_changes_nothing(spec, monkeypatch, dense):
     monkeypatch.setattr(choice, "FUSED_QUERIES", P + T)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from common import slow
 
 from prompt_tuning_jax.models.t5 import T5Config, Transformer, mt5, t5_1_0, t5_1_1
 
@@ -21,9 +22,9 @@ def parameter_count(config: T5Config) -> int:
     ("config", "parameters"),
     [
         (t5_1_1("small"), 76_961_152),
-        (t5_1_1("base"), 247_577_856),
+        slow(t5_1_1("base"), 247_577_856),
         (t5_1_0("small"), 60_506_624),
-        (t5_1_0("base"), 222_903_552),
+        slow(t5_1_0("base"), 222_903_552),
         (mt5("small"), 300_176_768),
     ],
 )

@@ -169,6 +169,7 @@ def test_changing_the_prompt_changes_every_row_and_what_is_generated(kind, key):
     assert (generated != IO[f"{kind}/greedy_decodes"]).any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_a_bank_mixes_prompts_as_if_each_row_were_alone(key):
     bank = jax.random.normal(key, (3, P, 16))
     ids = jnp.array([2, 0, 1])
@@ -179,6 +180,7 @@ def test_a_bank_mixes_prompts_as_if_each_row_were_alone(key):
         assert_same(mixed[row], alone[0])
 
 
+@pytest.mark.slow
 def test_packed_rows_equal_their_examples():
     """Two examples, each with the prompt before it, in one row."""
     tokens, positions = place_prompt(TOKENS, P)
@@ -296,11 +298,13 @@ def test_steps_beyond_the_cache_do_not_touch_other_rows():
 # ---- dropout, dtype, errors ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit():
     eager = apply(PROMPTED, {"params": PARAMS}, TOKENS, INPUTS)
     assert_same(run(PROMPTED, PARAMS, TOKENS, INPUTS), eager)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_number():
     config = dataclasses.replace(CONFIG, remat_policy="full")
 
@@ -315,6 +319,7 @@ def test_rematerialisation_changes_no_number():
     assert_same(again, expected)
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key(key):
     config = T5Config(128, 16, 2, 8, 32, 0, 2, dropout_rate=0.5)
     network = DecoderOnly(config, functools.partial(Prompt, P))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import GOLDEN_CONFIG as CONFIG
-from common import assert_same, float64, widened
+from common import assert_same, float64, slow, widened
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
@@ -203,7 +203,10 @@ def test_bias_of_some_queries_is_those_rows():
 # ---- the prompt ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    ["suffix_before_eos", *(slow(name) for name in LAYOUTS if name != "suffix_before_eos")],
+)
 def test_a_network_places_its_prompt_as_it_is_told(layout):
     """T5X gives rows without room for the prompt, to `encode` and again to `decode`."""
     network = Transformer(CONFIG, functools.partial(Prompt, P), layout)
@@ -242,6 +245,7 @@ def test_padding_changes_nothing():
     )
 
 
+@pytest.mark.slow
 def test_a_bank_mixes_prompts_as_if_each_row_were_alone(key):
     bank = jax.random.normal(key, (3, P, 16))
     ids = jnp.array([2, 0, 1])
@@ -251,6 +255,7 @@ def test_a_bank_mixes_prompts_as_if_each_row_were_alone(key):
         assert_same(mixed[row], alone[0])
 
 
+@pytest.mark.slow
 def test_packed_rows_equal_their_examples(key):
     """Three examples, each with its own prompt of the bank, in one row of 40 positions."""
     bank = jax.random.normal(key, (3, P, 16))
@@ -289,7 +294,7 @@ def test_packed_rows_equal_their_examples(key):
     assert_same(packed[VALID], alone[VALID])
 
 
-@pytest.mark.parametrize("stored", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("stored", [slow(jnp.float32), jnp.bfloat16])
 def test_bfloat16_runs_with_a_float32_prompt(stored):
     config = T5Config(128, 16, 2, 8, 32, 2, 2, dtype=jnp.bfloat16)
     network = Transformer(config, functools.partial(Prompt, P))
@@ -340,7 +345,7 @@ def step_by_step(network, params, chunks, prompt_positions=None, tokens=TOKENS, 
 
 
 @pytest.mark.parametrize(
-    ("chunks", "project"), [((1,) * 7, False), ((1,) * 7, True), ((4, 1, 2), False)]
+    ("chunks", "project"), [slow((1,) * 7, False), ((1,) * 7, True), ((4, 1, 2), False)]
 )
 def test_steps_equal_the_full_forward(chunks, project):
     logits, cache = step_by_step(PROMPTED, PROMPTED_PARAMS, chunks, project=project)
@@ -349,6 +354,7 @@ def test_steps_equal_the_full_forward(chunks, project):
     assert leaves == {"cached_key", "cached_value", "cache_index"}
 
 
+@pytest.mark.slow
 def test_steps_equal_the_full_forward_with_a_layout():
     tokens, positions = place_prompt(TOKENS, P, "suffix")
     logits, _ = step_by_step(PROMPTED, PROMPTED_PARAMS, (1,) * 7, positions, tokens)
@@ -356,6 +362,7 @@ def test_steps_equal_the_full_forward_with_a_layout():
     assert_same(logits, full)
 
 
+@pytest.mark.slow
 def test_projecting_the_encoding_changes_nothing():
     """Short targets take another order of products than long ones and than `cross_kv`."""
     encoded = run(PLAIN, PARAMS, TOKENS, method="encode")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import assert_same
+from common import assert_same, slow
 from flax.traverse_util import flatten_dict, unflatten_dict
 from test_t5_network import (
     BATCH,
@@ -186,8 +186,10 @@ def prompt_gradient(network):
     return jit(jax.grad(loss_of))(params["encoder"]["prompt"]["prompt"])
 
 
-@pytest.mark.parametrize("policy", ["minimal", "full"])
-@pytest.mark.parametrize("network", [OWN, SCANNED])
+@pytest.mark.parametrize(
+    ("network", "policy"),
+    [(SCANNED, "minimal"), slow(OWN, "full"), slow(OWN, "minimal"), slow(SCANNED, "full")],
+)
 def test_rematerialisation_changes_no_number(network, policy):
     params = STACKED if network.scan_layers else PROMPTED_PARAMS
     config = dataclasses.replace(network.config, remat_policy=policy)
@@ -234,6 +236,7 @@ def test_steps_equal_the_full_forward(project):
     assert shapes["cache_index"] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"beams": 4, "length_penalty": 0.6}])
 def test_generated_text_is_that_of_layers_of_their_own(settings):
     generate = functools.partial(generation.generate_tokens, max_length=6, **settings)

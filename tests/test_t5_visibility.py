@@ -85,8 +85,11 @@ def test_masks_follow_the_rules(visibility, layout):
                 assert mask[b, i, j] == sees(visibility, query, key)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("visibility", ISOLATED)
+@pytest.mark.parametrize(
+    ("visibility", "scan_layers"),
+    [(ISOLATED[0], True), *((name, False) for name in ISOLATED[1:]), slow(ISOLATED[0], False)]
+    + [slow(name, True) for name in ISOLATED[1:]],
+)
 def test_prompts_computed_once_equal_the_masked_computation(visibility, scan_layers):
     net, weights = network(visibility, scan_layers=scan_layers), params(BANK[0], scan_layers)
     joined, places = placed()
@@ -95,7 +98,8 @@ def test_prompts_computed_once_equal_the_masked_computation(visibility, scan_lay
     )
 
 
-@pytest.mark.parametrize("visibility", [ISOLATED[0], *map(slow, ISOLATED[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("visibility", ISOLATED)
 def test_so_do_banks(visibility):
     net, weights = network(visibility, bank=True), params(BANK)
     joined, places = placed()
@@ -108,7 +112,7 @@ def test_so_do_banks(visibility):
         np.testing.assert_allclose(once[row], alone[row], atol=1e-5)
 
 
-@pytest.mark.parametrize("visibility", ISOLATED)
+@pytest.mark.parametrize("visibility", [*map(slow, ISOLATED[:-1]), ISOLATED[-1]])
 def test_so_do_gradients(visibility):
     net = network(visibility)
     joined, places = placed()
@@ -135,7 +139,7 @@ def test_the_whole_bank_costs_its_rows_once():
     assert once < 0.8 * masked  # 40 * 7 + 4 positions instead of 40 * 11
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [x if x == "suffix_before_eos" else slow(x) for x in LAYOUTS])
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 def test_states_of_prompt_rows_depend_on_what_they_see(visibility, layout):
     net = network(visibility)
@@ -157,6 +161,7 @@ def test_states_of_prompt_rows_depend_on_what_they_see(visibility, layout):
     assert moved[2]
 
 
+@pytest.mark.slow
 def test_inputs_always_see_the_prompt():
     for visibility in VISIBILITIES:
         net = network(visibility)
@@ -164,6 +169,7 @@ def test_inputs_always_see_the_prompt():
         assert np.abs(change).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_visibilities_differ():
     found = [np.array(logits(network(name), params(BANK[0]), TOKENS)) for name in VISIBILITIES]
     for i, one in enumerate(found):

@@ -16,7 +16,7 @@ import pytest
 import t5x_goldens
 import tensorstore as ts
 import tiny
-from common import GOLDENS
+from common import GOLDENS, slow
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -125,8 +125,11 @@ class TestLoad:
 
     @pytest.mark.parametrize(
         "published",
-        [t5_1_0("small"), t5_1_1("small"), mt5("small")],
-        ids=["t5_1_0", "t5_1_1", "mt5"],
+        [
+            slow(t5_1_0("small"), id="t5_1_0"),
+            pytest.param(t5_1_1("small"), id="t5_1_1"),
+            slow(mt5("small"), id="mt5"),
+        ],
     )
     def test_published_shapes_are_recognised(self, tmp_path, published):
         """All but the vocabulary and the depth, which are cut to keep the test small."""
@@ -466,6 +469,7 @@ class TestLoadModel:
         with pytest.raises(ValueError, match="do not belong together"):
             load_model(both[1], vocabulary=tmp_path / "spiece.model")
 
+    @pytest.mark.slow
     def test_train_from_it(self, both, tmp_path, one_device):
         hugging_face, checkpoint = both
         runs = {
@@ -530,6 +534,7 @@ class TestElsewhere:
         _, params = t5x.load(f"{url}/orbax/checkpoint_3")
         t5x_goldens.assert_same(params, t5x_goldens.weights())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("url", ["gs://bucket/there", "http"])
     def test_a_store_that_nobody_answers_for_is_named(self, monkeypatch, url):
         with socket.create_server(("127.0.0.1", 0)) as refused:

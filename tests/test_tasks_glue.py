@@ -4,7 +4,7 @@ import json
 
 import pytest
 import task_records
-from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
+from common import GOLDENS, NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir, slow
 
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.task import target_text
@@ -145,7 +145,7 @@ def trapped(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", [x if x in ("cola", "mnli", "mrpc") else slow(x) for x in GLUE])
 def test_release_and_tfds_give_the_same_records(name, trapped, tmp_path):
     source = registration.ReleaseOrTfds(f"glue/{name}:2.0.0", GLUE[name])
     with tfds_offline.tfds_from_release(f"glue/{name}:2.0.0", trapped / "glue", tmp_path):
@@ -209,7 +209,7 @@ def test_the_diagnostics_go_by_several_names(place, tmp_path):
 
 
 @pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
-@pytest.mark.parametrize("name", ["sst2", "qqp"])
+@pytest.mark.parametrize("name", [slow("sst2"), "qqp"])
 def test_real_files_are_read_as_tfds_reads_them(name, tmp_path):
     reader, root = GLUE[name], shared_dir() / "data"
     for split in ("train", "validation"):

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir
+from common import NEEDS_DATA_EXTRA, NEEDS_SHARED, shared_dir, slow
 from test_seqio_source import train_vocabulary
 
 pytestmark = pytest.mark.data
@@ -22,7 +22,13 @@ WORDS = "the pond and moss on old stones by ferns in shade where herons stand".s
 MARKS = ("bells", "drums", "flutes")  # a word of its own for each file
 LENGTHS = {"inputs": 40, "targets": 24}
 BOTH = pytest.mark.parametrize("source", ["c4_v220", "text"])
-ALL = pytest.mark.parametrize("objective", language_modeling.OBJECTIVES)
+OF_EACH_FAMILY = pytest.mark.parametrize(
+    "objective",
+    [
+        name if name in ("prefix_lm", "span_corruption", "bart_text_infilling") else slow(name)
+        for name in language_modeling.OBJECTIVES
+    ],
+)
 
 
 def sentences(seed, count=30):
@@ -81,7 +87,7 @@ def restored(inputs, targets, vocabulary):
     return list(itertools.chain.from_iterable(pieces))
 
 
-@ALL
+@OF_EACH_FAMILY
 def test_examples_fit_end_in_eos_and_depend_on_the_seed_alone(root, objective):
     found = examples(f"text_{objective}", shuffle=True, seed=5)
     assert len(found) > 20
@@ -93,6 +99,7 @@ def test_examples_fit_end_in_eos_and_depend_on_the_seed_alone(root, objective):
     assert found == examples(f"text_{objective}", shuffle=True, seed=5)
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_spans(root):
     first, second = (examples("text_span_corruption", shuffle=True, seed=seed) for seed in (0, 1))
     assert len(first) == len(second)
@@ -152,7 +159,7 @@ def test_bart_objectives_restore_the_whole_text(root, vocabulary):
         assert all(token in rest for token in kept)
 
 
-@BOTH
+@pytest.mark.parametrize("source", [slow("c4_v220"), "text"])
 def test_validation_is_held_out(root, vocabulary, source):
     def words(split):
         found = examples(f"{source}_prefix_lm", split)
@@ -215,6 +222,7 @@ def test_bad_input_is_named(root, tmp_path, vocabulary):
         examples("text_prefix_lm")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 def test_real_prose(tmp_path):
     data = shared_dir() / "data"

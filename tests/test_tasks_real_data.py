@@ -66,7 +66,7 @@ SPLITS = {
     (QA, "squad_v010_allanswers"): {"validation": 10570},
     (QA, "mrqa_news_qa_v100"): {"validation": 17},  # the release's sample
 }
-MANY = 1000  # examples above which counting them takes long
+MANY = 200  # examples above which counting them takes long
 
 
 def case(module, name, split, expected):

@@ -94,6 +94,7 @@ def test_a_block_puts_back_what_was():
     assert settings.data_dir() == "before"
 
 
+@pytest.mark.slow
 def test_importing_tasks_reads_nothing(tmp_path):
     code = "import prompt_tuning_jax.tasks.super_glue, prompt_tuning_jax.tasks.glue"
     places = {name: str(tmp_path / "nowhere") for name in settings.ENVIRONMENT.values()}

@@ -1,7 +1,7 @@
 """MRPC to QQP and back: whose words the scores understand, and what the mixtures hold."""
 
 import pytest
-from common import NEEDS_DATA_EXTRA
+from common import NEEDS_DATA_EXTRA, slow
 
 pytestmark = pytest.mark.data
 seqio = pytest.importorskip("seqio", reason=NEEDS_DATA_EXTRA)
@@ -17,6 +17,7 @@ LABELS = {
 }
 FORMS = ("", "taskless_", "task_index_")
 PAIRS = pytest.mark.parametrize(("source", "target"), [("mrpc", "qqp"), ("qqp", "mrpc")])
+ONE_PAIR = pytest.mark.parametrize(("source", "target"), [("mrpc", "qqp"), slow("qqp", "mrpc")])
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_mixtures_train_on_one_and_add_the_other(source, target, form, version):
         assert glue_transfer.VERBALIZERS[name] == LABELS[source]
 
 
-@PAIRS
+@ONE_PAIR
 def test_a_model_that_speaks_one_tasks_words_is_right_on_both(root, vocabulary, source, target):
     name = f"taskless_glue_{target}_from_{source}_zeroshot_v200"
     task = seqio_task(name, MODULE, vocabulary, LENGTHS)
@@ -74,7 +75,7 @@ def test_a_model_that_speaks_one_tasks_words_is_right_on_both(root, vocabulary, 
     assert f"taskless_glue_{target}_from_{source}_v200/f1" in scores
 
 
-@PAIRS
+@ONE_PAIR
 def test_texts_are_the_targets_own(root, source, target):
     other = {"mrpc": "sentence1: Moss grows .", "qqp": "question1: What is moss?"}[target]
     for form, start in (("", f"{target} {other}"), ("taskless_", other), ("task_index_", other)):

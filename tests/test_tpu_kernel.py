@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prompt_tuning_jax.devices import sharding
@@ -88,7 +89,7 @@ def assert_alike(attend, inputs, bias, dout, tolerance=1e-5):
 @pytest.mark.parametrize(
     ("B", "H", "L", "S", "K", "mask", "bias"),
     [
-        (2, 2, 150, 40, 64, padding, True),
+        slow(2, 2, 150, 40, 64, padding, True),
         (1, 3, 20, 140, 64, scattered, True),  # half a group of heads is empty
         (2, 2, 33, 20, 16, segments, False),
     ],
@@ -97,12 +98,13 @@ def test_it_equals_the_plain_form(B, H, L, S, K, mask, bias):
     assert_alike(interpreted, *make(0, B, H, L, S, K, mask, bias))
 
 
+@pytest.mark.slow
 def test_bfloat16():
     made = make(1, 1, 2, 24, 30, 64, causal, True, jnp.bfloat16)
     assert_alike(interpreted, *made, tolerance=0.03)
 
 
-@pytest.mark.parametrize("spec", ["data:2", "model:2"])
+@pytest.mark.parametrize("spec", [slow("data:2"), "model:2"])
 def test_over_a_mesh(spec):
     mesh = sharding.make_mesh(spec)
     attend = functools.partial(tpu_kernel.sharded_attention, mesh, interpret=True, **AXES)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import (
     ExampleList,
@@ -198,6 +199,7 @@ def test_started_again_a_finished_run_gives_its_result(learnt, model):
     assert again.history == result.history
 
 
+@pytest.mark.slow
 def test_the_frozen_model_is_never_written(vocabulary, tmp_path):
     """A wide model, so that its weights would outweigh whatever else a state holds."""
     model = load_model(tiny.save_model(tmp_path / "wide", vocabulary, mlp_dim=8192))
@@ -274,6 +276,7 @@ def test_only_what_a_rule_names_moves(start, before, tmp_path):
     assert moved == {"decoder/logits_dense/kernel"}
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_keep_a_float32_prompt(start, model_dir):
     half = load_model(model_dir, dtype=jnp.bfloat16)
     result = start(model=half, model_dtype=jnp.bfloat16)
@@ -368,8 +371,8 @@ def taken():
     ("number", "end"),
     [
         (signal.SIGTERM, SystemExit),
-        (signal.SIGHUP, SystemExit),
-        (signal.SIGINT, KeyboardInterrupt),  # which a notebook, too, is to see
+        slow(signal.SIGHUP, SystemExit),
+        slow(signal.SIGINT, KeyboardInterrupt),  # which a notebook, too, is to see
     ],
     ids=str,
 )
@@ -454,8 +457,8 @@ def test_another_runs_directory_is_refused(learnt, model, changes, words):
     ("changes", "words"),
     [
         ({"verbalizers": {"0": "no", "1": "yes"}}, "verbalizers was .*'0': 'yes'.*, now .*'no'"),
-        ({"target_template": "a {label}"}, "target_template was '{label}', now 'a {label}'"),
-        ({"model_dtype": "bfloat16"}, "model_dtype was 'float32', now 'bfloat16'"),
+        slow({"target_template": "a {label}"}, "target_template was '{label}', now 'a {label}'"),
+        slow({"model_dtype": "bfloat16"}, "model_dtype was 'float32', now 'bfloat16'"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_labels_or_weights(model_dir, tmp_path, changes, words):
@@ -484,6 +487,7 @@ def test_any_number_beats_a_score_that_is_none(start):
     assert result.prompt.metadata["step"] == 4
 
 
+@pytest.mark.slow
 def test_the_frozen_model_is_hashed_once(start, model_dir, monkeypatch):
     model, hashed = load_model(model_dir), []
     real = model_module.fingerprint
@@ -514,6 +518,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_prompt(start, model, tmp_path
     assert np.isfinite(load_prompt(tmp_path / "run" / "last").values).all()
 
 
+@pytest.mark.slow
 def test_a_step_too_large_stops_the_run(start, tmp_path):
     with pytest.raises(NotFiniteError, match="learning_rate"):
         start(learning_rate=1e38)
@@ -613,6 +618,7 @@ def test_a_model_without_vocabulary_cannot_train_on_text(start, tmp_path):
 # --- what else a run depends on
 
 
+@pytest.mark.slow
 def test_a_prompt_file_is_where_a_run_starts(start, learnt):
     result = start(prompt_init=str(learnt[0] / "last"), learning_rate=0.0, train_steps=1)
     expected = load_prompt(learnt[0] / "last").values

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import ExampleList, load_prompt, optim, train_many
 from prompt_tuning_jax import train as run_alone
@@ -95,6 +96,7 @@ def test_with_dropout_too(together, alone):
     assert np.abs(without.prompt.values - results["a"].prompt.values).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_uninterrupted(together, tmp_path, monkeypatch):
     whole = together(name="whole")
 
@@ -140,6 +142,7 @@ def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
     assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_that_a_run_broke_is_seen_without_a_validation_split(together, tmp_path, capsys):
     task = tiny.make_task(splits={"train": tiny.make_task().splits["train"]})
     together({"bad": {"learning_rate": 1e38}}, task=task, log_period=50, checkpoint_period=50)
@@ -153,6 +156,7 @@ def test_a_run_that_ended_before_the_others_does_not_skip_their_steps(together):
         together({"a": {"train_steps": 6}, "b": {"train_steps": 6}})
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_patience_does(together, alone):
     hopeless = {"learning_rate": 1e-12, "patience": 1, "train_steps": 30}
     results = together({"busy": {"train_steps": 12}, "hopeless": hopeless})
@@ -181,6 +185,7 @@ def test_the_frozen_weights_are_there_once(model, tmp_path):
     assert memory.output_size_in_bytes < prompts + 1e4
 
 
+@pytest.mark.slow
 def test_from_the_command_line(model_dir, tmp_path):
     tiny.save_files(tmp_path / "data")
     main(
@@ -238,6 +243,7 @@ def test_mistakes_are_named(together, runs, changes, words):
         together(runs, **changes)
 
 
+@pytest.mark.slow
 def test_other_runs_do_not_continue_it(together):
     together({"a": {"seed": 0}}, train_steps=3)
     with pytest.raises(ValueError, match=r"a: seed was 0, now 1"):
@@ -250,6 +256,7 @@ def test_a_run_that_was_left_out_is_named(together):
         together({"a": {"seed": 0}})
 
 
+@pytest.mark.slow
 def test_the_order_of_runs_does_not_matter(together):
     runs = {"b": {"seed": 0}, "a": {"seed": 1}}
     first = together(runs, train_steps=3)
@@ -260,7 +267,7 @@ def test_the_order_of_runs_does_not_matter(together):
         np.testing.assert_array_equal(again[name].prompt.values, whole[name].prompt.values)
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [slow(False), True])
 def test_nothing_goes_to_the_device_unasked_in_a_step(together, alone, monkeypatch, several):
     put = sharding.put
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import xla_flags
-from common import HANG, TAKE_SIGNALS, slow
+from common import HANG, TAKE_SIGNALS
 
 from prompt_tuning_jax import load_prompt
 
@@ -98,9 +98,8 @@ def test_killed_and_started_again_it_ends_the_same(command, uninterrupted, tmp_p
     assert artefacts(tmp_path) == artefacts(uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGHUP)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
 def test_a_signal_saves_and_the_run_goes_on_from_there(command, uninterrupted, tmp_path, number):
     def begun() -> bool:
         return bool(steps(tmp_path))
@@ -116,6 +115,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(command, uninterrupted, t
     assert artefacts(tmp_path) == artefacts(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_an_exit_code(command, uninterrupted, tmp_path):
     answer = subprocess.run(
         [*command, f"--gin.MODEL_DIR={uninterrupted}", "--gin.BATCH_SIZE=4"],

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from common import slow
 
 from prompt_tuning_jax import TunedPrompt, load_prompt, save_prompt
 from prompt_tuning_jax import train as run
@@ -53,7 +52,8 @@ def test_every_visibility_answers_differently(model):
         assert all(np.abs(one - other).max() > 1e-4 for other in found[:i])
 
 
-@pytest.mark.parametrize("lengths", [(5, 5), slow((5, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
 def test_mixed_batches_with_and_without_room_for_the_prompts(model, lengths):
     """Prompts of one length stand apart and are computed once; of two, each row holds its own."""
     one, other = (prompt(length, seed) for seed, length in enumerate(lengths))
@@ -106,6 +106,7 @@ def test_loss_and_gradient_equal_the_masked_computation(model):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_training(model, tmp_path):
     settings = {

@@ -1,6 +1,7 @@
 """Reads gin files and imports task modules as T5X does, each in a process with T5X's imports only.
 
-    python parse_as_t5x.py        # prints {what was read: its error, or ""} as JSON
+    python parse_as_t5x.py experiments     # prints {what was read: its error, or ""} as JSON
+    python parse_as_t5x.py task_modules    # the same
 
 T5X itself is replaced by a stand-in, so that this runs where T5X is not. What gin knows is part of
 a process, so each file and module has its own, forked where T5X would begin to read its flags.
@@ -75,8 +76,14 @@ def in_a_process(read, what: str) -> str:
 
 if __name__ == "__main__":
     t5x_signatures.stand_in(json.loads(t5x_signatures.FILE.read_text()))
-    experiments = sorted(path.name for path in (ROOT / "gin_configs/t5x/experiments").glob("*.gin"))
-    modules = sorted(path.stem for path in (ROOT / "tasks").glob("[a-z]*.py"))
-    errors = {file: in_a_process(read_experiment, file) for file in experiments}
-    errors |= {module: in_a_process(read_task_module, module) for module in modules}
-    print(json.dumps(errors))
+    read, names = {
+        "experiments": (
+            read_experiment,
+            [path.name for path in (ROOT / "gin_configs/t5x/experiments").glob("*.gin")],
+        ),
+        "task_modules": (
+            read_task_module,
+            [path.stem for path in (ROOT / "tasks").glob("[a-z]*.py")],
+        ),
+    }[sys.argv[1]]
+    print(json.dumps({name: in_a_process(read, name) for name in sorted(names)}))
