@@ -28,7 +28,7 @@ from prompt_tuning_jax.planning.step import Lengths, compile_step
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """T5 1.1 in bfloat16 with a prompt of 100 and targets of 8, in the form `FORM` but for `changes`.
+    """T5 1.1 in bfloat16 with a prompt of 100 and targets of 8, as `FORM` says but for `changes`.
 
     Attributes:
       seconds: of a step.

@@ -253,9 +253,22 @@ def plan(needed, seconds, **changes):
     values = {
         "mesh": "data:1", "remat": "none", "devices": 1, "available": 100, "needed": needed,
         "weights": 1, "arguments": 1, "temporaries": 1, "flops": 10, "useful_flops": 5,
-        "peak_flops": 10.0, "work_seconds": seconds, "compile_seconds": 1.0,
+        "peak_flops": 10.0, "bandwidth": 10.0, "work_seconds": seconds, "compile_seconds": 1.0,
     }  # fmt: skip
     return plans.Plan(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"traffic": 9, "link_seconds": 0.9}, "products"),
+        ({"traffic": 11, "link_seconds": 0.9}, "memory"),
+        ({"traffic": 11, "link_seconds": 1.2}, "links"),
+        ({"traffic": 9, "link_seconds": 0.9, "devices": 2}, "memory"),
+    ],
+)
+def test_what_bounds_a_step_is_what_takes_longest_at_its_peak(changes, bound):
+    assert plan(1, 5.0, **changes).bound == bound
 
 
 def test_the_fastest_that_fits_is_recommended():

@@ -39,6 +39,7 @@ class Plan:
       weights: the frozen model's part of the arguments.
       flops: matrix products of the traced step, with what is computed again.
       useful_flops: 4 x parameters x tokens; see `arithmetic.useful_flops`.
+      peak_flops, bandwidth: of a device's matrix products, and of its main memory, in a second.
       traffic: read from and written to main memory.
       cycles: a TPU compiler's estimate for all instructions but communication.
       work_seconds: cycles over the clock; a GPU's by `Gpu.work_seconds`.
@@ -56,6 +57,7 @@ class Plan:
     flops: int
     useful_flops: int
     peak_flops: float
+    bandwidth: float
     outputs: int = 0
     program: int = 0
     traffic: int = 0
@@ -80,9 +82,21 @@ class Plan:
         possible = self.devices * self.peak_flops * self.seconds
         return self.useful_flops / possible if possible else 0.0
 
+    @property
+    def bound(self) -> str:
+        """What would take longest at its peak: "products", "memory" or "links"."""
+        least = {
+            "products": self.flops / (self.devices * self.peak_flops),
+            "memory": self.traffic / self.bandwidth,
+            "links": self.link_seconds,
+        }
+        return max(least, key=lambda name: least[name])
+
     def as_json(self) -> dict[str, Any]:
         """Every attribute, and what is derived from them."""
-        derived = {name: getattr(self, name) for name in ("fits", "seconds", "useful_share")}
+        derived = {
+            name: getattr(self, name) for name in ("fits", "seconds", "useful_share", "bound")
+        }
         return dataclasses.asdict(self) | derived
 
 
@@ -132,6 +146,7 @@ def _known(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option
         "flops": traced_work(config, lengths)[0].flops,
         "useful_flops": useful_flops(sizes, config, lengths),
         "peak_flops": chip.flops,
+        "bandwidth": chip.bandwidth,
     }
 
 
