@@ -176,11 +176,9 @@ def set_up(
 
     From here on the frozen weights are where the mesh holds them; no other copy stays alive.
     """
-    config = dataclasses.replace(config, scan_layers=fitting.scans_layers(config, mesh))
     model = open_model(config, mesh)
     form = fitting.fit(config, model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)
-    shared = form.settings | {"scan_layers": config.scan_layers}
-    configs = {name: dataclasses.replace(one, **shared) for name, one in configs.items()}
+    configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
     prepared = prepare(configs, model, mesh, trainer_class.check)
     return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

@@ -88,27 +88,6 @@ def test_devices_that_say_what_they_have_are_believed(deep, mesh, needed, monkey
     assert needed["minimal", 1] <= fitting.available_memory(CONFIG, told) < needed["none", 1]
 
 
-@pytest.mark.parametrize(
-    ("platform", "changes", "expected"),
-    [
-        ("tpu", {}, True),
-        ("tpu", {"scan_layers": False}, False),
-        ("tpu", {"model_dtype": "int8"}, False),
-        ("tpu", {"prompt_length": 0}, False),
-        ("tpu", {"trainable": tiny.PLAIN_STEPS}, False),
-        ("gpu", {}, False),
-        ("gpu", {"scan_layers": True}, True),
-    ],
-)
-def test_layers_are_stacked_on_tpus(deep, platform, changes, expected):
-    devices = np.array([type("Device", (), {"platform": platform})()])
-    told = type("Mesh", (), {"devices": devices})
-    config = dataclasses.replace(CONFIG, **changes)
-    assert fitting.scans_layers(config, told) == expected
-    held = dataclasses.replace(config, model=deep, **{"scan_layers": None} | changes)
-    assert fitting.scans_layers(held, told) == bool(changes.get("scan_layers"))
-
-
 def test_what_the_compiler_said_is_remembered(deep, mesh, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))

@@ -88,8 +88,8 @@ class PlanConfig:
     )
     scan_layers: bool = setting(
         default=True,
-        help="""compile one layer for all, as in training; without it a deep model takes a TPU's
-        compiler up to an hour.""",
+        help="""compile one layer for all, as in training: planned sooner, slower in use. Without it
+        a compilation takes several times as long.""",
         group="devices",
     )
     attention: str = setting(

@@ -5,7 +5,7 @@ and one may be -1 for the rest of the devices.
 
     data    splits the batch; every device of it holds all weights
     fsdp    splits the batch too, and the weights: each is gathered where a layer uses it, and not
-            kept for the backward pass if layers are scanned and rematerialised (`T5Config`)
+            kept for the backward pass if layers are rematerialised (`T5Config`)
     model   splits the computation within a layer, and its weights with it (tensor parallelism)
 
 Prompts and their optimizer state are on every device. With several hosts the mesh spans all their

@@ -202,11 +202,10 @@ class TrainConfig(
         bounds=GIBIBYTES,
         shared=True,
     )
-    scan_layers: bool | None = setting(
-        default=None,
+    scan_layers: bool = setting(
+        default=False,
         help="""stack the layers' weights and compile one layer for all: a deep model compiles as
-        fast as a shallow one. None: on TPUs, where that is minutes (int8 ones are faster apart);
-        not on GPUs, which copy a layer out of the stack before they use it.""",
+        fast as a shallow one, and its steps take longer.""",
         group="devices",
         identity=True,
         shared=True,

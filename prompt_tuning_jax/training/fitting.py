@@ -62,19 +62,6 @@ class Fit(NamedTuple):
         return {"remat_policy": self.remat_policy, "microbatches": self.microbatches}
 
 
-def scans_layers(config: TrainConfig, mesh: Mesh) -> bool:
-    """Whether the layers are stacked: as asked, or on TPUs, whose programs take long to compile.
-
-    But not int8 layers, which there take half as long again in a stack; not where weights train;
-    and not a model that the caller holds, of which there would be two.
-    """
-    if config.scan_layers is not None:
-        return config.scan_layers
-    on_tpus = mesh.devices.flat[0].platform == "tpu" and str(config.model_dtype) != "int8"
-    trains_a_prompt = config.trainable is None and config.prompt_length > 0
-    return on_tpus and trains_a_prompt and not isinstance(config.model, FrozenModel)
-
-
 def fit(config: TrainConfig, model: FrozenModel, mesh: Mesh, copies: int | None = None) -> Fit:
     """The fastest form that fits; the smallest where none does. What is set is as it is set.
 
