@@ -105,15 +105,12 @@ def test_a_kernel_takes_the_longer_of_its_products_and_its_traffic():
 
 @pytest.mark.parametrize("step", json.loads(STEPS.read_text()), ids=lambda step: step["name"])
 def test_the_plan_of_a_measured_step_is_near(step):
-    """To 5% or 10% of its time, as the notes of a plan say, and to 2% of its memory."""
-    fused = step["changes"].get("attention") == "fused"
+    """To 5% of its time, as the notes of a plan say, and to 4% of its memory."""
     kernels = [Kernel(times, *sizes) for *sizes, times in step["kernels"]]
-    planned = gpus.GPUS[step["gpu"]].seconds(kernels)
-    assert planned == pytest.approx(step["seconds"], rel=0.105 if fused else 0.05)
-    assert not fused or planned < step["seconds"]
+    assert gpus.GPUS[step["gpu"]].seconds(kernels) == pytest.approx(step["seconds"], rel=0.05)
     if step["gib"]:
-        assert step["needed"] / GIB == pytest.approx(step["gib"], rel=0.02)
-    assert "to 5% for those, 10% too fast where attention is fused" in table.GPU_NOTES
+        assert step["needed"] / GIB == pytest.approx(step["gib"], rel=0.04)
+    assert "right to 5% for those" in table.GPU_NOTES
 
 
 def test_fused_attention_has_the_flops_of_its_shapes():

@@ -40,9 +40,8 @@ TPU_NOTES = _COMPILED + (
 )
 GPU_NOTES = _COMPILED + (
     "ms of work: each kernel at the slower of its products and its traffic, at the shares of the "
-    "GPU's rates that steps measured on one H200 reach: right to 5% for those, 10% too fast "
-    "where attention is fused, not measured on other GPUs or on several. A GPU has as much memory "
-    "as JAX takes of it, "
+    "GPU's rates that were chosen for nine steps measured on one H200: right to 5% for those, not "
+    "measured on other GPUs or on several. A GPU has as much memory as JAX takes of it, "
     f"{gpus.MEMORY_FRACTION:.0%} unless {gpus.FRACTION_VARIABLE} says otherwise."
 )
 
