@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5 import apply as t5
 
@@ -21,7 +23,8 @@ from prompt_tuning_jax.models.t5 import apply as t5
 class NetworkConfig(Protocol):
     """What is read of the config of any family, a frozen dataclass that can be hashed.
 
-    The training step replaces the last five in a copy of it.
+    The training step replaces the last five attributes in a copy of it. `continues_inputs`: whether
+    targets go on where an input ends, and have no beginning of their own.
     """
 
     emb_dim: int
@@ -35,6 +38,9 @@ class NetworkConfig(Protocol):
     remat_policy: str
     attention: str
     attention_chunk: int | None
+
+    @property
+    def continues_inputs(self) -> bool: ...
 
 
 @runtime_checkable
@@ -57,6 +63,9 @@ class Family(Protocol):
         Args:
           prompt_shape: [P, D], [N, P, D] for a bank, or None.
         """
+
+    def embedding_scale(self, config: NetworkConfig) -> float:
+        """What rows of the embedding table are multiplied by as they join the input."""
 
     def apply(
         self,
@@ -107,7 +116,7 @@ class Family(Protocol):
         """The same model with `scan_layers=True`: its config, and its parameters so stacked."""
 
 
-FAMILIES: Mapping[type, Family] = {T5Config: t5}
+FAMILIES: Mapping[type, Family] = {T5Config: t5, CausalConfig: causal}
 
 
 def family_of(config: NetworkConfig) -> Family:

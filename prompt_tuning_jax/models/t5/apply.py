@@ -23,6 +23,7 @@ __all__ = [
     "apply",
     "bind",
     "cache_axis",
+    "embedding_scale",
     "network_for",
     "scanned",
     "start_decoding",
@@ -55,6 +56,12 @@ def abstract_variables(config: T5Config, prompt_shape: tuple[int, ...] | None) -
         return network.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
 
     return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), jnp.int32))
+
+
+def embedding_scale(config: T5Config) -> float:
+    """Of what rows of the embedding table are multiplied by: nothing changes them."""
+    del config
+    return 1.0
 
 
 def bind(
