@@ -159,7 +159,8 @@ class Vocabulary(abc.ABC):
         given = {"pad": pad_id, "eos": eos_id, "start": start_id}
         changes = {name: value for name, value in given.items() if value is not None}
         for name, value in changes.items():
-            past = name == "pad" and value >= self.size  # padding may have an id past all others
+            # Padding may have an id past all others, and what stands before a target be padding.
+            past = value == pad_id and value >= self.size and name != "eos"
             if not past and not 0 <= value < self.size:
                 raise ValueError(
                     f"The model's {name} id {value} is not among the vocabulary's {self.size} ids: "

@@ -104,7 +104,7 @@ def apply(
         **rows.lengthened(prompt, L),
     )
     x_BxRxD, _ = network.through(
-        config, params, x_BxRxD, queries, _of_row(queries, keys), dropout_rng=dropout_rng
+        config, params, x_BxRxD, queries, of_row(queries, keys), dropout_rng=dropout_rng
     )
 
     # The first target comes from the text's last token, each other one from that before it.
@@ -133,7 +133,7 @@ def start_decoding(
         config, params, tokens, queries.positions, prompt_of(params), **where
     )
     x_BxSxD, of_text = network.through(
-        config, params, x_BxSxD, queries, _of_row(queries, text)
+        config, params, x_BxSxD, queries, of_row(queries, text)
     )
     last_Bx1 = rows.last_tokens(is_text_BxS, None, None, 1)
     x_Bx1xD = jnp.take_along_axis(x_BxSxD, last_Bx1[:, :, None], axis=1)
@@ -176,7 +176,7 @@ def scanned(
     return dataclasses.replace(config, scan_layers=True), weights.stack_layers(config, params)
 
 
-def _of_row(queries: Places, keys: Places) -> network.Memory:
+def of_row(queries: Places, keys: Places) -> network.Memory:
     """Layers of a row by itself, which keep their keys and values."""
 
     def memory(kind, own, _):

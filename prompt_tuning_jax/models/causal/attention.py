@@ -90,7 +90,7 @@ def project_heads(
 def attend(
     config: CausalConfig,
     q_BxHxLxK: Float[Array, "B H L K"],
-    blocks: Sequence[tuple[KeyValue, Bool[Array, "B L S"]]],
+    blocks: Sequence[tuple[KeyValue, Bool[Array, "B L _"]]],
     weights: Weights,
 ) -> Float[Array, "B L D"]:
     """softmax(cap(q k' scale)) v over the keys of all blocks, each with its mask."""
