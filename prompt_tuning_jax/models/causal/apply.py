@@ -84,6 +84,7 @@ def apply(
     _, tokens_BxS, prompt = bind(config, params, batch, layout)
     targets_BxL = batch["decoder_input_tokens"]
     S, L = tokens_BxS.shape[1], targets_BxL.shape[1]
+    network.check_length(config, S + L - 1)
     segments_BxS, segments_BxL = (
         batch.get(f"{part}_segment_ids") for part in ("encoder", "decoder")
     )
@@ -142,6 +143,7 @@ def start_decoding(
 
     def decode(tokens_BxL, cache=None, max_decode_length=None):
         L = tokens_BxL.shape[1]
+        network.check_length(config, tokens.shape[1] + (max_decode_length or L) - 1)
         if max_decode_length is not None and cache is None:
             return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
         index = 0 if cache is None else cache["index"]

@@ -49,6 +49,15 @@ def embedded(
     return x_BxLxD
 
 
+def check_length(config: CausalConfig, length: int) -> None:
+    """ValueError where rows are longer than the table of positions, if there is one."""
+    if config.learned_positions and length > config.max_length:
+        raise ValueError(
+            f"Rows have {length} positions, but this model knows only {config.max_length}: "
+            "shorten the inputs, the targets or the prompt."
+        )
+
+
 def block(
     config: CausalConfig,
     x_BxLxD: Float[Array, "B L D"],
