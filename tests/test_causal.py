@@ -68,7 +68,9 @@ class TestLogits:
         io = numbers(name)
         ids, expected = padded(model, io, "unpadded"), io["unpadded_logits"]
         for before, after in ((0, 0), (0, 3), (3, 0), (2, 2)):
-            text = np.pad(ids[:, :4], ((0, 0), (before, after)), constant_values=model.config.pad_id)
+            text = np.pad(
+                ids[:, :4], ((0, 0), (before, after)), constant_values=model.config.pad_id
+            )
             batch = continued(model, text, ids[:, 4:])
             logits = model.logits(text, batch["decoder_input_tokens"])
             np.testing.assert_allclose(logits, expected[:, 3:-1], atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""What is true of every causal model: padding is no matter, a cache, packing and scanning neither."""
+"""What is true of every causal model: padding, a cache, packing and scanning change nothing."""
 
 import dataclasses
 
@@ -148,9 +148,7 @@ def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
     cut = {"prefix": 0, "after_bos": 1, "suffix": 9}[layout]
     texts = [[*t[:cut], *tokens, *t[cut:]] for t in TEXTS]
     batch, joined = batch_of(model), batch_of(model, texts, length=10)
-    np.testing.assert_allclose(
-        model.loss(batch, tuned), model.loss(joined), atol=1e-5, rtol=1e-5
-    )
+    np.testing.assert_allclose(model.loss(batch, tuned), model.loss(joined), atol=1e-5, rtol=1e-5)
 
 
 class TestCache:

@@ -107,6 +107,9 @@ class Family(Protocol):
           length it makes or fills a cache; without, the tokens are all there are.
         """
 
+    def depth(self, config: NetworkConfig) -> int:
+        """How many layers the stack has that a prompt goes into."""
+
     def cache_axis(self, config: NetworkConfig) -> int:
         """Which axis of a cache's leaves is the batch."""
 

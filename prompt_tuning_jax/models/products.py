@@ -1,6 +1,6 @@
 """Products with weights that may be stored as int8: what the networks of all families multiply by.
 
-    x times a matrix [in, out] in x's dtype; int8 values have a float32 `scale` for each column.
+x times a matrix [in, out] in x's dtype; int8 values have a float32 `scale` for each column.
 """
 
 from typing import NamedTuple

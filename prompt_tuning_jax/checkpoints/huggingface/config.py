@@ -94,8 +94,8 @@ def parse_config(
     model_type = raw.get("model_type", "t5")
     if model_type not in list(MODEL_TYPES):
         raise ValueError(
-            f"{path} describes a {model_type!r} model; only T5 and its relatives "
-            f"({', '.join(MODEL_TYPES)}) can be loaded."
+            f"{path} describes a {model_type!r} model, which is none of T5 and its "
+            f"relatives ({', '.join(MODEL_TYPES)})."
         )
     for key, why in _REFUSED.items():
         if raw.get(key):

@@ -38,7 +38,7 @@ class Format(NamedTuple):
     """
 
     arrays: Callable[[Path], Arrays]
-    read_config: Callable[[Path, Arrays, Any, int | None], NetworkConfig]
+    read_config: Callable[[Path, Mapping[str, Any], Any, int | None], NetworkConfig]
     check: Callable[[NetworkConfig, Arrays], None]
     weight_names: Callable[[Any], Mapping[str, tuple[str, Shape]]]
     is_transposed: Callable[[Any, str], bool]
@@ -99,7 +99,7 @@ def format_of(config: NetworkConfig) -> Format:
     return causal_format(config.architecture) if isinstance(config, CausalConfig) else T5
 
 
-def _has_output(stored: Arrays) -> bool:
+def _has_output(stored: Mapping[str, Any]) -> bool:
     return "lm_head.weight" in stored
 
 

@@ -35,6 +35,7 @@ from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_voca
 # Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
 _SPARE_ROWS = 4
 _UNKNOWN = "\U0010fffd"  # a character that no vocabulary has: unknown, or spelled in bytes
+_OUTPUT: Mapping[str, Any] = {"lm_head.weight": None}  # as if the weights had an output layer
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 
@@ -58,12 +59,13 @@ def load(
         memory as the files hold it; `quantize.Quantizer()`.
 
     Returns:
-      The config; the weights nested under our names, T5's being T5X's, as numpy arrays or, with `shardings`, as
-      arrays on the devices; the vocabulary, None where the directory has none.
+      The config; the weights nested under our names, T5's being T5X's, as numpy arrays or, with
+      `shardings`, as arrays on the devices; the vocabulary, None where the directory has none.
 
     Raises:
       FileNotFoundError: no such directory or hub name, or files are missing in it.
-      ValueError: weights are missing, of the wrong shape or corrupt, or the model is of no kind known.
+      ValueError: weights are missing, of the wrong shape or corrupt, or the model is of no
+        kind that is known.
     """
     config, weights, vocabulary = load_lazily(directory_or_hub_name, dtype, report)
     places = shardings(config, weights) if shardings else {}
@@ -148,6 +150,17 @@ def save(
         install(partial, directory)
 
 
+def vocabulary_of(directory: Path) -> Vocabulary:
+    """The vocabulary of the model in a directory, whose weights need not be there.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_vocabulary`.
+    """
+    found, path = load_vocabulary(directory), directory / CONFIG
+    config = format_in(path).read_config(path, _OUTPUT, jnp.float32, found.eos_id)
+    return fit_vocabulary(found, directory, config)
+
+
 def read_vocabulary(path: str | os.PathLike, config: NetworkConfig) -> Vocabulary:
     """The vocabulary of a model, from its file or a directory that holds one.
 
@@ -158,7 +171,9 @@ def read_vocabulary(path: str | os.PathLike, config: NetworkConfig) -> Vocabular
     return fit_vocabulary(load_vocabulary(path), path, config)
 
 
-def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: NetworkConfig) -> Vocabulary:
+def fit_vocabulary(
+    vocabulary: Vocabulary, path: str | os.PathLike, config: NetworkConfig
+) -> Vocabulary:
     """The vocabulary that was found at `path`, with the model's ids for padding and the start.
 
     Raises:
@@ -220,16 +235,13 @@ def _check_replaceable(directory: Path, config: NetworkConfig) -> None:
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file. Choose another path.")
     path = directory / CONFIG
-    if path.is_file():
-        if not _same_shape(path, config):
-            raise FileExistsError(
-                f"{directory} holds a model of another shape. Choose another path."
-            )
+    if path.is_file() and not _same_shape(path, config):
+        raise FileExistsError(f"{directory} holds a model of another shape. Choose another path.")
 
 
 def _same_shape(path: Path, config: NetworkConfig) -> bool:
     """Whether a `config.json` describes a model with the same weights."""
     form = format_in(path)
-    output = {} if config.logits_via_embedding else {"lm_head.weight": None}
+    output = {} if config.logits_via_embedding else _OUTPUT
     there = form.read_config(path, output, config.dtype, config.eos_id)
     return form.weight_names(there) == format_of(config).weight_names(config)

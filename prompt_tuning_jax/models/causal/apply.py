@@ -36,6 +36,7 @@ __all__ = [
     "apply",
     "bind",
     "cache_axis",
+    "depth",
     "embedding_scale",
     "scanned",
     "start_decoding",
@@ -133,9 +134,7 @@ def start_decoding(
     x_BxSxD = network.embedded(
         config, params, tokens, queries.positions, prompt_of(params), **where
     )
-    x_BxSxD, of_text = network.through(
-        config, params, x_BxSxD, queries, of_row(queries, text)
-    )
+    x_BxSxD, of_text = network.through(config, params, x_BxSxD, queries, of_row(queries, text))
     last_Bx1 = rows.last_tokens(is_text_BxS, None, None, 1)
     x_Bx1xD = jnp.take_along_axis(x_BxSxD, last_Bx1[:, :, None], axis=1)
     first_Bx1xV = network.to_logits(config, params, x_Bx1xD)
@@ -166,14 +165,17 @@ def start_decoding(
     return decode
 
 
+def depth(config: CausalConfig) -> int:
+    """How many layers the stack has that a prompt goes into."""
+    return len(config.layers)
+
+
 def cache_axis(config: CausalConfig) -> int:
     """Which axis of a cache's leaves is the batch: after the layers, where these are scanned."""
     return int(config.scan_layers)
 
 
-def scanned(
-    config: CausalConfig, params: Mapping[str, Any]
-) -> tuple[CausalConfig, dict[str, Any]]:
+def scanned(config: CausalConfig, params: Mapping[str, Any]) -> tuple[CausalConfig, dict[str, Any]]:
     """The same model with its layers' weights stacked; its numbers stay the same."""
     return dataclasses.replace(config, scan_layers=True), weights.stack_layers(config, params)
 
@@ -196,7 +198,9 @@ def _of_text_and_targets(
         of_text, cached = of_layer
         if cached is not None:
             put = jax.lax.dynamic_update_slice_in_dim
-            own = KeyValue(*(put(old, x, index, axis=2) for old, x in zip(cached, own, strict=True)))
+            own = KeyValue(
+                *(put(old, x, index, axis=2) for old, x in zip(cached, own, strict=True))
+            )
         seen = [
             (of_text, visible(queries, text, kind.window)),
             (own, visible(queries, targets, kind.window)),

@@ -54,7 +54,7 @@ class LayerKind:
 
 @dataclasses.dataclass(frozen=True)
 class CausalConfig:
-    """The switches of the one block; families are tables of them (`checkpoints.huggingface.causal`).
+    """The switches of the one block; each family of models is a table of them.
 
     Attributes:
       architecture: what Hugging Face calls the family, which names the weights in its files.

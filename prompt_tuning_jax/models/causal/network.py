@@ -1,6 +1,6 @@
 """The causal language model: an embedded row through its layers, each the same block.
 
-B batch   L positions   S keys   D embed   H heads   G heads of keys and values   K head   V vocabulary
+B batch   L positions   P prompt length   D embed   V vocabulary
 """
 
 import functools

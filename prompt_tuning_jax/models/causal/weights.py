@@ -12,7 +12,8 @@
 
 With scanned layers, decoder/layers/... [layers, ...] stands for all of decoder/layers_0, 1, ...
 
-D embed   V vocabulary   M positions   J heads * K   I heads of keys * K   Q J + 2 I   F mlp   K head
+D embed   V vocabulary   M positions   F mlp   K head dim
+J heads * K   I heads of keys * K   Q = J + 2 I
 """
 
 from collections.abc import Mapping
@@ -141,5 +142,3 @@ def _sizes(config: CausalConfig) -> dict[str, int]:
         "F": config.mlp_dim,
         "K": config.head_dim,
     }
-
-

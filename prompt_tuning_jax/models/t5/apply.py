@@ -23,6 +23,7 @@ __all__ = [
     "apply",
     "bind",
     "cache_axis",
+    "depth",
     "embedding_scale",
     "network_for",
     "scanned",
@@ -145,6 +146,11 @@ def start_decoding(
         return logits_BxLxV, changed.get("cache")
 
     return decode
+
+
+def depth(config: T5Config) -> int:
+    """How many layers the stack has that a prompt goes into."""
+    return config.num_encoder_layers
 
 
 def cache_axis(config: T5Config) -> int:

@@ -1,8 +1,8 @@
 """The families of causal models: what is in all models of one, and what its files call things.
 
-    llama    Llama 2 and 3, SmolLM2        qwen2    Qwen2 and Qwen2.5      gemma2       Gemma 2
-    smollm3  SmolLM3                       qwen3    Qwen3                  gemma3_text  Gemma 3
-    mistral  Mistral                       gpt2     GPT-2
+llama    Llama 2 and 3, SmolLM2        qwen2    Qwen2 and Qwen2.5      gemma2       Gemma 2
+smollm3  SmolLM3                       qwen3    Qwen3                  gemma3_text  Gemma 3
+mistral  Mistral                       gpt2     GPT-2
 """
 
 import dataclasses

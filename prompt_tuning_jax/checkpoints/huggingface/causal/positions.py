@@ -107,7 +107,7 @@ def _rotary(fields: Fields, table: FamilyTable, kind: str) -> Rotary:
     """How positions turn in the layers of a kind."""
     local = "rope_local_base_freq" in table.reads and kind == SLIDING
     new, old = fields.get("rope_parameters"), fields.get("rope_scaling")
-    if new and FULL in new or new and SLIDING in new:
+    if (new and FULL in new) or (new and SLIDING in new):
         new = new.get(kind) or {}
     if new and old and not local and new != old:
         raise ValueError(
