@@ -318,8 +318,8 @@ def load_model(
         model = pt.load_model("gs://bucket/t5/checkpoint_1100000", vocabulary="spiece.model")
 
     Args:
-      path_or_name: "bundled", a Hugging Face T5 directory, a T5X checkpoint (see
-        `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
+      path_or_name: "bundled", a Hugging Face directory of a T5 or a causal model, a T5X checkpoint
+        (see `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
       dtype: of the weights in memory and of the activations; prompts stay float32. "int8" is for
         the weights' matrices alone, see `quantize`: activations are then bfloat16 or, on a CPU,
         float32.

@@ -3,9 +3,9 @@
 A family is a module, which `family_of(config)` finds by the type of the config. A new family is
 
 - a folder here, with the functions of `Family`, and a line in FAMILIES;
-- in `checkpoints`, its files' readers: `load.py` and `huggingface/` know T5 alone, and so does
-  `quantize.py`, which names the weights that become int8;
-- whatever of `planning` and `commands/export_prompt.py` is to know it.
+- in `checkpoints`, its files' readers: a `Format` in `huggingface/formats.py`; the weights that
+  become int8 are named in `quantize.py`;
+- whatever of `planning` is to know it, which plans T5 alone.
 """
 
 from collections.abc import Callable, Mapping
