@@ -196,11 +196,7 @@ class TestVocabulary:
     @EACH
     def test_a_text_begins_and_a_target_ends(self, name):
         """transformers' ids of an input; those of a target are its own, and the end."""
-        cases = (
-            json.loads(file_of(name, "tokens.json").read_text())["cases"]
-            if (file_of(name, "tokens.json").exists())
-            else []
-        )
+        cases = json.loads(file_of(name, "tokens.json").read_text())["cases"]
         vocabulary = huggingface.load_lazily(MODELS[name])[2]
         for case in cases[:8]:
             text = vocabulary.encode(case["text"])
@@ -209,7 +205,8 @@ class TestVocabulary:
                 *case["ids_without_special"],
                 vocabulary.eos_id,
             ]
-        assert vocabulary.decode([*text_ids(vocabulary), vocabulary.eos_id, 7]) == "go on"
+        ids = vocabulary.encode("go on")
+        assert vocabulary.decode([*ids, vocabulary.eos_id, 7]) == "go on"
 
     def test_classify_is_the_loss_of_each_label(self):
         model = pt.load_model(MODELS["llama_tied"])
@@ -222,7 +219,3 @@ class TestVocabulary:
             batch = continued(model, np.array([text]), np.array([target]))
             loss = model.loss(batch, prompt, z_loss=0.0) * len(target)
             np.testing.assert_allclose(-loss, score, rtol=1e-5)
-
-
-def text_ids(vocabulary):
-    return vocabulary.encode("go on")
