@@ -208,6 +208,20 @@ class TestVocabulary:
         ids = vocabulary.encode("go on")
         assert vocabulary.decode([*ids, vocabulary.eos_id, 7]) == "go on"
 
+    def test_a_token_that_was_added_and_is_not_embedded(self, tmp_path):
+        """As Gemma 3's vocabulary has one for images."""
+        path = changed("qwen3", tmp_path)
+        raw = json.loads((path / "tokenizer.json").read_text())
+        last = raw["added_tokens"][-1]
+        raw["added_tokens"] += [last | {"id": i, "content": f"<{i}>"} for i in range(333, 337)]
+        (path / "tokenizer.json").write_text(json.dumps(raw))
+        model = pt.load_model(path)
+        assert model.vocabulary.size == 337
+        expected = pt.load_model(MODELS["qwen3"]).classify(["a text"], ["yes", "no"])
+        np.testing.assert_array_equal(
+            model.classify(["a text"], ["yes", "no"]).scores, expected.scores
+        )
+
     def test_classify_is_the_loss_of_each_label(self):
         model = pt.load_model(MODELS["llama_tied"])
         prompt = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)

@@ -66,6 +66,11 @@ class Vocabulary(abc.ABC):
         """One more than the highest id. An embedding table may have more rows."""
 
     @property
+    def pieces(self) -> int:
+        """`size` without tokens that were added to the vocabulary later, as far as that is known."""
+        return self.size
+
+    @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Hex digits that tell it from other vocabularies; prompt files carry them."""

@@ -180,9 +180,11 @@ def fit_vocabulary(
       ValueError: it has more ids than the model, or far fewer, or others for the end and padding.
     """
     apart = "they do not belong together. Pass the tokenizer that came with the model."
-    if vocabulary.size > config.vocab_size:
+    # Gemma 3's vocabulary has a token for images, which its text models do not embed.
+    needed = vocabulary.pieces if config.continues_inputs else vocabulary.size
+    if needed > config.vocab_size:
         raise ValueError(
-            f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "
+            f"{path} has {needed} ids ({vocabulary.extra_ids} of them extra), but the "
             f"model embeds only {config.vocab_size}: {apart}"
         )
     if vocabulary.size * _SPARE_ROWS < config.vocab_size:
