@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from causal_models import MODELS, continued
+from common import slow
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.devices import sharding
@@ -73,7 +74,7 @@ def model_of(config: CausalConfig) -> pt.FrozenModel:
     return pt.FrozenModel(config, unflatten(values))
 
 
-@pytest.fixture(scope="module", params=["rotary", "learned"])
+@pytest.fixture(scope="module", params=["rotary", slow("learned")])
 def model(request):
     return model_of(config_of(**(LEARNED if request.param == "learned" else {})))
 
@@ -220,8 +221,10 @@ def test_packed_rows_are_as_if_alone(model, prompt):
     np.testing.assert_allclose(found[1], expected[1], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["none", "minimal", "full"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("scan", "policy"),
+    [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],
+)
 def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan):
     batch = batch_of(model)
     expected = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)

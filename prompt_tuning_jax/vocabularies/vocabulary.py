@@ -67,7 +67,7 @@ class Vocabulary(abc.ABC):
 
     @property
     def pieces(self) -> int:
-        """`size` without tokens that were added to the vocabulary later, as far as that is known."""
+        """`size` without the tokens that were added later, as far as that is known."""
         return self.size
 
     @property

@@ -125,10 +125,7 @@ class CausalConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
-        for name, known in (
-            ("norm", NORMS),
-            ("remat_policy", REMAT_POLICIES),
-        ):
+        for name, known in (("norm", NORMS), ("remat_policy", REMAT_POLICIES)):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"CausalConfig.{name} is one of {known}, not {getattr(self, name)!r}."
