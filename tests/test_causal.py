@@ -164,3 +164,11 @@ class TestPeftsPrompts:
         generated, _ = model.generate_tokens(ids, peft["random_prompt"], max_length=NEW)
         expected = peft["random_generate_unpadded"][:, ids.shape[1] :]
         assert_continues(generated, expected, model.config.eos_id)
+
+    def test_text_as_a_start(self, model, name):
+        """PEFT's rows, Gemma's scaled as its embedded input is."""
+        peft = numbers(name, "peft.npz")
+        for kind in ("text_short", "text_long"):
+            if f"{kind}_prompt" in peft:
+                rows_PxD = np.asarray(model.embeddings)[peft[f"{kind}_used_ids"]]
+                np.testing.assert_allclose(rows_PxD, peft[f"{kind}_prompt"], rtol=1e-6)
