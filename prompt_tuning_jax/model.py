@@ -102,9 +102,11 @@ class FrozenModel:
 
     @property
     def embeddings(self) -> Float[Array, "V D"]:
-        """The input embedding table, not as int8."""
-        flat, name = flatten(self.params), family_of(self.config).EMBEDDING_NAME
-        return quantize.dequantize(flat[name], flat.get(name + quantize.SCALE))
+        """The tokens as the network's input holds them: its table, not as int8, and scaled."""
+        flat, family = flatten(self.params), family_of(self.config)
+        name, scale = family.EMBEDDING_NAME, family.embedding_scale(self.config)
+        table = quantize.dequantize(flat[name], flat.get(name + quantize.SCALE))
+        return table if scale == 1 else table * jnp.asarray(scale, table.dtype)
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -166,7 +168,8 @@ class FrozenModel:
     ) -> Prompted:
         """`prompted`, for a batch that is found to be one, with a prompt for each of its rows."""
         prompted = self.prompted(prompt)
-        arguments.check_batch(batch, self.vocab_size, needed, prompted.prompts.values)
+        ids = max(self.vocab_size, self.config.pad_id + 1)  # padding may have one past the table
+        arguments.check_batch(batch, ids, needed, prompted.prompts.values)
         prompted.prompts.check_inputs(len(batch["encoder_input_tokens"]))
         return prompted
 
@@ -315,8 +318,8 @@ def load_model(
         model = pt.load_model("gs://bucket/t5/checkpoint_1100000", vocabulary="spiece.model")
 
     Args:
-      path_or_name: "bundled", a Hugging Face T5 directory, a T5X checkpoint (see
-        `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
+      path_or_name: "bundled", a Hugging Face directory of a T5 or a causal model, a T5X checkpoint
+        (see `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
       dtype: of the weights in memory and of the activations; prompts stay float32. "int8" is for
         the weights' matrices alone, see `quantize`: activations are then bfloat16 or, on a CPU,
         float32.

@@ -105,7 +105,8 @@ def token_cross_entropy(
     The z-loss keeps the softmax normaliser Z near 1 (Mesh TensorFlow; T5X runs it at 1e-4).
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # Padding may have an id past the table: whatever is taken for it has the weight 0.
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
     return log_z - target_logits + z_loss * jnp.square(log_z)
 
 

@@ -39,6 +39,12 @@ class Bag:
 
     EMBEDDING_NAME = "table"
 
+    def embedding_scale(self, config):
+        return 1.0
+
+    def depth(self, config):
+        return 0
+
     def abstract_variables(self, config, prompt_shape):
         table = jax.ShapeDtypeStruct((V, D), jnp.float32)
         names = type("Axes", (), {"names": ("vocab", "embed")})

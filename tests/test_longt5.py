@@ -16,8 +16,8 @@ from prompt_tuning_jax.checkpoints.quantize import Quantizer, dequantize
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.models.products import SCALE
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.layers import SCALE
 from prompt_tuning_jax.models.t5.longt5 import local_attention, side_blocks
 from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.prompts import Prompt

@@ -173,7 +173,7 @@ class TestRefused:
             load_prompt(adapter)
         assert "Only PROMPT_TUNING and P_TUNING" in str(error.value)
 
-    @pytest.mark.parametrize("task", ["CAUSAL_LM", None])
+    @pytest.mark.parametrize("task", ["TOKEN_CLS", None])
     def test_another_task(self, adapter, task):
         edit_config(adapter, task_type=task)
         with pytest.raises(ValueError, match=f"for {task}; a T5's is for SEQ_2_SEQ_LM"):

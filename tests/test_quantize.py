@@ -18,8 +18,8 @@ from prompt_tuning_jax.checkpoints import huggingface, quantize, t5x
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.products import SCALE
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.layers import SCALE
 from prompt_tuning_jax.models.t5.scan import stack_layers
 from prompt_tuning_jax.params import flatten
 from prompt_tuning_jax.train import train

@@ -81,6 +81,8 @@ def to_t5x(
         config, weights = t5x.load_lazily(source, dtype, report=report)
         return t5x.save(destination, weights, step, form, config)
     config, weights, _ = huggingface.load_lazily(source, dtype or jnp.float32, report)
+    if not isinstance(config, T5Config):
+        raise ValueError(f"{source} is no T5: T5X has no such model.")
     if config.scale_decoder_outputs is not None:
         raise ValueError(
             f"{source} has {'tied' if config.logits_via_embedding else 'separate'} embeddings and "
@@ -118,6 +120,8 @@ def leaf_to_npy(path: str, name: str, destination: str) -> Path:
 def _with_activations(config: T5Config, activations: tuple[str, ...] | None) -> T5Config:
     if activations is None:
         return config
+    if not isinstance(config, T5Config):
+        raise ValueError("Only a T5X checkpoint leaves its activations open: give none.")
     asked = dataclasses.replace(config, mlp_activations=activations)
     if len(asked.mlp_activations) != len(config.mlp_activations):
         raise ValueError(

@@ -55,7 +55,7 @@ def load(
     else:
         source = huggingface.resolve(source)
         config, params, found = huggingface.load(source, dtype, report, places, quantizer)
-        generation = huggingface.read_generation(source, config.vocab_size)
+        generation = huggingface.read_generation(source, config.vocab_size, config.continues_inputs)
     if given is not None:
         found = huggingface.fit_vocabulary(given, vocabulary, config)
     params = jax.tree.map(jnp.asarray, params)

@@ -1,10 +1,11 @@
 """PEFT's adapter directories: `adapter_config.json` and `adapter_model.safetensors`.
 
 PEFT (the package `peft`, not needed here) keeps a tuned prompt as one tensor `prompt_embeddings`
-of `num_transformer_submodules` * P rows. For an encoder-decoder its default is two submodules, and
-so twice the rows asked for; but prompt tuning there goes to the encoder alone, which gets the first
-P rows. The others are trained on nothing (their gradient is zero) and never used. Read, they are
-left out; written, there are none: one submodule, which every PEFT loads, computes the same.
+of `num_transformer_submodules` * P rows. A causal model has one submodule. For an encoder-decoder
+its default is two, and so twice the rows asked for; but prompt tuning there goes to the encoder
+alone, which gets the first P rows. The others are trained on nothing (their gradient is zero) and
+never used. Read, they are left out; written, there are none: one submodule, which every PEFT loads,
+computes the same.
 """
 
 import json
@@ -25,7 +26,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
-_TASK = "SEQ_2_SEQ_LM"
+# What PEFT calls the tasks of the models whose prompts are read -> its default for submodules.
+ENCODER_DECODER, CAUSAL = "SEQ_2_SEQ_LM", "CAUSAL_LM"
+_SUBMODULES_OF = {ENCODER_DECODER: 2, CAUSAL: 1}
 # P-tuning trains its prompt through a small network, but saves, and then uses, that one's output.
 _PROMPTS = ("PROMPT_TUNING", "P_TUNING")
 _OTHERS = {
@@ -34,7 +37,6 @@ _OTHERS = {
     "CARTRIDGE": "keys and values for the attention of every layer",
     "CPT": "a prompt for causal models",
 }
-_SUBMODULES = (1, 2)
 
 
 def is_adapter(directory: str | os.PathLike) -> bool:
@@ -45,7 +47,7 @@ def is_adapter(directory: str | os.PathLike) -> bool:
 def read_adapter(
     directory: str | os.PathLike,
 ) -> tuple[Float[np.ndarray, "P D"], dict[str, Any]]:
-    """A T5's prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
+    """A prompt from an adapter that PEFT's prompt tuning or P-tuning wrote.
 
     Returns:
       The rows that PEFT uses, [P, D], as stored; and what the adapter says of itself:
@@ -87,6 +89,7 @@ def write_adapter(
     base_model: str,
     num_layers: int,
     num_heads: int,
+    task_type: str = ENCODER_DECODER,
     layout: str = "prefix",
     visibility: str = "full",
 ) -> Path:
@@ -95,7 +98,9 @@ def write_adapter(
     Args:
       base_model: the frozen model's name for PEFT: what transformers loads, a directory or a
         name on the hub.
-      num_layers, num_heads: of its encoder. PEFT wants to know; a prompt does not depend on it.
+      num_layers, num_heads: of the stack that the prompt is for. PEFT wants to know; a prompt does
+        not depend on it.
+      task_type: what PEFT calls the model's kind.
       layout, visibility: of the prompt; PEFT knows only "prefix" and "full".
 
     Raises:
@@ -123,7 +128,7 @@ def write_adapter(
         "num_virtual_tokens": length,
         "peft_type": "PROMPT_TUNING",
         "prompt_tuning_init": "RANDOM",  # nothing is drawn, the values are there
-        "task_type": _TASK,
+        "task_type": task_type,
         "token_dim": width,
     }
     directory = Path(directory)
@@ -150,7 +155,7 @@ def _check_files(directory: Path) -> None:
 
 
 def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
-    """Refuses what is not one [P, D] prompt before an encoder's input."""
+    """Refuses what is not one [P, D] prompt before a model's input."""
     kind, task = config.get("peft_type"), config.get("task_type")
     if kind not in _PROMPTS:
         what = _OTHERS.get(kind, "weights changed or added within the model")
@@ -158,22 +163,24 @@ def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
             f"{directory} is a PEFT adapter of type {kind}: {what}. Only {' and '.join(_PROMPTS)} "
             "are a prompt, vectors before the input."
         )
-    if task != _TASK:
+    if task not in list(_SUBMODULES_OF):
         raise ValueError(
-            f"{directory} is a PEFT prompt for {task}; a T5's is for {_TASK}, and no other is read."
+            f"{directory} is a PEFT prompt for {task}; a T5's is for {ENCODER_DECODER}, a causal "
+            f"model's for {CAUSAL}, and no other is read."
         )
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     """How many rows PEFT uses, and how many there are."""
     length = config.get("num_virtual_tokens")
-    submodules = config.get("num_transformer_submodules") or 2  # PEFT's default for this task
+    submodules = config.get("num_transformer_submodules") or _SUBMODULES_OF[config["task_type"]]
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise ValueError(f"{path}: num_virtual_tokens must be a positive number, not {length!r}.")
-    if submodules not in _SUBMODULES or isinstance(submodules, bool):
+    known = range(1, _SUBMODULES_OF[config["task_type"]] + 1)
+    if submodules not in known or isinstance(submodules, bool):
         raise ValueError(
             f"{path}: num_transformer_submodules is {submodules!r}; a T5 has at most two, its "
-            "encoder and its decoder."
+            "encoder and its decoder, and a causal model has one."
         )
     return length, length * submodules
 

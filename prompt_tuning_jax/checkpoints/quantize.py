@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int8
 
 from prompt_tuning_jax.checkpoints import fingerprint
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.t5.layers import SCALE
+from prompt_tuning_jax.models.products import SCALE
 
 _LARGEST = 127
 

@@ -27,6 +27,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
+from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -82,12 +83,14 @@ def export_prompt(config: ExportConfig) -> str:
     model = config.model or "bundled"
     frozen = load_model(model, jnp.bfloat16)
     frozen.check(tuned, config.allow_prompt_mismatch)
+    causal = frozen.config.continues_inputs
     peft.write_adapter(
         config.destination,
         tuned.values,
         base_model=config.base_model or (str(BUNDLED) if model == "bundled" else str(model)),
-        num_layers=frozen.config.num_encoder_layers,
+        num_layers=family_of(frozen.config).depth(frozen.config),
         num_heads=frozen.config.num_heads,
+        task_type=peft.CAUSAL if causal else peft.ENCODER_DECODER,
         layout=tuned.layout,
         visibility=tuned.visibility,
     )

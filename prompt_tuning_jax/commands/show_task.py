@@ -27,7 +27,6 @@ from prompt_tuning_jax.bounds import COUNT, STEP
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
-from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.commands.task_tables import print_facts
@@ -88,7 +87,7 @@ def read_vocabulary(model: str = "bundled", vocabulary: PathLike | None = None) 
             f"{directory} is no Hugging Face directory with a config.json and a spiece.model; give "
             f"one, or the vocabulary alone with {spelled('vocabulary')}."
         )
-    return huggingface.read_vocabulary(directory, read_config(directory / "config.json", True))
+    return huggingface.vocabulary_of(directory)
 
 
 def prompt_place(config: ShowTaskConfig) -> tuple[int, str]:

@@ -47,7 +47,7 @@ def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | N
       ValueError: two labels have the same tokens, whole or cut to `limit`.
     """
     seen: dict[tuple[int, ...], str] = {}
-    room = None if limit is None else max(limit - len(vocabulary.prefix) - 1, 0)
+    room = None if limit is None else max(limit - len(vocabulary.target_prefix) - 1, 0)
     for label in labels:
         ids = vocabulary.encode(label)
         cut = ids[:room]
@@ -116,11 +116,9 @@ class Encoder:
 
     def _framed(self, texts: Sequence[str], feature: str) -> list[Tokens]:
         """Texts' ids as the model reads them, or writes them."""
-        framed, eos = self.vocabulary.framed, self.vocabulary.eos_id
-        rows = [framed(ids) for ids in self.vocabulary.encode_batch(texts)]
-        if feature == "targets":
-            rows = [row if row[-1:] == [eos] else [*row, eos] for row in rows]
-        return rows
+        is_target = feature == "targets"
+        framed = self.vocabulary.framed_target if is_target else self.vocabulary.framed
+        return [framed(ids) for ids in self.vocabulary.encode_batch(texts)]
 
     def _fitted(self, tokens: Tokens, example: Example, feature: str) -> tuple[Tokens, bool]:
         limit, eos = self.lengths[feature], self.vocabulary.eos_id

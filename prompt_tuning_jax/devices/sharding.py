@@ -42,6 +42,7 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
     "embed": "fsdp",
     "relpos_buckets": None,
+    "positions": None,
     "prompt_bank": None,
     "prompt": None,
 }

@@ -3,9 +3,9 @@
 A family is a module, which `family_of(config)` finds by the type of the config. A new family is
 
 - a folder here, with the functions of `Family`, and a line in FAMILIES;
-- in `checkpoints`, its files' readers: `load.py` and `huggingface/` know T5 alone, and so does
-  `quantize.py`, which names the weights that become int8;
-- whatever of `planning` and `commands/export_prompt.py` is to know it.
+- in `checkpoints`, its files' readers: a `Format` in `huggingface/formats.py`; the weights that
+  become int8 are named in `quantize.py`;
+- whatever of `planning` is to know it, which plans T5 alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5 import apply as t5
 
@@ -21,7 +23,8 @@ from prompt_tuning_jax.models.t5 import apply as t5
 class NetworkConfig(Protocol):
     """What is read of the config of any family, a frozen dataclass that can be hashed.
 
-    The training step replaces the last five in a copy of it.
+    The training step replaces the last five attributes in a copy of it. `continues_inputs`: whether
+    targets go on where an input ends, and have no beginning of their own.
     """
 
     emb_dim: int
@@ -35,6 +38,9 @@ class NetworkConfig(Protocol):
     remat_policy: str
     attention: str
     attention_chunk: int | None
+
+    @property
+    def continues_inputs(self) -> bool: ...
 
 
 @runtime_checkable
@@ -57,6 +63,9 @@ class Family(Protocol):
         Args:
           prompt_shape: [P, D], [N, P, D] for a bank, or None.
         """
+
+    def embedding_scale(self, config: NetworkConfig) -> float:
+        """What rows of the embedding table are multiplied by as they join the input."""
 
     def apply(
         self,
@@ -98,6 +107,9 @@ class Family(Protocol):
           length it makes or fills a cache; without, the tokens are all there are.
         """
 
+    def depth(self, config: NetworkConfig) -> int:
+        """How many layers the stack has that a prompt goes into."""
+
     def cache_axis(self, config: NetworkConfig) -> int:
         """Which axis of a cache's leaves is the batch."""
 
@@ -107,7 +119,7 @@ class Family(Protocol):
         """The same model with `scan_layers=True`: its config, and its parameters so stacked."""
 
 
-FAMILIES: Mapping[type, Family] = {T5Config: t5}
+FAMILIES: Mapping[type, Family] = {T5Config: t5, CausalConfig: causal}
 
 
 def family_of(config: NetworkConfig) -> Family:

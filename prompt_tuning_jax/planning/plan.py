@@ -157,7 +157,7 @@ def model_config(model: str | os.PathLike[str]) -> T5Config:
     """The shape of `xxl`, `t5_1_0_large`, `mt5_xl`, or of a Hugging Face model's directory."""
     settings = {"dtype": jnp.bfloat16, "scan_layers": True, "scan_axis": 0}
     if (file := Path(model) / "config.json").is_file():
-        config = read_config(file, untied=True)
+        config = read_config(file, untied=True)  # only T5 and its relatives are planned
         # Only the gated models have an output layer of their own; the weights are not asked.
         if len(config.mlp_activations) == 1:
             config = read_config(file, untied=False)

@@ -52,10 +52,14 @@ class TokenizerVocabulary(Vocabulary):
     @functools.cached_property
     def size(self) -> int:
         added = self._tokenizer.get_added_tokens_decoder()
-        own = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        return max([self.pieces - 1, *added]) + 1
+
+    @functools.cached_property
+    def pieces(self) -> int:
         if isinstance(self._tokenizer.model, models.BPE):  # whose ids may have gaps
-            own = max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=-1) + 1
-        return max([own - 1, *added]) + 1
+            own = self._tokenizer.get_vocab(with_added_tokens=False).values()
+            return max(own, default=-1) + 1
+        return self._tokenizer.get_vocab_size(with_added_tokens=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -40,11 +40,13 @@ class Vocabulary(abc.ABC):
     Attributes:
       special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
       prefix, suffix: the ids that stand before and after a text's own, its frame.
+      target_prefix: those that stand before a target's own.
       extra_ids: how many sentinels there are.
       name: where it was read from, as errors call it.
     """
 
     extra_ids: int = 0
+    _continues = False
 
     def __init__(
         self,
@@ -62,6 +64,11 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int:
         """One more than the highest id. An embedding table may have more rows."""
+
+    @property
+    def pieces(self) -> int:
+        """`size` without the tokens that were added later, as far as that is known."""
+        return self.size
 
     @property
     @abc.abstractmethod
@@ -100,6 +107,21 @@ class Vocabulary(abc.ABC):
     def framed(self, ids: Sequence[int]) -> list[int]:
         """A text's ids as the model reads them, between the special tokens that go around them."""
         return [*self.prefix, *ids, *self.suffix]
+
+    def framed_target(self, ids: Sequence[int]) -> list[int]:
+        """A target's ids as the model writes them: always with EOS at their end."""
+        row = [*ids] if self._continues else self.framed(ids)
+        return row if row[-1:] == [self.eos_id] else [*row, self.eos_id]
+
+    @property
+    def target_prefix(self) -> tuple[int, ...]:
+        return () if self._continues else self.prefix
+
+    def continuing(self) -> Self:
+        """A copy for a model that writes on where a text ends: no end after the text itself."""
+        changed = copy.copy(self)
+        changed.suffix, changed._continues = (), True
+        return changed
 
     def sentinel(self, index: int) -> int:
         """Id of `<extra_id_{index}>`.
@@ -142,7 +164,9 @@ class Vocabulary(abc.ABC):
         given = {"pad": pad_id, "eos": eos_id, "start": start_id}
         changes = {name: value for name, value in given.items() if value is not None}
         for name, value in changes.items():
-            if not 0 <= value < self.size:
+            # Padding may have an id past all others, and what stands before a target be padding.
+            past = value == pad_id and value >= self.size and name != "eos"
+            if not past and not 0 <= value < self.size:
                 raise ValueError(
                     f"The model's {name} id {value} is not among the vocabulary's {self.size} ids: "
                     "they do not belong together."

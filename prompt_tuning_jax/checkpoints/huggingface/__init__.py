@@ -1,4 +1,4 @@
-"""T5 models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
+"""Models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
 
 from prompt_tuning_jax.checkpoints.huggingface.generation import read_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
@@ -9,6 +9,7 @@ from prompt_tuning_jax.checkpoints.huggingface.model import (
     load_lazily,
     read_vocabulary,
     save,
+    vocabulary_of,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "read_vocabulary",
     "resolve",
     "save",
+    "vocabulary_of",
 ]

@@ -9,17 +9,17 @@ A field that transformers reads is obeyed or refused; two that contradict each o
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
+from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # model_type -> feed_forward_proj where the file does not say it.
-_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
+MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
 # model_type -> where the decoder starts if the file does not say it; else from padding.
 _STARTS = {"mt5": 0, "umt5": 0}
 # The activations by transformers' names; by "gated-gelu" it means gelu_new.
@@ -58,7 +58,6 @@ _REFUSED = {
     "tie_encoder_decoder": "its encoder and decoder share their weights",
 }
 _ATTENTION_TYPES = {"local": "local", "transient-global": "transient_global"}
-_LARGEST = 2**31 - 1
 GENERATION = "generation_config.json"
 FETCH = "Fetch it again."
 
@@ -91,12 +90,12 @@ def parse_config(
     Raises:
       ValueError: the file is no JSON object, lacks a key, or describes a model that is not T5.
     """
-    raw = _Fields(path, json_object(text, path, FETCH))
+    raw = Fields(path, json_object(text, path, FETCH), _SYNONYMS)
     model_type = raw.get("model_type", "t5")
-    if model_type not in list(_MODEL_TYPES):
+    if model_type not in list(MODEL_TYPES):
         raise ValueError(
-            f"{path} describes a {model_type!r} model; only T5 and its relatives "
-            f"({', '.join(_MODEL_TYPES)}) can be loaded."
+            f"{path} describes a {model_type!r} model, which is none of T5 and its "
+            f"relatives ({', '.join(MODEL_TYPES)})."
         )
     for key, why in _REFUSED.items():
         if raw.get(key):
@@ -113,7 +112,7 @@ def parse_config(
         mlp_dim=raw.count("d_ff"),
         num_encoder_layers=num_layers,
         num_decoder_layers=raw.count("num_decoder_layers", num_layers),
-        mlp_activations=_activations(raw, _MODEL_TYPES[model_type]),
+        mlp_activations=_activations(raw, MODEL_TYPES[model_type]),
         logits_via_embedding=not untied,
         scale_decoder_outputs=scaled if scaled == untied else None,
         relpos_buckets=raw.count("relative_attention_num_buckets", 32),
@@ -186,60 +185,6 @@ def _family(config: T5Config) -> tuple[str, dict[str, Any]]:
     }
 
 
-class _Fields:
-    """The fields of a `config.json`; null, as older files write, is a field that is not there."""
-
-    def __init__(self, path: str | Path, raw: Mapping[str, Any]):
-        self.path = path
-        self._raw = {key: value for key, value in raw.items() if value is not None}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A field's value as it is written, under either of its names."""
-        names = [name for name in (key, _SYNONYMS.get(key)) if name in self._raw]
-        if len(names) == 2 and self._raw[names[0]] != self._raw[names[1]]:
-            raise ValueError(
-                f"{self.path}: {names[0]} is {self._raw[names[0]]!r} and {names[1]}, another name "
-                f"for it, is {self._raw[names[1]]!r}. Correct the one that is wrong."
-            )
-        return self._raw[names[0]] if names else default
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self.get(key, default)
-        if value is None:
-            raise ValueError(f"{self.path} has no {key!r}, which a T5's config.json must give.")
-        if not _is_whole(value) or not 0 < value <= _LARGEST:
-            raise ValueError(
-                f"{self.path}: {key} must be a positive whole number, below 2**31, not {value!r}."
-            )
-        return value
-
-    def token(self, key: str, default: int) -> int:
-        return self.checked_token(key, self.get(key, default))
-
-    def checked_token(self, key: str, value: Any) -> int:
-        if not _is_whole(value) or not 0 <= value < self.count("vocab_size"):
-            raise ValueError(
-                f"{self.path}: {key} must be a token id, 0 to vocab_size - 1, not {value!r}."
-            )
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self.get(key, default)
-        if not (_is_whole(value) or isinstance(value, float)) or not 0 <= value < 1:
-            raise ValueError(f"{self.path}: {key} must be a number in [0, 1), not {value!r}.")
-        return float(value)
-
-    def flag(self, key: str) -> bool | None:
-        value = self.get(key)
-        if not isinstance(value, bool | None):
-            raise ValueError(f"{self.path}: {key} must be true or false, not {value!r}.")
-        return value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _generation_start(path: Path) -> int | None:
     path = path.with_name(GENERATION)
     if not path.is_file():
@@ -247,14 +192,14 @@ def _generation_start(path: Path) -> int | None:
     return json_object(path.read_bytes(), path, FETCH).get("decoder_start_token_id")
 
 
-def _eos_id(raw: _Fields) -> int:
+def _eos_id(raw: Fields) -> int:
     """The id that ends a text; of several that end generation, the first."""
     value = raw.get("eos_token_id", 1)
     first = value[0] if isinstance(value, list) and value else value
     return raw.checked_token("eos_token_id", first)
 
 
-def _scaled(raw: _Fields, model_type: str) -> bool:
+def _scaled(raw: Fields, model_type: str) -> bool:
     """Whether the decoder's output is scaled: older files say it by `tie_word_embeddings`.
 
     transformers 5 calls every mT5 tied, and scales none; transformers 4 scales those that are.
@@ -271,7 +216,7 @@ def _scaled(raw: _Fields, model_type: str) -> bool:
     return scaled
 
 
-def _encoder_attention(raw: _Fields) -> str:
+def _encoder_attention(raw: Fields) -> str:
     name = raw.get("encoder_attention_type", "local")
     if name not in list(_ATTENTION_TYPES):
         raise ValueError(
@@ -280,7 +225,7 @@ def _encoder_attention(raw: _Fields) -> str:
     return _ATTENTION_TYPES[name]
 
 
-def _activations(raw: _Fields, default: str) -> tuple[str, ...]:
+def _activations(raw: Fields, default: str) -> tuple[str, ...]:
     """Of the MLP: `feed_forward_proj` says it, two other fields may say it again."""
     projection = raw.get("feed_forward_proj", default)
     gate, _, name = str(projection).rpartition("-")

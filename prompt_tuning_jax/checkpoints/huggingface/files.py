@@ -16,7 +16,6 @@ from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface.config import GENERATION
 from prompt_tuning_jax.checkpoints.huggingface.names import (
     EMBEDDING_COPIES,
-    is_transposed,
     without_wrappers,
 )
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
@@ -89,16 +88,26 @@ def _is_plain(name: Any) -> bool:
 def stored_arrays(directory: Path) -> dict[str, StoredArray]:
     """The weights in a directory by their names there; only the files' headers are read.
 
-    What wraps a model while it trains leaves its mark before its names (`module.`, `_orig_mod.`):
-    that is left out.
-
     Raises:
       FileNotFoundError: there are none, or only a pickle, or a file of several is missing.
-      ValueError: a file is corrupt, or holds two models.
+      ValueError: a file is corrupt.
     """
     arrays = {}
     for path in _weight_files(directory):
         arrays |= _arrays_in(path)
+    return arrays
+
+
+def t5_arrays(directory: Path) -> dict[str, StoredArray]:
+    """`stored_arrays` of a T5 by the names that its weights have.
+
+    What wraps a model while it trains leaves its mark before its names (`module.`, `_orig_mod.`):
+    that is left out.
+
+    Raises:
+      FileNotFoundError, ValueError: as `stored_arrays`; or a file holds two models.
+    """
+    arrays = stored_arrays(directory)
     arrays = {name: arrays[there] for name, there in without_wrappers(directory, arrays).items()}
     copies = [name for name in EMBEDDING_COPIES if name in arrays]
     if copies and "shared.weight" not in arrays:
@@ -157,6 +166,16 @@ def check_copies(arrays: Mapping[str, StoredArray]) -> None:
             )
 
 
+def check_output(arrays: Mapping[str, StoredArray], table: str, tied: bool) -> None:
+    """ValueError where a tied model's output layer is in its file and differs from its table."""
+    output = arrays.get("lm_head.weight")
+    if tied and output is not None and table in arrays and not _equal(output, arrays[table]):
+        raise ValueError(
+            f"{output.place}: lm_head.weight differs from {table}, but {CONFIG} says by "
+            "tie_word_embeddings that they are one. Set that to false if it has both."
+        )
+
+
 def _equal(one: StoredArray, other: StoredArray) -> bool:
     """Whether two tables hold the same values; some rows of each are in memory at a time."""
     if one.shape != other.shape:
@@ -174,9 +193,9 @@ def unused_stem(directory: Path) -> str:
 
 
 def write_weights(
-    directory: Path, weights: Mapping[str, tuple[str, Any]], max_shard_bytes: int, stem: str
+    directory: Path, weights: Mapping[str, tuple[bool, Any]], max_shard_bytes: int, stem: str
 ) -> None:
-    """Writes {Hugging Face name: (T5X name, weight)}, one shard in memory at a time."""
+    """Writes {Hugging Face name: (transposed there?, weight)}, one shard in memory at a time."""
     sizes = {name: weight.nbytes for name, (_, weight) in weights.items()}
     shards = _in_shards(sizes, max_shard_bytes)
     weight_map = {}
@@ -226,7 +245,7 @@ def install(partial: Path, directory: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _stored_form(ours: str, weight: Any) -> np.ndarray:
+def _stored_form(transposed: bool, weight: Any) -> np.ndarray:
     # safetensors writes an array's memory as it lies, so a transposed view must be made real.
     weight = np.asarray(weight)
-    return np.ascontiguousarray(weight.T if is_transposed(ours) else weight)
+    return np.ascontiguousarray(weight.T if transposed else weight)

@@ -27,7 +27,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import CONFIG
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.decoding.defaults import GenerationDefaults, Refusal
 from prompt_tuning_jax.json_values import json_object
-from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.models.family import NetworkConfig
 
 # What transformers samples from where a file that says `do_sample` does not say how.
 _SAMPLED = {"temperature": 1.0, "top_k": 50}
@@ -55,9 +55,26 @@ _REFUSED: dict[str, tuple[list[Any], str | None]] = {
 }
 
 
-def read_generation(directory: Path, vocab_size: int) -> GenerationDefaults:
+# What transformers also counts over the input where targets go on from it, and is not done here.
+_REFUSED_OF_CAUSAL: dict[str, tuple[list[Any], str | None]] = {
+    "repetition_penalty": ([1], None),
+    "encoder_repetition_penalty": ([1], None),
+    "no_repeat_ngram_size": ([0], None),
+    "encoder_no_repeat_ngram_size": ([0], None),
+    "bad_words_ids": ([[]], None),
+}
+# Lengths that count the input too: what they leave for the text is not known.
+_TOTALS = ("max_length", "min_length")
+
+
+def read_generation(
+    directory: Path, vocab_size: int, continues: bool = False
+) -> GenerationDefaults:
     """What the files of a model in `directory` say. As in transformers, the first is the one that
     counts where there are both.
+
+    Args:
+      continues: whether targets go on where an input ends; `NetworkConfig.continues_inputs`.
 
     Raises:
       ValueError: the file is no JSON object.
@@ -65,12 +82,18 @@ def read_generation(directory: Path, vocab_size: int) -> GenerationDefaults:
     path = directory / GENERATION
     path = path if path.is_file() else directory / CONFIG
     raw = json_object(path.read_bytes(), path, "Correct it, or fetch it again.")
-    return defaults_of(raw, str(path), vocab_size)
+    return defaults_of(raw, str(path), vocab_size, continues)
 
 
-def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> GenerationDefaults:
+def defaults_of(
+    raw: Mapping[str, Any], source: str, vocab_size: int, continues: bool = False
+) -> GenerationDefaults:
     """What the fields of `source` say, in a model with so many token ids."""
     fields = _Fields(raw, vocab_size)
+    refused = _not_done(fields, _REFUSED_OF_CAUSAL) if continues else []
+    if continues:
+        obeyed = {k: v for k, v in raw.items() if k not in (*_TOTALS, *_REFUSED_OF_CAUSAL)}
+        fields = _Fields(obeyed, vocab_size)
     beams = fields.whole("num_beams", BEAMS)
     length_penalty = fields.real("length_penalty", LENGTH_PENALTY)
     if (beams or 1) > 1 and length_penalty is None:
@@ -87,18 +110,16 @@ def defaults_of(raw: Mapping[str, Any], source: str, vocab_size: int) -> Generat
         start_id=fields.token("decoder_start_token_id"),
         eos_ids=eos_ids,
         constraints=constraints,
-        refused=tuple(fields.refused + _not_done(fields)),
+        refused=tuple(fields.refused + _not_done(fields, _REFUSED) + refused),
         stored=json.dumps({key: fields.raw[key] for key in sorted(fields.read)}),
     )
 
 
-def write_generation(path: Path, config: T5Config, generation: GenerationDefaults) -> None:
+def write_generation(path: Path, config: NetworkConfig, generation: GenerationDefaults) -> None:
     """Writes what a model's files said of generation, for transformers and `read_generation`."""
-    ids = {
-        "pad_token_id": config.pad_id,
-        "eos_token_id": config.eos_id,
-        "decoder_start_token_id": config.start_id,
-    }
+    ids = {"eos_token_id": config.eos_id}
+    if not config.continues_inputs:
+        ids |= {"pad_token_id": config.pad_id, "decoder_start_token_id": config.start_id}
     fields = ids | json.loads(generation.stored)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -147,10 +168,12 @@ def _constraints(fields: "_Fields", eos_ids: tuple[int, ...]) -> Constraints:
     )
 
 
-def _not_done(fields: "_Fields") -> list[Refusal]:
+def _not_done(
+    fields: "_Fields", unknown: Mapping[str, tuple[list[Any], str | None]]
+) -> list[Refusal]:
     return [
         Refusal(f"{key} {fields.raw[key]!r}", only)
-        for key, (neutral, only) in _REFUSED.items()
+        for key, (neutral, only) in unknown.items()
         if fields.get(key) is not None and fields.raw[key] not in neutral
     ]
 

@@ -1,4 +1,4 @@
-"""Frozen T5 models in Hugging Face's format: `config.json`, safetensors and a vocabulary.
+"""Frozen models in Hugging Face's format: `config.json`, safetensors and a vocabulary.
 
     config, params, vocabulary = huggingface.load("flan-t5-small", report=print)
 
@@ -14,39 +14,28 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
-from prompt_tuning_jax.checkpoints.huggingface.config import (
-    GENERATION,
-    config_json,
-    read_config,
-)
+from prompt_tuning_jax.checkpoints.huggingface.config import GENERATION
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     CONFIG,
-    check_copies,
     install,
-    stored_arrays,
     unused_stem,
     write_weights,
 )
+from prompt_tuning_jax.checkpoints.huggingface.formats import format_in, format_of
 from prompt_tuning_jax.checkpoints.huggingface.generation import write_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
-from prompt_tuning_jax.checkpoints.huggingface.names import (
-    EMBEDDING_COPIES,
-    NO_EFFECT,
-    is_transposed,
-    t5x_shapes,
-    weight_names,
-)
 from prompt_tuning_jax.checkpoints.quantize import check_float
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
-from prompt_tuning_jax.models.t5.config import T5Config
+from prompt_tuning_jax.models.family import NetworkConfig
 from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_vocabulary
 
 # Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
 _SPARE_ROWS = 4
 _UNKNOWN = "\U0010fffd"  # a character that no vocabulary has: unknown, or spelled in bytes
+_OUTPUT: Mapping[str, Any] = {"lm_head.weight": None}  # as if the weights had an output layer
 # The model that comes with the package.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 
@@ -57,8 +46,8 @@ def load(
     report: Callable[[WeightComparison], None] | None = None,
     shardings: Shardings | None = None,
     convert: Conversion | None = None,
-) -> tuple[T5Config, dict[str, Any], Vocabulary | None]:
-    """Loads a T5 or one of its relatives; `config` says which.
+) -> tuple[NetworkConfig, dict[str, Any], Vocabulary | None]:
+    """Loads a T5, one of its relatives, or a causal model; `config` says which.
 
     Args:
       directory_or_hub_name: a directory, or a name on the hub where there is a network.
@@ -70,12 +59,13 @@ def load(
         memory as the files hold it; `quantize.Quantizer()`.
 
     Returns:
-      The config; the weights nested under T5X's names, as numpy arrays or, with `shardings`, as
-      arrays on the devices; the vocabulary, None where the directory has none.
+      The config; the weights nested under our names, T5's being T5X's, as numpy arrays or, with
+      `shardings`, as arrays on the devices; the vocabulary, None where the directory has none.
 
     Raises:
       FileNotFoundError: no such directory or hub name, or files are missing in it.
-      ValueError: weights are missing, of the wrong shape or corrupt, or the model is no T5.
+      ValueError: weights are missing, of the wrong shape or corrupt, or the model is of no
+        kind that is known.
     """
     config, weights, vocabulary = load_lazily(directory_or_hub_name, dtype, report)
     places = shardings(config, weights) if shardings else {}
@@ -86,8 +76,8 @@ def load_lazily(
     directory_or_hub_name: str | os.PathLike,
     dtype: Any = jnp.float32,
     report: Callable[[WeightComparison], None] | None = None,
-) -> tuple[T5Config, dict[str, StoredArray], Vocabulary | None]:
-    """As `load`, but each weight, under its flat T5X name, is read when it is made an array."""
+) -> tuple[NetworkConfig, dict[str, StoredArray], Vocabulary | None]:
+    """As `load`, but each weight, under our flat name, is read when it is made an array."""
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
@@ -98,25 +88,27 @@ def load_lazily(
             f"{directory} holds no model: neither config.json (Hugging Face) nor checkpoint or "
             f"state/ (T5X) is there, but {found}."
         )
-    stored = stored_arrays(directory)
-    config = read_config(directory / CONFIG, "lm_head.weight" in stored, dtype)
-    comparison = compare_weights(str(directory), weight_names(config), stored, CONFIG)
+    form = format_in(directory / CONFIG)
+    stored = form.arrays(directory)
+    found = load_vocabulary(directory) if has_vocabulary(directory) else None
+    config = form.read_config(directory / CONFIG, stored, dtype, found and found.eos_id)
+    comparison = compare_weights(str(directory), form.weight_names(config), stored, CONFIG)
     if report is not None:
         report(comparison)
     comparison.require_complete()
-    comparison.refuse_unknown_layers(f"Correct {CONFIG}.", harmless=(NO_EFFECT, *EMBEDDING_COPIES))
-    vocabulary = read_vocabulary(directory, config) if has_vocabulary(directory) else None
-    check_copies(stored)
+    comparison.refuse_unknown_layers(f"Correct {CONFIG}.", harmless=form.harmless)
+    vocabulary = found and fit_vocabulary(found, directory, config)
+    form.check(config, stored)
     weights = {}
     for theirs, (ours, _) in comparison.matched.items():
         weight = stored[theirs].as_floats(dtype)
-        weights[ours] = weight.transposed() if is_transposed(ours) else weight
+        weights[ours] = weight.transposed() if form.is_transposed(config, ours) else weight
     return config, weights, vocabulary
 
 
 def save(
     directory: str | os.PathLike,
-    config: T5Config,
+    config: NetworkConfig,
     params: Mapping[str, Any],
     vocabulary: Vocabulary | None = None,
     max_shard_bytes: int = 5 * 10**9,
@@ -127,7 +119,7 @@ def save(
     Where the directory already holds a model of this shape, its weights are replaced in one step.
 
     Args:
-      params: the weights nested under T5X's names, float32 or bfloat16, without a prompt.
+      params: the weights nested under our names, float32 or bfloat16, without a prompt.
       max_shard_bytes: weights larger than this in sum are split over several files.
       generation: how the model's files want text to be generated.
 
@@ -137,24 +129,39 @@ def save(
     """
     directory = Path(directory)
     flat = flatten_dict(params, sep="/")
-    names = weight_names(config)
+    form = format_of(config)
+    names = form.weight_names(config)
     check_float(flat)
     _check_saved(flat, config)
     _check_replaceable(directory, config)
     with scratch_directory(directory) as partial:
         dtypes = {str(weight.dtype) for weight in flat.values()}
-        described = config_json(config, max(dtypes))  # "float32" if any weight is
+        described = form.config_json(config, max(dtypes))  # "float32" if any weight is
         (partial / CONFIG).write_text(described, encoding="utf-8")
         if generation != NO_DEFAULTS:
             write_generation(partial / GENERATION, config, generation)
         if vocabulary is not None:
             vocabulary.save(partial)
-        by_name = {theirs: (ours, flat[ours]) for theirs, (ours, _) in names.items()}
+        by_name = {
+            theirs: (form.is_transposed(config, ours), flat[ours])
+            for theirs, (ours, _) in names.items()
+        }
         write_weights(partial, by_name, max_shard_bytes, unused_stem(directory))
         install(partial, directory)
 
 
-def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
+def vocabulary_of(directory: Path) -> Vocabulary:
+    """The vocabulary of the model in a directory, whose weights need not be there.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_vocabulary`.
+    """
+    found, path = load_vocabulary(directory), directory / CONFIG
+    config = format_in(path).read_config(path, _OUTPUT, jnp.float32, found.eos_id)
+    return fit_vocabulary(found, directory, config)
+
+
+def read_vocabulary(path: str | os.PathLike, config: NetworkConfig) -> Vocabulary:
     """The vocabulary of a model, from its file or a directory that holds one.
 
     Raises:
@@ -164,16 +171,20 @@ def read_vocabulary(path: str | os.PathLike, config: T5Config) -> Vocabulary:
     return fit_vocabulary(load_vocabulary(path), path, config)
 
 
-def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Config) -> Vocabulary:
+def fit_vocabulary(
+    vocabulary: Vocabulary, path: str | os.PathLike, config: NetworkConfig
+) -> Vocabulary:
     """The vocabulary that was found at `path`, with the model's ids for padding and the start.
 
     Raises:
       ValueError: it has more ids than the model, or far fewer, or others for the end and padding.
     """
     apart = "they do not belong together. Pass the tokenizer that came with the model."
-    if vocabulary.size > config.vocab_size:
+    # Gemma 3's vocabulary has a token for images, which its text models do not embed.
+    needed = vocabulary.pieces if config.continues_inputs else vocabulary.size
+    if needed > config.vocab_size:
         raise ValueError(
-            f"{path} has {vocabulary.size} ids ({vocabulary.extra_ids} of them extra), but the "
+            f"{path} has {needed} ids ({vocabulary.extra_ids} of them extra), but the "
             f"model embeds only {config.vocab_size}: {apart}"
         )
     if vocabulary.size * _SPARE_ROWS < config.vocab_size:
@@ -190,18 +201,25 @@ def fit_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike, config: T5Co
             f"{path} has padding at the id {vocabulary.pad_id}, but the model, by its {CONFIG}, "
             f"at {config.pad_id}, which texts may hold: {apart}"
         )
+    vocabulary = vocabulary.continuing() if config.continues_inputs else vocabulary
     return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
 
 
 def _may_stand_in_texts(token: int, vocabulary: Vocabulary) -> bool:
     """Whether a text's ids may hold one, so that it cannot mark padding."""
+    if token >= vocabulary.size:
+        return False
     if token in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id):
         return token in vocabulary.framed(vocabulary.encode(_UNKNOWN))
     return token != vocabulary.pad_id
 
 
-def _check_saved(flat: Mapping[str, Any], config: T5Config) -> None:
-    needed = t5x_shapes(config)
+def _check_saved(flat: Mapping[str, Any], config: NetworkConfig) -> None:
+    form = format_of(config)
+    needed = {
+        ours: shape[::-1] if form.is_transposed(config, ours) else shape
+        for ours, shape in form.weight_names(config).values()
+    }
     given = {name: tuple(weight.shape) for name, weight in flat.items()}
     wrong = sorted(n for n in needed | given if needed.get(n) != given.get(n))
     if wrong:
@@ -215,13 +233,17 @@ def _check_saved(flat: Mapping[str, Any], config: T5Config) -> None:
         raise ValueError(f"Weights are saved as float32 or bfloat16, not {sorted(dtypes)}.")
 
 
-def _check_replaceable(directory: Path, config: T5Config) -> None:
+def _check_replaceable(directory: Path, config: NetworkConfig) -> None:
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file. Choose another path.")
     path = directory / CONFIG
-    if path.is_file():
-        there = read_config(path, not config.logits_via_embedding, config.dtype)
-        if weight_names(there) != weight_names(config):
-            raise FileExistsError(
-                f"{directory} holds a model of another shape. Choose another path."
-            )
+    if path.is_file() and not _same_shape(path, config):
+        raise FileExistsError(f"{directory} holds a model of another shape. Choose another path.")
+
+
+def _same_shape(path: Path, config: NetworkConfig) -> bool:
+    """Whether a `config.json` describes a model with the same weights."""
+    form = format_in(path)
+    output = {} if config.logits_via_embedding else _OUTPUT
+    there = form.read_config(path, output, config.dtype, config.eos_id)
+    return form.weight_names(there) == format_of(config).weight_names(config)

@@ -23,6 +23,8 @@ __all__ = [
     "apply",
     "bind",
     "cache_axis",
+    "depth",
+    "embedding_scale",
     "network_for",
     "scanned",
     "start_decoding",
@@ -55,6 +57,12 @@ def abstract_variables(config: T5Config, prompt_shape: tuple[int, ...] | None) -
         return network.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
 
     return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), jnp.int32))
+
+
+def embedding_scale(config: T5Config) -> float:
+    """Of what rows of the embedding table are multiplied by: nothing changes them."""
+    del config
+    return 1.0
 
 
 def bind(
@@ -138,6 +146,11 @@ def start_decoding(
         return logits_BxLxV, changed.get("cache")
 
     return decode
+
+
+def depth(config: T5Config) -> int:
+    """How many layers the stack has that a prompt goes into."""
+    return config.num_encoder_layers
 
 
 def cache_axis(config: T5Config) -> int:

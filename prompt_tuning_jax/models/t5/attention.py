@@ -20,9 +20,10 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning_jax.models.attention import dense as dense_attention
 from prompt_tuning_jax.models.attention.attend import attend
 from prompt_tuning_jax.models.attention.bias import Bias
+from prompt_tuning_jax.models.products import dense
 from prompt_tuning_jax.models.t5 import cache, unprojected_attention
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.models.t5.layers import Kernel, dense, dropout
+from prompt_tuning_jax.models.t5.layers import Kernel, dropout
 
 _attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 

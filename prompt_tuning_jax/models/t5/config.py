@@ -154,6 +154,11 @@ class T5Config:
         return self.scan_layers or self.layer_relpos_bias
 
     @property
+    def continues_inputs(self) -> bool:
+        """Whether targets go on where the input ends: not in an encoder-decoder."""
+        return False
+
+    @property
     def outputs_scaled(self) -> bool:
         """Whether the decoder's output is scaled by emb_dim**-0.5 on its way to the logits."""
         if self.scale_decoder_outputs is None:

@@ -1,4 +1,4 @@
-"""Products with weights, embedding, norm and MLP. Names, shapes, initialisers and axes are T5X's.
+"""Kernels, embedding, norm and MLP. Names, shapes, initialisers and axes are T5X's.
 
 B batch   L length, of inputs or targets   D embed   F mlp   V vocabulary
 """
@@ -6,7 +6,7 @@ B batch   L length, of inputs or targets   D embed   F mlp   V vocabulary
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,10 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.products import SCALE, Weight, dense, product, scaled
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import parameter
 
-# `kernel_scale` stands beside a `kernel` that is stored as int8; see `checkpoints.quantize`.
-SCALE = "_scale"
 _dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 _ACTIVATIONS = {
     "gelu": nn.gelu,
@@ -27,13 +26,6 @@ _ACTIVATIONS = {
     "relu": nn.relu,
     "silu": nn.silu,
 }
-
-
-class Weight(NamedTuple):
-    """A matrix [in, out] to multiply with: `values`, and a `scale` per column if they are int8."""
-
-    values: Array
-    scale: Float[Array, "1 outputs"] | None = None
 
 
 class Kernel(nn.Module):
@@ -61,37 +53,6 @@ class Kernel(nn.Module):
 
     def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return self.initializer(key, self.shape, dtype).reshape(shape)
-
-
-def dense(x: Float[Array, "*shape inputs"], weight: Weight) -> Float[Array, "*shape outputs"]:
-    """x times a matrix.
-
-    Batch and length are one dimension in the product: the weight's gradient then sums over a single
-    dimension, which XLA computes 2.4 times faster on CPU.
-    """
-    flat = product("ri,io->ro", x.reshape(-1, x.shape[-1]), weight.values)
-    return scaled(flat.reshape(*x.shape[:-1], -1), weight.scale)
-
-
-def product(subscripts: str, x: Float[Array, "..."], values: Array) -> Float[Array, "..."]:
-    """einsum of x and a weight's values, which are cast to x's dtype.
-
-    int8 values are cast twice, for the product and again for its gradient, so that no copy of the
-    model in floating point has to stay in memory until the backward pass.
-    """
-
-    def einsum(x: jax.Array, values: jax.Array) -> jax.Array:
-        return jnp.einsum(subscripts, x, values.astype(x.dtype))
-
-    return (jax.checkpoint(einsum) if values.dtype == jnp.int8 else einsum)(x, values)
-
-
-def scaled(x: Float[Array, "..."], scale: Float[Array, "..."] | None) -> Float[Array, "..."]:
-    """x times a scale that broadcasts, in float32; x itself where there is no scale."""
-    if scale is None:
-        return x
-    scale = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)
-    return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 class Embed(nn.Module):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_tuning_jax.models.t5.layers import Weight, product, scaled
+from prompt_tuning_jax.models.products import Weight, product, scaled
 
 
 def attend(

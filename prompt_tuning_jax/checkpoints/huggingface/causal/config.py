@@ -1,0 +1,180 @@
+"""Hugging Face's `config.json` of a causal language model, to a CausalConfig and back.
+
+What is alike in all models of a family, and what transformers fills in, is in `families`. A field
+that it reads and that changes the arithmetic is obeyed or refused; older files' keys are read too.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from prompt_tuning_jax.checkpoints.huggingface.causal.families import FAMILIES, FamilyTable
+from prompt_tuning_jax.checkpoints.huggingface.causal.positions import (
+    layer_kinds,
+    positions_json,
+)
+from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
+from prompt_tuning_jax.json_values import json_object
+from prompt_tuning_jax.models.causal import CausalConfig
+
+# The activations by transformers' names.
+_ACTIVATIONS = {
+    "gelu": "gelu_exact",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "linear": "linear",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_WRITTEN = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu"}
+# What would change the arithmetic, and is not done here; nothing, if it is false or empty.
+_REFUSED = {
+    "quantization_config": "its weights are stored in a form of their own",
+    "pruned_heads": "some of its attention heads are cut away",
+    "use_bidirectional_attention": "its positions see what comes after them",
+    "add_cross_attention": "it also attends to an encoder",
+    "scale_attn_by_inverse_layer_idx": "its layers scale their scores differently",
+}
+_FETCH = "Fetch it again."
+
+
+def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None) -> CausalConfig:
+    """The CausalConfig that a `config.json` describes.
+
+    Args:
+      dtype: of the activations.
+      eos_id: what ends a text by the vocabulary: it counts where the file names several.
+
+    Raises:
+      ValueError: the file is no JSON object, lacks a key, or asks for what is not done here.
+    """
+    raw = json_object(path.read_bytes(), path, _FETCH)
+    table = FAMILIES[raw["model_type"]]
+    filled = {key: value for key, value in table.defaults.items() if key not in raw}
+    fields = Fields(path, filled | raw, table.fields)
+    for key, why in _REFUSED.items():
+        if fields.get(key):
+            raise ValueError(f"{path}: {key} is set: {why}, which is not done here.")
+    sizes = _sizes(fields, table)
+
+    def read(key: str) -> Any:
+        return fields.get(key) if key in table.reads else None
+
+    return CausalConfig(
+        architecture=raw["model_type"],
+        **sizes,
+        layers=layer_kinds(fields, table),
+        mlp_activations=_activations(fields, table),
+        norm_epsilon=fields.positive("rms_norm_eps", 1e-6),
+        qkv_bias=table.has_biases or table.has_qkv_biases or bool(read("attention_bias")),
+        out_bias=table.has_biases or bool(read("attention_bias")),
+        mlp_bias=table.has_biases or bool(read("mlp_bias")),
+        score_scale=_score_scale(fields, table, sizes["head_dim"]),
+        score_cap=read("attn_logit_softcapping") and fields.positive("attn_logit_softcapping"),
+        logit_cap=read("final_logit_softcapping") and fields.positive("final_logit_softcapping"),
+        logits_via_embedding=bool(fields.flag("tie_word_embeddings")),
+        dtype=dtype,
+        **_tokens(fields, sizes["vocab_size"], eos_id),
+        **table.switches,
+    )
+
+
+def config_json(config: CausalConfig, weights_dtype: str) -> str:
+    """The text of the `config.json` that transformers and `read_config` read."""
+    table, activation = FAMILIES[config.architecture], config.mlp_activations[0]
+    raw = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.emb_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": len(config.layers),
+        "num_attention_heads": config.num_heads,
+        "rms_norm_eps": config.norm_epsilon,
+        "hidden_act": _WRITTEN.get(activation, activation),
+        "max_position_embeddings": config.max_length,
+    }
+    more = {
+        "architectures": [table.model_class],
+        "model_type": config.architecture,
+        "tie_word_embeddings": config.logits_via_embedding,
+        "dtype": weights_dtype,
+        "pad_token_id": config.pad_id if config.pad_id < config.vocab_size else None,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": config.eos_id,
+    }
+    if config.learned_positions:
+        more["scale_attn_weights"] = config.score_scale != 1.0
+    else:
+        more |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
+        more |= positions_json(config, table)
+    read = {
+        "attention_bias": config.out_bias,
+        "mlp_bias": config.mlp_bias,
+        "query_pre_attn_scalar": round(config.score_scale**-2, 6),
+        "attn_logit_softcapping": config.score_cap,
+        "final_logit_softcapping": config.logit_cap,
+    }
+    more |= {key: value for key, value in read.items() if key in table.reads}
+    raw = {table.fields.get(key, key): value for key, value in raw.items()} | more
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
+
+
+def _sizes(fields: Fields, table: FamilyTable) -> dict[str, int]:
+    width, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    grouped = not table.switches.get("joined_qkv")
+    return {
+        "vocab_size": fields.count("vocab_size"),
+        "emb_dim": width,
+        "num_heads": heads,
+        "num_kv_heads": fields.count("num_key_value_heads", heads) if grouped else heads,
+        "head_dim": fields.count("head_dim", width // heads) if grouped else width // heads,
+        "mlp_dim": fields.count("intermediate_size", None if grouped else 4 * width),
+        "max_length": fields.count("max_position_embeddings", 2048 if grouped else None),
+    }
+
+
+def _activations(fields: Fields, table: FamilyTable) -> tuple[str, ...]:
+    """Of the MLP: GPT-2's is plain, all others are gated."""
+    name = fields.get("hidden_act", "silu")
+    if name not in list(_ACTIVATIONS):
+        raise ValueError(
+            f"{fields.path}: {table.fields.get('hidden_act', 'hidden_act')} {name!r} is not one of "
+            f"{sorted(_ACTIVATIONS)}."
+        )
+    gated = "mlp/wi_0" in table.names
+    return (_ACTIVATIONS[name], "linear") if gated else (_ACTIVATIONS[name],)
+
+
+def _score_scale(fields: Fields, table: FamilyTable, head_dim: int) -> float:
+    if fields.get("scale_attn_weights") is False and not table.names.get("attention/query"):
+        return 1.0
+    scalar = head_dim
+    if "query_pre_attn_scalar" in table.reads:
+        scalar = fields.positive("query_pre_attn_scalar")
+    return scalar**-0.5
+
+
+def _tokens(fields: Fields, vocab_size: int, eos_id: int | None) -> dict[str, int | None]:
+    """The ids of padding, end and begin; padding that a text may hold gets an id past the table."""
+    ends = fields.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    if ends in ([], [None]):
+        ends = [eos_id]
+    if ends == [None]:
+        raise ValueError(
+            f"{fields.path} has no 'eos_token_id', and there is no vocabulary to say what ends a "
+            "text: add it."
+        )
+    for token in ends:
+        fields.checked_token("eos_token_id", token)
+    begin, pad = fields.get("bos_token_id"), fields.get("pad_token_id")
+    whole = isinstance(pad, int) and not isinstance(pad, bool) and 0 <= pad < vocab_size
+    pad_id = pad if whole and pad not in (*ends, begin) else vocab_size
+    return {
+        "pad_id": pad_id,
+        "eos_id": eos_id if eos_id in ends else ends[0],
+        "start_id": pad_id,
+        "bos_id": None if begin is None else fields.checked_token("bos_token_id", begin),
+    }

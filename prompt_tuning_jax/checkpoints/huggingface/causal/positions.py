@@ -1,0 +1,146 @@
+"""What layers of a causal model differ in, from a `config.json` and back: windows and rotation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prompt_tuning_jax.checkpoints.huggingface.causal.families import FamilyTable
+from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
+from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+_THETA = 10000.0
+# Our field -> its name in the files, for the kinds of rotary positions that have it.
+_FIELDS = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low": "low_freq_factor",
+        "high": "high_freq_factor",
+        "original_length": "original_max_position_embeddings",
+    },
+}
+
+
+def layer_kinds(fields: Fields, table: FamilyTable) -> tuple[LayerKind, ...]:
+    """The kind of each layer.
+
+    Raises:
+      ValueError: fields that contradict each other, or rotary positions of an unknown kind.
+    """
+    count = fields.count("num_hidden_layers")
+    if table.switches.get("learned_positions"):
+        return (LayerKind(),) * count
+    types = _types(fields, table, count)
+    window = fields.count("sliding_window") if SLIDING in types else None
+    rotary = {kind: _rotary(fields, table, kind) for kind in sorted(set(types))}
+    turns = _turns(fields, table, count)
+    return tuple(
+        LayerKind(window if kind == SLIDING else None, rotary[kind] if turn else None)
+        for kind, turn in zip(types, turns, strict=True)
+    )
+
+
+def positions_json(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
+    """The fields that `layer_kinds` and transformers read."""
+    types = [FULL if layer.window is None else SLIDING for layer in config.layers]
+    windows = {layer.window for layer in config.layers} - {None}
+    found: dict[str, Any] = {"sliding_window": max(windows, default=None)}
+    if "layer_types" in table.reads:
+        found["layer_types"] = types
+    if "use_sliding_window" in table.reads:
+        found["use_sliding_window"] = bool(windows)
+    if "no_rope_layers" in table.reads:
+        found["no_rope_layers"] = [int(layer.rotary is not None) for layer in config.layers]
+    by_type = {
+        kind: _rotary_json(layer.rotary)
+        for kind, layer in zip(types, config.layers, strict=True)
+        if layer.rotary is not None
+    }
+    if "rope_local_base_freq" in table.reads:
+        return found | {"rope_parameters": by_type}
+    return found | {"rope_parameters": next(iter(by_type.values()), None)}
+
+
+def _types(fields: Fields, table: FamilyTable, count: int) -> list[str]:
+    """Which layers see a window of positions only."""
+    stated = fields.get("layer_types") if "layer_types" in table.reads else None
+    if stated is not None:
+        if len(stated) != count or not set(stated) <= {FULL, SLIDING}:
+            raise ValueError(
+                f"{fields.path}: layer_types must name {FULL} or {SLIDING} for each of {count} "
+                f"layers, not {stated!r}."
+            )
+        return list(stated)
+    if fields.get("sliding_window") is None or table.windows == "none":
+        return [FULL] * count
+    if table.windows == "asked" and not fields.flag("use_sliding_window"):
+        return [FULL] * count
+    if table.windows == "pattern":
+        period = fields.count("sliding_window_pattern")
+        return [SLIDING if (i + 1) % period else FULL for i in range(count)]
+    if "max_window_layers" in table.reads:
+        first = fields.get("max_window_layers")
+        return [SLIDING if i >= first else FULL for i in range(count)]
+    if "no_rope_layers" in table.reads:
+        return [FULL if turns else SLIDING for turns in _turns(fields, table, count)]
+    return [SLIDING] * count
+
+
+def _turns(fields: Fields, table: FamilyTable, count: int) -> list[bool]:
+    """Which layers have rotary positions."""
+    if "no_rope_layers" not in table.reads:
+        return [True] * count
+    stated = fields.get("no_rope_layers")
+    if stated is None:
+        period = fields.count("no_rope_layer_interval")
+        return [(i + 1) % period != 0 for i in range(count)]
+    if len(stated) < count or not set(stated) <= {0, 1}:
+        raise ValueError(
+            f"{fields.path}: no_rope_layers must be 1 (rotary positions) or 0 for each of {count} "
+            f"layers, not {stated!r}."
+        )
+    return [bool(turns) for turns in stated[:count]]
+
+
+def _rotary(fields: Fields, table: FamilyTable, kind: str) -> Rotary:
+    """How positions turn in the layers of a kind."""
+    local = "rope_local_base_freq" in table.reads and kind == SLIDING
+    new, old = fields.get("rope_parameters"), fields.get("rope_scaling")
+    if (new and FULL in new) or (new and SLIDING in new):
+        new = new.get(kind) or {}
+    if new and old and not local and new != old:
+        raise ValueError(
+            f"{fields.path}: rope_parameters and rope_scaling, an older name for it, differ. "
+            "Remove the one that is wrong."
+        )
+    stated = dict(new or ({} if local else old) or {})
+    theta = fields.positive("rope_local_base_freq" if local else "rope_theta", _THETA)
+    return _parsed({"rope_theta": theta} | stated, fields)
+
+
+def _parsed(stated: Mapping[str, Any], fields: Fields) -> Rotary:
+    name = stated.get("rope_type", stated.get("type", "default"))
+    if name not in list(_FIELDS):
+        raise ValueError(
+            f"{fields.path}: rotary positions of the type {name!r} are not done here; "
+            f"{', '.join(_FIELDS)} are."
+        )
+    share = stated.get("partial_rotary_factor", fields.get("partial_rotary_factor"))
+    if share not in (None, 1, 1.0):
+        raise ValueError(
+            f"{fields.path}: partial_rotary_factor is {share!r}: heads are turned as a whole here."
+        )
+    inner = Fields(f"{fields.path} (rotary positions)", stated)
+    found = {}
+    for ours, theirs in _FIELDS[name].items():
+        read = inner.count if ours == "original_length" else inner.positive
+        found[ours] = read(theirs)
+        if found[ours] is None:
+            raise ValueError(f"{fields.path}: {name} rotary positions need {theirs!r}: add it.")
+    return Rotary(theta=inner.positive("rope_theta"), kind=name, **found)
+
+
+def _rotary_json(rotary: Rotary) -> dict[str, Any]:
+    found = {"rope_type": rotary.kind, "rope_theta": rotary.theta}
+    return found | {theirs: getattr(rotary, o) for o, theirs in _FIELDS[rotary.kind].items()}

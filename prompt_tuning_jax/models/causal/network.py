@@ -1,0 +1,174 @@
+"""The causal language model: an embedded row through its layers, each the same block.
+
+B batch   L positions   P prompt length   D embed   V vocabulary
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from prompt_tuning_jax import prompts
+from prompt_tuning_jax.models.causal.attention import (
+    KeyValue,
+    Kind,
+    Places,
+    attend,
+    project_heads,
+)
+from prompt_tuning_jax.models.causal.config import CausalConfig
+from prompt_tuning_jax.models.causal.layers import Weights, embed, logits, mlp, norm
+from prompt_tuning_jax.models.causal.rotary import frequencies
+
+# A layer's own keys and values -> all that its queries may see, each with its mask, and what is
+# kept of the layer.
+Memory = Callable[[Kind, KeyValue, Any], tuple[Sequence[tuple[KeyValue, Bool[Array, "..."]]], Any]]
+
+
+def embedded(
+    config: CausalConfig,
+    params: Weights,
+    tokens: Any,
+    positions: Any,
+    prompt: Float[Array, "*N P D"] | None = None,
+    prompt_positions: Any = None,
+    prompt_ids: Any = None,
+) -> Float[Array, "B L D"]:
+    """Tokens [B, L] as the first layer reads them, the prompt's rows among them."""
+    x_BxLxD = embed(config, params["token_embedder"], tokens)
+    if prompt is not None:
+        # Where the prompt joins the embedded input.
+        x_BxLxD = prompts.join(x_BxLxD, prompt, prompt_positions, prompt_ids)
+    if config.learned_positions:
+        table = params["position_embedder"]["embedding"]
+        x_BxLxD = x_BxLxD + table[jnp.maximum(positions, 0)].astype(config.dtype)
+    return x_BxLxD
+
+
+def check_length(config: CausalConfig, length: int) -> None:
+    """ValueError where rows are longer than the table of positions, if there is one."""
+    if config.learned_positions and length > config.max_length:
+        raise ValueError(
+            f"Rows have {length} positions, but this model knows only {config.max_length}: "
+            "shorten the inputs, the targets or the prompt."
+        )
+
+
+def block(
+    config: CausalConfig,
+    x_BxLxD: Float[Array, "B L D"],
+    weights: Weights,
+    kind: Kind,
+    of_layer: Any,
+    key: Array | None,
+    *,
+    places: Places,
+    memory: Memory,
+) -> tuple[Float[Array, "B L D"], Any]:
+    """A layer: attention and an MLP; each adds to its input what it makes of the normed input."""
+    drop = functools.partial(_dropout, config.dropout_rate)
+
+    # Self-attention block.
+    y_BxLxD = norm(config, x_BxLxD, weights["pre_attention_norm"])
+    q_BxHxLxK, own = project_heads(config, y_BxLxD, weights["attention"], places.positions, kind)
+    seen, kept = memory(kind, own, of_layer)
+    y_BxLxD = attend(config, q_BxHxLxK, seen, weights["attention"])
+    if config.post_norms:
+        y_BxLxD = norm(config, y_BxLxD, weights["post_attention_norm"])
+    x_BxLxD = x_BxLxD + drop(y_BxLxD, key, 0)
+
+    # MLP block.
+    y_BxLxD = norm(config, x_BxLxD, weights["pre_mlp_norm"])
+    y_BxLxD = mlp(config, y_BxLxD, weights["mlp"])
+    if config.post_norms:
+        y_BxLxD = norm(config, y_BxLxD, weights["post_mlp_norm"])
+    return x_BxLxD + drop(y_BxLxD, key, 1), kept
+
+
+def through(
+    config: CausalConfig,
+    params: Weights,
+    x_BxLxD: Float[Array, "B L D"],
+    places: Places,
+    memory: Memory,
+    per_layer: Any = None,
+    dropout_rng: Array | None = None,
+) -> tuple[Float[Array, "B L D"], Any]:
+    """The layers, one after the other.
+
+    Args:
+      per_layer: what `memory` gets of each layer: a tuple with an entry for each or, scanned,
+        arrays with a leading layer axis.
+
+    Returns:
+      (x after the last layer, what `memory` kept of each, in the form of `per_layer`).
+    """
+    step = functools.partial(block, config, places=places, memory=memory)
+    step = _rematerialised(step, config)
+    depth, decoder = len(config.layers), params["decoder"]
+    keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
+    kinds = layer_kinds(config)
+    if config.scan_layers:
+
+        def scanned(x, layer):
+            return step(x, *layer)
+
+        stacked = decoder["layers"], _stacked(kinds), per_layer, keys
+        return jax.lax.scan(scanned, x_BxLxD, stacked)
+    kept = []
+    for i, kind in enumerate(kinds):
+        of_layer = None if per_layer is None else per_layer[i]
+        key = None if keys is None else keys[i]
+        x_BxLxD, one = step(x_BxLxD, decoder[f"layers_{i}"], kind, of_layer, key)
+        kept.append(one)
+    return x_BxLxD, tuple(kept)
+
+
+def to_logits(
+    config: CausalConfig, params: Weights, x_BxLxD: Float[Array, "B L D"]
+) -> Float[Array, "B L V"]:
+    """The final norm and the output layer."""
+    return logits(config, params, norm(config, x_BxLxD, params["decoder"]["decoder_norm"]))
+
+
+@functools.lru_cache
+def layer_kinds(config: CausalConfig) -> tuple[Kind, ...]:
+    """What the layers differ in, as data; None where it is for no layer of the model."""
+    windows = [layer.window for layer in config.layers]
+    turns = any(layer.rotary for layer in config.layers)
+    unlimited = None if all(w is None for w in windows) or not config.scan_layers else 2**30
+    return tuple(
+        Kind(
+            unlimited if layer.window is None else layer.window,
+            frequencies(layer.rotary, config.head_dim) if turns else None,
+        )
+        for layer in config.layers
+    )
+
+
+def _stacked(kinds: Sequence[Kind]) -> Kind:
+    return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *kinds)
+
+
+def _rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[..., Any]:
+    """`step`, computed again in the backward pass as `remat_policy` says."""
+    if config.remat_policy == "none":
+        return step
+    saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+    return jax.checkpoint(
+        step,
+        policy=saved if config.remat_policy == "minimal" else None,
+        prevent_cse=not config.scan_layers,
+    )
+
+
+def _dropout(rate: float, x: Array, key: Array | None, number: int) -> Array:
+    """x with a share of its entries dropped and the others larger; x itself without a key."""
+    if key is None or not rate:
+        return x
+    kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))

@@ -1,0 +1,235 @@
+"""Causal models in Hugging Face's files: read, refused by name, written again."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from causal_models import MODELS, continued, file_of, next_logits, numbers, padded
+from safetensors.numpy import load_file, save_file
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.causal import CausalConfig, Rotary
+
+EACH = pytest.mark.parametrize("name", sorted(MODELS))
+
+
+def changed(name, tmp_path, **fields):
+    """A copy of a model, with fields of config.json changed, or taken out by `...`."""
+    path = tmp_path / "changed"
+    shutil.copytree(MODELS[name], path, copy_function=shutil.copyfile)
+    raw = json.loads((path / "config.json").read_text()) | fields
+    raw = {key: value for key, value in raw.items() if value is not ...}
+    (path / "config.json").write_text(json.dumps(raw))
+    return path
+
+
+def config_of(path) -> CausalConfig:
+    return huggingface.load_lazily(path)[0]
+
+
+@EACH
+def test_the_hubs_older_config_says_the_same(name, tmp_path):
+    path = changed(name, tmp_path)
+    shutil.copyfile(file_of(name, "config_hub_style.json"), path / "config.json")
+    assert config_of(path) == config_of(MODELS[name])
+
+
+@EACH
+def test_saved_again(name, tmp_path):
+    config, weights, vocabulary = huggingface.load(MODELS[name])
+    huggingface.save(tmp_path / "again", config, weights, vocabulary)
+    again, there, _ = huggingface.load(tmp_path / "again")
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, there, weights)
+    theirs = load_file(MODELS[name] / "model.safetensors")
+    ours = load_file(tmp_path / "again" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key, weight in ours.items():
+        np.testing.assert_array_equal(weight, theirs[key])
+
+
+def test_shards_read_in_parts_onto_a_mesh(tmp_path):
+    config, weights, vocabulary = huggingface.load(MODELS["qwen3"])
+    huggingface.save(tmp_path, config, weights, vocabulary, max_shard_bytes=50_000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    model = pt.load_model(tmp_path, mesh=sharding.make_mesh("model:2"))
+    kernel = model.params["decoder"]["layers_0"]["mlp"]["wo"]["kernel"]
+    assert tuple(kernel.sharding.spec) == ("model", "fsdp")
+    io = numbers("qwen3")
+    logits = next_logits(model, padded(model, io, "unpadded"))
+    np.testing.assert_allclose(logits, io["unpadded_logits"], atol=1e-4, rtol=0)
+
+
+class TestNames:
+    def rewritten(self, name, tmp_path, change):
+        path = changed(name, tmp_path)
+        weights = load_file(path / "model.safetensors")
+        save_file(change(weights), path / "model.safetensors", {"format": "pt"})
+        return path
+
+    @pytest.mark.parametrize("before", ["", "module.model.", "_orig_mod.model."])
+    def test_what_stands_before_them(self, before, tmp_path):
+        def other(weights):
+            return {before + n.removeprefix("model."): x for n, x in weights.items()}
+
+        _, weights, _ = huggingface.load(self.rewritten("qwen3", tmp_path, other))
+        jax.tree.map(np.testing.assert_array_equal, weights, huggingface.load(MODELS["qwen3"])[1])
+
+    def test_constants_are_no_weights(self, tmp_path):
+        def more(weights):
+            return weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4)}
+
+        huggingface.load(self.rewritten("qwen3", tmp_path, more))
+
+    def test_an_output_layer_that_is_the_table(self, tmp_path):
+        def more(weights):
+            return weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
+
+        huggingface.load(self.rewritten("qwen3", tmp_path, more))
+
+    def test_an_output_layer_that_is_not(self, tmp_path):
+        def more(weights):
+            return weights | {"lm_head.weight": weights["model.embed_tokens.weight"] + 1}
+
+        with pytest.raises(ValueError, match="tie_word_embeddings that they are one"):
+            huggingface.load(self.rewritten("qwen3", tmp_path, more))
+
+    def test_a_weight_that_is_missing_or_too_many(self, tmp_path):
+        path = changed("qwen3", tmp_path, tie_word_embeddings=False)
+        with pytest.raises(ValueError, match=r"missing lm_head\.weight"):
+            huggingface.load(path)
+
+        def more(weights):
+            return weights | {"model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)}
+
+        path = self.rewritten("llama_tied", tmp_path / "more", more)
+        with pytest.raises(ValueError, match=r"does not describe, model\.layers\.0\.self_attn"):
+            huggingface.load(path)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts; only T5"),
+            ({"model_type": "gemma3", "vision_config": {"a": 1}}, "reads images too.*gemma3_text"),
+            ({"model_type": "gemma3n_text", "hidden_size_per_layer_input": 8}, "each layer; only"),
+            ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+            ({"use_bidirectional_attention": True}, "use_bidirectional_attention is set"),
+            ({"hidden_act": "xielu"}, "hidden_act 'xielu' is not one of"),
+            ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "type 'yarn' are not"),
+            ({"rope_parameters": {"rope_type": "llama3", "factor": 4.0}}, "need 'low_freq_factor'"),
+            ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+            ({"eos_token_id": 336}, "eos_token_id must be a token id"),
+            ({"num_attention_heads": ...}, "has no 'num_attention_heads'"),
+            ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "an older name for it, differ"),
+            ({"layer_types": ["full_attention"]}, "for each of 2 layers"),
+        ],
+    )
+    def test_what_is_refused(self, fields, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            config_of(changed("qwen3", tmp_path, **fields))
+
+    def test_a_linear_scaling(self, tmp_path):
+        path = changed(
+            "llama_tied",
+            tmp_path,
+            rope_parameters=...,
+            rope_theta=1e5,
+            rope_scaling={"type": "linear", "factor": 4.0},
+        )
+        assert config_of(path).layers[0].rotary == Rotary(1e5, "linear", 4.0)
+
+    def test_windows_that_are_asked_for(self, tmp_path):
+        path = changed(
+            "qwen3",
+            tmp_path,
+            layer_types=...,
+            use_sliding_window=True,
+            sliding_window=5,
+            max_window_layers=1,
+        )
+        assert [layer.window for layer in config_of(path).layers] == [None, 5]
+
+    def test_padding_of_its_own_and_none(self, tmp_path):
+        config = config_of(MODELS["llama_tied"])
+        assert (config.pad_id, config.eos_id) == (config.vocab_size, 2)
+        assert config_of(MODELS["qwen3"]).pad_id == 330
+        for number, pad in enumerate((None, -1, 332)):
+            path = changed("qwen3", tmp_path / str(number), pad_token_id=pad)
+            assert config_of(path).pad_id == 336
+
+    def test_of_several_ends_the_vocabularys(self, tmp_path):
+        path = changed("qwen3", tmp_path, eos_token_id=[5, 332])
+        assert config_of(path).eos_id == 332
+
+    def test_another_end_than_the_vocabularys(self, tmp_path):
+        with pytest.raises(ValueError, match="ends a text with the id 332, but the model"):
+            config_of(changed("qwen3", tmp_path, eos_token_id=5))
+
+
+class TestGeneration:
+    def generation(self, tmp_path, **fields):
+        path = changed("qwen3", tmp_path)
+        (path / "generation_config.json").write_text(json.dumps(fields))
+        return pt.load_model(path).generation
+
+    def test_lengths_that_count_the_input_say_nothing(self, tmp_path):
+        found = self.generation(tmp_path, max_length=4096, min_length=9, top_k=5, do_sample=True)
+        assert (found.max_length, found.top_k, found.constraints.min_length) == (None, 5, 0)
+        assert not found.refused
+        assert self.generation(tmp_path / "new", max_new_tokens=7).max_length == 7
+
+    def test_what_transformers_counts_over_the_input_is_refused(self, tmp_path):
+        found = self.generation(tmp_path, repetition_penalty=1.1, no_repeat_ngram_size=0)
+        assert [one.what for one in found.refused] == ["repetition_penalty 1.1"]
+
+    def test_several_ends(self, tmp_path):
+        assert self.generation(tmp_path, eos_token_id=[332, 5]).eos_ids == (332, 5)
+
+
+class TestVocabulary:
+    @EACH
+    def test_a_text_begins_and_a_target_ends(self, name):
+        """transformers' ids of an input; those of a target are its own, and the end."""
+        cases = json.loads(file_of(name, "tokens.json").read_text())["cases"]
+        vocabulary = huggingface.load_lazily(MODELS[name])[2]
+        for case in cases[:8]:
+            text = vocabulary.encode(case["text"])
+            assert vocabulary.framed(text) == case["ids"]
+            assert vocabulary.framed_target(text) == [
+                *case["ids_without_special"],
+                vocabulary.eos_id,
+            ]
+        ids = vocabulary.encode("go on")
+        assert vocabulary.decode([*ids, vocabulary.eos_id, 7]) == "go on"
+
+    def test_a_token_that_was_added_and_is_not_embedded(self, tmp_path):
+        """As Gemma 3's vocabulary has one for images."""
+        path = changed("qwen3", tmp_path)
+        raw = json.loads((path / "tokenizer.json").read_text())
+        last = raw["added_tokens"][-1]
+        raw["added_tokens"] += [last | {"id": i, "content": f"<{i}>"} for i in range(333, 337)]
+        (path / "tokenizer.json").write_text(json.dumps(raw))
+        model = pt.load_model(path)
+        assert model.vocabulary.size == 337
+        expected = pt.load_model(MODELS["qwen3"]).classify(["a text"], ["yes", "no"])
+        np.testing.assert_array_equal(
+            model.classify(["a text"], ["yes", "no"]).scores, expected.scores
+        )
+
+    def test_classify_is_the_loss_of_each_label(self):
+        model = pt.load_model(MODELS["llama_tied"])
+        prompt = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+        labels = ["good", "quite bad"]
+        _, scores = model.classify(["the soup", "a longer text than that"], labels, prompt)
+        text = model.vocabulary.framed(model.vocabulary.encode("the soup"))
+        for label, score in zip(labels, scores[0], strict=True):
+            target = model.vocabulary.framed_target(model.vocabulary.encode(label))
+            batch = continued(model, np.array([text]), np.array([target]))
+            loss = model.loss(batch, prompt, z_loss=0.0) * len(target)
+            np.testing.assert_allclose(-loss, score, rtol=1e-5)

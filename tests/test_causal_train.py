@@ -1,0 +1,103 @@
+"""A prompt for a causal model is trained, saved, found again and used as a T5's."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from causal_models import MODELS, numbers
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints.peft import read_adapter
+from prompt_tuning_jax.commands.export_prompt import main as export
+from prompt_tuning_jax.commands.infer import main as infer
+from prompt_tuning_jax.commands.train import main as train
+
+pytestmark = pytest.mark.usefixtures("one_device")
+NAME = "qwen3"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pt.load_model(MODELS[NAME])
+
+
+def settings(model, model_dir, **changes):
+    return {
+        "model": model,
+        "task": tiny.make_task(),
+        "model_dir": str(model_dir),
+        "feature_lengths": {"inputs": 48, "targets": 8},
+        "batch_size": 8,
+        "prompt_length": 5,
+        "train_steps": 6,
+        "eval_period": 3,
+        "learning_rate": 0.05,
+        "dropout_rate": 0.0,
+        "quiet": True,
+    } | changes
+
+
+def test_a_prompt_trains_and_nothing_else(model, tmp_path):
+    before = jax.tree.map(np.asarray, model.params)
+    prompt, history = pt.train(**settings(model, tmp_path / "run"))
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+    again = pt.load_prompt(tmp_path / "run" / "last")
+    model.check(again)
+    texts = ["the soup was good", "we had tea and it was very cold"]
+    answers = model.classify(texts, list(tiny.LABELS), prompt)
+    assert set(answers.labels) <= set(tiny.LABELS)
+    assert np.isfinite(answers.scores).all()
+    scores = pt.evaluate(model=model, task=tiny.make_task(), prompt=str(tmp_path / "run" / "last"))
+    assert scores
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("llama_tied", {"pack": True}),  # whose padding has an id past the table
+        (NAME, {"scan_layers": True, "remat_policy": "full"}),
+    ],
+)
+def test_packed_or_scanned_it_is_the_same_prompt(name, tmp_path, how):
+    model = pt.load_model(MODELS[name])
+    steps = {
+        "train_steps": 2,
+        "eval_period": 2,
+        "trainable": tiny.PLAIN_STEPS,
+        "learning_rate": None,
+    }
+    expected, _ = pt.train(**settings(model, tmp_path / "one", **steps))
+    found, _ = pt.train(**settings(model, tmp_path / "other", **steps, **how))
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_commands(tmp_path, capsys):
+    """`prompt-tuning train`, `infer` and `export` for a directory of Hugging Face's."""
+    data = tiny.save_files(tmp_path / "data")
+    train(
+        (
+            f"--model {MODELS[NAME]} --data_dir {data} --prompt_length 4 --train_steps 2 "
+            f"--eval_period 2 --batch_size 8 --model_dir {tmp_path}/run --quiet "
+            "--verbalizers 0=yes 1=no --input_template {text}"
+        ).split()
+    )
+    inputs = tmp_path / "texts.txt"
+    inputs.write_text("the soup was good\n")
+    capsys.readouterr()
+    infer(f"--model {MODELS[NAME]} --prompt {tmp_path}/run/last --input_file {inputs}".split())
+    assert json.loads(capsys.readouterr().out)["prediction"] in ("yes", "no")
+    export([f"--model={MODELS[NAME]}", f"{tmp_path}/run/last", f"{tmp_path}/peft"])
+    values, facts = read_adapter(tmp_path / "peft")
+    np.testing.assert_array_equal(values, pt.load_prompt(tmp_path / "run" / "last").values)
+    raw = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (raw["task_type"], raw["num_layers"]) == ("CAUSAL_LM", 2)
+    assert facts["base_model"]
+
+
+def test_pefts_own_file_is_read(model):
+    values, _ = read_adapter(MODELS[NAME] / "peft")
+    np.testing.assert_array_equal(values, numbers(NAME, "peft.npz")["random_prompt"])
+    assert pt.load_prompt(MODELS[NAME] / "peft").shape == values.shape
