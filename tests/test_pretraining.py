@@ -35,6 +35,8 @@ class Words:
     def framed(self, ids):
         return [*ids, self.eos_id]
 
+    framed_target = framed
+
     def sentinel(self, index):
         return self.size - 1 - index
 
