@@ -1,6 +1,7 @@
 """The form of a training step is chosen by what the compiler says that it takes."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -86,6 +87,22 @@ def test_devices_that_say_what_they_have_are_believed(deep, mesh, needed, monkey
 
     told = type("Mesh", (), {"local_devices": [Device()]})
     assert needed["minimal", 1] <= fitting.available_memory(CONFIG, told) < needed["none", 1]
+
+
+@pytest.mark.parametrize("kept", [None, "no JSON", "a file in the directory's place"])
+def test_what_cannot_be_remembered_is_asked_anew(tmp_path, monkeypatch, kept):
+    """A directory that is not there yet is made; one that cannot be made is done without."""
+    file = tmp_path / "cache" / "step.json"
+    if kept is not None:
+        place = file if kept == "no JSON" else file.parent
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(kept)
+    step = types.SimpleNamespace(lower=lambda: None)
+    monkeypatch.setattr(fitting, "step_and_shapes", lambda *_: (step, ()))
+    monkeypatch.setattr(fitting, "_remembered", lambda *_: file)
+    monkeypatch.setattr(fitting, "compile_if_it_fits", lambda _: ("compiled", 77))
+    assert fitting.needed_memory(CONFIG, None, None) == 77
+    assert file.is_file() == (kept in (None, "no JSON"))
 
 
 def test_what_the_compiler_said_is_remembered(deep, mesh, tmp_path, monkeypatch):

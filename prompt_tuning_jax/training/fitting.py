@@ -8,6 +8,7 @@ fits; what it said is kept with JAX's compiled programs.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -127,14 +128,17 @@ def needed_memory(
     """Bytes on each device while the step of these settings runs, by the compiler's word."""
     step, shapes = step_and_shapes(config, model, mesh, copies)
     file = _remembered(config, model, mesh, shapes)
-    if file is not None and file.exists():
-        return int(json.loads(file.read_text())["bytes"])
+    if file is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it is asked anew
+            return int(json.loads(file.read_text())["bytes"])
     compiled, needed = compile_if_it_fits(step.lower(*shapes))
     if compiled is None:  # more than there is, though it may not say how much
         needed = max(needed, 1 << 50)
     if file is not None:
-        with new_file(file) as partial:
-            partial.write_text(json.dumps({"bytes": needed}))
+        with contextlib.suppress(OSError):  # as JAX, which goes on without its directory
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(file) as partial:
+                partial.write_text(json.dumps({"bytes": needed}))
     return needed
 
 
