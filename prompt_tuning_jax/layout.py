@@ -10,8 +10,9 @@ Everything here works on numpy arrays (input pipeline) and on JAX arrays (inside
 B batch   S joined length   T input tokens   P prompt length   L queries (targets, or S again)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,22 @@ LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
 VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
 
 AnyArray = Array | np.ndarray
+
+
+def places_in(batch: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the prompt's rows sit, as a batch says it; None where it is to be laid out.
+
+    Raises:
+      ValueError: it is packed, and does not say.
+    """
+    if "prompt_positions" in batch:
+        return {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
+    if "encoder_segment_ids" in batch:
+        raise ValueError(
+            "Packed rows need prompt_positions, to say where each example's prompt is: make them "
+            "with `packing.pack`."
+        )
+    return None
 
 
 def place_prompt(

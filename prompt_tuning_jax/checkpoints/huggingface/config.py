@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
+from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
@@ -22,16 +22,6 @@ from prompt_tuning_jax.models.t5.config import T5Config
 MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
 # model_type -> where the decoder starts if the file does not say it; else from padding.
 _STARTS = {"mt5": 0, "umt5": 0}
-# The activations by transformers' names; by "gated-gelu" it means gelu_new.
-_ACTIVATIONS = {
-    "gelu": "gelu_exact",
-    "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "linear": "linear",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 # How an MLP is written; what is not here can still be read.
 _PROJECTIONS = {
     ("linear",): "linear",
@@ -230,15 +220,15 @@ def _activations(raw: Fields, default: str) -> tuple[str, ...]:
     projection = raw.get("feed_forward_proj", default)
     gate, _, name = str(projection).rpartition("-")
     name = "gelu_new" if projection == "gated-gelu" else name
-    if gate not in ("", "gated") or name not in _ACTIVATIONS:
+    if gate not in ("", "gated") or name not in ACTIVATIONS:
         raise ValueError(
-            f"{raw.path}: feed_forward_proj {projection!r} is not one of {sorted(_ACTIVATIONS)}, "
+            f"{raw.path}: feed_forward_proj {projection!r} is not one of {sorted(ACTIVATIONS)}, "
             "with or without 'gated-'."
         )
     again = raw.get("dense_act_fn", name), raw.get("is_gated_act", bool(gate))
-    if (_ACTIVATIONS.get(str(again[0])), again[1]) != (_ACTIVATIONS[name], bool(gate)):
+    if (ACTIVATIONS.get(str(again[0])), again[1]) != (ACTIVATIONS[name], bool(gate)):
         raise ValueError(
             f"{raw.path}: feed_forward_proj is {projection!r}, but dense_act_fn {again[0]!r} and "
             f"is_gated_act {again[1]}. Correct the one that is wrong."
         )
-    return (_ACTIVATIONS[name], "linear") if gate else (_ACTIVATIONS[name],)
+    return (ACTIVATIONS[name], "linear") if gate else (ACTIVATIONS[name],)

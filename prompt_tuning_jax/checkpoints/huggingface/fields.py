@@ -8,6 +8,16 @@ from typing import Any
 
 NO_SYNONYMS: Mapping[str, str] = types.MappingProxyType({})
 _LARGEST = 2**31 - 1
+# The activations by transformers' names; in T5, where the MLP is gated, its "gelu" means gelu_new.
+ACTIVATIONS = {
+    "gelu": "gelu_exact",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "linear": "linear",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 
 class Fields:

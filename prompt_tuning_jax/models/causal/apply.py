@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import attended, place_prompt
+from prompt_tuning_jax.layout import attended, place_prompt, places_in
 from prompt_tuning_jax.models.causal import network, rows, weights
 from prompt_tuning_jax.models.causal.attention import NOWHERE, KeyValue, Places, visible
 from prompt_tuning_jax.models.causal.config import CausalConfig
@@ -61,14 +61,8 @@ def bind(
     net = CausalNetwork(config)
     if prompt is None:
         return net, tokens, {}
-    if "prompt_positions" in batch:
-        places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
-        return net, tokens, places
-    if "encoder_segment_ids" in batch:
-        raise ValueError(
-            "Packed rows need prompt_positions, to say where each example's prompt is: make them "
-            "with `packing.pack`."
-        )
+    if (given := places_in(batch)) is not None:
+        return net, tokens, given
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
     return net, tokens, {"prompt_positions": positions, "prompt_ids": batch.get("prompt_ids")}
 

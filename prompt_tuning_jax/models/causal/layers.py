@@ -11,23 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.activations import ACTIVATIONS
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.weights import mlp_names
 from prompt_tuning_jax.models.products import SCALE, Weight, dense, product, scaled
 
 Weights = Mapping[str, Any]
-
-_ACTIVATIONS = {
-    "gelu": nn.gelu,
-    "gelu_exact": functools.partial(nn.gelu, approximate=False),
-    "linear": lambda x: x,
-    "relu": nn.relu,
-    "silu": nn.silu,
-}
 
 
 def project(
@@ -61,7 +53,7 @@ def mlp(
 ) -> Float[Array, "B L D"]:
     """The product of each activation's share, through the outward kernel."""
     factors_BxLxF = [
-        _ACTIVATIONS[name](project(config, x_BxLxD, weights[kernel]))
+        ACTIVATIONS[name](project(config, x_BxLxD, weights[kernel]))
         for name, kernel in zip(config.mlp_activations, mlp_names(config), strict=True)
     ]
     hidden_BxLxF = functools.reduce(operator.mul, factors_BxLxF)

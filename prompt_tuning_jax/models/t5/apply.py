@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import needs_no_room, place_prompt
+from prompt_tuning_jax.layout import needs_no_room, place_prompt, places_in
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
@@ -77,14 +77,8 @@ def bind(
     if prompt is None:
         return network_for(config, None), tokens, {}
     network = network_for(config, prompt.shape)
-    if "prompt_positions" in batch:
-        places = {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
-        return network, tokens, places
-    if "encoder_segment_ids" in batch:
-        raise ValueError(
-            "Packed rows need prompt_positions, to say where each example's prompt is: make them "
-            "with `packing.pack`."
-        )
+    if (given := places_in(batch)) is not None:
+        return network, tokens, given
     if needs_no_room(layout, config.prompt_visibility):
         return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)

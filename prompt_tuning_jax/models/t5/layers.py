@@ -14,18 +14,12 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.activations import ACTIVATIONS
 from prompt_tuning_jax.models.products import SCALE, Weight, dense, product, scaled
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import parameter
 
 _dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-_ACTIVATIONS = {
-    "gelu": nn.gelu,
-    "gelu_exact": functools.partial(nn.gelu, approximate=False),
-    "linear": lambda x: x,
-    "relu": nn.relu,
-    "silu": nn.silu,
-}
 
 
 class Kernel(nn.Module):
@@ -122,7 +116,7 @@ class Mlp(nn.Module):
         self, x_BxLxD: Float[Array, "B L D"], *, deterministic: bool
     ) -> Float[Array, "B L D"]:
         factors_BxLxF = [
-            _ACTIVATIONS[name](dense(x_BxLxD, kernel()))
+            ACTIVATIONS[name](dense(x_BxLxD, kernel()))
             for name, kernel in zip(self.config.mlp_activations, self.inner, strict=True)
         ]
         hidden_BxLxF = functools.reduce(operator.mul, factors_BxLxF)

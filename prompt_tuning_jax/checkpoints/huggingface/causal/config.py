@@ -15,20 +15,10 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.positions import (
     layer_kinds,
     positions_json,
 )
-from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
+from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.causal import CausalConfig
 
-# The activations by transformers' names.
-_ACTIVATIONS = {
-    "gelu": "gelu_exact",
-    "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "linear": "linear",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 _WRITTEN = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu"}
 # What would change the arithmetic, and is not done here; nothing, if it is false or empty.
 _REFUSED = {
@@ -138,13 +128,13 @@ def _sizes(fields: Fields, table: FamilyTable) -> dict[str, int]:
 def _activations(fields: Fields, table: FamilyTable) -> tuple[str, ...]:
     """Of the MLP: GPT-2's is plain, all others are gated."""
     name = fields.get("hidden_act", "silu")
-    if name not in list(_ACTIVATIONS):
+    if name not in list(ACTIVATIONS):
         raise ValueError(
             f"{fields.path}: {table.fields.get('hidden_act', 'hidden_act')} {name!r} is not one of "
-            f"{sorted(_ACTIVATIONS)}."
+            f"{sorted(ACTIVATIONS)}."
         )
     gated = "mlp/wi_0" in table.names
-    return (_ACTIVATIONS[name], "linear") if gated else (_ACTIVATIONS[name],)
+    return (ACTIVATIONS[name], "linear") if gated else (ACTIVATIONS[name],)
 
 
 def _score_scale(fields: Fields, table: FamilyTable, head_dim: int) -> float:
