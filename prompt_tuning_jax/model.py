@@ -286,10 +286,10 @@ class FrozenModel:
                 f"A prompt for {self.name} must be [P, {width}], got "
                 f"{list(prompts.values.shape)}; it was made for a model of another width."
             )
-        prompts = dataclasses.replace(
-            prompts, visibility=prompts.visibility or config.prompt_visibility
-        )
-        config = dataclasses.replace(config, prompt_visibility=prompts.visibility)
+        visibility = prompts.visibility or config.prompt_visibility
+        config = dataclasses.replace(config, prompt_visibility=visibility)
+        visibility = config.visibility_in(prompts.layouts, visibility)
+        prompts = dataclasses.replace(prompts, visibility=visibility)
         params = with_prompt(self.params, jnp.asarray(prompts.values, jnp.float32))
         return Prompted(config, params, prompts, self.vocabulary, self.mesh)
 

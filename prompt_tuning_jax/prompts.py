@@ -95,24 +95,36 @@ def join(
     Raises:
       ValueError: a bank of several prompts without `prompt_ids`, or a prompt of another width.
     """
-    if prompts.shape[-1] != embedded_BxSxD.shape[-1]:
-        raise ValueError(
-            f"The prompt is {prompts.shape[-1]} wide but the model's embeddings are "
-            f"{embedded_BxSxD.shape[-1]} wide: use a prompt that was tuned for this model."
-        )
-    bank_NxPxD = prompts if prompts.ndim == 3 else prompts[None]
+    bank_NxPxD = checked_bank(prompts, embedded_BxSxD.shape[-1], prompt_ids)
     N, P, D = bank_NxPxD.shape
     row_BxS = prompt_positions_BxS
-    if N > 1:
-        if prompt_ids is None:
-            raise ValueError(
-                f"This bank holds {N} prompts: pass prompt_ids ([batch], or [batch, length] for "
-                "packed rows) to say which one each row uses."
-            )
+    if prompt_ids is not None and N > 1:
         ids = prompt_ids[:, None] if prompt_ids.ndim == 1 else prompt_ids
         row_BxS = jnp.where(row_BxS >= 0, ids * P + row_BxS, row_BxS)
     prompt_BxSxD = _take(bank_NxPxD.reshape(N * P, D).astype(embedded_BxSxD.dtype), row_BxS)
     return jnp.where(prompt_positions_BxS[:, :, None] >= 0, prompt_BxSxD, embedded_BxSxD)
+
+
+def checked_bank(
+    prompts: Float[Array, "*N P D"], width: int, prompt_ids: PromptIds | None
+) -> Float[Array, "N P D"]:
+    """Prompts that are to join embeddings of a width; one prompt as a bank of one.
+
+    Raises:
+      ValueError: a bank of several prompts without `prompt_ids`, or prompts of another width.
+    """
+    if prompts.shape[-1] != width:
+        raise ValueError(
+            f"The prompt is {prompts.shape[-1]} wide but the model's embeddings are "
+            f"{width} wide: use a prompt that was tuned for this model."
+        )
+    bank_NxPxD = prompts if prompts.ndim == 3 else prompts[None]
+    if len(bank_NxPxD) > 1 and prompt_ids is None:
+        raise ValueError(
+            f"This bank holds {len(bank_NxPxD)} prompts: pass prompt_ids ([batch], or "
+            "[batch, length] for packed rows) to say which one each row uses."
+        )
+    return bank_NxPxD
 
 
 @jax.custom_vjp

@@ -159,7 +159,7 @@ def by_cudnns_rules(q, k, v, bias, queries, keys, options):
     assert q.shape[2] % 2 == k.shape[2] % 2 == 0
     scores = jnp.einsum("bhlk,bhsk->bhls", q, k)
     if has_bias:
-        assert bias.shape[1:] == scores.shape[1:]
+        assert bias.shape[1] in (1, scores.shape[1]) and bias.shape[2:] == scores.shape[2:]
         assert bias.dtype == q.dtype
         scores += bias
     if mask_type == cudnn.library.MaskType.PADDING:

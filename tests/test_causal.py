@@ -15,8 +15,8 @@ from causal_models import (
 from common import slow
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.causal import network, rows
+from prompt_tuning_jax.models.causal.attention import Block
 from prompt_tuning_jax.models.causal.layers import norm
 
 NEW = 20  # tokens that the goldens generated
@@ -79,10 +79,13 @@ class TestLogits:
     def test_every_layers_hidden_state(self, model, name):
         io, config, params = numbers(name), model.config, model.params
         tokens = padded(model, io, "unpadded")
-        queries, keys = rows.places(tokens != config.pad_id, None)
-        x_BxLxD = network.embedded(config, params, tokens, queries.positions)
+        row = rows.of_texts(tokens, {}, config.pad_id, first=0)
+        x_BxLxD = network.embedded(config, params, row.tokens, row.queries.positions)
         np.testing.assert_allclose(x_BxLxD, io["hidden_states"][0], atol=1e-6)
-        memory = causal.of_row(queries, keys)
+
+        def memory(own, _):
+            return [Block(own, row.keys)], own
+
         for i, kind in enumerate(network.layer_kinds(config)):
             x_BxLxD, _ = network.block(
                 config,
@@ -91,7 +94,7 @@ class TestLogits:
                 kind,
                 None,
                 None,
-                places=queries,
+                places=row.queries,
                 memory=memory,
             )
             if i + 1 == len(config.layers):

@@ -1,6 +1,7 @@
 """What is true of every causal model: padding, a cache, packing and scanning change nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,15 @@ from common import slow
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.causal.weights import shapes
-from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.params import flatten, unflatten, with_prompt
 
 PAD, START = 50, 50
 P = 3
+INPUTS = ("encoder_input_tokens", "decoder_input_tokens")
 
 
 def config_of(**changes) -> CausalConfig:
@@ -221,6 +224,93 @@ def test_packed_rows_are_as_if_alone(model, prompt):
     np.testing.assert_allclose(found[1], expected[1], atol=1e-5, rtol=1e-4)
 
 
+def in_rows(batch, prompt):
+    """The batch with the prompt's places in it: the network cannot know that it is in front."""
+    tokens, positions = place_prompt(batch["encoder_input_tokens"], prompt.shape[-2], pad_id=PAD)
+    return {**batch, "encoder_input_tokens": tokens, "prompt_positions": positions}
+
+
+class TestInFront:
+    """A prompt in front is computed once, and is as if each row had it."""
+
+    @pytest.mark.parametrize("scan", [False, slow(True)])
+    def test_alone(self, model, prompt, scan):
+        model = model.scanned() if scan else model
+        batch = batch_of(model)
+        expected = jax.value_and_grad(lambda p: model.loss(in_rows(batch, p), p))(prompt)
+        found = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
+        assert np.abs(expected[1]).max() > 1e-3
+        assert_alike(found, expected)
+
+    def test_before_a_text_that_is_empty(self, model, prompt):
+        batch = batch_of(model, texts=[[], TEXTS[0], []])
+        decoded = batch["decoder_input_tokens"]
+        placed = in_rows(batch, prompt)
+        config, params = model.config, model.prompted(prompt).params
+        found, expected = (causal.apply(config, params, each) for each in (batch, placed))
+        valid = batch["decoder_loss_weights"] > 0
+        assert_alike(found[valid], expected[valid])
+        changed = model.logits(batch["encoder_input_tokens"], decoded, prompt + 1)
+        assert np.abs(changed - found)[0].max() > 1e-2
+        tokens = right_padded([[], TEXTS[0], []], 7)
+        ids, _ = model.generate_tokens(tokens, prompt, max_length=4)
+        again = model.generate_tokens(tokens[:1], prompt, max_length=4)[0]
+        np.testing.assert_array_equal(ids[:1], again)
+        np.testing.assert_array_equal(ids[:1, 0], found[:1, 0].argmax(axis=-1))
+
+    def test_each_row_its_own(self, model, prompt):
+        bank = np.stack([prompt, 2 * prompt])
+        batch = batch_of(model) | {"prompt_ids": np.array([1, 0, 1], np.int32)}
+        config, params = model.config, with_prompt(model.params, jnp.asarray(bank))
+        found, expected = (
+            causal.apply(config, params, each) for each in (batch, in_rows(batch, bank))
+        )
+        valid = batch["decoder_loss_weights"] > 0
+        assert_alike(found[valid], expected[valid])
+        for i, which in enumerate(batch["prompt_ids"]):
+            alone = model.logits(*(batch[n] for n in INPUTS), bank[which])
+            assert_alike(found[i][valid[i]], alone[i][valid[i]])
+        with pytest.raises(ValueError, match="2 prompts: pass prompt_ids"):
+            causal.apply(config, params, batch_of(model))
+
+    def test_it_is_no_part_of_the_rows(self, model, prompt):
+        params, batch = model.prompted(prompt).params, batch_of(model)
+        rows = functools.partial(causal.apply, model.config)
+        text = str(jax.make_jaxpr(rows)(params, batch))
+        placed = str(jax.make_jaxpr(rows)(params, in_rows(batch, prompt)))
+        whole = f"f32[3,{7 + 4 - 1 + P},16]"
+        assert whole in placed and whole not in text
+
+
+FORMS = [{"attention": "chunked", "attention_chunk": 4}, {"attention": "fused"}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form["attention"])
+@pytest.mark.parametrize("place", [slow("in rows"), "in front"])
+@pytest.mark.parametrize("scan", [False, slow(True)])
+def test_every_form_of_attention_is_the_dense_one(prompt, form, place, scan):
+    """In rows of more queries than a kernel needs, with windows, caps and padding on each side."""
+    length = 70
+    model = model_of(config_of(head_dim=16))
+    model = model.scanned() if scan else model
+    texts = [[PAD] * 9 + list(ids(50, seed=1)), list(ids(length, seed=2)), list(ids(3, seed=3))]
+    batch = batch_of(model, texts, length=length)
+    placed = in_rows if place == "in rows" else lambda batch, _: batch
+
+    def loss(config):
+        other = model.replace(config=config)
+        return jax.value_and_grad(lambda p: other.loss(placed(batch, p), p))(prompt)
+
+    config = dataclasses.replace(model.config, **form)
+    assert_alike(loss(config), loss(dataclasses.replace(model.config, attention="dense")))
+
+
+def assert_alike(found, expected):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-4), found, expected
+    )
+
+
 @pytest.mark.parametrize(
     ("scan", "policy"),
     [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],
@@ -231,9 +321,7 @@ def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan
     other = model.scanned() if scan else model
     other = other.replace(config=dataclasses.replace(other.config, remat_policy=policy))
     found = jax.value_and_grad(lambda p: other.loss(batch, p))(prompt)
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-4), found, expected
-    )
+    assert_alike(found, expected)
 
 
 def test_dropout_drops_and_its_mean_is_kept(model, prompt):
@@ -278,16 +366,19 @@ def test_fewer_bits(dtype):
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("visibility", ["self", "isolated", "isolated_causal"])
-    def test_what_a_prompt_sees(self, model, prompt, visibility):
-        tuned = pt.TunedPrompt(prompt, visibility=visibility)
-        with pytest.raises(ValueError, match=f"prompt_visibility={visibility} is not for causal"):
+    def test_what_a_prompt_sees(self, model, prompt):
+        tuned = pt.TunedPrompt(prompt, visibility="self")
+        with pytest.raises(ValueError, match="prompt_visibility=self is not for causal"):
             model.loss(batch_of(model), tuned)
 
-    @pytest.mark.parametrize("changes", [{"attention": "fused"}, {"attention_chunk": 8}])
-    def test_forms_of_attention(self, changes):
-        with pytest.raises(ValueError, match=r"attention=.* is not for causal models yet"):
-            config_of(**changes)
+    def test_isolated_prompts_stand_in_front(self, model, prompt):
+        tuned = pt.TunedPrompt(prompt, layout="suffix", visibility="isolated")
+        with pytest.raises(ValueError, match="for prompts in front of their text"):
+            model.loss(batch_of(model), tuned)
+        config = dataclasses.replace(model.config, prompt_visibility="isolated")
+        params, batch = model.prompted(prompt).params, batch_of(model)
+        with pytest.raises(ValueError, match="for prompts in front of their text"):
+            causal.apply(config, params, batch, layout="after_bos")
 
     def test_an_end_that_is_padding(self):
         with pytest.raises(ValueError, match="pad with vocab_size"):

@@ -8,7 +8,7 @@ A family is a module, which `family_of(config)` finds by the type of the config.
 - whatever of `planning` is to know it, which plans T5 alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,6 +41,13 @@ class NetworkConfig(Protocol):
 
     @property
     def continues_inputs(self) -> bool: ...
+
+    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
+        """What a visibility of prompts that stand so (`layout.LAYOUTS`) is in this model.
+
+        Raises:
+          ValueError: there is no such thing in it.
+        """
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""What is added to attention's scores: the mask, and a bias by relative position.
+"""What becomes of attention's scores: they may be capped, and a mask and a bias are added.
 
 B batch   L queries   S keys   H heads   O offsets, L + S - 1
 """
@@ -37,6 +37,11 @@ class Bias(NamedTuple):
     def seen(self) -> Bool[Array, "#B #L S"]:
         """Where a query may attend to a key, alike in all heads."""
         return self.mask[:, 0] == 0
+
+
+def capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """x, kept between -cap and cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def mask_bias(mask_BxLxS: Bool[Array, "#B #L S"]) -> Float[Array, "#B 1 #L S"]:

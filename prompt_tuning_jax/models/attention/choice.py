@@ -13,6 +13,7 @@ import jax
 from jax.interpreters import pxla
 from jax.sharding import AbstractMesh, Mesh
 
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.attention import cudnn, tpu_kernel
 
 FORMS = ("auto", "dense", "chunked", "fused")
@@ -25,6 +26,17 @@ FUSED_QUERIES = 64
 _FUSED = {"tpu": tpu_kernel, "gpu": cudnn}
 
 
+def check_form(form: str, chunk: int | None) -> None:
+    """Refuses, with a ValueError, a form or a number of queries at a time that there is none of."""
+    if form not in FORMS:
+        raise ValueError(f"{spelled('attention')} is one of {', '.join(FORMS)}, not {form!r}.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(
+            f"{spelled('attention_chunk')} must be 1 or more, not {chunk}: to have all queries "
+            f"attend at once, set {spelled('attention', 'dense')}."
+        )
+
+
 class Shape(NamedTuple):
     """Of the scores of one layer, and of a head."""
 
@@ -33,6 +45,7 @@ class Shape(NamedTuple):
     queries: int
     keys: int
     head_dim: int
+    is_capped: bool = False
 
 
 class Choice(NamedTuple):
@@ -53,7 +66,7 @@ def choose(form: str, chunk: int | None, shape: Shape, dtype: Any, platform: str
     kernel = _FUSED.get(platform, tpu_kernel if form == "fused" else None)
     asked = form == "fused" or (form == "auto" and chunk is None)
     L, S, K = shape.queries, shape.keys, shape.head_dim
-    if asked and kernel and L >= FUSED_QUERIES and kernel.fits(L, S, K, dtype):
+    if asked and kernel and L >= FUSED_QUERIES and kernel.fits(L, S, K, dtype, shape.is_capped):
         return Choice("fused", L, platform)
     at_once = queries_at_once(form, chunk, shape)
     return Choice("chunked" if at_once < shape.queries else "dense", at_once, platform)

@@ -1,6 +1,6 @@
 """Attention of a few queries at a time, so that few of the [L, S] scores are in memory at once.
 
-B batch   H heads   L queries   S keys   K head dim   C queries of a chunk   M chunks
+B batch   H heads   G heads of keys   L queries   S keys   K head dim   C queries of a chunk   M chunks
 """
 
 import jax
@@ -13,10 +13,11 @@ from prompt_tuning_jax.models.attention.bias import Bias
 
 def attend(
     q_BxHxLxK: Float[Array, "B H L K"],
-    k_BxHxSxK: Float[Array, "B H S K"],
-    v_BxHxSxK: Float[Array, "B H S K"],
+    k_BxGxSxK: Float[Array, "B G S K"],
+    v_BxGxSxK: Float[Array, "B G S K"],
     bias: Bias,
     chunk: int,
+    cap: float | None = None,
 ) -> Float[Array, "B H L K"]:
     """`dense.attend` of at most `chunk` queries at a time.
 
@@ -34,7 +35,7 @@ def attend(
     @jax.checkpoint
     def one(i, q_BxHxCxK):
         of_queries = Bias(*(_of_queries(term, i * size, size) for term in terms))
-        return dense.attend(q_BxHxCxK, k_BxHxSxK, v_BxHxSxK, of_queries)
+        return dense.attend(q_BxHxCxK, k_BxGxSxK, v_BxGxSxK, of_queries, cap)
 
     heads_MxBxHxCxK = jax.lax.map(
         lambda each: one(*each), (jnp.arange(count), jnp.moveaxis(q_BxHxMxCxK, 2, 0))

@@ -2,12 +2,13 @@
 
 Its limits are met here: even lengths, half-precision inputs, a bias in their dtype. Where the keys
 that may be attended to are a row's first ones, as in rows that are padded at their end, cuDNN is
-told their number; any other mask is added to the bias, which then is [B, H, L, S].
+told their number; any other mask is added to the bias, which then is [B, H, L, S], or is the
+bias, [B, 1, L, S].
 
 The bias is frozen: cuDNN is not asked for its gradient, which would cost a third of the backward
 pass. JAX's public function always asks, so this calls what is behind it.
 
-B batch   H heads   L queries   S keys   K head dim   O offsets   N copies under vmap
+B batch   H heads   G heads of keys   L queries   S keys   K head dim   O offsets   N copies under vmap
 """
 
 from collections.abc import Callable, Sequence
@@ -30,15 +31,17 @@ _BY_OFFSET = 4  # its place among the arrays
 Arrays = tuple[Array | None, ...]
 
 
-def fits(queries: int, keys: int, head_dim: int, dtype: Any) -> bool:
-    """Whether cuDNN takes such shapes."""
+def fits(queries: int, keys: int, head_dim: int, dtype: Any, is_capped: bool = False) -> bool:
+    """Whether cuDNN takes such shapes; it caps no scores."""
+    if is_capped:
+        return False
     return jnp.dtype(dtype) == jnp.bfloat16 and head_dim % 8 == 0 and head_dim <= _LARGEST_HEAD
 
 
 def attend(
     q_BxHxLxK: Float[Array, "B H L K"],
-    k_BxHxSxK: Float[Array, "B H S K"],
-    v_BxHxSxK: Float[Array, "B H S K"],
+    k_BxGxSxK: Float[Array, "B G S K"],
+    v_BxGxSxK: Float[Array, "B G S K"],
     seen_BxLxS: Bool[Array, "#B #L S"],
     by_offset_HxO: Float[Array, "H O"] | None,
 ) -> Float[Array, "B H L K"]:
@@ -46,8 +49,8 @@ def attend(
 
     A row that may attend to nothing attends to its first key.
     """
-    (B, _, L, _), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
-    heads = [_even(x, 2) for x in (q_BxHxLxK, k_BxHxSxK, v_BxHxSxK)]
+    (B, _, L, _), S = q_BxHxLxK.shape, k_BxGxSxK.shape[2]
+    heads = [_even(x, 2) for x in (q_BxHxLxK, k_BxGxSxK, v_BxGxSxK)]
     seen_BxLxS = jnp.broadcast_to(seen_BxLxS, (B, *seen_BxLxS.shape[1:]))
     if seen_BxLxS.shape[1] > 1:
         seen_BxLxS = _even(seen_BxLxS, 1)
@@ -148,7 +151,7 @@ def _masked(
 
     def by_mask(q: Array, k: Array, v: Array, seen: Array, *others: Array) -> tuple[Array, ...]:
         mask = jnp.where(seen, 0.0, _MASKED).astype(q.dtype)[:, None]
-        alike = jnp.zeros((1, q.shape[1], q.shape[2], 1), q.dtype) if bias is None else bias
+        alike = jnp.zeros((1, 1, q.shape[2], 1), q.dtype) if bias is None else bias
         return call(*_operands(q, k, v, alike + mask), *others)
 
     def by_length(q: Array, k: Array, v: Array, seen: Array, *others: Array) -> tuple[Array, ...]:
@@ -171,7 +174,7 @@ def _operands(
     if keys_B is not None:
         lengths = [jnp.full_like(keys_B, q.shape[2]), keys_B]
     options = (
-        1.0,  # T5 does not scale the scores
+        1.0,  # queries come scaled
         0,  # the seed of dropout, of which there is
         0.0,
         (has_bias, wants_its_gradient),

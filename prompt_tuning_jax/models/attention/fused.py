@@ -3,7 +3,7 @@
 The kernels have gradients for queries, keys and values, as a frozen model needs. Where the bias of
 relative positions is trained too, as in model tuning, the plain form stands in.
 
-B batch   H heads   L queries   S keys   K head dim   O offsets
+B batch   H heads   G heads of keys   L queries   S keys   K head dim   O offsets
 """
 
 import functools
@@ -26,23 +26,29 @@ Kernel = Callable[..., Array]
 
 def attend(
     q_BxHxLxK: Float[Array, "B H L K"],
-    k_BxHxSxK: Float[Array, "B H S K"],
-    v_BxHxSxK: Float[Array, "B H S K"],
+    k_BxGxSxK: Float[Array, "B G S K"],
+    v_BxGxSxK: Float[Array, "B G S K"],
     bias: Bias,
     platform: str,
+    cap: float | None = None,
 ) -> Float[Array, "B H L K"]:
-    """softmax(q k' + bias) v, on the active mesh's devices."""
-    kernel = cudnn.attend if platform == "gpu" else _tpu_kernel(interpret=platform != "tpu")
-    return _attend(kernel, q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias.seen, bias.by_offset)
+    """softmax(cap(q k') + bias) v, on the active mesh's devices."""
+    kernel = cudnn.attend
+    if platform != "gpu":
+        kernel = _tpu_kernel(platform != "tpu", cap)
+        sharing = q_BxHxLxK.shape[1] // k_BxGxSxK.shape[1]
+        k_BxGxSxK, v_BxGxSxK = (jnp.repeat(x, sharing, axis=1) for x in (k_BxGxSxK, v_BxGxSxK))
+    return _attend(kernel, q_BxHxLxK, k_BxGxSxK, v_BxGxSxK, bias.seen, bias.by_offset)
 
 
-def _tpu_kernel(interpret: bool) -> Kernel:
+def _tpu_kernel(interpret: bool, cap: float | None) -> Kernel:
     """Over a mesh each device has its rows and heads, by the rules for logical axes."""
+    options = {"interpret": interpret, "cap": cap}
     if (mesh := active_mesh()) is None:
-        return functools.partial(tpu_kernel.fused_attention, interpret=interpret)
+        return functools.partial(tpu_kernel.fused_attention, **options)
     rows, heads = partitioning.logical_to_mesh_axes(("batch", "heads"))
     return functools.partial(
-        tpu_kernel.sharded_attention, mesh, batch_axes=rows, head_axes=heads, interpret=interpret
+        tpu_kernel.sharded_attention, mesh, batch_axes=rows, head_axes=heads, **options
     )
 
 

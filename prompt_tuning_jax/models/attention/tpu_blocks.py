@@ -23,20 +23,25 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float32
 
-from prompt_tuning_jax.models.attention.bias import MASKED
+from prompt_tuning_jax.models.attention.bias import MASKED, capped
 
 LANES = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes of the arrays, and of the blocks that the kernels see of them."""
+    """The sizes of the arrays, and of the blocks that the kernels see of them.
+
+    Attributes:
+      cap: of the scores: they become cap * tanh(score / cap) before anything is added.
+    """
 
     B: int
     H: int
     L: int
     S: int
     K: int
+    cap: float | None = None
 
     @property
     def G(self) -> int:
@@ -79,7 +84,8 @@ class Sizes:
         arrays = (3 * self.queries + 4 * self.keys) * self.N * itemsize + self.queries * self.keys
         strip = self.G * self.W * (self.C + 2 * 8) * 4
         sums, cleaned = 2 * self.keys * self.N * 4, 2 * self.keys * self.N * itemsize
-        scores = (3 * self.R + 2 * self.C) * self.keys * 4  # as measured
+        capped = self.R if self.cap else 0
+        scores = (3 * self.R + 2 * self.C + capped) * self.keys * 4  # as measured
         return 2 * arrays + strip + sums + cleaned + scores  # arrays come and go while it computes
 
     def first_rows(self, by_offset_HxO: Float32[Array, "H O"]) -> Float32[Array, "groups rows W"]:
@@ -99,7 +105,8 @@ def forward_kernel(sizes, q_ref, k_ref, v_ref, mask_ref, offsets_ref, out_ref, *
 
     def block(i):
         q_RxN = _stacked(sizes, q_ref[_rows(sizes, i), :])
-        weights_RxS = _weights(sizes, i, q_RxN, k_SxN, mask_ref, strip_ref)
+        products_RxS = _products(sizes, q_RxN, k_SxN)
+        weights_RxS = _weights(sizes, i, products_RxS, mask_ref, strip_ref)
         out_RxN = _dot(weights_RxS.astype(v_SxN.dtype), v_SxN, (1, 0))
         out_ref[_rows(sizes, i), :] = _unstacked(sizes, out_RxN).astype(out_ref.dtype)
 
@@ -119,10 +126,13 @@ def backward_kernel(
     def block(i):
         q_RxN = _stacked(sizes, edges.queries(q_ref, i))
         dout_RxN = _stacked(sizes, edges.queries(dout_ref, i))
-        weights_RxS = _weights(sizes, i, q_RxN, k_SxN, mask_ref, strip_ref)
+        products_RxS = _products(sizes, q_RxN, k_SxN)
+        weights_RxS = _weights(sizes, i, products_RxS, mask_ref, strip_ref)
         dweights_RxS = _dot(dout_RxN, v_SxN, (1, 1))
         change_RxS = weights_RxS * dweights_RxS
         dscores_RxS = change_RxS - weights_RxS * jnp.sum(change_RxS, axis=1, keepdims=True)
+        if sizes.cap is not None:
+            dscores_RxS *= 1 - jnp.square(products_RxS / sizes.cap)
         dscores_RxS = dscores_RxS.astype(k_SxN.dtype)
         dq_RxN = _dot(dscores_RxS, k_SxN, (1, 0))
         dq_ref[_rows(sizes, i), :] = _unstacked(sizes, dq_RxN).astype(dq_ref.dtype)
@@ -144,9 +154,14 @@ def _rows(sizes, i):
     return pl.ds(pl.multiple_of(i * sizes.C, sizes.C), sizes.C)
 
 
-def _weights(sizes, i, q_RxN, k_SxN, mask_ref, strip_ref):
-    """softmax(q k' + mask + bias) of block i."""
-    scores_RxS = _dot(q_RxN, k_SxN, (1, 1)) + _mask(sizes, i, mask_ref)
+def _products(sizes, q_RxN, k_SxN):
+    """cap(q k') of a block."""
+    return capped(_dot(q_RxN, k_SxN, (1, 1)), sizes.cap)
+
+
+def _weights(sizes, i, products_RxS, mask_ref, strip_ref):
+    """softmax(cap(q k') + mask + bias) of block i."""
+    scores_RxS = products_RxS + _mask(sizes, i, mask_ref)
     if strip_ref is not None:
         first = (sizes.blocks - 1 - i) * sizes.C
         scores_RxS += strip_ref[:, pl.ds(pl.multiple_of(first, LANES), sizes.keys)]

@@ -1,4 +1,4 @@
-"""T5's attention, softmax(q k' + bias + mask) v, as one Pallas kernel each way, for TPUs.
+"""Attention, softmax(cap(q k') + bias + mask) v, as one Pallas kernel each way, for TPUs.
 
 B batch   H heads   L queries   S keys   K head dim   J joined heads, H K   O offsets, L + S - 1
 
@@ -33,11 +33,12 @@ VECTOR_MEMORY = 16 * 2**20
 MeshAxes = str | tuple[str, ...] | None
 
 
-def fits(L: int, S: int, K: int, dtype: Any) -> bool:
+def fits(L: int, S: int, K: int, dtype: Any, is_capped: bool = False) -> bool:
     """Whether the kernels can attend with L queries to S keys, both ways, on every TPU."""
     if LANES % K and K % LANES:
         return False
-    return Sizes(1, 1, L, S, K).memory(jnp.dtype(dtype).itemsize) <= VECTOR_MEMORY
+    sizes = Sizes(1, 1, L, S, K, cap=1.0 if is_capped else None)
+    return sizes.memory(jnp.dtype(dtype).itemsize) <= VECTOR_MEMORY
 
 
 def kernel_cost(
@@ -70,19 +71,21 @@ def fused_attention(
     mask_BxLxS: Bool[Array, "#B #L S"],
     by_offset_HxO: Float32[Array, "H L+S-1"] | None,
     *,
+    cap: float | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B H L K"]:
-    """softmax(q k' + bias + mask) v; scores and softmax in float32, weights in q's dtype.
+    """softmax(cap(q k') + bias + mask) v; scores and softmax in float32, weights in q's dtype.
 
     Differentiable in q, k and v; the bias is frozen. Check with `fits` first.
 
     Args:
       mask_BxLxS: False where a query must not see a key: MASKED is added to the score.
       by_offset_HxO: bias[h, i, j] is by_offset[h, j - i + L - 1]; None is no bias.
+      cap: scores become cap * tanh(score / cap) before bias and mask; None: they stay.
       interpret: run on a CPU, slowly.
     """
     (B, H, L, K), S = q_BxHxLxK.shape, k_BxHxSxK.shape[2]
-    sizes = Sizes(B, H, L, S, K)
+    sizes = Sizes(B, H, L, S, K, cap)
     if mask_BxLxS.shape[1] == 1:
         mask = jnp.where(mask_BxLxS, 0.0, MASKED).astype(jnp.float32)
     else:
@@ -102,6 +105,7 @@ def sharded_attention(
     *,
     batch_axes: MeshAxes,
     head_axes: MeshAxes,
+    cap: float | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B H L K"]:
     """`fused_attention` of each device's rows and heads; XLA cannot split a kernel itself.
@@ -117,7 +121,7 @@ def sharded_attention(
     mask = PartitionSpec(batch_axes if mask_BxLxS.shape[0] > 1 else None)
     offsets = None if by_offset_HxO is None else PartitionSpec(head_axes)
     own = jax.shard_map(
-        functools.partial(fused_attention, interpret=interpret),
+        functools.partial(fused_attention, cap=cap, interpret=interpret),
         mesh=mesh,
         in_specs=(heads, heads, heads, mask, offsets),
         out_specs=heads,
@@ -165,7 +169,7 @@ def _call(kernel, sizes, q, k, v, mask, by_offset, *cotangent, results, interpre
     Args:
       results: arrays like those that it gives.
     """
-    B, H, L, S, K = dataclasses.astuple(sizes)
+    B, H, L, S, K, _ = dataclasses.astuple(sizes)
     backward = bool(cotangent)
     of_queries = pl.BlockSpec((None, sizes.queries, sizes.N), lambda group, b: (b, 0, group))
     of_keys = pl.BlockSpec((None, sizes.keys, sizes.N), lambda group, b: (b, 0, group))

@@ -1,17 +1,17 @@
 """Causal language models as a family (`models.family`): a text, then targets that go on from it.
 
-A batch has T5's form, and one causal row is made of it:
+A batch has T5's form, and one causal row is made of it (`rows`):
 
     encoder_input_tokens   [B, S]   the prompt and the text; where its padding stands is no matter
     decoder_input_tokens   [B, L]   start_id, then the targets but for the last
-    row                    [B, S + L]
+    row                    [B, R]   text, targets, padding; R = S + L - 1
 
 The start token is not read. Its place stands for the last token before the targets, from which the
 first target is predicted; packed rows have one for each of their examples. Positions count tokens
 and prompt rows alone, each example's from 0, so that a row has the same logits however its batch
-is padded.
+is padded. A prompt that stands in front of all rows is no part of them (`front`).
 
-B batch   S prompt and text   L targets   D embed   G heads of keys   K head dim   V vocabulary
+B batch   S prompt and text   L targets   R positions   D embed   G heads of keys   K head dim   V vocabulary
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import attended, place_prompt, places_in
-from prompt_tuning_jax.models.causal import network, rows, weights
-from prompt_tuning_jax.models.causal.attention import NOWHERE, KeyValue, Places, visible
+from prompt_tuning_jax.layout import place_prompt, places_in
+from prompt_tuning_jax.models.causal import front, network, rows, weights
+from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import embedding_scale
 from prompt_tuning_jax.models.causal.weights import EMBEDDING_NAME, abstract_variables
@@ -55,16 +55,24 @@ def bind(
 ) -> tuple[CausalNetwork, Any, dict[str, Any]]:
     """The network, its tokens [B, S], and where the prompt's rows sit in them.
 
-    A batch may bring its layout; one that does not is laid out by `layout`.
+    A batch may bring its layout; one that does not is laid out by `layout`. A prompt in front needs
+    no room among the tokens.
+
+    Raises:
+      ValueError: an isolated prompt that does not stand in front.
     """
     prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
     net = CausalNetwork(config)
     if prompt is None:
         return net, tokens, {}
+    config.visibility_in([layout], config.prompt_visibility)
     if (given := places_in(batch)) is not None:
         return net, tokens, given
+    ids = {"prompt_ids": batch.get("prompt_ids")}
+    if layout == "prefix":
+        return net, tokens, ids
     tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
-    return net, tokens, {"prompt_positions": positions, "prompt_ids": batch.get("prompt_ids")}
+    return net, tokens, {"prompt_positions": positions, **ids}
 
 
 def apply(
@@ -76,37 +84,25 @@ def apply(
 ) -> Float[Array, "B L V"]:
     """Logits of the targets for a batch with T5X's keys, packed or not."""
     params = join_shared(params)
-    _, tokens_BxS, prompt = bind(config, params, batch, layout)
-    targets_BxL = batch["decoder_input_tokens"]
-    S, L = tokens_BxS.shape[1], targets_BxL.shape[1]
-    network.check_length(config, S + L - 1)
-    segments_BxS, segments_BxL = (
-        batch.get(f"{part}_segment_ids") for part in ("encoder", "decoder")
-    )
-    is_start_BxL = rows.starts(targets_BxL, segments_BxL)
-    is_text_BxS = attended(tokens_BxS, prompt.get("prompt_positions"), config.pad_id)
-    is_target_BxL = attended(targets_BxL, pad_id=config.pad_id) & ~is_start_BxL
-    queries, keys = rows.places(
-        jnp.concatenate([is_text_BxS, is_target_BxL], axis=1),
-        None if segments_BxS is None else jnp.concatenate([segments_BxS, segments_BxL], axis=1),
-    )
-
-    x_BxRxD = network.embedded(
+    _, tokens_BxS, places = bind(config, params, batch, layout)
+    drop_front, drop_rows = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
+    before = _front(config, params, places, drop_front)
+    first = _length(before)
+    row = rows.of_batch(tokens_BxS, places, batch, config.pad_id, first)
+    network.check_length(config, first + row.tokens.shape[1])
+    x_BxRxD = _embedded(config, params, row, before)
+    x_BxLxD, _ = network.through(
         config,
         params,
-        jnp.concatenate([tokens_BxS, targets_BxL], axis=1),
-        queries.positions,
-        prompt_of(params),
-        **rows.lengthened(prompt, L),
+        x_BxRxD,
+        row.queries,
+        _of_rows(row.keys, before),
+        before and before.layers,
+        row.sources,
+        drop_rows,
     )
-    x_BxRxD, _ = network.through(
-        config, params, x_BxRxD, queries, of_row(queries, keys), dropout_rng=dropout_rng
-    )
-
-    # The first target comes from the text's last token, each other one from that before it.
-    last_BxL = rows.last_tokens(is_text_BxS, segments_BxS, segments_BxL, L)
-    source_BxL = jnp.where(is_start_BxL, last_BxL, S + jnp.arange(L)[None, :])
-    x_BxLxD = jnp.take_along_axis(x_BxRxD, source_BxL[:, :, None], axis=1)
+    if before is not None:
+        x_BxLxD = before.where_no_text(x_BxLxD, row.has_text)
     return network.to_logits(config, params, x_BxLxD)
 
 
@@ -122,34 +118,41 @@ def start_decoding(
     tokens after them, the start token's place unused.
     """
     config = net.config
-    is_text_BxS = attended(tokens, places.get("prompt_positions"), config.pad_id)
-    queries, text = rows.places(is_text_BxS, None)
-    where = {name: x for name, x in places.items() if x is not None}
-    x_BxSxD = network.embedded(
-        config, params, tokens, queries.positions, prompt_of(params), **where
+    before = _front(config, params, places)
+    first = _length(before)
+    text = rows.of_texts(tokens, places, config.pad_id, first)
+    network.check_length(config, first + tokens.shape[1])
+    x_Bx1xD, of_text = network.through(
+        config,
+        params,
+        _embedded(config, params, text, before),
+        text.queries,
+        _of_rows(text.keys, before),
+        before and before.layers,
+        text.sources,
     )
-    x_BxSxD, of_text = network.through(config, params, x_BxSxD, queries, of_row(queries, text))
-    last_Bx1 = rows.last_tokens(is_text_BxS, None, None, 1)
-    x_Bx1xD = jnp.take_along_axis(x_BxSxD, last_Bx1[:, :, None], axis=1)
+    if before is not None:
+        x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
     first_Bx1xV = network.to_logits(config, params, x_Bx1xD)
-    count_Bx1 = jnp.sum(is_text_BxS, axis=1, keepdims=True, dtype=jnp.int32)
+    last_Bx1 = text.queries.positions[:, -1:]
 
     def decode(tokens_BxL, cache=None, max_decode_length=None):
         L = tokens_BxL.shape[1]
-        network.check_length(config, tokens.shape[1] + (max_decode_length or L) - 1)
+        network.check_length(config, first + tokens.shape[1] + (max_decode_length or L) - 1)
         if max_decode_length is not None and cache is None:
             return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
         index = 0 if cache is None else cache["index"]
         own = None if cache is None else cache["layers"]
         room = L if cache is None else max_decode_length
         # A start token's place is that of the text's last token, and no key.
-        queries = Places(count_Bx1 - 1 + index + jnp.arange(L)[None, :])
+        queries = Places(last_Bx1 + index + jnp.arange(L)[None, :])
         places_1xR = jnp.arange(room)[None, :]
-        keys = Places(jnp.where(places_1xR > 0, count_Bx1 - 1 + places_1xR, NOWHERE))
+        keys = Places(jnp.where(places_1xR > 0, last_Bx1 + places_1xR, NOWHERE))
         x_BxLxD = network.embedded(config, params, tokens_BxL, queries.positions)
-        memory = _of_text_and_targets(queries, text, keys, index)
+        memory = _of_targets(before, text.keys, keys, index)
+        given = (before and before.layers, of_text, own)
         x_BxLxD, kept = network.through(
-            config, params, x_BxLxD, queries, memory, _paired(config, of_text, own)
+            config, params, x_BxLxD, queries, memory, _by_layer(config, given)
         )
         logits_BxLxV = network.to_logits(config, params, x_BxLxD)
         is_start_1xLx1 = (index + jnp.arange(L) == 0)[None, :, None]
@@ -174,41 +177,64 @@ def scanned(config: CausalConfig, params: Mapping[str, Any]) -> tuple[CausalConf
     return dataclasses.replace(config, scan_layers=True), weights.stack_layers(config, params)
 
 
-def of_row(queries: Places, keys: Places) -> network.Memory:
-    """Layers of a row by itself, which keep their keys and values."""
+def _front(
+    config: CausalConfig,
+    params: Mapping[str, Any],
+    places: Mapping[str, Any],
+    dropout_rng: Array | None = None,
+) -> front.Front | None:
+    """The prompt, where it stands in front of the rows; None where it is in them, or nowhere."""
+    prompt = prompt_of(params)
+    if prompt is None or places.get("prompt_positions") is not None:
+        return None
+    return front.through(config, params, prompt, places.get("prompt_ids"), dropout_rng)
 
-    def memory(kind, own, _):
-        return [(own, visible(queries, keys, kind.window))], own
+
+def _length(before: front.Front | None) -> int:
+    return 0 if before is None else before.places.positions.shape[1]
+
+
+def _embedded(
+    config: CausalConfig, params: Mapping[str, Any], row: rows.Rows, before: front.Front | None
+) -> Float[Array, "B R D"]:
+    prompt, where = (prompt_of(params), row.prompt) if before is None else (None, {})
+    return network.embedded(config, params, row.tokens, row.queries.positions, prompt, **where)
+
+
+def _of_rows(keys: Places, before: front.Front | None) -> network.Memory:
+    """Layers of rows that see the prompt in front of them, and keep their own keys and values."""
+
+    def memory(own: KeyValue, of_front: Any) -> tuple[list[Block], KeyValue]:
+        prompt = [] if before is None else [before.block(of_front)]
+        return [*prompt, Block(own, keys)], own
 
     return memory
 
 
-def _of_text_and_targets(
-    queries: Places, text: Places, targets: Places, index: Int[Array, ""] | int
+def _of_targets(
+    before: front.Front | None, text: Places, targets: Places, index: Int[Array, ""] | int
 ) -> network.Memory:
-    """Layers of tokens that see a text, and those before them, whose cache they go into."""
+    """Layers of tokens that see prompt and text, and those before them, whose cache they join."""
 
-    def memory(kind, own, of_layer):
-        of_text, cached = of_layer
+    def memory(own: KeyValue, of_layer: Any) -> tuple[list[Block], KeyValue]:
+        of_front, of_text, cached = of_layer
         if cached is not None:
             put = jax.lax.dynamic_update_slice_in_dim
             own = KeyValue(
                 *(put(old, x, index, axis=2) for old, x in zip(cached, own, strict=True))
             )
-        seen = [
-            (of_text, visible(queries, text, kind.window)),
-            (own, visible(queries, targets, kind.window)),
-        ]
-        return seen, own
+        prompt = [] if before is None else [before.block(of_front)]
+        return [*prompt, Block(of_text, text), Block(own, targets)], own
 
     return memory
 
 
-def _paired(config: CausalConfig, of_text: Any, cached: Any) -> Any:
-    """(a layer's text, its cache), each layer by itself or stacked, as `through` takes them."""
+def _by_layer(config: CausalConfig, given: tuple[Any, ...]) -> Any:
+    """What there is of all layers, as `through` takes it: stacked, or a tuple for each layer."""
     if config.scan_layers:
-        return of_text, cached
-    return tuple(zip(of_text, cached or [None] * len(of_text), strict=True))
+        return given
+    nothing = [None] * len(config.layers)
+    return tuple(zip(*(nothing if each is None else each for each in given), strict=True))
 
 
 def _empty_cache(config: CausalConfig, batch: int, length: int) -> dict[str, Any]:

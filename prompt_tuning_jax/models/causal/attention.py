@@ -16,12 +16,17 @@ import numpy as np
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning_jax.models.attention import attend as in_one
+from prompt_tuning_jax.models.attention.bias import MASKED, Bias, capped, mask_bias
+from prompt_tuning_jax.models.attention.choice import FUSED_QUERIES
 from prompt_tuning_jax.models.causal.config import CausalConfig
-from prompt_tuning_jax.models.causal.layers import Weights, capped, norm, project
+from prompt_tuning_jax.models.causal.layers import Weights, norm, project
 from prompt_tuning_jax.models.causal.rotary import turned
 
 NOWHERE = np.int32(2**30)
-_HIDDEN = -1e30
+# Of keys and values by their rank: each row's own, or those that all rows have.
+_PRODUCTS = {4: "bgrlk,bgsk->bgrls", 3: "bgrlk,gsk->bgrls"}
+_GATHERED = {4: "bgrls,bgsk->bgrlk", 3: "bgrls,gsk->bgrlk"}
 
 
 class Places(NamedTuple):
@@ -32,15 +37,29 @@ class Places(NamedTuple):
       segments: [B, L], of packed rows.
     """
 
-    positions: Int[Array, "B L"]
-    segments: Int[Array, "B L"] | None = None
+    positions: Int[Array, "#B L"]
+    segments: Int[Array, "#B L"] | None = None
 
 
 class KeyValue(NamedTuple):
-    """Keys, already turned, and values [B, G, S, K]."""
+    """Keys, already turned, and values [B, G, S, K]; without B where all rows have the same."""
 
-    keys: Float[Array, "B G S K"]
-    values: Float[Array, "B G S K"]
+    keys: Float[Array, "*rows G S K"]
+    values: Float[Array, "*rows G S K"]
+
+
+class Block(NamedTuple):
+    """Keys and values of some positions, and where these are."""
+
+    kv: KeyValue
+    places: Places
+
+
+def taken(places: Places, wanted_BxW: Int[Array, "B W"]) -> Places:
+    """Those of some positions of each row."""
+    return Places(
+        *(x if x is None else jnp.take_along_axis(x, wanted_BxW, axis=1) for x in places)
+    )
 
 
 class Kind(NamedTuple):
@@ -52,7 +71,7 @@ class Kind(NamedTuple):
 
 def visible(
     queries: Places, keys: Places, window: int | Int[Array, ""] | None
-) -> Bool[Array, "B L S"]:
+) -> Bool[Array, "#B L S"]:
     """True where a query sees a key."""
     distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
     seen_BxLxS = distance_BxLxS >= 0
@@ -67,10 +86,13 @@ def project_heads(
     config: CausalConfig,
     x_BxLxD: Float[Array, "B L D"],
     weights: Weights,
-    positions_BxL: Int[Array, "B L"],
+    positions_BxL: Int[Array, "#B L"],
     kind: Kind,
 ) -> tuple[Float[Array, "B H L K"], KeyValue]:
-    """Queries, keys and values of some positions, normed and turned as the config says."""
+    """Queries, keys and values of some positions, normed and turned as the config says.
+
+    Queries are scaled too: attention takes their products with keys as they are.
+    """
     H, G = config.num_heads, config.num_kv_heads
     if config.joined_qkv:
         joined = _heads(project(config, x_BxLxD, weights["qkv"]), H + 2 * G)
@@ -82,33 +104,71 @@ def project_heads(
         )
     if config.qk_norm:
         q, k = norm(config, q, weights["query_norm"]), norm(config, k, weights["key_norm"])
+    q = q.astype(jnp.float32) * config.score_scale
     if kind.frequencies is not None:
         q, k = (turned(x, positions_BxL, kind.frequencies) for x in (q, k))
-    return q, KeyValue(k, v)
+    return q.astype(config.dtype), KeyValue(k, v)
 
 
 def attend(
     config: CausalConfig,
     q_BxHxLxK: Float[Array, "B H L K"],
-    blocks: Sequence[tuple[KeyValue, Bool[Array, "B L _"]]],
+    queries: Places,
+    blocks: Sequence[Block],
     weights: Weights,
+    kind: Kind,
 ) -> Float[Array, "B L D"]:
-    """softmax(cap(q k' scale)) v over the keys of all blocks, each with its mask."""
+    """softmax(cap(q k')) v over the keys of all blocks that each query sees."""
+    B, H, L, K = q_BxHxLxK.shape
+    masks = [visible(queries, block.places, kind.window) for block in blocks]
+    if L < FUSED_QUERIES and L * H <= 2 * config.num_kv_heads * K:
+        heads_BxHxLxK = _attend_to_each(config, q_BxHxLxK, blocks, masks)
+    else:
+        heads_BxHxLxK = in_one.attend(
+            q_BxHxLxK,
+            _in_one([block.kv.keys for block in blocks], B),
+            _in_one([block.kv.values for block in blocks], B),
+            Bias(mask_bias(_in_one_mask(masks, B))),
+            cap=config.score_cap,
+            form=config.attention,
+            chunk=config.attention_chunk,
+        )
+    joined_BxLxHK = jnp.swapaxes(heads_BxHxLxK, 1, 2).reshape(B, L, H * K)
+    return project(config, joined_BxLxHK, weights["out"])
+
+
+def _in_one(parts: Sequence[Array], rows: int) -> Float[Array, "B G S K"]:
+    """Keys or values [B, G, _, K] or [G, _, K] of all blocks, one after the other."""
+    return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[-3:])) for x in parts], axis=2)
+
+
+def _in_one_mask(masks: Sequence[Array], rows: int) -> Bool[Array, "#B L S"]:
+    if len(masks) == 1:
+        return masks[0]
+    return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in masks], axis=2)
+
+
+def _attend_to_each(
+    config: CausalConfig,
+    q_BxHxLxK: Float[Array, "B H L K"],
+    blocks: Sequence[Block],
+    masks: Sequence[Array],
+) -> Float[Array, "B H L K"]:
+    """The same for few queries, where it is scores that are joined: there are more keys to copy."""
     B, H, L, K = q_BxHxLxK.shape
     q_BxGxRxLxK = q_BxHxLxK.reshape(B, config.num_kv_heads, -1, L, K)
     scores = []
-    for (k_BxGxSxK, _), seen_BxLxS in blocks:
-        products = jnp.einsum("bgrlk,bgsk->bgrls", q_BxGxRxLxK, k_BxGxSxK).astype(jnp.float32)
-        raw = capped(products * config.score_scale, config.score_cap)
-        scores.append(jnp.where(seen_BxLxS[:, None, None], raw, _HIDDEN))
+    for block, seen_BxLxS in zip(blocks, masks, strict=True):
+        products = jnp.einsum(_PRODUCTS[block.kv.keys.ndim], q_BxGxRxLxK, block.kv.keys)
+        raw = capped(products.astype(jnp.float32), config.score_cap)
+        scores.append(jnp.where(seen_BxLxS[:, None, None], raw, MASKED))
     shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q_BxHxLxK.dtype)
     ends = np.cumsum([block.shape[-1] for block in scores])[:-1]
     heads_BxGxRxLxK = sum(
-        jnp.einsum("bgrls,bgsk->bgrlk", share, kv.values)
-        for share, (kv, _) in zip(jnp.split(shares, ends, axis=-1), blocks, strict=True)
+        jnp.einsum(_GATHERED[block.kv.values.ndim], share, block.kv.values)
+        for share, block in zip(jnp.split(shares, ends, axis=-1), blocks, strict=True)
     )
-    joined_BxLxHK = jnp.swapaxes(heads_BxGxRxLxK.reshape(B, H, L, K), 1, 2).reshape(B, L, H * K)
-    return project(config, joined_BxLxHK, weights["out"])
+    return heads_BxGxRxLxK.reshape(B, H, L, K)
 
 
 def _heads(x_BxLxJ: Float[Array, "B L J"], heads: int) -> Float[Array, "B H L K"]:

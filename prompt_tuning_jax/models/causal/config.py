@@ -1,18 +1,18 @@
 """Everything that defines a causal language model's shape and arithmetic."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.models.attention.choice import check_form
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
-ATTENTIONS = ("auto", "dense")
 NORMS = ("rms", "layer")
 REMAT_POLICIES = ("none", "minimal", "full")
-# A prompt's rows see what stands before them, whatever it is called; see `CausalConfig`.
-VISIBILITIES = ("full", "causal")
+VISIBILITIES = ("full", "causal", "isolated", "isolated_causal")
 ROTARY_KINDS = ("default", "linear", "llama3")
 
 
@@ -78,8 +78,9 @@ class CausalConfig:
       start_id: the first of `decoder_input_tokens`. It is not read: its place stands for the last
         token of the text before the targets.
       bos_id: of the token that begins a text, where there is one.
-      prompt_visibility: "full" and "causal" are one here: a prompt's rows see what is before them.
-      attention, attention_chunk: "auto" and "dense" are one here, and there is no chunk.
+      prompt_visibility: a prompt's rows see what is before them, whatever it is called. In front of
+        a text that is nothing but the prompt, so there they are isolated, which no others can be.
+      attention, attention_chunk: as in `T5Config`.
       scan_layers: layers' weights are stacked, [layers, ...], and one layer is compiled for all.
       remat_policy: as in `T5Config`.
     """
@@ -157,14 +158,25 @@ class CausalConfig:
 
     def _check_choices(self) -> None:
         """Refuses, by the names of the settings, what these models do not do."""
-        if self.attention not in ATTENTIONS or self.attention_chunk is not None:
-            chunk = f" with chunks of {self.attention_chunk}" if self.attention_chunk else ""
-            raise ValueError(
-                f"{spelled('attention', self.attention)}{chunk} is not for causal models yet: "
-                f"choose from {', '.join(ATTENTIONS)}, without a chunk."
-            )
+        check_form(self.attention, self.attention_chunk)
         if self.prompt_visibility not in VISIBILITIES:
             raise ValueError(
                 f"{spelled('prompt_visibility', self.prompt_visibility)} is not for causal models, "
                 "whose prompts see what stands before them: leave it at full."
             )
+
+    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
+        """What "visibility" is of prompts that stand so: isolated, wherever they all are in front.
+
+        Raises:
+          ValueError: prompts behind a text, of which they would have to see nothing.
+        """
+        if all(layout == "prefix" for layout in layouts):
+            return "isolated"
+        if visibility.startswith("isolated"):
+            raise ValueError(
+                f"{spelled('prompt_visibility', visibility)} is for prompts in front of their "
+                f"text in a causal model ({spelled('prompt_layout', 'prefix')}); elsewhere they "
+                "see what stands before them."
+            )
+        return visibility

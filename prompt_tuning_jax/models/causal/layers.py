@@ -15,6 +15,7 @@ from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.activations import ACTIVATIONS
+from prompt_tuning_jax.models.attention.bias import capped
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.weights import mlp_names
 from prompt_tuning_jax.models.products import SCALE, Weight, dense, product, scaled
@@ -91,11 +92,6 @@ def logits(
         weights = params["decoder"]["logits_dense"]
         y_BxLxV = dense(y_BxLxD, Weight(weights["kernel"], weights.get("kernel" + SCALE)))
     return capped(y_BxLxV, config.logit_cap)
-
-
-def capped(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
-    """x, kept between -cap and cap."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def _broadcast(vector: Array, x: Array) -> Array:

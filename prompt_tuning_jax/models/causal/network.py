@@ -1,6 +1,6 @@
 """The causal language model: an embedded row through its layers, each the same block.
 
-B batch   L positions   P prompt length   D embed   V vocabulary
+B batch   L positions   W wanted ones   P prompt length   D embed   V vocabulary
 """
 
 import functools
@@ -10,23 +10,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import prompts
 from prompt_tuning_jax.models.causal.attention import (
+    Block,
     KeyValue,
     Kind,
     Places,
     attend,
     project_heads,
+    taken,
 )
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import Weights, embed, logits, mlp, norm
 from prompt_tuning_jax.models.causal.rotary import frequencies
 
-# A layer's own keys and values -> all that its queries may see, each with its mask, and what is
-# kept of the layer.
-Memory = Callable[[Kind, KeyValue, Any], tuple[Sequence[tuple[KeyValue, Bool[Array, "..."]]], Any]]
+# A layer's own keys and values, and what it is given -> all those that its queries may see, and
+# what is kept of the layer.
+Memory = Callable[[KeyValue, Any], tuple[Sequence[Block], Any]]
 
 
 def embedded(
@@ -65,18 +67,27 @@ def block(
     kind: Kind,
     of_layer: Any,
     key: Array | None,
+    wanted_BxW: Int[Array, "B W"] | None = None,
     *,
     places: Places,
     memory: Memory,
-) -> tuple[Float[Array, "B L D"], Any]:
-    """A layer: attention and an MLP; each adds to its input what it makes of the normed input."""
+) -> tuple[Float[Array, "B LorW D"], Any]:
+    """A layer: attention and an MLP; each adds to its input what it makes of the normed input.
+
+    Args:
+      wanted_BxW: the positions that anything is wanted of; None: all.
+    """
     drop = functools.partial(_dropout, config.dropout_rate)
 
     # Self-attention block.
     y_BxLxD = norm(config, x_BxLxD, weights["pre_attention_norm"])
     q_BxHxLxK, own = project_heads(config, y_BxLxD, weights["attention"], places.positions, kind)
-    seen, kept = memory(kind, own, of_layer)
-    y_BxLxD = attend(config, q_BxHxLxK, seen, weights["attention"])
+    seen, kept = memory(own, of_layer)
+    if wanted_BxW is not None:
+        x_BxLxD = jnp.take_along_axis(x_BxLxD, wanted_BxW[:, :, None], axis=1)
+        q_BxHxLxK = jnp.take_along_axis(q_BxHxLxK, wanted_BxW[:, None, :, None], axis=2)
+        places = taken(places, wanted_BxW)
+    y_BxLxD = attend(config, q_BxHxLxK, places, seen, weights["attention"], kind)
     if config.post_norms:
         y_BxLxD = norm(config, y_BxLxD, weights["post_attention_norm"])
     x_BxLxD = x_BxLxD + drop(y_BxLxD, key, 0)
@@ -96,11 +107,13 @@ def through(
     places: Places,
     memory: Memory,
     per_layer: Any = None,
+    wanted_BxW: Int[Array, "B W"] | None = None,
     dropout_rng: Array | None = None,
-) -> tuple[Float[Array, "B L D"], Any]:
+) -> tuple[Float[Array, "B LorW D"], Any]:
     """The layers, one after the other.
 
     Args:
+      wanted_BxW: the positions whose x is returned; the last layer works for them alone.
       per_layer: what `memory` gets of each layer: a tuple with an entry for each or, scanned,
         arrays with a leading layer axis.
 
@@ -118,12 +131,16 @@ def through(
             return step(x, *layer)
 
         stacked = decoder["layers"], _stacked(kinds), per_layer, keys
-        return jax.lax.scan(scanned, x_BxLxD, stacked)
+        x_BxLxD, kept = jax.lax.scan(scanned, x_BxLxD, stacked)
+        if wanted_BxW is not None:
+            x_BxLxD = jnp.take_along_axis(x_BxLxD, wanted_BxW[:, :, None], axis=1)
+        return x_BxLxD, kept
     kept = []
     for i, kind in enumerate(kinds):
         of_layer = None if per_layer is None else per_layer[i]
         key = None if keys is None else keys[i]
-        x_BxLxD, one = step(x_BxLxD, decoder[f"layers_{i}"], kind, of_layer, key)
+        wanted = wanted_BxW if i == depth - 1 else None
+        x_BxLxD, one = step(x_BxLxD, decoder[f"layers_{i}"], kind, of_layer, key, wanted)
         kept.append(one)
     return x_BxLxD, tuple(kept)
 

@@ -28,7 +28,7 @@ def frequencies(rotary: Rotary | None, head_dim: int) -> Float[np.ndarray, " hal
 
 def turned(
     x_BxHxLxK: Float[Array, "B H L K"],
-    positions_BxL: Int[Array, "B L"],
+    positions_BxL: Int[Array, "#B L"],
     frequencies_half: Float[Array, " half"],
 ) -> Float[Array, "B H L K"]:
     """x at its positions: features i and i + K/2 are a pair."""

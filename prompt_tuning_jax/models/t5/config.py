@@ -1,13 +1,14 @@
 """Sizes of a T5, and the published ones by name."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
-from prompt_tuning_jax.models.attention.choice import FORMS
+from prompt_tuning_jax.models.attention.choice import check_form
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 ENCODER_ATTENTIONS = ("full", "local", "transient_global")
@@ -124,13 +125,7 @@ class T5Config:
             raise ValueError(
                 f"T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}."
             )
-        if self.attention not in FORMS:
-            raise ValueError(f"T5Config.attention is one of {FORMS}, not {self.attention!r}.")
-        if self.attention_chunk is not None and self.attention_chunk < 1:
-            raise ValueError(
-                f"T5Config.attention_chunk must be 1 or more, not {self.attention_chunk}: to have "
-                'all queries attend at once, set attention to "dense".'
-            )
+        check_form(self.attention, self.attention_chunk)
         if self.prompt_visibility not in VISIBILITIES:
             raise ValueError(
                 f"T5Config.prompt_visibility is one of {', '.join(VISIBILITIES)}, not "
@@ -152,6 +147,11 @@ class T5Config:
     def each_layer_has_bias(self) -> bool:
         """Whether layers have relative-position biases of their own in the parameter tree."""
         return self.scan_layers or self.layer_relpos_bias
+
+    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
+        """What a visibility of prompts that stand so is in this model: what it is called."""
+        del layouts
+        return visibility
 
     @property
     def continues_inputs(self) -> bool:
