@@ -22,6 +22,7 @@ from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
+from prompt_tuning_jax.planning.models import model_config
 from prompt_tuning_jax.planning.step import Lengths
 
 # Model, slice or GPUs, what the prompt sees, mesh, remat policy, weights, layers.
@@ -91,7 +92,7 @@ def make(
     told = model_dtype, layers, visibility, mesh, remat
     print(f"{model} on {hardware}, {', '.join(told)} ...", flush=True)
     config = dataclasses.replace(
-        plans.model_config(model), prompt_visibility=visibility, scan_layers=layers == "scanned"
+        model_config(model), prompt_visibility=visibility, scan_layers=layers == "scanned"
     )
     lengths = Lengths(int8=model_dtype == "int8")
     (made,) = plans.plan_target(config, lengths, target_of(hardware), mesh, remat)
