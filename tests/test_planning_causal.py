@@ -114,8 +114,8 @@ def test_useful_flops_are_of_a_rows_tokens_and_the_targets_logits(changes):
     if "joined_qkv" in changes:
         changes = changes | {"num_kv_heads": 4}
     config = small(**changes)
-    D, J, I, F, V = 16, 32, 8 * config.num_kv_heads, 32, 64
-    layers = 3 * (2 * D * J + 2 * D * I + 3 * D * F)
+    D, J, GK, F, V = 16, 32, 8 * config.num_kv_heads, 32, 64
+    layers = 3 * (2 * D * J + 2 * D * GK + 3 * D * F)
     expected = 4 * 4 * ((ROW - 1) * layers + 3 * D * V)
     sizes = step.weight_sizes(config, LENGTHS)
     assert arithmetic.useful_flops(sizes, config, LENGTHS) == expected
@@ -131,8 +131,8 @@ def test_the_traced_step_multiplies_rows_and_attends_with_groups(scan):
     two products have two each; and the prompt's gradient is gathered from its rows by a product.
     """
     config = small(scan_layers=scan)
-    D, J, I, F, V = 16, 32, 16, 32, 64
-    layers = 3 * (2 * D * J + 2 * D * I + 3 * D * F)
+    D, J, GK, F, V = 16, 32, 16, 32, 64
+    layers = 3 * (2 * D * J + 2 * D * GK + 3 * D * F)
     weights = 4 * 4 * (ROW * layers + 3 * D * V)
     attention = 3 * 3 * 2 * 2 * 4 * 4 * ROW * ROW * 8  # thrice the forward pass, in 3 layers
     prompt = 2 * 4 * ROW * LENGTHS.prompt * D
@@ -237,4 +237,3 @@ def test_what_a_causal_model_cannot_do_is_refused_as_in_training(settings, words
     asked = ["--model", "smollm2-135m", "--gpu", "h100", *settings]
     with pytest.raises(ValueError, match=words):
         plan.plans_of(parse(plan.CONFIG, asked, "", ""))
-
