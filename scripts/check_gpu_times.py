@@ -23,6 +23,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.planning import gpus, plan
 from prompt_tuning_jax.planning.hardware import GIB
 from prompt_tuning_jax.planning.hlo import Kernel, Program
+from prompt_tuning_jax.planning.models import model_config
 from prompt_tuning_jax.planning.step import Lengths, compile_step
 
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compiled(one: Measured) -> dict[str, Any]:
     """The compiler's memory, and the kernels: [flops, bytes, attention's flops, how often]."""
-    config = dataclasses.replace(plan.model_config(one.model), **FORM | one.changes)
+    config = dataclasses.replace(model_config(one.model), **FORM | one.changes)
     mesh = sharding.make_mesh("data:1", gpus.parse_node(one.gpu).devices())
     made = compile_step(config, one.lengths, mesh)
     kernels = collections.Counter()

@@ -1,4 +1,4 @@
-"""The committed table of plans: T5 1.1, small to XXL, on common TPU slices and GPUs.
+"""The committed table of plans: T5 1.1, small to XXL, and causal models, on common TPUs and GPUs.
 
     python scripts/make_plans.py --output scripts/results/plans
 
@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 
+from prompt_tuning_jax.checkpoints.huggingface.causal import PUBLISHED
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.planning import gpus
 from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning import table as report
 from prompt_tuning_jax.planning.hardware import Slice, parse_slice
 from prompt_tuning_jax.planning.hlo import Collective
+from prompt_tuning_jax.planning.models import model_config
 from prompt_tuning_jax.planning.step import Lengths
 
 # Model, slice or GPUs, what the prompt sees, mesh, remat policy, weights, layers.
@@ -38,6 +40,7 @@ TABLES = {
         ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal", "bfloat16", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "apart"),
+        ("llama3.2-1b", "v5e:2x2", "full", "data:4", "minimal", "bfloat16", "scanned"),
     ),
     "gpu": (
         ("xl", "h200:1", "full", "data:1", "none", "bfloat16", "apart"),
@@ -48,13 +51,15 @@ TABLES = {
         ("large", "a100:1", "full", "data:1", "none", "bfloat16", "apart"),
         ("base", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
         ("small", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
+        ("llama3.2-1b", "h200:1", "full", "data:1", "minimal", "bfloat16", "apart"),
+        ("llama3.2-3b", "h200:1", "full", "data:1", "minimal", "bfloat16", "apart"),
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
 HEADER = ("model", "weights are", "layers", "on", "prompt", *report.COLUMNS)
 ROW = ("model", "hardware", "prompt_visibility", "mesh", "remat", "model_dtype", "layers")
 TOLD = ("model", "model_dtype", "layers", "hardware", "prompt_visibility")
-SIZES = ("small", "base", "large", "xl", "xxl")
+SIZES = ("small", "base", "large", "xl", "xxl", *PUBLISHED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,7 +96,7 @@ def make(
     told = model_dtype, layers, visibility, mesh, remat
     print(f"{model} on {hardware}, {', '.join(told)} ...", flush=True)
     config = dataclasses.replace(
-        plans.model_config(model), prompt_visibility=visibility, scan_layers=layers == "scanned"
+        model_config(model), prompt_visibility=visibility, scan_layers=layers == "scanned"
     )
     lengths = Lengths(int8=model_dtype == "int8")
     (made,) = plans.plan_target(config, lengths, target_of(hardware), mesh, remat)
@@ -140,9 +145,10 @@ def title() -> str:
     sizes = Lengths()
     return (
         "# Plans\n\n"
-        f"Prompt tuning of T5 1.1 with a prompt of {sizes.prompt}, inputs of {sizes.inputs} and "
-        f"targets of {sizes.targets} tokens, {sizes.batch} rows a step over all devices, dropout "
-        "0.1, activations in bfloat16, attention fused wherever there is a kernel: the library's "
+        f"Prompt tuning of T5 1.1, small to xxl, and of causal models, with a prompt of "
+        f"{sizes.prompt}, inputs of {sizes.inputs} and targets of {sizes.targets} tokens, "
+        f"{sizes.batch} rows a step over all devices, dropout 0.1, activations in bfloat16, "
+        "attention fused wherever the library has a kernel for the model: the library's "
         "own training step, compiled for TPUs and GPUs by their own compilers, on a machine "
         "without any. "
         "`python scripts/make_plans.py --output scripts/results/plans` makes these tables, and "

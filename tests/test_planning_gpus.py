@@ -11,9 +11,9 @@ from jax.experimental import topologies
 
 from prompt_tuning_jax.planning import gpus, hlo, table
 from prompt_tuning_jax.planning import meshes as options
-from prompt_tuning_jax.planning import plan as plans
 from prompt_tuning_jax.planning.hardware import GIB
 from prompt_tuning_jax.planning.hlo import Collective, Kernel
+from prompt_tuning_jax.planning.models import model_config
 from prompt_tuning_jax.planning.step import Lengths
 
 STEPS = Path(__file__).resolve().parents[1] / "scripts" / "results" / "gpu_times.json"
@@ -187,7 +187,7 @@ def test_a_program_has_as_much_memory_as_jax_takes(monkeypatch):
 
 def test_a_larger_model_than_a_gpu_is_split_over_several():
     """The weights of XXL in bfloat16 take 20.7 GiB: too much for an L4, not for an H100."""
-    config, lengths = plans.model_config("xxl"), Lengths(batch=8, inputs=64)
+    config, lengths = model_config("xxl"), Lengths(batch=8, inputs=64)
     splits = options.meshes(8, lengths.batch, config.num_heads)
     first = {
         name: options.likeliest(config, lengths, gpus.GPUS[name], splits, ["minimal"])[0]
@@ -236,7 +236,7 @@ def test_a_step_compiled_for_gpus_has_no_gradients_of_frozen_weights(tmp_path, a
     # In place: what comes back is only the metrics.
     assert made["outputs"] < 10_000
     lengths = Lengths(batch=8, inputs=16, targets=2, prompt=4)
-    whole = options.weights_size(plans.model_config(str(tmp_path)), lengths)
+    whole = options.weights_size(model_config(str(tmp_path)), lengths)
     assert whole / made["devices"] <= made["weights"] < 1.1 * whole / made["devices"]
     assert made["arguments"] < made["weights"]
     # A gradient of the weights would add half as much again.

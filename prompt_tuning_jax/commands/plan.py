@@ -3,6 +3,7 @@
     prompt-tuning plan --model xl --gpu h100
     prompt-tuning plan --model xxl --gpu a100:8 --prompt_visibility isolated
     prompt-tuning plan --model xxl --topology v5e:4x4
+    prompt-tuning plan --model llama3.2-3b --gpu h200 --feature_lengths inputs=256 targets=512
     prompt-tuning plan --model mt5_xl --topology v4:2x2x2 --mesh fsdp:8 --output plan.json
 
 The training step is compiled by the hardware's own compiler, which needs no hardware, but libtpu
@@ -27,7 +28,8 @@ from prompt_tuning_jax.layout import VISIBILITIES
 from prompt_tuning_jax.models.attention.choice import FORMS
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning import gpus, hardware, table
-from prompt_tuning_jax.planning.plan import Plan, as_json, model_config, plan_target
+from prompt_tuning_jax.planning.models import model_config
+from prompt_tuning_jax.planning.plan import Plan, as_json, plan_target
 from prompt_tuning_jax.planning.step import Lengths
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -41,7 +43,8 @@ class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
     model: PathLike = setting(
-        help="xxl, t5_1_0_large, mt5_xl, or a directory with a Hugging Face config.json.",
+        help="""xxl, t5_1_0_large, mt5_xl, llama3.2-1b, qwen3-8b, gemma2-2b (a name that there is
+        not tells all), or a directory with a Hugging Face config.json.""",
         group="model",
     )
     model_dtype: str = setting(

@@ -4,8 +4,9 @@ A family is a module, which `family_of(config)` finds by the type of the config.
 
 - a folder here, with the functions of `Family`, and a line in FAMILIES;
 - in `checkpoints`, its files' readers: a `Format` in `huggingface/formats.py`; the weights that
-  become int8 are named in `quantize.py`;
-- whatever of `planning` is to know it, which plans T5 alone.
+  become int8 are named in `quantize.py`.
+
+`planning` asks no more of it either; sizes that it is to know by name are in `planning.models`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ class NetworkConfig(Protocol):
     """
 
     emb_dim: int
+    num_heads: int
     pad_id: int
     eos_id: int
     start_id: int
@@ -123,7 +125,11 @@ class Family(Protocol):
     def scanned(
         self, config: NetworkConfig, params: Mapping[str, Any]
     ) -> tuple[NetworkConfig, dict[str, Any]]:
-        """The same model with `scan_layers=True`: its config, and its parameters so stacked."""
+        """The same model with `scan_layers=True`: its config, and its parameters so stacked.
+
+        Args:
+          params: with each layer by itself, whatever the config says.
+        """
 
 
 FAMILIES: Mapping[type, Family] = {T5Config: t5, CausalConfig: causal}

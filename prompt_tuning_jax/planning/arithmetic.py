@@ -5,12 +5,16 @@ Only matrix products count as flops: on an accelerator the rest rides along.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax.extend import core
 
-from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.planning.step import Lengths
+
+# The output layer, in every family; where there is none, it is the embedding table.
+OUTPUT_NAME = "decoder/logits_dense/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,27 +93,28 @@ def _size(variable: Any) -> int:
     return aval.size * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
 
 
-def useful_flops(parameters: dict[str, int], config: T5Config, lengths: Any) -> int:
+def useful_flops(parameters: Mapping[str, int], config: NetworkConfig, lengths: Lengths) -> int:
     """Model flops of a step of prompt tuning: 4 x parameters x tokens.
 
     A weight costs 2 flops a token forward and 2 backward, for the gradient of what came in; none
-    for a gradient of its own, since it is frozen. The encoder's weights see inputs and prompt, the
-    decoder's the targets; of an embedding a row is looked up, which is no product. Attention's own
-    products, and whatever is computed twice, are not counted.
+    for a gradient of its own, since it is frozen. An encoder's weights see inputs and prompt, its
+    decoder's the targets; those of a model without an encoder see all of these but the last target,
+    which is only predicted. The output layer sees the targets alone. Of an embedding a row is
+    looked up, which is no product, unless it is the output layer too. Attention's own products, and
+    whatever is computed twice, are not counted.
 
     Args:
       parameters: number of weights by flat name.
-      lengths: a step's `batch`, `inputs`, `targets` and `prompt`.
     """
+    text, targets = lengths.inputs + lengths.prompt, lengths.targets
+    seen = {"encoder": text, "decoder": targets}
+    if config.continues_inputs:
+        seen = {"decoder": text + targets - 1}
     tokens = {
-        "encoder": lengths.batch * (lengths.inputs + lengths.prompt),
-        "decoder": lengths.batch * lengths.targets,
-    }
-    products = {
-        name: count * tokens[name.partition("/")[0]]
-        for name, count in parameters.items()
+        name: targets if name == OUTPUT_NAME else seen[name.partition("/")[0]]
+        for name in parameters
         if name.endswith("/kernel")
     }
-    if config.logits_via_embedding:
-        products["logits"] = config.vocab_size * config.emb_dim * tokens["decoder"]
-    return 4 * sum(products.values())
+    if OUTPUT_NAME not in parameters:
+        tokens[family_of(config).EMBEDDING_NAME] = targets
+    return 4 * lengths.batch * sum(parameters[name] * count for name, count in tokens.items())

@@ -5,20 +5,21 @@ Which those are is arithmetic, rough on purpose: it only has to save most of the
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable
 
 from jax.sharding import Mesh
 
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.hardware import Accelerator
 from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
 
-# Of a device's peak, what a T5's step may be expected to reach.
+# Of a device's peak, what a step may be expected to reach.
 _LIKELY_SHARE = 0.4
 
 
@@ -47,16 +48,27 @@ class Guess:
 
 
 @functools.lru_cache
-def traced_work(config: T5Config, lengths: Lengths) -> tuple[Work, int]:
+def traced_work(config: NetworkConfig, lengths: Lengths) -> tuple[Work, int]:
     """The whole step's matrix products, and the most bytes it has alive, on one device."""
     jaxpr = traced_step(config, lengths).jaxpr.jaxpr
     return work_of(jaxpr), peak_memory(jaxpr)
 
 
-def weights_size(config: T5Config, lengths: Lengths) -> int:
+def weights_size(config: NetworkConfig, lengths: Lengths) -> int:
     """Bytes of the frozen model."""
     params = without_prompt(abstract_params(config, lengths))
     return sum(x.size * x.dtype.itemsize for x in params.values())
+
+
+def heads_of(config: NetworkConfig) -> int:
+    """Heads that are split over devices: those of keys and values, where they are fewer."""
+    return getattr(config, "num_kv_heads", config.num_heads)
+
+
+def layers_of(config: NetworkConfig, lengths: Lengths) -> int:
+    """Layers of all stacks."""
+    names = abstract_params(dataclasses.replace(config, scan_layers=False), lengths)
+    return len({found[0] for name in names if (found := re.match(r".*?layers_\d+/", name))})
 
 
 def meshes(devices: int, batch: int, heads: int) -> list[Option]:
@@ -99,7 +111,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def likeliest(
-    config: T5Config,
+    config: NetworkConfig,
     lengths: Lengths,
     chip: Accelerator,
     splits: Iterable[Option],
@@ -116,20 +128,21 @@ def likeliest(
     return sorted(options, key=order)
 
 
-def guess(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option) -> Guess:
+def guess(config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option) -> Guess:
     """Memory and time, with activations split evenly and no communication behind work."""
     work, alive = traced_work(dataclasses.replace(config, remat_policy=option.remat), lengths)
     weights = weights_size(config, lengths) / option.model
-    layers = config.num_encoder_layers + config.num_decoder_layers
     rows = option.data * option.fsdp
     memory = weights / option.fsdp + alive / (rows * option.model)
     moved = 0.0
     if option.fsdp > 1:
-        memory += 2 * weights / layers  # the layer at work, and the next one on its way
+        # The layer at work, and the next one on its way.
+        memory += 2 * weights / layers_of(config, lengths)
         moved += 2 * weights
     if option.model > 1:
         passes = 3 if option.remat == "full" else 2
-        states = lengths.batch / rows * (lengths.inputs + lengths.prompt) * config.emb_dim
-        moved += passes * 2 * config.num_encoder_layers * 2 * states * config.dtype.itemsize
+        states = lengths.batch / rows * lengths.row(config) * config.emb_dim
+        depth = family_of(config).depth(config)
+        moved += passes * 2 * depth * 2 * states * config.dtype.itemsize
     computing = work.flops / (rows * option.model * chip.flops * _LIKELY_SHARE)
     return Guess(memory, computing + (moved / chip.ring if moved else 0.0))

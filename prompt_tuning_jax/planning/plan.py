@@ -2,19 +2,14 @@
 
 import dataclasses
 import importlib.metadata
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from prompt_tuning_jax.checkpoints.huggingface.config import read_config
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.models.t5.config import REMAT_POLICIES, mt5, t5_1_0, t5_1_1
+from prompt_tuning_jax.models.family import NetworkConfig
+from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
 from prompt_tuning_jax.planning import gpus, meshes
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Accelerator, Slice
@@ -101,7 +96,7 @@ class Plan:
 
 
 def compiled_plan(
-    config: T5Config,
+    config: NetworkConfig,
     lengths: Lengths,
     chip: Accelerator,
     devices: Sequence[jax.Device],
@@ -114,7 +109,7 @@ def compiled_plan(
 
 
 def from_compiled(
-    config: T5Config, lengths: Lengths, chip: Accelerator, option: Option, compiled: Compiled
+    config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option, compiled: Compiled
 ) -> Plan:
     """The numbers of a compiled step."""
     known = _known(config, lengths, chip, option) | {"compile_seconds": compiled.seconds}
@@ -135,7 +130,9 @@ def from_compiled(
     )
 
 
-def _known(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option) -> dict[str, Any]:
+def _known(
+    config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option
+) -> dict[str, Any]:
     """The numbers that need no compiler."""
     sizes = weight_sizes(config, lengths)
     return {
@@ -150,33 +147,8 @@ def _known(config: T5Config, lengths: Lengths, chip: Accelerator, option: Option
     }
 
 
-_FAMILIES = {"t5_1_1": t5_1_1, "t5_1_0": t5_1_0, "mt5": mt5}
-
-
-def model_config(model: str | os.PathLike[str]) -> T5Config:
-    """The shape of `xxl`, `t5_1_0_large`, `mt5_xl`, or of a Hugging Face model's directory."""
-    settings = {"dtype": jnp.bfloat16, "scan_layers": True, "scan_axis": 0}
-    if (file := Path(model) / "config.json").is_file():
-        config = read_config(file, untied=True)  # only T5 and its relatives are planned
-        # Only the gated models have an output layer of their own; the weights are not asked.
-        if len(config.mlp_activations) == 1:
-            config = read_config(file, untied=False)
-        return dataclasses.replace(config, **settings)
-    family, _, size = os.fspath(model).rpartition("_")
-    make = _FAMILIES.get(family or "t5_1_1")
-    try:
-        if make is not None:
-            return make(size, **settings)
-    except ValueError:  # no such size: the message below says what there is
-        pass
-    raise ValueError(
-        f"{spelled('model')} {model}: give small, base, large, xl or xxl, alone or after "
-        "t5_1_1_, t5_1_0_ or mt5_, or a directory with a Hugging Face config.json."
-    )
-
-
 def plan_target(
-    config: T5Config,
+    config: NetworkConfig,
     lengths: Lengths,
     target: Slice | gpus.Node,
     mesh: str | None = None,
@@ -197,7 +169,7 @@ def plan_target(
     if mesh:
         splits = [meshes.only_mesh(sharding.make_mesh(mesh, devices), lengths.batch)]
     else:
-        splits = meshes.meshes(len(devices), lengths.batch, config.num_heads)
+        splits = meshes.meshes(len(devices), lengths.batch, meshes.heads_of(config))
     policies = [remat] if remat else REMAT_POLICIES
     chosen = meshes.likeliest(config, lengths, target.chip, splits, policies)
     for option in chosen[: 1 if mesh else tries]:

@@ -19,9 +19,7 @@ from jax.sharding import Mesh
 from prompt_tuning_jax.checkpoints.quantize import quantized_shapes
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.models.family import family_of
-from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.models.t5.scan import stack_layers
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import Rule
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
@@ -41,6 +39,10 @@ class Lengths:
     targets: int = 8
     prompt: int = 100
     int8: bool = False
+
+    def row(self, config: NetworkConfig) -> int:
+        """Positions of a row in the stack that the prompt goes into."""
+        return self.inputs + self.prompt + (self.targets if config.continues_inputs else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +86,11 @@ class Compiled:
 
 
 @functools.lru_cache
-def abstract_params(config: T5Config, lengths: Lengths) -> Mapping[str, Any]:
+def abstract_params(config: NetworkConfig, lengths: Lengths) -> Mapping[str, Any]:
     """The flat parameters' shapes: the frozen model as it is stored, a float32 prompt."""
+    family, prompt_shape = family_of(config), (lengths.prompt, config.emb_dim)
     layers_apart = dataclasses.replace(config, scan_layers=False)
-    prompt_shape = lengths.prompt, config.emb_dim
-    flat = flatten(family_of(config).abstract_variables(layers_apart, prompt_shape)["params"])
+    flat = flatten(family.abstract_variables(layers_apart, prompt_shape)["params"])
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, jnp.float32 if name == PROMPT_NAME else config.dtype)
         for name, x in flat.items()
@@ -97,18 +99,17 @@ def abstract_params(config: T5Config, lengths: Lengths) -> Mapping[str, Any]:
         shapes = quantized_shapes(shapes)
     if not config.scan_layers:
         return shapes
-    stack = functools.partial(stack_layers, axis=config.scan_axis)
-    return flatten(jax.eval_shape(stack, unflatten(shapes)))
+    return flatten(jax.eval_shape(lambda x: family.scanned(config, x)[1], unflatten(shapes)))
 
 
-def weight_sizes(config: T5Config, lengths: Lengths) -> dict[str, int]:
+def weight_sizes(config: NetworkConfig, lengths: Lengths) -> dict[str, int]:
     """How many numbers each weight of the frozen model has, however they are stored."""
     params = without_prompt(abstract_params(config, dataclasses.replace(lengths, int8=False)))
     return {name: x.size for name, x in params.items()}
 
 
 def traced_step(
-    config: T5Config,
+    config: NetworkConfig,
     lengths: Lengths,
     mesh: Mesh | None = None,
     rules: Sequence[Rule] | None = None,
@@ -141,7 +142,7 @@ def _meant_for(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def compile_step(config: T5Config, lengths: Lengths, mesh: Mesh) -> Compiled:
+def compile_step(config: NetworkConfig, lengths: Lengths, mesh: Mesh) -> Compiled:
     """Compiles the step for `mesh`'s devices; that a step does not fit them is a result too."""
     traced = traced_step(config, lengths, mesh)
     start = time.perf_counter()
@@ -165,7 +166,7 @@ def _no_cache() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def _memory(stats: Any, config: T5Config, lengths: Lengths, mesh: Mesh) -> Memory:
+def _memory(stats: Any, config: NetworkConfig, lengths: Lengths, mesh: Mesh) -> Memory:
     weights = weights_per_device(config, lengths, mesh)
     return Memory(
         weights=weights,
@@ -176,7 +177,7 @@ def _memory(stats: Any, config: T5Config, lengths: Lengths, mesh: Mesh) -> Memor
     )
 
 
-def weights_per_device(config: T5Config, lengths: Lengths, mesh: Mesh) -> int:
+def weights_per_device(config: NetworkConfig, lengths: Lengths, mesh: Mesh) -> int:
     """Bytes of the frozen model that each device holds, without the padding of its tiles."""
     params = without_prompt(abstract_params(config, lengths))
     places = sharding.param_shardings(mesh, config, params)

@@ -87,8 +87,12 @@ def _rematerialised(step: Callable[..., Any], policy: str, scanned: bool) -> Cal
 
 
 def scanned(config: T5Config, params: Mapping[str, Any]) -> tuple[T5Config, dict[str, Any]]:
-    """A T5 in the form that scans fastest: layers first. Its numbers stay the same."""
-    config = dataclasses.replace(config, scan_layers=True, scan_axis=0)
+    """A T5 in the form that scans fastest: layers first. Its numbers stay the same.
+
+    A config that is of a scanned model already says itself where the layers come.
+    """
+    if not config.scan_layers:
+        config = dataclasses.replace(config, scan_layers=True, scan_axis=0)
     return config, stack_layers(params, config.scan_axis)
 
 

@@ -8,13 +8,16 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.names import (
     plain_names,
     weight_names,
 )
+from prompt_tuning_jax.checkpoints.huggingface.causal.published import PUBLISHED, published_config
 
 __all__ = [
     "FAMILIES",
     "OUTPUT",
+    "PUBLISHED",
     "config_json",
     "is_transposed",
     "plain_names",
+    "published_config",
     "read_config",
     "weight_names",
 ]

@@ -5,6 +5,7 @@ that it reads and that changes the arithmetic is obeyed or refused; older files'
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,29 @@ _FETCH = "Fetch it again."
 
 
 def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None) -> CausalConfig:
-    """The CausalConfig that a `config.json` describes.
+    """The CausalConfig that a `config.json` describes; see `parse_config`."""
+    return parse_config(json_object(path.read_bytes(), path, _FETCH), path, dtype, eos_id)
+
+
+def parse_config(
+    raw: Mapping[str, Any],
+    path: str | Path,
+    dtype: Any = jnp.float32,
+    eos_id: int | None = None,
+) -> CausalConfig:
+    """The CausalConfig that the fields of a `config.json` describe.
 
     Args:
+      path: what errors call them.
       dtype: of the activations.
       eos_id: what ends a text by the vocabulary: it counts where the file names several.
 
     Raises:
-      ValueError: the file is no JSON object, lacks a key, or asks for what is not done here.
+      ValueError: a key is missing, or asks for what is not done here.
     """
-    raw = json_object(path.read_bytes(), path, _FETCH)
     table = FAMILIES[raw["model_type"]]
     filled = {key: value for key, value in table.defaults.items() if key not in raw}
-    fields = Fields(path, filled | raw, table.fields)
+    fields = Fields(path, {**filled, **raw}, table.fields)
     for key, why in _REFUSED.items():
         if fields.get(key):
             raise ValueError(f"{path}: {key} is set: {why}, which is not done here.")
