@@ -7,6 +7,8 @@ long_step    the same at 512 input tokens.
 isolated     the step with an isolated prompt, against the step with a prompt that sees everything.
 many         a step of 8 prompts at once, 4 examples each, against 8 steps of one prompt.
 decode       greedy decoding of 8 tokens for 16 inputs, and, with --torch_python, PEFT's `generate`.
+causal       a step and greedy decoding of a causal model, SmolLM2 135M's shape with random weights
+             (or --published), against PEFT's.
 real_size    `prompt-tuning train` on text files, with a model directory of the real
              size (random weights) and a real vocabulary: steps per second, peak memory.
 first_step   how long a run with the bundled model takes from the command to its first step, and
@@ -53,6 +55,8 @@ from benchmark_commands import (
 )
 from make_random_t5 import SIZES, model_config
 from rich.table import Table
+
+from prompt_tuning_jax.checkpoints.huggingface.causal import PUBLISHED, published_fields
 
 HERE = Path(__file__).parent
 OURS, PEFT, PEFT_COMPILED = "prompt_tuning_jax", "PEFT", "PEFT, torch.compile"
@@ -109,16 +113,19 @@ class Comparison:
       work: the name that the workers know it by.
       ours: contender -> what it adds to the settings; the first is measured against the others.
       peft: whether PEFT can do it too.
+      causal: whether it is of a published causal model's shape, and not of a T5 1.1's.
       sizes: where they differ from `SIZES_OF_ROWS`.
     """
 
     work: str
     ours: Mapping[str, Mapping[str, Any]]
     peft: bool = False
+    causal: bool = False
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 SIZES_OF_ROWS = {"batch": 8, "inputs": 128, "prompt": 100, "targets": 8}
+CAUSAL = {"prompt": 20}
 COMPARISONS = {
     "train_step": Comparison("train_step", {SPLIT: {"devices": 2}, OURS: {}}, peft=True),
     "long_step": Comparison(
@@ -151,6 +158,8 @@ COMPARISONS = {
         peft=True,
         sizes={"batch": 16, "inputs": 64},
     ),
+    "causal_step": Comparison("train_step", {OURS: {}}, peft=True, causal=True, sizes=CAUSAL),
+    "causal_decode": Comparison("decode", {OURS: {}}, peft=True, causal=True, sizes=CAUSAL),
 }
 
 
@@ -170,8 +179,11 @@ def contenders(
 def compare(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
     """Times the contenders of a comparison, which take turns."""
     comparison = COMPARISONS[args.benchmark]
-    config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
+    size, config = args.size, dataclasses.asdict(model_config(args.size))
+    if comparison.causal:
+        size, config = args.published, published_fields(args.published)
     common = {"threads": args.threads, "dropout": args.dropout, **sizes}
+    config |= {"dtype": "float32"}
     settings = {"benchmark": comparison.work, "config": config, **common}
     with contextlib.ExitStack() as stack:
         workers = []
@@ -185,10 +197,25 @@ def compare(args: argparse.Namespace, sizes: Mapping[str, int]) -> Result:
         results = {worker.name: worker.result() for worker in workers}
     first, *others = results
     return {
-        "settings": {"size": args.size, **sizes, "steps": args.steps, "repeats": args.repeats},
+        "settings": {"size": size, **sizes, "steps": args.steps, "repeats": args.repeats},
         "contenders": results,
         "ratios": {name: ratio(results[first], results[name]) for name in others},
     }
+
+
+def causal(args: argparse.Namespace, _: Mapping[str, int]) -> Result:
+    """A step, and decoding."""
+    results = {}
+    for name in ("causal_step", "causal_decode"):
+        own = argparse.Namespace(**vars(args) | {"benchmark": name})
+        results[name] = compare(own, row_sizes(own))
+    return results
+
+
+def show_causal(result: Result) -> None:
+    for name, one in result.items():
+        CONSOLE.print(name)
+        show_comparison(one)
 
 
 def row_sizes(args: argparse.Namespace) -> dict[str, int]:
@@ -223,6 +250,7 @@ def show_comparison(result: Result) -> None:
 
 # What can be run: how to measure it, and how to show it.
 BENCHMARKS = {name: (compare, show_comparison) for name in COMPARISONS} | {
+    "causal": (causal, show_causal),
     "real_size": (real_size, show_real_size),
     "first_step": (first_step, show_first_step),
     "t5x_trainer": (t5x_trainer, show_t5x_trainer),
@@ -254,6 +282,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("--size", choices=SIZES, default="small", help="of T5 1.1")
+    parser.add_argument(
+        "--published", choices=PUBLISHED, default="smollm2-135m", help="of the causal benchmarks"
+    )
     for name, what in {
         "batch": "rows",
         "inputs": "input tokens in a row",

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from benchmark_worker import Repeat, Settings, resident_peak, serve
-from make_random_t5 import spread, weight_shapes
+from make_random_t5 import spread
 
 from prompt_tuning_jax import TunedPrompt, optim
+from prompt_tuning_jax.checkpoints.huggingface.causal import parse_config
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.models.t5 import T5Config
-from prompt_tuning_jax.params import PROMPT_NAME, split_params, unflatten, with_prompt
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten, with_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.train_step import make_train_step
 
@@ -41,16 +43,26 @@ def random_batch(settings: Settings, seed: int = 0) -> dict[str, np.ndarray]:
 
 def random_model(settings: Settings) -> FrozenModel:
     """Weights in the dtype of the activations, drawn where they are used."""
-    config = T5Config(**settings["config"])
-    shapes = weight_shapes(config)
+    config, spread = config_and_spread(settings["config"])
+    variables = family_of(config).abstract_variables(config, None)
+    shapes = flatten(variables["params"])
     keys = jax.random.split(jax.random.key(0, impl="rbg"), len(shapes))
     flat = {}
     for key, (name, x) in zip(keys, shapes.items(), strict=True):
         if name.endswith("scale"):
             flat[name] = jnp.ones(x.shape, config.dtype)
         else:
-            flat[name] = draw(key, spread(config, name, x.shape), x.shape, config.dtype)
+            flat[name] = draw(key, spread(name, x.shape), x.shape, config.dtype)
     return FrozenModel(config, unflatten(flat))
+
+
+def config_and_spread(fields: Settings) -> tuple[NetworkConfig, Callable[..., float]]:
+    """The config, and (name, shape) of a weight -> its standard deviation."""
+    if "model_type" not in fields:
+        config = T5Config(**fields)
+        return config, functools.partial(spread, config)
+    config = parse_config(fields, "the benchmark's shape", jnp.dtype(fields["dtype"]))
+    return config, lambda name, shape: shape[-1 if name.endswith("embedding") else 0] ** -0.5
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -59,7 +71,7 @@ def draw(key: jax.Array, deviation: float, shape: tuple[int, ...], dtype: Any) -
 
 
 def random_prompt(settings: Settings, seed: int = 1) -> np.ndarray:
-    shape = settings["prompt"], settings["config"]["emb_dim"]
+    shape = settings["prompt"], config_and_spread(settings["config"])[0].emb_dim
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -147,7 +159,7 @@ def decode(settings: Settings) -> tuple[Repeat, dict]:
     visibility = settings.get("visibility", "full")
     model = random_model(settings)
     prompt = TunedPrompt(random_prompt(settings), visibility=visibility)
-    params = without_eos(model.params)
+    params = without_eos(model.params, model.config.eos_id)
     model = model.replace(params=params)
     tokens = random_tokens(settings, "inputs")
 
@@ -161,10 +173,14 @@ def decode(settings: Settings) -> tuple[Repeat, dict]:
     return repeat, facts({})
 
 
-def without_eos(params: Any) -> Any:
-    """The weights with a logit for end-of-text (id 1) and padding (id 0) of 0."""
-    kernel = params["decoder"]["logits_dense"]["kernel"].at[:, :2].set(0.0)
-    return {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": kernel}}}
+def without_eos(params: Any, eos_id: int) -> Any:
+    """The weights with a logit for end-of-text, and for padding (id 0), of 0."""
+    never, decoder = np.array([0, eos_id]), params["decoder"]
+    if "logits_dense" in decoder:
+        kernel = decoder["logits_dense"]["kernel"].at[:, never].set(0.0)
+        return {**params, "decoder": {**decoder, "logits_dense": {"kernel": kernel}}}
+    table = params["token_embedder"]["embedding"].at[never].set(0.0)
+    return {**params, "token_embedder": {"embedding": table}}
 
 
 def start(

@@ -15,6 +15,7 @@ B batch   S prompt and text   L targets   R positions   D embed   G heads of key
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import place_prompt, places_in
 from prompt_tuning_jax.models.causal import front, network, rows, weights
-from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places
+from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places, in_one
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import embedding_scale
 from prompt_tuning_jax.models.causal.weights import EMBEDDING_NAME, abstract_variables
@@ -135,29 +136,37 @@ def start_decoding(
         x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
     first_Bx1xV = network.to_logits(config, params, x_Bx1xD)
     last_Bx1 = text.queries.positions[:, -1:]
+    read = _read(before, of_text, text.keys)
 
-    def decode(tokens_BxL, cache=None, max_decode_length=None):
+    def through_targets(tokens_BxL, own, index, room):
         L = tokens_BxL.shape[1]
-        network.check_length(config, first + tokens.shape[1] + (max_decode_length or L) - 1)
-        if max_decode_length is not None and cache is None:
-            return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
-        index = 0 if cache is None else cache["index"]
-        own = None if cache is None else cache["layers"]
-        room = L if cache is None else max_decode_length
         # A start token's place is that of the text's last token, and no key.
         queries = Places(last_Bx1 + index + jnp.arange(L)[None, :])
         places_1xR = jnp.arange(room)[None, :]
         keys = Places(jnp.where(places_1xR > 0, last_Bx1 + places_1xR, NOWHERE))
         x_BxLxD = network.embedded(config, params, tokens_BxL, queries.positions)
-        memory = _of_targets(before, text.keys, keys, index)
-        given = (before and before.layers, of_text, own)
+        memory = _of_targets(read.places, keys, index)
         x_BxLxD, kept = network.through(
-            config, params, x_BxLxD, queries, memory, _by_layer(config, given)
+            config, params, x_BxLxD, queries, memory, _by_layer(config, (read.kv, own))
         )
         logits_BxLxV = network.to_logits(config, params, x_BxLxD)
         is_start_1xLx1 = (index + jnp.arange(L) == 0)[None, :, None]
-        logits_BxLxV = jnp.where(is_start_1xLx1, first_Bx1xV, logits_BxLxV)
-        return logits_BxLxV, None if cache is None else {"index": index + L, "layers": kept}
+        return jnp.where(is_start_1xLx1, first_Bx1xV, logits_BxLxV), kept
+
+    def decode(tokens_BxL, cache=None, max_decode_length=None):
+        L = tokens_BxL.shape[1]
+        network.check_length(config, first + tokens.shape[1] + (max_decode_length or L) - 1)
+        if cache is None and max_decode_length is None:
+            return through_targets(tokens_BxL, None, 0, L)[0], None
+        if cache is None:
+            return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
+        index, own = cache["index"], cache["layers"]
+        step = functools.partial(through_targets, tokens_BxL, own, index, max_decode_length)
+        if L == 1:  # nothing is to be computed for the start token, nor kept of it
+            logits_BxLxV, kept = jax.lax.cond(index == 0, lambda: (first_Bx1xV, own), step)
+        else:
+            logits_BxLxV, kept = step()
+        return logits_BxLxV, {"index": index + L, "layers": kept}
 
     return decode
 
@@ -211,20 +220,37 @@ def _of_rows(keys: Places, before: front.Front | None) -> network.Memory:
     return memory
 
 
+def _read(before: front.Front | None, of_text: Any, places: Places) -> Block:
+    """Prompt and text as one block, whose keys and values are those of all layers."""
+    if before is None:
+        return Block(of_text, places)
+    rows = len(places.positions)
+
+    def joined(of_front: KeyValue, of_rows: KeyValue) -> KeyValue:
+        prompt = before.block(of_front).kv
+        return KeyValue(*(in_one(pair, rows) for pair in zip(prompt, of_rows, strict=True)))
+
+    if not isinstance(of_text, KeyValue):  # layers each by itself
+        kv = tuple(joined(*pair) for pair in zip(before.layers, of_text, strict=True))
+    else:
+        kv = jax.vmap(joined)(before.layers, of_text)
+    prompt = jnp.broadcast_to(before.places.positions, (rows, _length(before)))
+    return Block(kv, Places(jnp.concatenate([prompt, places.positions], axis=1)))
+
+
 def _of_targets(
-    before: front.Front | None, text: Places, targets: Places, index: Int[Array, ""] | int
+    read: Places, targets: Places, index: Int[Array, ""] | int
 ) -> network.Memory:
-    """Layers of tokens that see prompt and text, and those before them, whose cache they join."""
+    """Layers of tokens that see what was read, and those before them, whose cache they join."""
 
     def memory(own: KeyValue, of_layer: Any) -> tuple[list[Block], KeyValue]:
-        of_front, of_text, cached = of_layer
+        of_read, cached = of_layer
         if cached is not None:
             put = jax.lax.dynamic_update_slice_in_dim
             own = KeyValue(
                 *(put(old, x, index, axis=2) for old, x in zip(cached, own, strict=True))
             )
-        prompt = [] if before is None else [before.block(of_front)]
-        return [*prompt, Block(of_text, text), Block(own, targets)], own
+        return [Block(of_read, read), Block(own, targets)], own
 
     return memory
 

@@ -16,7 +16,7 @@ import numpy as np
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax.models.attention import attend as in_one
+from prompt_tuning_jax.models.attention import attend as attention
 from prompt_tuning_jax.models.attention.bias import MASKED, Bias, capped, mask_bias
 from prompt_tuning_jax.models.attention.choice import FUSED_QUERIES
 from prompt_tuning_jax.models.causal.config import CausalConfig
@@ -24,9 +24,6 @@ from prompt_tuning_jax.models.causal.layers import Weights, norm, project
 from prompt_tuning_jax.models.causal.rotary import turned
 
 NOWHERE = np.int32(2**30)
-# Of keys and values by their rank: each row's own, or those that all rows have.
-_PRODUCTS = {4: "bgrlk,bgsk->bgrls", 3: "bgrlk,gsk->bgrls"}
-_GATHERED = {4: "bgrls,bgsk->bgrlk", 3: "bgrls,gsk->bgrlk"}
 
 
 class Places(NamedTuple):
@@ -42,10 +39,10 @@ class Places(NamedTuple):
 
 
 class KeyValue(NamedTuple):
-    """Keys, already turned, and values [B, G, S, K]; without B where all rows have the same."""
+    """Keys, already turned, and values [B, G, S, K]; [1, G, S, K] where all rows have the same."""
 
-    keys: Float[Array, "*rows G S K"]
-    values: Float[Array, "*rows G S K"]
+    keys: Float[Array, "#B G S K"]
+    values: Float[Array, "#B G S K"]
 
 
 class Block(NamedTuple):
@@ -124,11 +121,11 @@ def attend(
     if L < FUSED_QUERIES and L * H <= 2 * config.num_kv_heads * K:
         heads_BxHxLxK = _attend_to_each(config, q_BxHxLxK, blocks, masks)
     else:
-        heads_BxHxLxK = in_one.attend(
+        heads_BxHxLxK = attention.attend(
             q_BxHxLxK,
-            _in_one([block.kv.keys for block in blocks], B),
-            _in_one([block.kv.values for block in blocks], B),
-            Bias(mask_bias(_in_one_mask(masks, B))),
+            in_one([block.kv.keys for block in blocks], B),
+            in_one([block.kv.values for block in blocks], B),
+            Bias(mask_bias(_joined_mask(masks, B))),
             cap=config.score_cap,
             form=config.attention,
             chunk=config.attention_chunk,
@@ -137,15 +134,19 @@ def attend(
     return project(config, joined_BxLxHK, weights["out"])
 
 
-def _in_one(parts: Sequence[Array], rows: int) -> Float[Array, "B G S K"]:
-    """Keys or values [B, G, _, K] or [G, _, K] of all blocks, one after the other."""
-    return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[-3:])) for x in parts], axis=2)
+def in_one(parts: Sequence[Array], rows: int) -> Float[Array, "B G S K"]:
+    """Keys or values of all blocks, one after the other."""
+    return jnp.concatenate([_of_rows(x, rows) for x in parts], axis=2)
 
 
-def _in_one_mask(masks: Sequence[Array], rows: int) -> Bool[Array, "#B L S"]:
+def _joined_mask(masks: Sequence[Array], rows: int) -> Bool[Array, "#B L S"]:
     if len(masks) == 1:
         return masks[0]
-    return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in masks], axis=2)
+    return jnp.concatenate([_of_rows(x, rows) for x in masks], axis=2)
+
+
+def _of_rows(x: Array, rows: int) -> Array:
+    return jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def _attend_to_each(
@@ -159,13 +160,13 @@ def _attend_to_each(
     q_BxGxRxLxK = q_BxHxLxK.reshape(B, config.num_kv_heads, -1, L, K)
     scores = []
     for block, seen_BxLxS in zip(blocks, masks, strict=True):
-        products = jnp.einsum(_PRODUCTS[block.kv.keys.ndim], q_BxGxRxLxK, block.kv.keys)
+        products = jnp.einsum("bgrlk,bgsk->bgrls", q_BxGxRxLxK, _of_rows(block.kv.keys, B))
         raw = capped(products.astype(jnp.float32), config.score_cap)
         scores.append(jnp.where(seen_BxLxS[:, None, None], raw, MASKED))
     shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q_BxHxLxK.dtype)
     ends = np.cumsum([block.shape[-1] for block in scores])[:-1]
     heads_BxGxRxLxK = sum(
-        jnp.einsum(_GATHERED[block.kv.values.ndim], share, block.kv.values)
+        jnp.einsum("bgrls,bgsk->bgrlk", share, _of_rows(block.kv.values, B))
         for share, block in zip(jnp.split(shares, ends, axis=-1), blocks, strict=True)
     )
     return heads_BxGxRxLxK.reshape(B, H, L, K)

@@ -37,8 +37,9 @@ class Front(NamedTuple):
 
     def block(self, of_layer: KeyValue) -> Block:
         """A layer's keys and values, each row's or, of one prompt, those of all rows."""
-        which = 0 if self.ids is None else self.ids
-        return Block(KeyValue(*(x[which] for x in of_layer)), self.places)
+        if self.ids is not None:
+            of_layer = KeyValue(*(x[self.ids] for x in of_layer))
+        return Block(of_layer, self.places)
 
     def where_no_text(
         self, x_BxWxD: Float[Array, "B W D"], has_text_BxW: Bool[Array, "B W"]

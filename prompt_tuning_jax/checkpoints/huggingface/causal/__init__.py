@@ -1,6 +1,10 @@
 """Causal language models in Hugging Face's format: a table for each family of them."""
 
-from prompt_tuning_jax.checkpoints.huggingface.causal.config import config_json, read_config
+from prompt_tuning_jax.checkpoints.huggingface.causal.config import (
+    config_json,
+    parse_config,
+    read_config,
+)
 from prompt_tuning_jax.checkpoints.huggingface.causal.families import FAMILIES
 from prompt_tuning_jax.checkpoints.huggingface.causal.names import (
     OUTPUT,
@@ -8,7 +12,11 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.names import (
     plain_names,
     weight_names,
 )
-from prompt_tuning_jax.checkpoints.huggingface.causal.published import PUBLISHED, published_config
+from prompt_tuning_jax.checkpoints.huggingface.causal.published import (
+    PUBLISHED,
+    published_config,
+    published_fields,
+)
 
 __all__ = [
     "FAMILIES",
@@ -16,8 +24,10 @@ __all__ = [
     "PUBLISHED",
     "config_json",
     "is_transposed",
+    "parse_config",
     "plain_names",
     "published_config",
+    "published_fields",
     "read_config",
     "weight_names",
 ]

@@ -106,8 +106,16 @@ def published_config(name: str, dtype: Any = jnp.float32) -> CausalConfig:
     Raises:
       ValueError: it is none of `PUBLISHED`.
     """
+    return parse_config(published_fields(name), f"the config.json of {name}", dtype)
+
+
+def published_fields(name: str) -> dict[str, Any]:
+    """What the `config.json` of a published model says of its shape.
+
+    Raises:
+      ValueError: it is none of `PUBLISHED`.
+    """
     if name not in _MODELS:
         raise ValueError(f"There is no {name!r} here: choose from {', '.join(PUBLISHED)}.")
     shared, sizes, own = _MODELS[name]
-    raw = {**shared, **dict(zip(_SIZES, sizes, strict=True)), **own}
-    return parse_config(raw, f"the config.json of {name}", dtype)
+    return {**shared, **dict(zip(_SIZES, sizes, strict=True)), **own}
