@@ -14,12 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_jax import facts, random_batch, random_model, random_prompt
+from benchmark_jax import config_and_spread, facts, random_batch, random_model, random_prompt
 from benchmark_worker import Repeat, Settings, serve
 
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.attention.choice import FORMS
-from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.step import Lengths, abstract_params
 
@@ -29,7 +28,7 @@ LIMIT = 0.02  # of a gradient's relative error
 
 
 def attention_forms() -> dict[str, dict[str, Any]]:
-    """What each form of attention is called, and the fields of T5Config that choose it."""
+    """What each form of attention is called, and the fields of a config that choose it."""
     return {form: {"attention": form} for form in FORMS if form != "auto"}
 
 
@@ -52,11 +51,11 @@ def matrix_rate(width: int) -> float:
 
 def padded_batch(settings: Settings) -> dict[str, np.ndarray]:
     """Rows of different lengths, from full ones down to a few tokens."""
-    batch = random_batch(settings)
-    for array in batch.values():
+    batch, config = random_batch(settings), config_and_spread(settings["config"])[0]
+    for name, array in batch.items():
         rows, longest = array.shape
         for row, length in enumerate(np.linspace(longest, 3, rows).astype(int)):
-            array[row, length:] = 0
+            array[row, length:] = 0 if name.endswith("weights") else config.pad_id
     return batch
 
 
@@ -86,9 +85,8 @@ def gradient_errors(settings: Settings) -> dict[str, float | str]:
 
 def least_flops(row: Mapping[str, Any]) -> int:
     """What a row's step has to compute: half of a training step's, where nothing is trained."""
-    config = T5Config(
-        **row["config"] | {"scan_layers": True}
-    )  # as many weights, and counted sooner
+    config, _ = config_and_spread(row["config"])
+    config = dataclasses.replace(config, scan_layers=True)  # as many weights, and counted sooner
     lengths = Lengths(**row["lengths"])
     parameters = {name: x.size for name, x in abstract_params(config, lengths).items()}
     return useful_flops(parameters, config, lengths) // (1 if row["trains"] else 2)
@@ -96,6 +94,8 @@ def least_flops(row: Mapping[str, Any]) -> int:
 
 def check(settings: Settings) -> tuple[Repeat, dict[str, Any]]:
     errors = gradient_errors(settings)
+    of_causal = gradient_errors({**settings, "config": settings["causal"]})
+    errors |= {f"{name}, causal": error for name, error in of_causal.items()}
     measured = [error for error in errors.values() if not isinstance(error, str)]
     return lambda times: None, facts({}) | {
         "matrix_rate": matrix_rate(settings["width"]),

@@ -8,6 +8,8 @@ from benchmark import OURS, PEFT, PEFT_COMPILED
 from benchmark_jax import RUNS
 from make_random_t5 import model_config
 
+from prompt_tuning_jax.checkpoints.huggingface.causal import PUBLISHED, published_fields
+
 ISOLATED, DROPPED = f"{OURS}, isolated prompt", ", dropout 0.1"
 IN_TURN, TOGETHER = "one after another", "together"
 
@@ -51,6 +53,10 @@ def training(order: int, **others: Contender) -> dict[str, Contender]:
     }
 
 
+def against_peft(order: int) -> dict[str, Contender]:
+    return {PEFT: Contender(order), OURS: Contender(order, {}, (PEFT,))}
+
+
 def with_isolated(order: int) -> dict[str, Contender]:
     return {
         PEFT: Contender(order),
@@ -80,6 +86,19 @@ ROWS = {
         },
     ),
     "decode": Row("decode", "xl", batch=16, inputs=64, contenders=with_isolated(1)),
+    "llama_1b": Row("train_step", "llama3.2-1b", batch=16, inputs=512, contenders=against_peft(2)),
+    "llama_3b": Row("train_step", "llama3.2-3b", batch=16, inputs=512, contenders=against_peft(2)),
+    "llama_decode": Row("decode", "llama3.2-3b", batch=16, inputs=64, contenders=against_peft(3)),
+}
+# A causal model for tests, by what a `config.json` says.
+TINY_CAUSAL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "vocab_size": 512,
 }
 
 
@@ -99,17 +118,22 @@ def settings_of(row: Row, tiny: bool) -> dict[str, Any]:
 
 
 def shape(size: str, tiny: bool) -> dict[str, Any]:
+    dtype = {"dtype": "float32" if tiny else "bfloat16"}
+    if size in PUBLISHED:
+        return published_fields(size) | (TINY_CAUSAL if tiny else {}) | dtype
     config = model_config("tiny", vocab_size=512) if tiny else model_config(size)
-    return dataclasses.asdict(config) | {"dtype": "float32" if tiny else "bfloat16"}
+    return dataclasses.asdict(config) | dtype
 
 
 def check_settings(rows: Mapping[str, Row], tiny: bool) -> dict[str, Any]:
-    """Two layers of XL's width are compared, in rows longer than a chunk."""
+    """Two layers of XL's and of Llama's width are compared, in rows longer than a chunk."""
     compared = {"num_encoder_layers": 2, "num_decoder_layers": 2, "dtype": "bfloat16"}
     sizes = {"batch": 4, "inputs": 120 if tiny else 512, "prompt": 100, "targets": 8}
+    causal = {"num_hidden_layers": 2, "dtype": "bfloat16"}
     return {
         "benchmark": "check",
         "config": shape("xl", tiny) | compared,
+        "causal": shape("llama3.2-3b", tiny) | causal,
         "width": 256 if tiny else 8192,
         "rows": {name: counted(row, tiny) for name, row in rows.items()},
         **sizes,

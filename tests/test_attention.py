@@ -13,6 +13,7 @@ from flax.linen import partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prompt_tuning_jax import TrainConfig
+from prompt_tuning_jax.checkpoints.huggingface.causal import published_config
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.attention import cudnn, dense, fused
 from prompt_tuning_jax.models.attention.attend import attend
@@ -149,6 +150,15 @@ def test_what_a_run_says(model, settings, said):
     assert told_attention(config, large) == said
 
 
+@pytest.mark.parametrize(("layout", "rows"), [("prefix", 519), ("suffix", 619)])
+def test_what_a_run_of_a_causal_model_says(model, layout, rows):
+    large = dataclasses.replace(model, config=published_config("llama3.2-1b"))
+    lengths = {"inputs": 512, "targets": 8}
+    config = TrainConfig(feature_lengths=lengths, batch_size=1, prompt_layout=layout)
+    said = f"attention: 128 queries at a time in rows of {rows} (cpu)"
+    assert told_attention(config, large) == said
+
+
 # ---- cuDNN -----------------------------------------------------------------------------------
 
 
@@ -159,7 +169,8 @@ def by_cudnns_rules(q, k, v, bias, queries, keys, options):
     assert q.shape[2] % 2 == k.shape[2] % 2 == 0
     scores = jnp.einsum("bhlk,bhsk->bhls", q, k)
     if has_bias:
-        assert bias.shape[1] in (1, scores.shape[1]) and bias.shape[2:] == scores.shape[2:]
+        assert bias.shape[1] in (1, scores.shape[1])
+        assert bias.shape[2:] == scores.shape[2:]
         assert bias.dtype == q.dtype
         scores += bias
     if mask_type == cudnn.library.MaskType.PADDING:

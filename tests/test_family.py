@@ -28,6 +28,9 @@ class BagConfig:
     scan_layers: bool = False
     prompt_visibility: str = "full"
 
+    def visibility_in(self, layouts, visibility):
+        return visibility
+
 
 @dataclasses.dataclass(frozen=True)
 class BagNetwork:
@@ -72,6 +75,9 @@ class Bag:
             return logits, {"nothing": jnp.zeros((len(tokens_BxL), 1))}
 
         return decode
+
+    def attention_shape(self, config, **lengths):
+        return None
 
     def cache_axis(self, config):
         return 0

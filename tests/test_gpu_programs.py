@@ -1,5 +1,6 @@
 """What the GPU's own compiler makes of the training step; nothing runs."""
 
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -7,6 +8,7 @@ import re
 import jax
 import pytest
 
+from prompt_tuning_jax.checkpoints.huggingface.causal import published_config
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.planning import gpus
@@ -83,3 +85,14 @@ def test_stacked_weights_are_not_copied():
     made = re.findall(r"= bf16\[([\d,]+)\]\{[^}]*\} (?!parameter|get-tuple|bitcast)\S+\(", text)
     assert made
     assert not weights & {tuple(map(int, dims.split(","))) for dims in made}
+
+
+@pytest.mark.parametrize(("name", "is_fused"), [("llama3.2-1b", True), ("gemma2-2b", False)])
+def test_a_causal_models_attention_is_fused_unless_scores_are_capped(name, is_fused):
+    published = published_config(name)
+    config = dataclasses.replace(
+        published, vocab_size=512, layers=published.layers[:2], dtype="bfloat16"
+    )
+    mesh = sharding.make_mesh("data:1", gpus.parse_node("h100").devices())
+    text = compile_step(config, LENGTHS, mesh).text
+    assert text.count(FORWARD) == text.count(BACKWARD) == (2 if is_fused else 0)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.t5 import T5Config
@@ -118,6 +119,25 @@ class Family(Protocol):
 
     def depth(self, config: NetworkConfig) -> int:
         """How many layers the stack has that a prompt goes into."""
+
+    def attention_shape(
+        self,
+        config: NetworkConfig,
+        *,
+        rows: int,
+        inputs: int,
+        targets: int,
+        prompt: int,
+        layout: str,
+    ) -> Shape | None:
+        """The scores of a layer of the stack that a prompt goes into, for `attention.choice`.
+
+        Args:
+          inputs, targets, prompt: their lengths.
+
+        Returns:
+          None where attention has no forms to choose from.
+        """
 
     def cache_axis(self, config: NetworkConfig) -> int:
         """Which axis of a cache's leaves is the batch."""

@@ -25,16 +25,9 @@ from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.devices.hosts import gather
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.layout import needs_no_room
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.models.attention.choice import (
-    Choice,
-    Shape,
-    active_mesh,
-    choose,
-    platform_of,
-)
-from prompt_tuning_jax.models.t5 import T5Config
+from prompt_tuning_jax.models.attention.choice import Choice, active_mesh, choose, platform_of
+from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.settings.task_config import lengths_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.compiled_step import Shapes, compile_if_it_fits, step_and_shapes
@@ -188,20 +181,24 @@ def _told_memory(form: Fit) -> str:
 def told_attention(config: TrainConfig, model: FrozenModel) -> str | None:
     """Such as "attention: fused in rows of 612 (tpu)"; None for a model without a choice.
 
-    That of the encoder's longest rows: shorter ones may take another.
+    That of the longest rows that a prompt is in: shorter ones may take another.
     """
     network = network_config(config, model)
-    if not isinstance(network, T5Config) or network.encoder_attention != "full":
+    lengths = lengths_of(config.feature_lengths)
+    shape = family_of(network).attention_shape(
+        network,
+        rows=config.batch_size // (config.microbatches or 1),
+        inputs=lengths["inputs"],
+        targets=lengths["targets"],
+        prompt=config.prompt_length or 0,
+        layout=config.prompt_layout,
+    )
+    if shape is None:
         return None
-    inputs = lengths_of(config.feature_lengths)["inputs"]
-    keys = inputs + (config.prompt_length or 0)
-    queries = inputs if needs_no_room(config.prompt_layout, config.prompt_visibility) else keys
-    rows = config.batch_size // (config.microbatches or 1)
-    shape = Shape(rows, network.num_heads, queries, keys, network.head_dim)
     with sharding.active(model.mesh):
         platform = platform_of(active_mesh())
     choice = choose(network.attention, network.attention_chunk, shape, network.dtype, platform)
-    return f"attention: {_told_choice(choice)} in rows of {queries} ({platform})"
+    return f"attention: {_told_choice(choice)} in rows of {shape.queries} ({platform})"
 
 
 def _told_choice(choice: Choice) -> str:

@@ -1,6 +1,7 @@
 """Attention of a few queries at a time, so that few of the [L, S] scores are in memory at once.
 
-B batch   H heads   G heads of keys   L queries   S keys   K head dim   C queries of a chunk   M chunks
+B batch   H heads   G heads of keys   L queries   S keys   K head dim   C queries of a chunk
+M chunks
 """
 
 import jax

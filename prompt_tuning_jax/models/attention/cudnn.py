@@ -8,7 +8,8 @@ bias, [B, 1, L, S].
 The bias is frozen: cuDNN is not asked for its gradient, which would cost a third of the backward
 pass. JAX's public function always asks, so this calls what is behind it.
 
-B batch   H heads   G heads of keys   L queries   S keys   K head dim   O offsets   N copies under vmap
+B batch   H heads   G heads of keys   L queries   S keys   K head dim   O offsets
+N copies under vmap
 """
 
 from collections.abc import Callable, Sequence

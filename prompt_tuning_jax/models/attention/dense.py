@@ -27,9 +27,7 @@ def attend(
     )
     scores_BxHxLxS = capped(scores_BxGxRLxS, cap).reshape(B, H, L, S)
     weights_BxHxLxS = weights(scores_BxHxLxS, bias, q_BxHxLxK.dtype)
-    heads_BxGxRLxK = jnp.einsum(
-        "bgls,bgsk->bglk", weights_BxHxLxS.reshape(B, G, -1, S), v_BxGxSxK
-    )
+    heads_BxGxRLxK = jnp.einsum("bgls,bgsk->bglk", weights_BxHxLxS.reshape(B, G, -1, S), v_BxGxSxK)
     return heads_BxGxRLxK.reshape(B, H, L, K)
 
 

@@ -11,7 +11,8 @@ first target is predicted; packed rows have one for each of their examples. Posi
 and prompt rows alone, each example's from 0, so that a row has the same logits however its batch
 is padded. A prompt that stands in front of all rows is no part of them (`front`).
 
-B batch   S prompt and text   L targets   R positions   D embed   G heads of keys   K head dim   V vocabulary
+B batch   S prompt and text   L targets   R positions   D embed   G heads of keys   K head dim
+V vocabulary
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import place_prompt, places_in
+from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.causal import front, network, rows, weights
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places, in_one
 from prompt_tuning_jax.models.causal.config import CausalConfig
@@ -35,6 +37,7 @@ __all__ = [
     "EMBEDDING_NAME",
     "abstract_variables",
     "apply",
+    "attention_shape",
     "bind",
     "cache_axis",
     "depth",
@@ -176,6 +179,16 @@ def depth(config: CausalConfig) -> int:
     return len(config.layers)
 
 
+def attention_shape(
+    config: CausalConfig, *, rows: int, inputs: int, targets: int, prompt: int, layout: str
+) -> Shape:
+    """The scores of a layer: a prompt in front is among its keys alone."""
+    text = inputs + targets - 1
+    queries = text if layout == "prefix" else text + prompt
+    is_capped = config.score_cap is not None
+    return Shape(rows, config.num_heads, queries, text + prompt, config.head_dim, is_capped)
+
+
 def cache_axis(config: CausalConfig) -> int:
     """Which axis of a cache's leaves is the batch: after the layers, where these are scanned."""
     return int(config.scan_layers)
@@ -238,9 +251,7 @@ def _read(before: front.Front | None, of_text: Any, places: Places) -> Block:
     return Block(kv, Places(jnp.concatenate([prompt, places.positions], axis=1)))
 
 
-def _of_targets(
-    read: Places, targets: Places, index: Int[Array, ""] | int
-) -> network.Memory:
+def _of_targets(read: Places, targets: Places, index: Int[Array, ""] | int) -> network.Memory:
     """Layers of tokens that see what was read, and those before them, whose cache they join."""
 
     def memory(own: KeyValue, of_layer: Any) -> tuple[list[Block], KeyValue]:

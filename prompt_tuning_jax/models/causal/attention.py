@@ -54,9 +54,7 @@ class Block(NamedTuple):
 
 def taken(places: Places, wanted_BxW: Int[Array, "B W"]) -> Places:
     """Those of some positions of each row."""
-    return Places(
-        *(x if x is None else jnp.take_along_axis(x, wanted_BxW, axis=1) for x in places)
-    )
+    return Places(*(x if x is None else jnp.take_along_axis(x, wanted_BxW, axis=1) for x in places))
 
 
 class Kind(NamedTuple):
@@ -118,7 +116,7 @@ def attend(
     """softmax(cap(q k')) v over the keys of all blocks that each query sees."""
     B, H, L, K = q_BxHxLxK.shape
     masks = [visible(queries, block.places, kind.window) for block in blocks]
-    if L < FUSED_QUERIES and L * H <= 2 * config.num_kv_heads * K:
+    if L < FUSED_QUERIES and 2 * config.num_kv_heads * K >= L * H:
         heads_BxHxLxK = _attend_to_each(config, q_BxHxLxK, blocks, masks)
     else:
         heads_BxHxLxK = attention.attend(

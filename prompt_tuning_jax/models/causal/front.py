@@ -10,7 +10,6 @@ B batch   N prompts   P prompt length   W targets   G heads of keys   K head dim
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 

@@ -84,7 +84,7 @@ def block(
     q_BxHxLxK, own = project_heads(config, y_BxLxD, weights["attention"], places.positions, kind)
     seen, kept = memory(own, of_layer)
     if wanted_BxW is not None:
-        x_BxLxD = jnp.take_along_axis(x_BxLxD, wanted_BxW[:, :, None], axis=1)
+        x_BxLxD = _taken(x_BxLxD, wanted_BxW)
         q_BxHxLxK = jnp.take_along_axis(q_BxHxLxK, wanted_BxW[:, None, :, None], axis=2)
         places = taken(places, wanted_BxW)
     y_BxLxD = attend(config, q_BxHxLxK, places, seen, weights["attention"], kind)
@@ -126,15 +126,9 @@ def through(
     keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
     kinds = layer_kinds(config)
     if config.scan_layers:
-
-        def scanned(x, layer):
-            return step(x, *layer)
-
         stacked = decoder["layers"], _stacked(kinds), per_layer, keys
-        x_BxLxD, kept = jax.lax.scan(scanned, x_BxLxD, stacked)
-        if wanted_BxW is not None:
-            x_BxLxD = jnp.take_along_axis(x_BxLxD, wanted_BxW[:, :, None], axis=1)
-        return x_BxLxD, kept
+        x_BxLxD, kept = jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, stacked)
+        return (x_BxLxD if wanted_BxW is None else _taken(x_BxLxD, wanted_BxW)), kept
     kept = []
     for i, kind in enumerate(kinds):
         of_layer = None if per_layer is None else per_layer[i]
@@ -143,6 +137,10 @@ def through(
         x_BxLxD, one = step(x_BxLxD, decoder[f"layers_{i}"], kind, of_layer, key, wanted)
         kept.append(one)
     return x_BxLxD, tuple(kept)
+
+
+def _taken(x_BxLxD: Float[Array, "B L D"], wanted_BxW: Int[Array, "B W"]) -> Float[Array, "B W D"]:
+    return jnp.take_along_axis(x_BxLxD, wanted_BxW[:, :, None], axis=1)
 
 
 def to_logits(

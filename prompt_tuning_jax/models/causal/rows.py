@@ -151,7 +151,7 @@ def _last_tokens(
     segments_BxL: Int[Array, "B L"] | None,
     L: int,
 ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
-    """For each of L targets, where the last token of its text or prompt is; whether there is one."""
+    """For each of L targets, where its text's or prompt's last token is, and if there is one."""
     own_BxLxS = is_text_BxS[:, None, :]
     if segments_BxS is not None and segments_BxL is not None:
         own_BxLxS = own_BxLxS & (segments_BxL[:, :, None] == segments_BxS[:, None, :])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import needs_no_room, place_prompt, places_in
+from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
@@ -21,6 +22,7 @@ __all__ = [
     "EMBEDDING_NAME",
     "abstract_variables",
     "apply",
+    "attention_shape",
     "bind",
     "cache_axis",
     "depth",
@@ -145,6 +147,18 @@ def start_decoding(
 def depth(config: T5Config) -> int:
     """How many layers the stack has that a prompt goes into."""
     return config.num_encoder_layers
+
+
+def attention_shape(
+    config: T5Config, *, rows: int, inputs: int, targets: int, prompt: int, layout: str
+) -> Shape | None:
+    """The scores of a layer of the encoder; None in LongT5, whose attention is local."""
+    del targets
+    if config.encoder_attention != "full":
+        return None
+    keys = inputs + prompt
+    queries = inputs if needs_no_room(layout, config.prompt_visibility) else keys
+    return Shape(rows, config.num_heads, queries, keys, config.head_dim)
 
 
 def cache_axis(config: T5Config) -> int:
