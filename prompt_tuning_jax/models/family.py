@@ -18,6 +18,8 @@ from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5 import apply as t5
+from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
+from prompt_tuning_jax.models.t5gemma import apply as t5gemma
 
 
 class NetworkConfig(Protocol):
@@ -119,7 +121,11 @@ class Family(Protocol):
         """The same model with `scan_layers=True`: its config, and its parameters so stacked."""
 
 
-FAMILIES: Mapping[type, Family] = {T5Config: t5, CausalConfig: causal}
+FAMILIES: Mapping[type, Family] = {
+    T5Config: t5,
+    CausalConfig: causal,
+    T5GemmaConfig: t5gemma,
+}
 
 
 def family_of(config: NetworkConfig) -> Family:

@@ -138,7 +138,7 @@ def start_decoding(
         L = tokens_BxL.shape[1]
         network.check_length(config, tokens.shape[1] + (max_decode_length or L) - 1)
         if max_decode_length is not None and cache is None:
-            return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
+            return jnp.repeat(first_Bx1xV, L, axis=1), empty_cache(config, *tokens_BxL.shape)
         index = 0 if cache is None else cache["index"]
         own = None if cache is None else cache["layers"]
         room = L if cache is None else max_decode_length
@@ -211,7 +211,7 @@ def _paired(config: CausalConfig, of_text: Any, cached: Any) -> Any:
     return tuple(zip(of_text, cached or [None] * len(of_text), strict=True))
 
 
-def _empty_cache(config: CausalConfig, batch: int, length: int) -> dict[str, Any]:
+def empty_cache(config: CausalConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for the keys and values of `length` tokens in every layer."""
     depth = len(config.layers)
     stacked = (depth,) if config.scan_layers else ()

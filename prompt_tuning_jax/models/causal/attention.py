@@ -73,11 +73,11 @@ def project_heads(
     """Queries, keys and values of some positions, normed and turned as the config says."""
     H, G = config.num_heads, config.num_kv_heads
     if config.joined_qkv:
-        joined = _heads(project(config, x_BxLxD, weights["qkv"]), H + 2 * G)
+        joined = split_heads(project(config, x_BxLxD, weights["qkv"]), H + 2 * G)
         q, k, v = joined[:, :H], joined[:, H : H + G], joined[:, H + G :]
     else:
         q, k, v = (
-            _heads(project(config, x_BxLxD, weights[name]), heads)
+            split_heads(project(config, x_BxLxD, weights[name]), heads)
             for name, heads in (("query", H), ("key", G), ("value", G))
         )
     if config.qk_norm:
@@ -111,7 +111,7 @@ def attend(
     return project(config, joined_BxLxHK, weights["out"])
 
 
-def _heads(x_BxLxJ: Float[Array, "B L J"], heads: int) -> Float[Array, "B H L K"]:
+def split_heads(x_BxLxJ: Float[Array, "B L J"], heads: int) -> Float[Array, "B H L K"]:
     """Joined heads split, and before positions."""
     x_BxLxHxK = x_BxLxJ.reshape(*x_BxLxJ.shape[:-1], heads, -1)
     return with_sharding_constraint(

@@ -70,7 +70,7 @@ def block(
     memory: Memory,
 ) -> tuple[Float[Array, "B L D"], Any]:
     """A layer: attention and an MLP; each adds to its input what it makes of the normed input."""
-    drop = functools.partial(_dropout, config.dropout_rate)
+    drop = functools.partial(dropout, config.dropout_rate)
 
     # Self-attention block.
     y_BxLxD = norm(config, x_BxLxD, weights["pre_attention_norm"])
@@ -97,25 +97,27 @@ def through(
     memory: Memory,
     per_layer: Any = None,
     dropout_rng: Array | None = None,
+    layer: Callable[..., tuple[Array, Any]] = block,
 ) -> tuple[Float[Array, "B L D"], Any]:
     """The layers, one after the other.
 
     Args:
       per_layer: what `memory` gets of each layer: a tuple with an entry for each or, scanned,
         arrays with a leading layer axis.
+      layer: what a layer is, called as `block`.
 
     Returns:
       (x after the last layer, what `memory` kept of each, in the form of `per_layer`).
     """
-    step = functools.partial(block, config, places=places, memory=memory)
+    step = functools.partial(layer, config, places=places, memory=memory)
     step = _rematerialised(step, config)
     depth, decoder = len(config.layers), params["decoder"]
     keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
     kinds = layer_kinds(config)
     if config.scan_layers:
 
-        def scanned(x, layer):
-            return step(x, *layer)
+        def scanned(x, of_layer):
+            return step(x, *of_layer)
 
         stacked = decoder["layers"], _stacked(kinds), per_layer, keys
         return jax.lax.scan(scanned, x_BxLxD, stacked)
@@ -166,7 +168,7 @@ def _rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[
     )
 
 
-def _dropout(rate: float, x: Array, key: Array | None, number: int) -> Array:
+def dropout(rate: float, x: Array, key: Array | None, number: int) -> Array:
     """x with a share of its entries dropped and the others larger; x itself without a key."""
     if key is None or not rate:
         return x

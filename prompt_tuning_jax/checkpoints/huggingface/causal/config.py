@@ -5,6 +5,7 @@ that it reads and that changes the arithmetic is obeyed or refused; older files'
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,27 @@ def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None)
       ValueError: the file is no JSON object, lacks a key, or asks for what is not done here.
     """
     raw = json_object(path.read_bytes(), path, _FETCH)
-    table = FAMILIES[raw["model_type"]]
+    name = raw["model_type"]
+    return parse_config(raw, path, name, FAMILIES[name], dtype, eos_id)
+
+
+def parse_config(
+    raw: Mapping[str, Any],
+    path: str | Path,
+    architecture: str,
+    table: FamilyTable,
+    dtype: Any = jnp.float32,
+    eos_id: int | None = None,
+) -> CausalConfig:
+    """The CausalConfig that the fields of a `config.json` describe.
+
+    Args:
+      path: what errors call it.
+      (the others as in `read_config`)
+
+    Raises:
+      ValueError: as `read_config`.
+    """
     filled = {key: value for key, value in table.defaults.items() if key not in raw}
     fields = Fields(path, filled | raw, table.fields)
     for key, why in _REFUSED.items():
@@ -54,7 +75,7 @@ def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None)
         return fields.get(key) if key in table.reads else None
 
     return CausalConfig(
-        architecture=raw["model_type"],
+        architecture=architecture,
         **sizes,
         layers=layer_kinds(fields, table),
         mlp_activations=_activations(fields, table),
@@ -74,7 +95,18 @@ def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None)
 
 def config_json(config: CausalConfig, weights_dtype: str) -> str:
     """The text of the `config.json` that transformers and `read_config` read."""
-    table, activation = FAMILIES[config.architecture], config.mlp_activations[0]
+    table = FAMILIES[config.architecture]
+    raw = config_fields(config, table) | {
+        "architectures": [table.model_class],
+        "model_type": config.architecture,
+        "dtype": weights_dtype,
+    }
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
+
+
+def config_fields(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
+    """The fields of a `config.json` that `parse_config` and transformers read."""
+    activation = config.mlp_activations[0]
     raw = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.emb_dim,
@@ -86,10 +118,7 @@ def config_json(config: CausalConfig, weights_dtype: str) -> str:
         "max_position_embeddings": config.max_length,
     }
     more = {
-        "architectures": [table.model_class],
-        "model_type": config.architecture,
         "tie_word_embeddings": config.logits_via_embedding,
-        "dtype": weights_dtype,
         "pad_token_id": config.pad_id if config.pad_id < config.vocab_size else None,
         "bos_token_id": config.bos_id,
         "eos_token_id": config.eos_id,
@@ -107,8 +136,7 @@ def config_json(config: CausalConfig, weights_dtype: str) -> str:
         "final_logit_softcapping": config.logit_cap,
     }
     more |= {key: value for key, value in read.items() if key in table.reads}
-    raw = {table.fields.get(key, key): value for key, value in raw.items()} | more
-    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
+    return {table.fields.get(key, key): value for key, value in raw.items()} | more
 
 
 def _sizes(fields: Fields, table: FamilyTable) -> dict[str, int]:
