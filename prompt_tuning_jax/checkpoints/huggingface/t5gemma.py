@@ -6,7 +6,6 @@ Each stack's fields are those of a Gemma 2, which the reader of causal models re
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

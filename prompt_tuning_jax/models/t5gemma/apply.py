@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.layout import place_prompt, places_in, within_segments
 from prompt_tuning_jax.models.causal.apply import empty_cache, of_row
@@ -165,8 +165,8 @@ def _counted(tokens_BxL: Any, first: Any) -> Int[Array, "B L"]:
 
 def _seen_text(
     is_text_BxS: Any, tokens_BxL: Any, segments_BxL: Any = None, segments_BxS: Any = None
-):
-    """[B, L, S], true where a target attends to a position of the encoder: all but padding."""
+) -> Bool[Array, "B L S"]:
+    """True where a target attends to a position of the encoder: all but padding."""
     shape = *tokens_BxL.shape, is_text_BxS.shape[1]
     seen_BxLxS = jnp.broadcast_to(is_text_BxS[:, None, :], shape)
     return within_segments(seen_BxLxS, segments_BxL, segments_BxS)

@@ -131,7 +131,7 @@ def config_fields(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
     read = {
         "attention_bias": config.out_bias,
         "mlp_bias": config.mlp_bias,
-        "query_pre_attn_scalar": round(config.score_scale**-2, 6),
+        "query_pre_attn_scalar": _whole(round(config.score_scale**-2, 6)),
         "attn_logit_softcapping": config.score_cap,
         "final_logit_softcapping": config.logit_cap,
     }
@@ -172,6 +172,11 @@ def _score_scale(fields: Fields, table: FamilyTable, head_dim: int) -> float:
     if "query_pre_attn_scalar" in table.reads:
         scalar = fields.positive("query_pre_attn_scalar")
     return scalar**-0.5
+
+
+def _whole(x: float) -> float | int:
+    """A whole number without its point: transformers takes no other for a count."""
+    return int(x) if x == int(x) else x
 
 
 def _tokens(fields: Fields, vocab_size: int, eos_id: int | None) -> dict[str, int | None]:
