@@ -72,10 +72,10 @@ def near(
     queries: Places, keys: Places, window: int | Int[Array, ""] | None
 ) -> Bool[Array, "B L S"]:
     """True where a query sees a key, before it or after it: at most `window` away."""
-    seen_BxLxS = (keys.positions != NOWHERE)[:, None, :]
-    if window is not None:
-        distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
-        seen_BxLxS = seen_BxLxS & (jnp.abs(distance_BxLxS) <= window)
+    distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
+    is_token_Bx1xS = (keys.positions != NOWHERE)[:, None, :]
+    limit = NOWHERE if window is None else window
+    seen_BxLxS = is_token_Bx1xS & (jnp.abs(distance_BxLxS) <= limit)
     return within_segments(seen_BxLxS, queries.segments, keys.segments)
 
 
