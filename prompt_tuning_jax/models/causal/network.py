@@ -97,30 +97,28 @@ def through(
     memory: Memory,
     per_layer: Any = None,
     dropout_rng: Array | None = None,
-    layer: Callable[..., tuple[Array, Any]] = block,
 ) -> tuple[Float[Array, "B L D"], Any]:
     """The layers, one after the other.
 
     Args:
       per_layer: what `memory` gets of each layer: a tuple with an entry for each or, scanned,
         arrays with a leading layer axis.
-      layer: what a layer is, called as `block`.
 
     Returns:
       (x after the last layer, what `memory` kept of each, in the form of `per_layer`).
     """
-    step = functools.partial(layer, config, places=places, memory=memory)
-    step = _rematerialised(step, config)
+    step = functools.partial(block, config, places=places, memory=memory)
+    step = rematerialised(step, config)
     depth, decoder = len(config.layers), params["decoder"]
     keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
     kinds = layer_kinds(config)
     if config.scan_layers:
 
-        def scanned(x, of_layer):
-            return step(x, *of_layer)
+        def scanned(x, layer):
+            return step(x, *layer)
 
-        stacked = decoder["layers"], _stacked(kinds), per_layer, keys
-        return jax.lax.scan(scanned, x_BxLxD, stacked)
+        layers = decoder["layers"], stacked(kinds), per_layer, keys
+        return jax.lax.scan(scanned, x_BxLxD, layers)
     kept = []
     for i, kind in enumerate(kinds):
         of_layer = None if per_layer is None else per_layer[i]
@@ -152,11 +150,12 @@ def layer_kinds(config: CausalConfig) -> tuple[Kind, ...]:
     )
 
 
-def _stacked(kinds: Sequence[Kind]) -> Kind:
+def stacked(kinds: Sequence[Kind]) -> Kind:
+    """The kinds of scanned layers, as one."""
     return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *kinds)
 
 
-def _rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[..., Any]:
+def rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[..., Any]:
     """`step`, computed again in the backward pass as `remat_policy` says."""
     if config.remat_policy == "none":
         return step

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.layout import place_prompt, places_in, within_segments
-from prompt_tuning_jax.models.causal.apply import empty_cache, of_row
-from prompt_tuning_jax.models.causal.attention import KeyValue, Places, visible
-from prompt_tuning_jax.models.causal.network import Memory
+from prompt_tuning_jax.models.causal.apply import empty_cache
 from prompt_tuning_jax.models.t5gemma import network, weights
 from prompt_tuning_jax.models.t5gemma.config import T5GemmaConfig
+from prompt_tuning_jax.models.t5gemma.layers import Cache, OfLayer, Text, of_text_in_all
 from prompt_tuning_jax.models.t5gemma.weights import EMBEDDING_NAME, abstract_variables
 from prompt_tuning_jax.params import join_shared, prompt_of
 
@@ -84,17 +83,10 @@ def apply(
         config, params, tokens_BxS, segments_BxS, of_encoder, **prompt
     )
     targets_BxL = batch["decoder_input_tokens"]
-    # Padding ends a row, where no target sees it; examples of a packed row stand side by side.
-    places = Places(_counted(targets_BxL, 0), segments_BxL)
+    seen_BxLxS = _seen_text(is_text_BxS, targets_BxL, segments_BxL, segments_BxS)
+    text = Text(encoded_BxSxD, seen_BxLxS)
     logits_BxLxV, _ = network.decode(
-        config,
-        params,
-        targets_BxL,
-        encoded_BxSxD,
-        _seen_text(is_text_BxS, targets_BxL, segments_BxL, segments_BxS),
-        places,
-        of_row(places, places),
-        dropout_rng=of_decoder,
+        config, params, targets_BxL, text, segments_BxL, dropout_rng=of_decoder
     )
     return logits_BxLxV
 
@@ -111,29 +103,17 @@ def start_decoding(
     """
     config, stack = net.config, net.config.decoder
     encoded_BxSxD, is_text_BxS = network.encode(config, params, tokens, **places)
-    of_text = network.of_text_in_all(stack, params, encoded_BxSxD)
+    of_text = of_text_in_all(stack, params["decoder"], encoded_BxSxD)
 
     def decode(tokens_BxL, cache=None, max_decode_length=None):
-        index = 0 if cache is None else cache["index"]
-        queries = Places(_counted(tokens_BxL, index))
-        if cache is None:
-            cached, memory = None, of_row(queries, queries)
-        else:
-            rooms_BxR = jnp.zeros((len(tokens_BxL), max_decode_length), jnp.int32)
-            keys = Places(_counted(rooms_BxR, 0))
-            cached, memory = cache["layers"], _of_cache(queries, keys, index)
+        text = Text(encoded_BxSxD, _seen_text(is_text_BxS, tokens_BxL))
+        at = None if cache is None else Cache(cache["index"], max_decode_length)
+        per_layer = _of_layers(config, of_text, None if cache is None else cache["layers"])
         logits_BxLxV, kept = network.decode(
-            config,
-            params,
-            tokens_BxL,
-            encoded_BxSxD,
-            _seen_text(is_text_BxS, tokens_BxL),
-            queries,
-            memory,
-            _of_layers(config, of_text, cached),
+            config, params, tokens_BxL, text, cache=at, per_layer=per_layer
         )
         if cache is not None:
-            return logits_BxLxV, {"index": index + tokens_BxL.shape[1], "layers": kept}
+            return logits_BxLxV, {"index": cache["index"] + tokens_BxL.shape[1], "layers": kept}
         if max_decode_length is not None:
             return logits_BxLxV, empty_cache(stack, len(tokens_BxL), max_decode_length)
         return logits_BxLxV, None
@@ -158,11 +138,6 @@ def scanned(
     return dataclasses.replace(config, scan_layers=True), weights.stack_layers(config, params)
 
 
-def _counted(tokens_BxL: Any, first: Any) -> Int[Array, "B L"]:
-    """The positions first, first + 1, ... of every row."""
-    return jnp.broadcast_to(first + jnp.arange(tokens_BxL.shape[1])[None, :], tokens_BxL.shape)
-
-
 def _seen_text(
     is_text_BxS: Any, tokens_BxL: Any, segments_BxL: Any = None, segments_BxS: Any = None
 ) -> Bool[Array, "B L S"]:
@@ -172,23 +147,11 @@ def _seen_text(
     return within_segments(seen_BxLxS, segments_BxL, segments_BxS)
 
 
-def _of_cache(queries: Places, keys: Places, index: Any) -> Memory:
-    """Layers of tokens that see those before them, whose cache they go into."""
-
-    def memory(kind, own, of_layer):
-        put = jax.lax.dynamic_update_slice_in_dim
-        both = zip(of_layer.cached, own, strict=True)
-        kept = KeyValue(*(put(old, x, index, axis=2) for old, x in both))
-        return [(kept, visible(queries, keys, kind.window))], kept
-
-    return memory
-
-
 def _of_layers(config: T5GemmaConfig, of_text: Any, cached: Any) -> Any:
     """What the layers get that is their own, each by itself or stacked."""
     if config.scan_layers:
-        return network.OfLayer(of_text, cached)
+        return OfLayer(of_text, cached)
     return tuple(
-        network.OfLayer(*of_layer)
+        OfLayer(*of_layer)
         for of_layer in zip(of_text, cached or [None] * len(of_text), strict=True)
     )

@@ -1,12 +1,11 @@
 """T5Gemma: an encoder whose positions see both ways, and a decoder that attends to what it made.
 
-B batch   S encoder positions   L targets   D the encoder's width   E the decoder's
+B batch   S encoder positions   L targets, or positions of either stack   D width of a stack
 H heads   G heads of keys and values   K head dim   V vocabulary
 """
 
-import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.layout import attended, prompt_mask, within_segments
 from prompt_tuning_jax.models.causal import network as causal
-from prompt_tuning_jax.models.causal import rows
-from prompt_tuning_jax.models.causal.attention import (
-    NOWHERE,
-    KeyValue,
-    Kind,
-    Places,
-    attend,
-    project_heads,
-    split_heads,
-)
+from prompt_tuning_jax.models.causal.attention import NOWHERE, Places, visible
 from prompt_tuning_jax.models.causal.config import CausalConfig
-from prompt_tuning_jax.models.causal.layers import Weights, mlp, norm, project
+from prompt_tuning_jax.models.causal.layers import Weights, norm
 from prompt_tuning_jax.models.t5gemma.config import T5GemmaConfig
+from prompt_tuning_jax.models.t5gemma.layers import Cache, OfLayer, Text, Window, through
 from prompt_tuning_jax.params import prompt_of
 
 
@@ -49,28 +40,57 @@ def encode(
     prompt_ids: Any = None,
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """The encoder's output over tokens [B, S] and prompt, and where it is no padding."""
-    stack, prompt = config.encoder, prompt_of(params)
+    stack, encoder = config.encoder, params["encoder"]
     is_text_BxS = attended(tokens, prompt_positions, config.pad_id)
-    queries, keys = rows.places(is_text_BxS, segments)
+    queries = Places(counted(is_text_BxS, segments), segments)
+    keys = Places(jnp.where(is_text_BxS, queries.positions, NOWHERE), segments)
     allowed_BxSxS = None
     if prompt_positions is not None and config.prompt_visibility != "full":
         allowed_BxSxS = prompt_mask(prompt_positions, prompt_positions, config.prompt_visibility)
 
-    def memory(kind: Kind, own: KeyValue, _: Any) -> tuple[Any, None]:
-        seen_BxSxS = near(queries, keys, kind.window)
-        return [(own, seen_BxSxS if allowed_BxSxS is None else seen_BxSxS & allowed_BxSxS)], None
+    def seen(window: Window) -> Bool[Array, "B S S"]:
+        seen_BxSxS = near(queries, keys, window)
+        return seen_BxSxS if allowed_BxSxS is None else seen_BxSxS & allowed_BxSxS
 
     places = {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids}
-    x_BxSxD = embedded(stack, params, tokens, prompt, **places)
-    x_BxSxD, _ = causal.through(
-        stack, {"decoder": params["encoder"]}, x_BxSxD, queries, memory, dropout_rng=dropout_rng
+    x_BxSxD = embedded(stack, params, tokens, prompt_of(params), **places)
+    x_BxSxD, _ = through(stack, encoder, x_BxSxD, queries.positions, seen, dropout_rng=dropout_rng)
+    return norm(stack, x_BxSxD, encoder["encoder_norm"]), is_text_BxS
+
+
+def decode(
+    config: T5GemmaConfig,
+    params: Weights,
+    tokens_BxL: Int[Array, "B L"],
+    text: Text,
+    segments_BxL: Int[Array, "B L"] | None = None,
+    cache: Cache | None = None,
+    per_layer: OfLayer | tuple[OfLayer, ...] | None = None,
+    dropout_rng: Array | None = None,
+) -> tuple[Float[Array, "B L V"], Any]:
+    """Logits of each next target, and the keys and values of a cache that these tokens joined.
+
+    Padding ends a row, where no target sees it; examples of a packed row stand side by side. So
+    positions are counted from the row's beginning.
+    """
+    stack, decoder = config.decoder, params["decoder"]
+    index, room = (0, tokens_BxL.shape[1]) if cache is None else cache
+    queries = Places(_from(index, *tokens_BxL.shape), segments_BxL)
+    keys = Places(_from(0, tokens_BxL.shape[0], room), segments_BxL)
+
+    def seen(window: Window) -> Bool[Array, "B L R"]:
+        return visible(queries, keys, window)
+
+    # As in a causal model, whose embedding table is its own.
+    own = {"decoder": decoder, "token_embedder": decoder["token_embedder"]}
+    x_BxLxD = embedded(stack, own, tokens_BxL)
+    x_BxLxD, kept = through(
+        stack, decoder, x_BxLxD, queries.positions, seen, text, index, per_layer, dropout_rng
     )
-    return norm(stack, x_BxSxD, params["encoder"]["encoder_norm"]), is_text_BxS
+    return causal.to_logits(stack, own, x_BxLxD), kept
 
 
-def near(
-    queries: Places, keys: Places, window: int | Int[Array, ""] | None
-) -> Bool[Array, "B L S"]:
+def near(queries: Places, keys: Places, window: Window) -> Bool[Array, "B L S"]:
     """True where a query sees a key, before it or after it: at most `window` away."""
     distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
     is_token_Bx1xS = (keys.positions != NOWHERE)[:, None, :]
@@ -79,105 +99,22 @@ def near(
     return within_segments(seen_BxLxS, queries.segments, keys.segments)
 
 
-class OfLayer(NamedTuple):
-    """What a decoder's layer gets that is its own.
+def counted(
+    is_token_BxS: Bool[Array, "B S"], segments_BxS: Int[Array, "B S"] | None
+) -> Int[Array, "B S"]:
+    """Where a row's positions are: tokens count, each packed example's from 0, and no padding.
 
-    Attributes:
-      text: what cross-attention makes of the encoding, where that is made once for many calls.
-      cached: keys and values of the tokens before, where they are kept.
+    What is no token is where the last token before it is.
     """
-
-    text: KeyValue
-    cached: KeyValue | None
-
-
-def decode(
-    config: T5GemmaConfig,
-    params: Weights,
-    tokens_BxL: Int[Array, "B L"],
-    encoded_BxSxD: Float[Array, "B S D"],
-    seen_text_BxLxS: Bool[Array, "B L S"],
-    places: Places,
-    memory: causal.Memory,
-    per_layer: Any = None,
-    dropout_rng: Array | None = None,
-) -> tuple[Float[Array, "B L V"], Any]:
-    """Logits of each next target, and what `memory` kept of each layer.
-
-    Args:
-      seen_text: which of the encoder's positions each token attends to.
-      places, memory: of the tokens, as `causal.network.through` takes them.
-      per_layer: `OfLayer`s, one for each layer or stacked; None: all made here.
-    """
-    stack, decoder = config.decoder, params["decoder"]
-    # As a causal model, its embedding table is not the encoder's.
-    own = {"decoder": decoder, "token_embedder": decoder["token_embedder"]}
-    layer = functools.partial(block, encoded_BxSxD=encoded_BxSxD, seen_text_BxLxS=seen_text_BxLxS)
-    x_BxLxE = embedded(stack, own, tokens_BxL)
-    x_BxLxE, kept = causal.through(
-        stack, own, x_BxLxE, places, memory, per_layer, dropout_rng, layer=layer
-    )
-    return causal.to_logits(stack, own, x_BxLxE), kept
+    count_BxS = jnp.cumsum(is_token_BxS, axis=1, dtype=jnp.int32)
+    if segments_BxS is None:
+        return count_BxS - 1
+    before_BxS = jnp.pad(segments_BxS, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    others_BxS = count_BxS - is_token_BxS.astype(jnp.int32)
+    others_BxS = jnp.where(segments_BxS != before_BxS, others_BxS, 0)
+    return count_BxS - jax.lax.cummax(others_BxS, axis=1) - 1
 
 
-def block(
-    config: CausalConfig,
-    x_BxLxE: Float[Array, "B L E"],
-    weights: Weights,
-    kind: Kind,
-    of_layer: OfLayer | None,
-    key: Array | None,
-    *,
-    places: Places,
-    memory: causal.Memory,
-    encoded_BxSxD: Float[Array, "B S D"],
-    seen_text_BxLxS: Bool[Array, "B L S"],
-) -> tuple[Float[Array, "B L E"], Any]:
-    """A decoder's layer: a causal model's, with cross-attention before the MLP."""
-    drop = functools.partial(causal.dropout, config.dropout_rate)
-
-    # Self-attention block.
-    y_BxLxE = norm(config, x_BxLxE, weights["pre_attention_norm"])
-    q_BxHxLxK, own = project_heads(config, y_BxLxE, weights["attention"], places.positions, kind)
-    seen, kept = memory(kind, own, of_layer)
-    y_BxLxE = attend(config, q_BxHxLxK, seen, weights["attention"])
-    x_BxLxE = x_BxLxE + drop(norm(config, y_BxLxE, weights["post_attention_norm"]), key, 0)
-
-    # Cross-attention block: nothing is turned, and no window.
-    y_BxLxE = norm(config, x_BxLxE, weights["pre_cross_attention_norm"])
-    cross = weights["cross_attention"]
-    q_BxHxLxK = split_heads(project(config, y_BxLxE, cross["query"]), config.num_heads)
-    text = of_text(config, encoded_BxSxD, cross) if of_layer is None else of_layer.text
-    y_BxLxE = attend(config, q_BxHxLxK, [(text, seen_text_BxLxS)], cross)
-    x_BxLxE = x_BxLxE + drop(norm(config, y_BxLxE, weights["post_cross_attention_norm"]), key, 1)
-
-    # MLP block.
-    y_BxLxE = norm(config, x_BxLxE, weights["pre_mlp_norm"])
-    y_BxLxE = mlp(config, y_BxLxE, weights["mlp"])
-    return x_BxLxE + drop(norm(config, y_BxLxE, weights["post_mlp_norm"]), key, 2), kept
-
-
-def of_text(
-    config: CausalConfig, encoded_BxSxD: Float[Array, "B S D"], weights: Weights
-) -> KeyValue:
-    """A layer's cross-attention keys and values."""
-    return KeyValue(
-        *(
-            split_heads(project(config, encoded_BxSxD, weights[name]), config.num_kv_heads)
-            for name in ("key", "value")
-        )
-    )
-
-
-def of_text_in_all(
-    config: CausalConfig, params: Weights, encoded_BxSxD: Float[Array, "B S D"]
-) -> Any:
-    """`of_text` of every layer: a tuple, or stacked where layers are scanned."""
-    decoder = params["decoder"]
-    if config.scan_layers:
-        cross = decoder["layers"]["cross_attention"]
-        return jax.lax.map(functools.partial(of_text, config, encoded_BxSxD), cross)
-    return tuple(
-        of_text(config, encoded_BxSxD, decoder[f"layers_{i}"]["cross_attention"])
-        for i in range(len(config.layers))
-    )
+def _from(first: Any, rows: int, length: int) -> Int[Array, "B L"]:
+    """The positions first, first + 1, ... of every row."""
+    return jnp.broadcast_to(first + jnp.arange(length)[None, :], (rows, length))
