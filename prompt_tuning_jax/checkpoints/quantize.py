@@ -69,7 +69,7 @@ def _summed_axes(name: str, ndim: int) -> tuple[int, ...] | None:
 
     Scanned layers stand on axis 1 and have scales of their own, see `models.t5.scan`.
     """
-    if name == "token_embedder/embedding":
+    if name.endswith("token_embedder/embedding"):
         return (1,)
     if not name.endswith("/kernel"):
         return None

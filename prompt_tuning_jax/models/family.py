@@ -20,6 +20,8 @@ from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.models.t5 import apply as t5
+from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
+from prompt_tuning_jax.models.t5gemma import apply as t5gemma
 
 
 class NetworkConfig(Protocol):
@@ -152,7 +154,11 @@ class Family(Protocol):
         """
 
 
-FAMILIES: Mapping[type, Family] = {T5Config: t5, CausalConfig: causal}
+FAMILIES: Mapping[type, Family] = {
+    T5Config: t5,
+    CausalConfig: causal,
+    T5GemmaConfig: t5gemma,
+}
 
 
 def family_of(config: NetworkConfig) -> Family:

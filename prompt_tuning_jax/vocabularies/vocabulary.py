@@ -110,12 +110,14 @@ class Vocabulary(abc.ABC):
 
     def framed_target(self, ids: Sequence[int]) -> list[int]:
         """A target's ids as the model writes them: always with EOS at their end."""
-        row = [*ids] if self._continues else self.framed(ids)
+        row = [*self.target_prefix, *self.framed(ids)[len(self.prefix) :]]
         return row if row[-1:] == [self.eos_id] else [*row, self.eos_id]
 
     @property
     def target_prefix(self) -> tuple[int, ...]:
-        return () if self._continues else self.prefix
+        # A decoder that starts from what begins a text does not write it again.
+        started = self._continues or self.prefix == (self.start_id,)
+        return () if started else self.prefix
 
     def continuing(self) -> Self:
         """A copy for a model that writes on where a text ends: no end after the text itself."""

@@ -166,12 +166,14 @@ def check_copies(arrays: Mapping[str, StoredArray]) -> None:
             )
 
 
-def check_output(arrays: Mapping[str, StoredArray], table: str, tied: bool) -> None:
+def check_output(
+    arrays: Mapping[str, StoredArray], table: str, tied: bool, name: str = "lm_head.weight"
+) -> None:
     """ValueError where a tied model's output layer is in its file and differs from its table."""
-    output = arrays.get("lm_head.weight")
+    output = arrays.get(name)
     if tied and output is not None and table in arrays and not _equal(output, arrays[table]):
         raise ValueError(
-            f"{output.place}: lm_head.weight differs from {table}, but {CONFIG} says by "
+            f"{output.place}: {name} differs from {table}, but {CONFIG} says by "
             "tie_word_embeddings that they are one. Set that to false if it has both."
         )
 

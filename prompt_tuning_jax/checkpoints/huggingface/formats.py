@@ -1,13 +1,13 @@
 """Which of Hugging Face's models a directory holds, and how the files of each kind are read.
 
-T5 and its relatives are one format, causal language models the other.
+T5 and its relatives are one format, T5Gemma is another, and causal language models have theirs.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prompt_tuning_jax.checkpoints.huggingface import causal
+from prompt_tuning_jax.checkpoints.huggingface import causal, t5gemma
 from prompt_tuning_jax.checkpoints.huggingface import config as t5
 from prompt_tuning_jax.checkpoints.huggingface import names as t5_names
 from prompt_tuning_jax.checkpoints.huggingface.files import (
@@ -20,6 +20,7 @@ from prompt_tuning_jax.checkpoints.stored_array import Shape, StoredArray
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.family import NetworkConfig
+from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
 
 Arrays = dict[str, StoredArray]
 
@@ -64,7 +65,7 @@ def causal_format(architecture: str) -> Format:
 
     def arrays(directory: Path) -> Arrays:
         found = stored_arrays(directory)
-        names = causal.plain_names(directory, found, architecture)
+        names = causal.plain_names(directory, found, family.wrapper)
         return {plain: found[name] for plain, name in names.items()}
 
     return Format(
@@ -78,25 +79,48 @@ def causal_format(architecture: str) -> Format:
     )
 
 
+def _t5gemma_arrays(directory: Path) -> Arrays:
+    found = stored_arrays(directory)
+    names = causal.plain_names(directory, found, t5gemma.WRAPPER, t5gemma.OUTPUT)
+    return {plain: found[name] for plain, name in names.items()}
+
+
+T5GEMMA = Format(
+    arrays=_t5gemma_arrays,
+    read_config=lambda path, _, dtype, eos_id: t5gemma.read_config(path, dtype, eos_id),
+    check=lambda config, stored: check_output(
+        stored, t5gemma.DECODER_TABLE, config.logits_via_embedding, t5gemma.OUTPUT
+    ),
+    weight_names=t5gemma.weight_names,
+    is_transposed=t5gemma.is_transposed,
+    config_json=t5gemma.config_json,
+    harmless=(t5gemma.OUTPUT,),
+)
+
+
 def format_in(path: Path) -> Format:
     """The format of the model that a `config.json` describes; T5's, which refuses all others."""
     raw = json_object(path.read_bytes(), path, t5.FETCH)
     model_type = raw.get("model_type", "t5")
     if model_type in list(causal.FAMILIES):
         return causal_format(model_type)
+    if model_type == t5gemma.MODEL_TYPE:
+        return T5GEMMA
     if model_type not in list(t5.MODEL_TYPES):
         why = _why(model_type, raw)
         raise ValueError(
             f"{path} describes a {model_type!r} model{why}; only T5 and its relatives "
-            f"({', '.join(t5.MODEL_TYPES)}) and causal models ({', '.join(causal.FAMILIES)}) can "
-            "be loaded."
+            f"({', '.join((*t5.MODEL_TYPES, t5gemma.MODEL_TYPE))}) and causal models "
+            f"({', '.join(causal.FAMILIES)}) can be loaded."
         )
     return T5
 
 
 def format_of(config: NetworkConfig) -> Format:
     """The format that a model is written in."""
-    return causal_format(config.architecture) if isinstance(config, CausalConfig) else T5
+    if isinstance(config, CausalConfig):
+        return causal_format(config.architecture)
+    return T5GEMMA if isinstance(config, T5GemmaConfig) else T5
 
 
 def _has_output(stored: Mapping[str, Any]) -> bool:

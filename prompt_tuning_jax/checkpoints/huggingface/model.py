@@ -47,7 +47,7 @@ def load(
     shardings: Shardings | None = None,
     convert: Conversion | None = None,
 ) -> tuple[NetworkConfig, dict[str, Any], Vocabulary | None]:
-    """Loads a T5, one of its relatives, or a causal model; `config` says which.
+    """Loads a T5, one of its relatives, a T5Gemma or a causal model; `config` says which.
 
     Args:
       directory_or_hub_name: a directory, or a name on the hub where there is a network.

@@ -122,24 +122,8 @@ def start_decoding(
     tokens after them, the start token's place unused.
     """
     config = net.config
-    before = _front(config, params, places)
-    first = _length(before)
-    text = rows.of_texts(tokens, places, config.pad_id, first)
-    network.check_length(config, first + tokens.shape[1])
-    x_Bx1xD, of_text = network.through(
-        config,
-        params,
-        _embedded(config, params, text, before),
-        text.queries,
-        _of_rows(text.keys, before),
-        before and before.layers,
-        text.sources,
-    )
-    if before is not None:
-        x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
-    first_Bx1xV = network.to_logits(config, params, x_Bx1xD)
-    last_Bx1 = text.queries.positions[:, -1:]
-    read = _read(before, of_text, text.keys)
+    read, last_Bx1, first_Bx1xV = _read(config, params, tokens, places)
+    length = read.places.positions.shape[1]
 
     def through_targets(tokens_BxL, own, index, room):
         L = tokens_BxL.shape[1]
@@ -158,11 +142,11 @@ def start_decoding(
 
     def decode(tokens_BxL, cache=None, max_decode_length=None):
         L = tokens_BxL.shape[1]
-        network.check_length(config, first + tokens.shape[1] + (max_decode_length or L) - 1)
+        network.check_length(config, length + (max_decode_length or L) - 1)
         if cache is None and max_decode_length is None:
             return through_targets(tokens_BxL, None, 0, L)[0], None
         if cache is None:
-            return jnp.repeat(first_Bx1xV, L, axis=1), _empty_cache(config, *tokens_BxL.shape)
+            return jnp.repeat(first_Bx1xV, L, axis=1), empty_cache(config, *tokens_BxL.shape)
         index, own = cache["index"], cache["layers"]
         step = functools.partial(through_targets, tokens_BxL, own, index, max_decode_length)
         if L == 1:  # nothing is to be computed for the start token, nor kept of it
@@ -233,22 +217,50 @@ def _of_rows(keys: Places, before: front.Front | None) -> network.Memory:
     return memory
 
 
-def _read(before: front.Front | None, of_text: Any, places: Places) -> Block:
-    """Prompt and text as one block, whose keys and values are those of all layers."""
-    if before is None:
-        return Block(of_text, places)
-    rows = len(places.positions)
+def _read(
+    config: CausalConfig, params: Mapping[str, Any], tokens: Any, places: Mapping[str, Any]
+) -> tuple[Block, Int[Array, "B 1"], Float[Array, "B 1 V"]]:
+    """Prompt and text, read.
+
+    Returns:
+      (one block of them, whose keys and values are those of all layers; where the last token is;
+      the logits of the token after it).
+    """
+    before = _front(config, params, places)
+    first = _length(before)
+    text = rows.of_texts(tokens, places, config.pad_id, first)
+    network.check_length(config, first + tokens.shape[1])
+    x_Bx1xD, of_text = network.through(
+        config,
+        params,
+        _embedded(config, params, text, before),
+        text.queries,
+        _of_rows(text.keys, before),
+        before and before.layers,
+        text.sources,
+    )
+    read = Block(of_text, text.keys)
+    if before is not None:
+        x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
+        read = _in_one_block(before, read)
+    logits_Bx1xV = network.to_logits(config, params, x_Bx1xD)
+    return read, text.queries.positions[:, -1:], logits_Bx1xV
+
+
+def _in_one_block(before: front.Front, text: Block) -> Block:
+    """The prompt's keys and values before each row's, of all layers."""
+    rows = len(text.places.positions)
 
     def joined(of_front: KeyValue, of_rows: KeyValue) -> KeyValue:
         prompt = before.block(of_front).kv
         return KeyValue(*(in_one(pair, rows) for pair in zip(prompt, of_rows, strict=True)))
 
-    if not isinstance(of_text, KeyValue):  # layers each by itself
-        kv = tuple(joined(*pair) for pair in zip(before.layers, of_text, strict=True))
+    if isinstance(text.kv, KeyValue):  # of scanned layers
+        kv = jax.vmap(joined)(before.layers, text.kv)
     else:
-        kv = jax.vmap(joined)(before.layers, of_text)
+        kv = tuple(joined(*pair) for pair in zip(before.layers, text.kv, strict=True))
     prompt = jnp.broadcast_to(before.places.positions, (rows, _length(before)))
-    return Block(kv, Places(jnp.concatenate([prompt, places.positions], axis=1)))
+    return Block(kv, Places(jnp.concatenate([prompt, text.places.positions], axis=1)))
 
 
 def _of_targets(read: Places, targets: Places, index: Int[Array, ""] | int) -> network.Memory:
@@ -274,7 +286,7 @@ def _by_layer(config: CausalConfig, given: tuple[Any, ...]) -> Any:
     return tuple(zip(*(nothing if each is None else each for each in given), strict=True))
 
 
-def _empty_cache(config: CausalConfig, batch: int, length: int) -> dict[str, Any]:
+def empty_cache(config: CausalConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for the keys and values of `length` tokens in every layer."""
     depth = len(config.layers)
     stacked = (depth,) if config.scan_layers else ()

@@ -90,40 +90,44 @@ def project_heads(
     """
     H, G = config.num_heads, config.num_kv_heads
     if config.joined_qkv:
-        joined = _heads(project(config, x_BxLxD, weights["qkv"]), H + 2 * G)
+        joined = split_heads(project(config, x_BxLxD, weights["qkv"]), H + 2 * G)
         q, k, v = joined[:, :H], joined[:, H : H + G], joined[:, H + G :]
     else:
         q, k, v = (
-            _heads(project(config, x_BxLxD, weights[name]), heads)
+            split_heads(project(config, x_BxLxD, weights[name]), heads)
             for name, heads in (("query", H), ("key", G), ("value", G))
         )
     if config.qk_norm:
         q, k = norm(config, q, weights["query_norm"]), norm(config, k, weights["key_norm"])
-    q = q.astype(jnp.float32) * config.score_scale
+    q = scaled_queries(config, q)
     if kind.frequencies is not None:
         q, k = (turned(x, positions_BxL, kind.frequencies) for x in (q, k))
     return q.astype(config.dtype), KeyValue(k, v)
 
 
+def scaled_queries(
+    config: CausalConfig, q_BxHxLxK: Float[Array, "B H L K"]
+) -> Float[Array, "B H L K"]:
+    """Queries whose products with keys are scores, float32."""
+    return q_BxHxLxK.astype(jnp.float32) * config.score_scale
+
+
 def attend(
     config: CausalConfig,
     q_BxHxLxK: Float[Array, "B H L K"],
-    queries: Places,
-    blocks: Sequence[Block],
+    blocks: Sequence[tuple[KeyValue, Bool[Array, "#B L _"]]],
     weights: Weights,
-    kind: Kind,
 ) -> Float[Array, "B L D"]:
-    """softmax(cap(q k')) v over the keys of all blocks that each query sees."""
+    """softmax(cap(q k')) v over the keys of all blocks, each with its mask; q comes scaled."""
     B, H, L, K = q_BxHxLxK.shape
-    masks = [visible(queries, block.places, kind.window) for block in blocks]
     if L < FUSED_QUERIES and 2 * config.num_kv_heads * K >= L * H:
-        heads_BxHxLxK = _attend_to_each(config, q_BxHxLxK, blocks, masks)
+        heads_BxHxLxK = _attend_to_each(config, q_BxHxLxK, blocks)
     else:
         heads_BxHxLxK = attention.attend(
             q_BxHxLxK,
-            in_one([block.kv.keys for block in blocks], B),
-            in_one([block.kv.values for block in blocks], B),
-            Bias(mask_bias(_joined_mask(masks, B))),
+            in_one([kv.keys for kv, _ in blocks], B),
+            in_one([kv.values for kv, _ in blocks], B),
+            Bias(mask_bias(_joined_mask([mask for _, mask in blocks], B))),
             cap=config.score_cap,
             form=config.attention,
             chunk=config.attention_chunk,
@@ -150,27 +154,26 @@ def _of_rows(x: Array, rows: int) -> Array:
 def _attend_to_each(
     config: CausalConfig,
     q_BxHxLxK: Float[Array, "B H L K"],
-    blocks: Sequence[Block],
-    masks: Sequence[Array],
+    blocks: Sequence[tuple[KeyValue, Array]],
 ) -> Float[Array, "B H L K"]:
     """The same for few queries, where it is scores that are joined: there are more keys to copy."""
     B, H, L, K = q_BxHxLxK.shape
     q_BxGxRxLxK = q_BxHxLxK.reshape(B, config.num_kv_heads, -1, L, K)
     scores = []
-    for block, seen_BxLxS in zip(blocks, masks, strict=True):
-        products = jnp.einsum("bgrlk,bgsk->bgrls", q_BxGxRxLxK, _of_rows(block.kv.keys, B))
+    for kv, seen_BxLxS in blocks:
+        products = jnp.einsum("bgrlk,bgsk->bgrls", q_BxGxRxLxK, _of_rows(kv.keys, B))
         raw = capped(products.astype(jnp.float32), config.score_cap)
         scores.append(jnp.where(seen_BxLxS[:, None, None], raw, MASKED))
     shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q_BxHxLxK.dtype)
     ends = np.cumsum([block.shape[-1] for block in scores])[:-1]
     heads_BxGxRxLxK = sum(
-        jnp.einsum("bgrls,bgsk->bgrlk", share, _of_rows(block.kv.values, B))
-        for share, block in zip(jnp.split(shares, ends, axis=-1), blocks, strict=True)
+        jnp.einsum("bgrls,bgsk->bgrlk", share, _of_rows(kv.values, B))
+        for share, (kv, _) in zip(jnp.split(shares, ends, axis=-1), blocks, strict=True)
     )
     return heads_BxGxRxLxK.reshape(B, H, L, K)
 
 
-def _heads(x_BxLxJ: Float[Array, "B L J"], heads: int) -> Float[Array, "B H L K"]:
+def split_heads(x_BxLxJ: Float[Array, "B L J"], heads: int) -> Float[Array, "B H L K"]:
     """Joined heads split, and before positions."""
     x_BxLxHxK = x_BxLxJ.reshape(*x_BxLxJ.shape[:-1], heads, -1)
     return with_sharding_constraint(

@@ -21,6 +21,7 @@ from prompt_tuning_jax.models.causal.attention import (
     attend,
     project_heads,
     taken,
+    visible,
 )
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import Weights, embed, logits, mlp, norm
@@ -77,7 +78,7 @@ def block(
     Args:
       wanted_BxW: the positions that anything is wanted of; None: all.
     """
-    drop = functools.partial(_dropout, config.dropout_rate)
+    drop = functools.partial(dropout, config.dropout_rate)
 
     # Self-attention block.
     y_BxLxD = norm(config, x_BxLxD, weights["pre_attention_norm"])
@@ -87,7 +88,8 @@ def block(
         x_BxLxD = _taken(x_BxLxD, wanted_BxW)
         q_BxHxLxK = jnp.take_along_axis(q_BxHxLxK, wanted_BxW[:, None, :, None], axis=2)
         places = taken(places, wanted_BxW)
-    y_BxLxD = attend(config, q_BxHxLxK, places, seen, weights["attention"], kind)
+    blocks = [(kv, visible(places, keys, kind.window)) for kv, keys in seen]
+    y_BxLxD = attend(config, q_BxHxLxK, blocks, weights["attention"])
     if config.post_norms:
         y_BxLxD = norm(config, y_BxLxD, weights["post_attention_norm"])
     x_BxLxD = x_BxLxD + drop(y_BxLxD, key, 0)
@@ -121,13 +123,13 @@ def through(
       (x after the last layer, what `memory` kept of each, in the form of `per_layer`).
     """
     step = functools.partial(block, config, places=places, memory=memory)
-    step = _rematerialised(step, config)
+    step = rematerialised(step, config)
     depth, decoder = len(config.layers), params["decoder"]
     keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
     kinds = layer_kinds(config)
     if config.scan_layers:
-        stacked = decoder["layers"], _stacked(kinds), per_layer, keys
-        x_BxLxD, kept = jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, stacked)
+        layers = decoder["layers"], stacked(kinds), per_layer, keys
+        x_BxLxD, kept = jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, layers)
         return (x_BxLxD if wanted_BxW is None else _taken(x_BxLxD, wanted_BxW)), kept
     kept = []
     for i, kind in enumerate(kinds):
@@ -165,11 +167,12 @@ def layer_kinds(config: CausalConfig) -> tuple[Kind, ...]:
     )
 
 
-def _stacked(kinds: Sequence[Kind]) -> Kind:
+def stacked(kinds: Sequence[Kind]) -> Kind:
+    """The kinds of scanned layers, as one."""
     return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *kinds)
 
 
-def _rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[..., Any]:
+def rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[..., Any]:
     """`step`, computed again in the backward pass as `remat_policy` says."""
     if config.remat_policy == "none":
         return step
@@ -181,7 +184,7 @@ def _rematerialised(step: Callable[..., Any], config: CausalConfig) -> Callable[
     )
 
 
-def _dropout(rate: float, x: Array, key: Array | None, number: int) -> Array:
+def dropout(rate: float, x: Array, key: Array | None, number: int) -> Array:
     """x with a share of its entries dropped and the others larger; x itself without a key."""
     if key is None or not rate:
         return x

@@ -98,7 +98,14 @@ def abstract_variables(
     config: CausalConfig, prompt_shape: Shape | None
 ) -> Mapping[str, Mapping[str, Any]]:
     """Shapes and logical axes, as `models.family` wants them."""
-    found, names = shapes(config), axes(config)
+    return variables(shapes(config), axes(config), prompt_shape)
+
+
+def variables(
+    shapes: Mapping[str, Shape], axes: Mapping[str, tuple[str, ...]], prompt_shape: Shape | None
+) -> Mapping[str, Mapping[str, Any]]:
+    """The weights of these shapes and logical axes, and a prompt, as `abstract_variables`."""
+    found, names = dict(shapes), dict(axes)
     if prompt_shape is not None:
         found[PROMPT_NAME] = tuple(prompt_shape)
         names[PROMPT_NAME] = ("prompt_bank", "prompt", "embed")[-len(prompt_shape) :]

@@ -1,8 +1,10 @@
 """Causal language models in Hugging Face's format: a table for each family of them."""
 
 from prompt_tuning_jax.checkpoints.huggingface.causal.config import (
+    config_fields,
     config_json,
     parse_config,
+    parse_fields,
     read_config,
 )
 from prompt_tuning_jax.checkpoints.huggingface.causal.families import FAMILIES
@@ -22,9 +24,11 @@ __all__ = [
     "FAMILIES",
     "OUTPUT",
     "PUBLISHED",
+    "config_fields",
     "config_json",
     "is_transposed",
     "parse_config",
+    "parse_fields",
     "plain_names",
     "published_config",
     "published_fields",

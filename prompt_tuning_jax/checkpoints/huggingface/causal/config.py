@@ -53,7 +53,27 @@ def parse_config(
     Raises:
       ValueError: a key is missing, or asks for what is not done here.
     """
-    table = FAMILIES[raw["model_type"]]
+    name = raw["model_type"]
+    return parse_fields(raw, path, name, FAMILIES[name], dtype, eos_id)
+
+
+def parse_fields(
+    raw: Mapping[str, Any],
+    path: str | Path,
+    architecture: str,
+    table: FamilyTable,
+    dtype: Any = jnp.float32,
+    eos_id: int | None = None,
+) -> CausalConfig:
+    """The same for the fields of a stack of layers like those of a family.
+
+    Args:
+      architecture, table: the family, which the fields do not name.
+      (the others as in `parse_config`)
+
+    Raises:
+      ValueError: as `parse_config`.
+    """
     filled = {key: value for key, value in table.defaults.items() if key not in raw}
     fields = Fields(path, {**filled, **raw}, table.fields)
     for key, why in _REFUSED.items():
@@ -65,7 +85,7 @@ def parse_config(
         return fields.get(key) if key in table.reads else None
 
     return CausalConfig(
-        architecture=raw["model_type"],
+        architecture=architecture,
         **sizes,
         layers=layer_kinds(fields, table),
         mlp_activations=_activations(fields, table),
@@ -85,7 +105,18 @@ def parse_config(
 
 def config_json(config: CausalConfig, weights_dtype: str) -> str:
     """The text of the `config.json` that transformers and `read_config` read."""
-    table, activation = FAMILIES[config.architecture], config.mlp_activations[0]
+    table = FAMILIES[config.architecture]
+    raw = config_fields(config, table) | {
+        "architectures": [table.model_class],
+        "model_type": config.architecture,
+        "dtype": weights_dtype,
+    }
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
+
+
+def config_fields(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
+    """The fields of a `config.json` that `parse_config` and transformers read."""
+    activation = config.mlp_activations[0]
     raw = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.emb_dim,
@@ -97,10 +128,7 @@ def config_json(config: CausalConfig, weights_dtype: str) -> str:
         "max_position_embeddings": config.max_length,
     }
     more = {
-        "architectures": [table.model_class],
-        "model_type": config.architecture,
         "tie_word_embeddings": config.logits_via_embedding,
-        "dtype": weights_dtype,
         "pad_token_id": config.pad_id if config.pad_id < config.vocab_size else None,
         "bos_token_id": config.bos_id,
         "eos_token_id": config.eos_id,
@@ -113,13 +141,12 @@ def config_json(config: CausalConfig, weights_dtype: str) -> str:
     read = {
         "attention_bias": config.out_bias,
         "mlp_bias": config.mlp_bias,
-        "query_pre_attn_scalar": round(config.score_scale**-2, 6),
+        "query_pre_attn_scalar": _whole(round(config.score_scale**-2, 6)),
         "attn_logit_softcapping": config.score_cap,
         "final_logit_softcapping": config.logit_cap,
     }
     more |= {key: value for key, value in read.items() if key in table.reads}
-    raw = {table.fields.get(key, key): value for key, value in raw.items()} | more
-    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
+    return {table.fields.get(key, key): value for key, value in raw.items()} | more
 
 
 def _sizes(fields: Fields, table: FamilyTable) -> dict[str, int]:
@@ -155,6 +182,11 @@ def _score_scale(fields: Fields, table: FamilyTable, head_dim: int) -> float:
     if "query_pre_attn_scalar" in table.reads:
         scalar = fields.positive("query_pre_attn_scalar")
     return scalar**-0.5
+
+
+def _whole(x: float) -> float | int:
+    """A whole number without its point: transformers takes no other for a count."""
+    return int(x) if x == int(x) else x
 
 
 def _tokens(fields: Fields, vocab_size: int, eos_id: int | None) -> dict[str, int | None]:

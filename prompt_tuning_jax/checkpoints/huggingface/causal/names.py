@@ -39,21 +39,25 @@ def is_transposed(config: CausalConfig, ours: str) -> bool:
     return ours.endswith("/kernel") and (every or ours.endswith("logits_dense/kernel"))
 
 
-def plain_names(place: object, names: Collection[str], architecture: str) -> dict[str, str]:
+def plain_names(
+    place: object, names: Collection[str], wrapper: str, output: str = OUTPUT
+) -> dict[str, str]:
     """Name in a model -> name in a file, which may lack the wrapper, or have a compiler's mark.
 
     Constants that are no weights are left out.
 
+    Args:
+      wrapper: what stands before all names but the output layer's.
+
     Raises:
       ValueError: a weight is there twice.
     """
-    wrapper = FAMILIES[architecture].wrapper
     found: dict[str, str] = {}
     for name in names:
         plain = name.replace(_COMPILED, "").removeprefix("module.")
         if _CONSTANTS.fullmatch(plain):
             continue
-        if plain != OUTPUT:
+        if plain != output:
             plain = wrapper + plain.removeprefix(wrapper)
         if plain in found:
             raise ValueError(

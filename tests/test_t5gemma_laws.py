@@ -1,0 +1,313 @@
+"""What is true of every T5Gemma: padding, a cache, packing and scanning change nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import slow
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
+from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
+from prompt_tuning_jax.models.causal.attention import NOWHERE, Places
+from prompt_tuning_jax.models.t5gemma import T5GemmaConfig, network
+from prompt_tuning_jax.models.t5gemma import apply as t5gemma
+from prompt_tuning_jax.models.t5gemma.weights import shapes
+from prompt_tuning_jax.params import flatten, unflatten
+
+PAD, END, START = 0, 1, 2
+P, V = 3, 50
+
+
+def stack(**changes) -> CausalConfig:
+    switches = {
+        "architecture": "t5gemma",
+        "vocab_size": V,
+        "emb_dim": 16,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 6,
+        "mlp_dim": 24,
+        "layers": (LayerKind(3, Rotary(1e4)), LayerKind(None, Rotary(1e4))),
+        "mlp_activations": ("gelu", "linear"),
+        "score_scale": 0.4,
+        "score_cap": 5.0,
+        "logits_via_embedding": True,
+    }
+    return CausalConfig(**(switches | changes))
+
+
+def config_of(**changes) -> T5GemmaConfig:
+    decoder = stack(emb_dim=12, num_kv_heads=1, head_dim=4, logit_cap=20.0)
+    return T5GemmaConfig(**({"encoder": stack(), "decoder": decoder} | changes))
+
+
+def model_of(config: T5GemmaConfig) -> pt.FrozenModel:
+    rng = np.random.default_rng(0)
+    values = {
+        name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
+        for name, shape in shapes(config).items()
+    }
+    return pt.FrozenModel(config, unflatten(values))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(config_of())
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    return np.random.default_rng(1).normal(0, 0.3, (P, 16)).astype(np.float32)
+
+
+def ids(shape, seed=2):
+    return np.random.default_rng(seed).integers(3, V, shape).astype(np.int32)
+
+
+def padded(rows, length):
+    return np.array([[*row, *[PAD] * (length - len(row))] for row in rows], np.int32)
+
+
+TEXTS = [list(ids(n, seed=n)) for n in (5, 2, 7)]
+TARGETS = [list(ids(n, seed=10 + n)) for n in (3, 4, 1)]
+
+
+def batch_of(texts=TEXTS, targets=TARGETS, length=7):
+    rows = padded(targets, 4)
+    start, counts = np.full((len(rows), 1), START, np.int32), rows != PAD
+    return {
+        "encoder_input_tokens": padded(texts, length),
+        "decoder_input_tokens": np.concatenate([start, rows[:, :-1]], axis=1),
+        "decoder_target_tokens": rows,
+        "decoder_loss_weights": counts.astype(np.float32) / np.float32(counts.sum()),
+    }
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def loss_and_gradient(model, batch, prompt):
+    return jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
+
+
+@pytest.mark.parametrize("with_prompt", [slow(False), True])
+def test_side_and_amount_of_padding_change_nothing(model, prompt, with_prompt):
+    given, batch = prompt if with_prompt else None, batch_of()
+    decoded, valid = batch["decoder_input_tokens"], batch["decoder_loss_weights"] > 0
+    expected = model.logits(batch["encoder_input_tokens"], decoded, given)
+    for length in (7, 12):
+        left = np.array([[*[PAD] * (length - len(t)), *t] for t in TEXTS], np.int32)
+        apart = np.array([[*t[:1], *[PAD] * (length - len(t)), *t[1:]] for t in TEXTS], np.int32)
+        for tokens in (padded(TEXTS, length), left, apart):
+            close(model.logits(tokens, decoded, given)[valid], expected[valid])
+    for row, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True)):
+        alone = model.logits(np.array([text]), decoded[row : row + 1, : len(target)], given)
+        close(alone[0], expected[row, : len(target)])
+
+
+def test_targets_do_not_see_what_comes_after_them(model):
+    batch = batch_of()
+    texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+    changed = decoded.copy()
+    changed[:, 2] = 9
+    one, other = model.logits(texts, decoded), model.logits(texts, changed)
+    np.testing.assert_array_equal(one[:, :2], other[:, :2])
+    assert np.abs(one[0, 2] - other[0, 2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_encoder_sees_both_ways_as_far_as_its_window(window):
+    positions = jnp.array([[0, 1, 2, 3, 3, 4]])
+    keys = positions.at[0, 4].set(NOWHERE)
+    near = network.near(Places(positions), Places(keys), window)[0]
+    for query in range(6):
+        distance = np.abs(np.array([0, 1, 2, 3, 99, 4]) - int(positions[0, query]))
+        np.testing.assert_array_equal(near[query], distance <= (9 if window is None else window))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
+    """Rows of the embedding table as the prompt: the same as these tokens in its place."""
+    tokens, texts = ids(P, seed=5), [[*text, END] for text in TEXTS]
+    tuned = pt.TunedPrompt(np.asarray(model.embeddings)[tokens], layout)
+    cuts = {"prefix": 0, "after_bos": 1, "suffix": 9, "suffix_before_eos": -1}
+    joined = [[*t[: cuts[layout]], *tokens, *t[cuts[layout] :]] for t in texts]
+    close(model.loss(batch_of(texts, length=8), tuned), model.loss(batch_of(joined, length=11)))
+    assert model.loss(batch_of(texts, length=8), tuned) != model.loss(batch_of(texts, length=8))
+
+
+@pytest.mark.parametrize("visibility", VISIBILITIES)
+def test_what_a_prompt_sees(model, prompt, visibility):
+    """Changes of the text or of a later row that reach the first row of the encoded prompt."""
+    config = dataclasses.replace(model.config, prompt_visibility=visibility)
+    positions = jnp.array([[*range(P), -1, -1, -1, -1]])
+
+    def first_row(tokens, prompt):
+        params = model.prompted(prompt).params
+        row = jnp.asarray([[PAD] * P + list(tokens)], jnp.int32)
+        return network.encode(config, params, row, prompt_positions=positions)[0][0, 0]
+
+    later = prompt.copy()
+    later[2] += 1
+    text, plain = ids(4), first_row(ids(4), prompt)
+    of_text = np.abs(first_row([*text[:1], 7, *text[2:]], prompt) - plain).max() > 1e-6
+    of_later = np.abs(first_row(text, later) - plain).max() > 1e-6
+    assert of_text == (not visibility.startswith("isolated"))
+    # Where it sees the text, which sees the prompt, the second layer brings later rows too.
+    assert of_later == (visibility not in ("isolated_causal", "isolated_self"))
+
+
+def test_mixed_rows_of_a_bank_are_as_each_alone(model, prompt):
+    batch = batch_of()
+    tokens = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+    for visibility in ("full", "isolated"):
+        prompts = {str(i): pt.TunedPrompt(prompt * i, visibility=visibility) for i in (1, 2)}
+        bank = pt.TunedBank(prompts)
+        mixed = model.logits(*tokens, bank.rows(["2", "1", "2"]))
+        for row, name in enumerate("212"):
+            alone = model.logits(*tokens, prompts[name])
+            close(mixed[row], alone[row])
+
+
+class TestCache:
+    def test_step_by_step_is_as_all_at_once(self, model, prompt):
+        batch = batch_of()
+        texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+        valid = batch["decoder_loss_weights"] > 0
+        expected = model.logits(texts, decoded, prompt)[valid]
+        for each in (model, model.scanned()):
+            params, given = (
+                each.prompted(prompt).params,
+                {"encoder_input_tokens": jnp.asarray(texts)},
+            )
+            net, tokens, places = t5gemma.bind(each.config, params, given, "prefix")
+            decode = t5gemma.start_decoding(net, params, tokens, places)
+            decode = jax.jit(decode, static_argnames="max_decode_length")
+            close(decode(jnp.asarray(decoded))[0][valid], expected)
+            _, cache = decode(jnp.asarray(decoded), max_decode_length=4)
+            steps = []
+            for step in range(4):
+                one = jnp.asarray(decoded[:, step : step + 1])
+                logits, cache = decode(one, cache=cache, max_decode_length=4)
+                steps.append(logits)
+            close(jnp.concatenate(steps, axis=1)[valid], expected)
+
+    def test_beams_score_what_the_model_says(self, model, prompt):
+        texts = padded(TEXTS, 7)
+        for each in (model, model.scanned()):
+            tokens, scores = each.generate_tokens(texts, prompt, max_length=4, beams=3)
+            start = np.full((3, 1), START, np.int32)
+            decoded = np.concatenate([start, np.asarray(tokens)[:, :-1]], axis=1)
+            log_probs = jax.nn.log_softmax(each.logits(texts, decoded, prompt))
+            chosen = jnp.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
+            sums = jnp.where(tokens == PAD, 0.0, chosen).sum(axis=1)
+            np.testing.assert_allclose(scores, sums, atol=1e-4, rtol=1e-5)
+
+    def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
+        texts = padded(TEXTS, 7)
+        bank = pt.TunedBank({str(i): pt.TunedPrompt(prompt) for i in range(2)})
+        expected, _ = model.generate_tokens(texts, prompt, max_length=5)
+        found, _ = model.generate_tokens(texts, bank.ensemble(), max_length=5)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_packed_rows_are_as_if_alone(model, prompt):
+    """Two examples in a row, each with its own prompt and positions."""
+    batch = batch_of()
+    tokens, positions, segments, decoded, targets, of_targets = [], [], [], [], [], []
+    for number, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True), start=1):
+        tokens += [*[PAD] * P, *text]
+        positions += [*range(P), *[-1] * len(text)]
+        segments += [number] * (P + len(text))
+        decoded += [START, *target[:-1]]
+        targets += target
+        of_targets += [number] * len(target)
+    whole = {
+        "encoder_input_tokens": tokens,
+        "prompt_positions": positions,
+        "encoder_segment_ids": segments,
+        "decoder_input_tokens": decoded,
+        "decoder_target_tokens": targets,
+        "decoder_segment_ids": of_targets,
+    }
+    packed = {name: np.array([row], np.int32) for name, row in whole.items()}
+    scale = batch["decoder_loss_weights"].max()
+    packed["decoder_loss_weights"] = np.full((1, len(targets)), scale, np.float32)
+    found, expected = (loss_and_gradient(model, b, prompt) for b in (packed, batch))
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("scan", "policy"),
+    [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],
+)
+def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan):
+    other = model.scanned() if scan else model
+    other = other.replace(config=dataclasses.replace(other.config, remat_policy=policy))
+    found, expected = (loss_and_gradient(m, batch_of(), prompt) for m in (other, model))
+    jax.tree.map(close, found, expected)
+
+
+def test_dropout_drops_and_is_off_without_a_key(model, prompt):
+    config = dataclasses.replace(model.config, dropout_rate=0.5)
+    batch = {name: jnp.asarray(x) for name, x in batch_of().items()}
+    params = model.prompted(prompt).params
+    one, other = (
+        t5gemma.apply(config, params, batch, dropout_rng=jax.random.key(seed)) for seed in (0, 1)
+    )
+    assert np.abs(one - other).max() > 1e-2
+    plain = t5gemma.apply(config, params, batch)
+    np.testing.assert_array_equal(plain, t5gemma.apply(model.config, params, batch))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_weight_has_axes_and_a_place_on_a_mesh(prompt, scan):
+    decoder = stack(emb_dim=12, qkv_bias=True, out_bias=True, logits_via_embedding=False)
+    whole, mesh = model_of(config_of(decoder=decoder)), sharding.make_mesh("model:2")
+    whole = whole.scanned() if scan else whole
+    axes, weights = sharding.logical_axes(whole.config), flatten(whole.params)
+    assert {name: len(x) for name, x in axes.items()} == {n: w.ndim for n, w in weights.items()}
+    assert {name: w.shape for name, w in weights.items()} == shapes(whole.config)
+    places = sharding.param_shardings(mesh, whole.config, weights)
+    split = whole.replace(params=unflatten(sharding.put(weights, places)), mesh=mesh)
+    batch = {name: np.concatenate([x, x[:1]]) for name, x in batch_of().items()}
+    close(split.loss(batch, prompt), whole.loss(batch, prompt))
+
+
+@pytest.mark.parametrize("form", ["chunked", slow("fused")])
+def test_every_form_of_attention_is_the_dense_one(prompt, form):
+    model = model_of(config_of())
+    batch = batch_of(
+        [list(ids(68, seed=1)), list(ids(5, seed=2)), list(ids(40, seed=3))], length=70
+    )
+
+    def with_form(**fields):
+        config = dataclasses.replace(model.config, **fields)
+        return loss_and_gradient(model.replace(config=config), batch, prompt)
+
+    chunk = 16 if form == "chunked" else None
+    found, expected = with_form(attention=form, attention_chunk=chunk), with_form(attention="dense")
+    jax.tree.map(close, found, expected)
+
+
+class TestRefusals:
+    def test_a_visibility_that_there_is_not(self):
+        with pytest.raises(ValueError, match=r"T5GemmaConfig\.prompt_visibility is one of full"):
+            config_of(prompt_visibility="none")
+
+    def test_two_vocabularies(self):
+        with pytest.raises(ValueError, match="encoder embeds 60 ids and the decoder 50"):
+            config_of(encoder=stack(vocab_size=60))
+
+    def test_packed_rows_that_do_not_say_where_the_prompt_is(self, model, prompt):
+        ones = {
+            f"{part}_segment_ids": np.ones((3, n), np.int32)
+            for part, n in (("encoder", 7), ("decoder", 4))
+        }
+        with pytest.raises(ValueError, match="Packed rows need prompt_positions"):
+            model.loss(batch_of() | ones, prompt)
