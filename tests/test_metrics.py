@@ -50,6 +50,34 @@ def test_question_answering_scores_are_those_of_t5():
     assert get_metric("token_f1")(["a b"], ["a b c"])["token_f1"] == pytest.approx(200 / 3)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        (" Half of 32.\n#### 16\nThe answer is: 16", 100),
+        ("The answer is $16.00.", 100),
+        ("The final answer is: 32 / 2!", 100),
+        ("The answer is: 15\n\nQuestion: more? The answer is: 16\nor so", 100),
+        ("#### 16%", 100),
+        ("The answer is: 16 pens", 0),
+        ("#### 16\nThe answer is: 17", 0),
+        ("The answer is: 16/0", 0),
+        ("16", 0),
+        ("", 0),
+    ],
+)
+def test_the_answer_of_a_solution_is_what_it_says_last(prediction, score):
+    score_of = get_metric("final_answer")
+    for target in ("It is 2 * 8.\n#### 16", "The answer is: 16", "16"):
+        assert score_of([target], [prediction])["final_answer"] == score
+
+
+def test_answers_that_are_no_numbers_are_compared_to_the_letter():
+    targets = ["The answer is: x^2"] * 3 + ["#### 1,600"] * 2 + ["#### 1/3"]
+    predictions = [f"The answer is: {text}" for text in ("x^2", "x^3", "X^2", "1,600", "1600")]
+    score = get_metric("final_answer")(targets, [*predictions, "#### 2/6"])["final_answer"]
+    assert score == pytest.approx(50)
+
+
 def test_correlations():
     assert get_metric("pearson")(["1", "2", "3"], ["2", "4", "6.0"])["pearson"] == pytest.approx(
         100

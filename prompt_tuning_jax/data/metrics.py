@@ -5,6 +5,7 @@ metric's name is the key of its score. A prediction that is no legal label count
 """
 
 import collections
+import decimal
 import difflib
 import functools
 import re
@@ -18,6 +19,12 @@ from prompt_tuning_jax.data.task import MetricFn
 
 Answers = str | Sequence[str]
 """One right answer, or several of which the best match counts."""
+# What stands before the answer of a worked solution, by MetaMathQA and GSM8K; the first that a text
+# holds counts.
+_BEFORE_ANSWERS = (
+    *("The answer is: ", "The answer is ", "The final answer is: ", "The final answer is "),
+    "#### ",
+)
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> float:
@@ -95,6 +102,40 @@ def _word_overlap(answer: str, prediction: str) -> float:
     return 2 * common / (len(expected) + len(found)) if common else 0.0
 
 
+def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> float:
+    """Share of worked solutions that end in their target's answer, as PEFT compares methods.
+
+    The answer is what a line says after the last "The answer is: " (of MetaMathQA) or "#### " (of
+    GSM8K), without ".", "!", "?", "$" and "%" around it. Numbers and fractions are equal where
+    their values are, other answers to the letter. A prediction that says no answer is wrong; a
+    target that says none is the answer itself.
+    """
+    return _percent(
+        _value(_answer(prediction)) == _value(_answer(target) or target.strip())
+        for target, prediction in zip(targets, predictions, strict=True)
+    )
+
+
+def _answer(solution: str) -> str | None:
+    solution = solution.strip().rstrip(".!?")
+    mark = next((mark for mark in _BEFORE_ANSWERS if mark in solution), None)
+    if mark is None:
+        return None
+    line, *_ = solution.rpartition(mark)[2].strip().split("\n", 1)
+    return line.strip(" .!?$%")
+
+
+def _value(answer: str | None) -> float | str | None:
+    """The number that an answer is, whole or as a fraction; else the answer."""
+    above, stroke, below = (answer or "").partition("/")
+    try:
+        number = decimal.Decimal(above.strip())
+        number = number / decimal.Decimal(below.strip()) if stroke else number
+    except ArithmeticError:  # as decimal says that there is no number, or nothing to divide by
+        return answer
+    return float(number) if number.is_finite() else answer
+
+
 def pearson(targets: Sequence[str], predictions: Sequence[str]) -> float:
     """Linear correlation of numbers written as text, -100 to 100."""
     return _correlation("pearsonr", targets, predictions)
@@ -130,7 +171,10 @@ def _percent(scores: Iterable[float]) -> float:
 
 METRICS = {
     function.__name__: function
-    for function in (accuracy, f1, macro_f1, matthews, exact_match, token_f1, pearson, spearman)
+    for function in (
+        *(accuracy, f1, macro_f1, matthews, exact_match, token_f1, final_answer),
+        *(pearson, spearman),
+    )
 }
 
 
