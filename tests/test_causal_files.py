@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.causal import CausalConfig, Rotary
 
@@ -178,15 +179,41 @@ class TestGeneration:
         (path / "generation_config.json").write_text(json.dumps(fields))
         return pt.load_model(path).generation
 
-    def test_lengths_that_count_the_input_say_nothing(self, tmp_path):
-        found = self.generation(tmp_path, max_length=4096, min_length=9, top_k=5, do_sample=True)
-        assert (found.max_length, found.top_k, found.constraints.min_length) == (None, 5, 0)
-        assert not found.refused
+    def test_what_published_chat_models_say_is_obeyed(self, tmp_path):
+        """The fields of Qwen2.5's, Llama 3.2's and Gemma 3's, with ids of this vocabulary."""
+        qwen = {
+            "bos_token_id": 330,
+            "pad_token_id": 330,
+            "do_sample": True,
+            "eos_token_id": [332, 330],
+            "repetition_penalty": 1.05,
+            "temperature": 0.7,
+            "top_p": 0.8,
+            "top_k": 20,
+            "transformers_version": "4.37.0",
+        }
+        how = self.generation(tmp_path / "qwen", **qwen).resolved({})
+        assert how["constraints"] == Constraints(repetition_penalty=1.05)
+        assert (how["temperature"], how["top_p"], how["top_k"]) == (0.7, 0.8, 20)
+        assert how["eos_ids"] == (332, 330)
+        llama = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [332, 5]}
+        how = self.generation(tmp_path / "llama", **llama).resolved({"temperature": 0.0})
+        assert (how["temperature"], how["eos_ids"]) == (0.0, (332, 5))
+        gemma = {"cache_implementation": "hybrid", "do_sample": True, "top_k": 64, "top_p": 0.95}
+        how = self.generation(tmp_path / "gemma", **gemma).resolved({})
+        assert (how["temperature"], how["top_k"], how["top_p"]) == (1.0, 64, 0.95)
+
+    def test_a_length_that_counts_the_input_says_nothing(self, tmp_path):
+        found = self.generation(tmp_path, max_length=4096, decoder_start_token_id=5)
+        assert (found.max_length, found.start_id, found.refused) == (None, None, ())
         assert self.generation(tmp_path / "new", max_new_tokens=7).max_length == 7
 
-    def test_what_transformers_counts_over_the_input_is_refused(self, tmp_path):
-        found = self.generation(tmp_path, repetition_penalty=1.1, no_repeat_ngram_size=0)
-        assert [one.what for one in found.refused] == ["repetition_penalty 1.1"]
+    def test_what_depends_on_the_input_s_length_is_refused(self, tmp_path):
+        found = self.generation(tmp_path, min_length=9, forced_bos_token_id=5, min_new_tokens=2)
+        assert [one.what for one in found.refused] == ["min_length 9", "forced_bos_token_id 5"]
+        assert found.constraints == Constraints(min_length=2)
+        assert json.loads(found.stored)["min_length"] == 9
+        assert not self.generation(tmp_path / "none", min_length=0).refused
 
     def test_several_ends(self, tmp_path):
         assert self.generation(tmp_path, eos_token_id=[332, 5]).eos_ids == (332, 5)

@@ -146,15 +146,17 @@ def _generate(
     what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
     check_fits(cache, how.beams, what)
     if how.constraints:
+        inputs = _own_tokens(encoder_input_tokens, prompts, members, config.pad_id)
+        started = jnp.full((batch, 1), how.start_id, jnp.int32), jnp.ones((batch, 1), bool)
         step, cache = constrained(
             next_scores,
             cache,
             how.constraints,
             of_logits=how.beams == 1,
             eos_ids=how.eos_ids,
-            start_id=how.start_id,
             max_length=max_length,
-            inputs=_own_tokens(encoder_input_tokens, prompts, members, config.pad_id),
+            before=_at_the_end(*inputs) if config.continues_inputs else started,
+            inputs=inputs,
             batch_axis=batch_axis,
         )
     if how.beams > 1:
@@ -177,10 +179,21 @@ def _generate(
 def _own_tokens(tokens, prompts, members, pad_id):
     """Each input's own tokens [B, S] without its prompt, padding at the end, and where they are."""
     tokens, positions = tokens[::members], prompts["prompt_positions"]
+    is_own = tokens != pad_id
     if positions is not None:
-        order = jnp.argsort(positions[::members] >= 0, axis=1, stable=True)
-        tokens = jnp.take_along_axis(tokens, order, axis=1)
-    return tokens, tokens != pad_id
+        is_own &= positions[::members] < 0
+    return _ordered(tokens, is_own, ~is_own)
+
+
+def _at_the_end(tokens, is_own):
+    """The same with padding in front."""
+    return _ordered(tokens, is_own, is_own)
+
+
+def _ordered(tokens, is_own, later):
+    """Both in another order: what is not `later` comes first, and else all stays as it is."""
+    order = jnp.argsort(later, axis=1, stable=True)
+    return tuple(jnp.take_along_axis(x, order, axis=1) for x in (tokens, is_own))
 
 
 @functools.partial(jax.jit, static_argnums=0)
