@@ -122,7 +122,6 @@ class TestConfig:
             ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
             ({"use_bidirectional_attention": True}, "use_bidirectional_attention is set"),
             ({"hidden_act": "xielu"}, "hidden_act 'xielu' is not one of"),
-            ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "type 'yarn' are not"),
             ({"rope_parameters": {"rope_type": "llama3", "factor": 4.0}}, "need 'low_freq_factor'"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
             ({"eos_token_id": 336}, "eos_token_id must be a token id"),
