@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from causal_models import MODELS, continued, file_of, next_logits, numbers, padded
+from common import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
@@ -259,3 +260,31 @@ class TestVocabulary:
             batch = continued(model, np.array([text]), np.array([target]))
             loss = model.loss(batch, prompt, z_loss=0.0) * len(target)
             np.testing.assert_allclose(-loss, score, rtol=1e-5)
+
+
+class TestMissingFiles:
+    @pytest.mark.parametrize(("name", "kind"), [("qwen3", "CausalLM"), ("t5", "Seq2SeqLM")])
+    def test_a_pickle_is_converted_by_its_own_class(self, name, kind, tmp_path):
+        """transformers' class for the model that config.json describes."""
+        source = MODELS.get(name, GOLDENS / "huggingface" / "t5_v1_1")
+        shutil.copyfile(source / "config.json", tmp_path / "config.json")
+        (tmp_path / "pytorch_model.bin").touch()
+        with pytest.raises(FileNotFoundError, match=f"AutoModelFor{kind}.from_pretrained"):
+            pt.load_model(tmp_path)
+
+    def test_a_shard_that_is_not_there(self, tmp_path):
+        config, weights, vocabulary = huggingface.load(MODELS["qwen3"])
+        huggingface.save(tmp_path, config, weights, vocabulary, max_shard_bytes=50_000)
+        next(tmp_path.glob("model-00002-of-*")).unlink()
+        with pytest.raises(FileNotFoundError, match=r"model-00002.* is missing: its index names"):
+            pt.load_model(tmp_path)
+
+    def test_a_sentencepiece_model_does_not_say_how_a_text_begins(self):
+        with pytest.raises(ValueError, match=r"SentencePiece model.*pass the model's tokenizer"):
+            pt.load_model(MODELS["llama_tied"], vocabulary=huggingface.BUNDLED / "spiece.model")
+
+    def test_a_tokenizer_without_its_config(self, tmp_path):
+        path = changed("qwen3", tmp_path)
+        (path / "tokenizer_config.json").unlink()
+        with pytest.raises(ValueError, match=r"ends a text with the id 330.*Pass all files"):
+            pt.load_model(path)

@@ -9,7 +9,7 @@ import tiny
 from causal_models import MODELS, numbers
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.checkpoints.peft import read_adapter
+from prompt_tuning_jax.checkpoints.peft import read_adapter, write_adapter
 from prompt_tuning_jax.commands.export_prompt import main as export
 from prompt_tuning_jax.commands.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
@@ -101,3 +101,20 @@ def test_pefts_own_file_is_read(model):
     values, _ = read_adapter(MODELS[NAME] / "peft")
     np.testing.assert_array_equal(values, numbers(NAME, "peft.npz")["random_prompt"])
     assert pt.load_prompt(MODELS[NAME] / "peft").shape == values.shape
+
+
+def test_an_adapter_for_the_other_kind_of_model_is_refused(model, tmp_path):
+    """Though it is as wide; also as a prompt file that was made of it."""
+    t5, kinds = pt.load_model("bundled"), ("SEQ_2_SEQ_LM", "CAUSAL_LM")
+    for wrong, one in zip(kinds, (model, t5), strict=True):
+        values = np.ones((2, one.config.emb_dim), np.float32)
+        path = tmp_path / wrong
+        facts = {"base_model": "m", "num_layers": 2, "num_heads": 2}
+        write_adapter(path, values, task_type=wrong, **facts)
+        pt.save_prompt(path / "again", pt.load_prompt(path))
+        for prompt in map(pt.load_prompt, (path, path / "again")):
+            for use in (one.check, one.prompted):
+                with pytest.raises(ValueError, match=f"of the kind {wrong}, but the model given"):
+                    use(prompt)
+        right = next(kind for kind in kinds if kind != wrong)
+        one.check(pt.TunedPrompt(values, metadata={"peft_task_type": right}))
