@@ -41,12 +41,13 @@ class Vocabulary(abc.ABC):
       special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
       prefix, suffix: the ids that stand before and after a text's own, its frame.
       target_prefix: those that stand before a target's own.
+      continues: whether a target goes on where its input ends, without a beginning of its own.
       extra_ids: how many sentinels there are.
       name: where it was read from, as errors call it.
     """
 
     extra_ids: int = 0
-    _continues = False
+    continues: bool = False
 
     def __init__(
         self,
@@ -110,17 +111,17 @@ class Vocabulary(abc.ABC):
 
     def framed_target(self, ids: Sequence[int]) -> list[int]:
         """A target's ids as the model writes them: always with EOS at their end."""
-        row = [*ids] if self._continues else self.framed(ids)
+        row = [*ids] if self.continues else self.framed(ids)
         return row if row[-1:] == [self.eos_id] else [*row, self.eos_id]
 
     @property
     def target_prefix(self) -> tuple[int, ...]:
-        return () if self._continues else self.prefix
+        return () if self.continues else self.prefix
 
     def continuing(self) -> Self:
         """A copy for a model that writes on where a text ends: no end after the text itself."""
         changed = copy.copy(self)
-        changed.suffix, changed._continues = (), True
+        changed.suffix, changed.continues = (), True
         return changed
 
     def sentinel(self, index: int) -> int:
