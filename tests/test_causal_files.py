@@ -129,6 +129,20 @@ class TestConfig:
             ({"num_attention_heads": ...}, "has no 'num_attention_heads'"),
             ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "an older name for it, differ"),
             ({"layer_types": ["full_attention"]}, "for each of 2 layers"),
+            ({"layer_types": "full_attention"}, "for each of 2 layers"),
+            ({"layer_types": [["full_attention"]] * 2}, "for each of 2 layers"),
+            (
+                {"layer_types": ["sliding_attention"] * 2, "sliding_window": 4},
+                "use_sliding_window is not true",
+            ),
+            ({"model_type": ...}, "has no 'model_type', which says what kind"),
+            ({"pad_token_id": 5}, "texts may hold.* Or set pad_token_id to null"),
+            ({"attention_bias": True}, r"missing model\.layers\.0\.self_attn\.q_proj\.bias"),
+            (
+                {"num_hidden_layers": 1, "layer_types": ...},
+                r"layers that config\.json does not describe",
+            ),
+            ({"num_key_value_heads": 3}, r"config\.json: num_key_value_heads, 3, must divide"),
         ],
     )
     def test_what_is_refused(self, fields, message, tmp_path):

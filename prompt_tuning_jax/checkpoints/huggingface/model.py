@@ -208,9 +208,11 @@ def fit_vocabulary(
             f"{CONFIG}, with {config.eos_id}: {apart}"
         )
     if _may_stand_in_texts(config.pad_id, vocabulary):
+        remedy = " Or set pad_token_id to null: padding then has an id of its own."
+        remedy = remedy if config.continues_inputs else ""
         raise ValueError(
             f"{path} has padding at the id {vocabulary.pad_id}, but the model, by its {CONFIG}, "
-            f"at {config.pad_id}, which texts may hold: {apart}"
+            f"at {config.pad_id}, which texts may hold: {apart}{remedy}"
         )
     vocabulary = vocabulary.continuing() if config.continues_inputs else vocabulary
     return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)

@@ -77,10 +77,17 @@ def _types(fields: Fields, table: FamilyTable, count: int) -> list[str]:
     """Which layers see a window of positions only."""
     stated = fields.get("layer_types") if "layer_types" in table.reads else None
     if stated is not None:
-        if len(stated) != count or not set(stated) <= {FULL, SLIDING}:
+        right = isinstance(stated, list) and len(stated) == count
+        if not right or any(kind not in (FULL, SLIDING) for kind in stated):
             raise ValueError(
                 f"{fields.path}: layer_types must name {FULL} or {SLIDING} for each of {count} "
                 f"layers, not {stated!r}."
+            )
+        asked = "use_sliding_window" not in table.reads or fields.flag("use_sliding_window")
+        if SLIDING in stated and not asked:
+            raise ValueError(
+                f"{fields.path}: layer_types names {SLIDING}, but use_sliding_window is not true. "
+                "Correct the one that is wrong."
             )
         return list(stated)
     if fields.get("sliding_window") is None or table.windows == "none":
@@ -106,7 +113,8 @@ def _turns(fields: Fields, table: FamilyTable, count: int) -> list[bool]:
     if stated is None:
         period = fields.count("no_rope_layer_interval")
         return [(i + 1) % period != 0 for i in range(count)]
-    if len(stated) < count or not set(stated) <= {0, 1}:
+    right = isinstance(stated, list) and len(stated) >= count
+    if not right or any(turns not in (0, 1) for turns in stated):
         raise ValueError(
             f"{fields.path}: no_rope_layers must be 1 (rotary positions) or 0 for each of {count} "
             f"layers, not {stated!r}."
