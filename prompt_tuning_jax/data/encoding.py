@@ -42,14 +42,14 @@ def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | N
     """Refuses labels that a model cannot tell apart: characters it does not know look all alike.
 
     Args:
-      limit: the longest target in tokens, those around it included.
+      limit: the longest target in tokens, those around it included, where targets are cut.
 
     Raises:
       ValueError: two labels have the same tokens, whole or cut to `limit`.
     """
     seen: dict[tuple[int, ...], str] = {}
-    whole = limit is None or vocabulary.continues
-    room = None if whole else max(limit - len(vocabulary.target_prefix) - 1, 0)
+    limit = None if vocabulary.continues else limit
+    room = None if limit is None else max(limit - len(vocabulary.prefix) - 1, 0)
     for label in labels:
         ids = vocabulary.encode(label)
         cut = ids[:room]

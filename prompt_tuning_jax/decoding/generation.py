@@ -146,8 +146,7 @@ def _generate(
     what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
     check_fits(cache, how.beams, what)
     if how.constraints:
-        inputs = _own_tokens(encoder_input_tokens, prompts, members, config.pad_id)
-        started = jnp.full((batch, 1), how.start_id, jnp.int32), jnp.ones((batch, 1), bool)
+        own = _own_tokens(encoder_input_tokens, prompts, members, config.pad_id)
         step, cache = constrained(
             next_scores,
             cache,
@@ -155,8 +154,7 @@ def _generate(
             of_logits=how.beams == 1,
             eos_ids=how.eos_ids,
             max_length=max_length,
-            before=_at_the_end(*inputs) if config.continues_inputs else started,
-            inputs=inputs,
+            **_known(*own, how.start_id, config.continues_inputs),
             batch_axis=batch_axis,
         )
     if how.beams > 1:
@@ -185,9 +183,13 @@ def _own_tokens(tokens, prompts, members, pad_id):
     return _ordered(tokens, is_own, ~is_own)
 
 
-def _at_the_end(tokens, is_own):
-    """The same with padding in front."""
-    return _ordered(tokens, is_own, is_own)
+def _known(tokens, is_own, start_id, continues_inputs):
+    """The inputs, and before what is generated: they, padding in front, or the start token."""
+    one_a_row = (len(tokens), 1)
+    before = jnp.full(one_a_row, start_id, jnp.int32), jnp.ones(one_a_row, bool)
+    if continues_inputs:
+        before = _ordered(tokens, is_own, is_own)
+    return {"inputs": (tokens, is_own), "before": before}
 
 
 def _ordered(tokens, is_own, later):

@@ -145,7 +145,7 @@ def _special_ids(tokenizer: tokenizers.Tokenizer, files: VocabularyFiles) -> Spe
     named = files.special_tokens
     for names in (T5_TOKENS | named, GPT2_TOKENS | named):
         found = {role: tokenizer.token_to_id(name) for role, name in names.items()}
-        if found["eos"] is not None:
+        if (eos := found["eos"]) is not None:
             break
     else:
         why = f"no file says what ends a sequence, which {CONFIG} does"
@@ -154,8 +154,9 @@ def _special_ids(tokenizer: tokenizers.Tokenizer, files: VocabularyFiles) -> Spe
         raise ValueError(
             f"{files.place}: {why}. Pass the tokenizer that came with the model, all of its files."
         )
-    pad = found["eos"] if found.get("pad") is None else found["pad"]
-    return SpecialIds(pad, found["eos"], pad, found.get("bos"), found.get("unk"))
+    pad = found.get("pad")
+    pad = eos if pad is None else pad
+    return SpecialIds(pad, eos, pad, found.get("bos"), found["unk"])
 
 
 def _frame(

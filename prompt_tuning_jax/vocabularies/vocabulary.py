@@ -40,7 +40,6 @@ class Vocabulary(abc.ABC):
     Attributes:
       special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
       prefix, suffix: the ids that stand before and after a text's own, its frame.
-      target_prefix: those that stand before a target's own.
       continues: whether a target goes on where its input ends, without a beginning of its own.
       extra_ids: how many sentinels there are.
       name: where it was read from, as errors call it.
@@ -113,10 +112,6 @@ class Vocabulary(abc.ABC):
         """A target's ids as the model writes them: always with EOS at their end."""
         row = [*ids] if self.continues else self.framed(ids)
         return row if row[-1:] == [self.eos_id] else [*row, self.eos_id]
-
-    @property
-    def target_prefix(self) -> tuple[int, ...]:
-        return () if self.continues else self.prefix
 
     def continuing(self) -> Self:
         """A copy for a model that writes on where a text ends: no end after the text itself."""
