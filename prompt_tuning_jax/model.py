@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import arguments
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
-from prompt_tuning_jax.checkpoints import quantize
+from prompt_tuning_jax.checkpoints import peft, quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.load import load
@@ -96,6 +96,7 @@ class FrozenModel:
     def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:
         """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
         width = self.config.emb_dim
+        peft.check_task(prompt.metadata, self.config.continues_inputs)
         check_compatible(
             prompt, **self.identity, emb_dim=width, allow_prompt_mismatch=allow_prompt_mismatch
         )
@@ -279,6 +280,8 @@ class FrozenModel:
     def prompted(self, prompt: PromptLike) -> Prompted:
         """The model with the prompts among its parameters; with None they are as they were."""
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
+        if isinstance(prompt, TunedPrompt):
+            peft.check_task(prompt.metadata, config.continues_inputs)
         if prompts.values is None:
             return Prompted(config, self.params, prompts, self.vocabulary, self.mesh)
         if prompts.values.shape[-1] != width:

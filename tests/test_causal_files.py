@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 from causal_models import MODELS, continued, file_of, next_logits, numbers, padded
+from common import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.causal import CausalConfig, Rotary
 
@@ -121,13 +123,26 @@ class TestConfig:
             ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
             ({"use_bidirectional_attention": True}, "use_bidirectional_attention is set"),
             ({"hidden_act": "xielu"}, "hidden_act 'xielu' is not one of"),
-            ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "type 'yarn' are not"),
             ({"rope_parameters": {"rope_type": "llama3", "factor": 4.0}}, "need 'low_freq_factor'"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
             ({"eos_token_id": 336}, "eos_token_id must be a token id"),
             ({"num_attention_heads": ...}, "has no 'num_attention_heads'"),
             ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "an older name for it, differ"),
             ({"layer_types": ["full_attention"]}, "for each of 2 layers"),
+            ({"layer_types": "full_attention"}, "for each of 2 layers"),
+            ({"layer_types": [["full_attention"]] * 2}, "for each of 2 layers"),
+            (
+                {"layer_types": ["sliding_attention"] * 2, "sliding_window": 4},
+                "use_sliding_window is not true",
+            ),
+            ({"model_type": ...}, "has no 'model_type', which says what kind"),
+            ({"pad_token_id": 5}, "texts may hold.* Or set pad_token_id to null"),
+            ({"attention_bias": True}, r"missing model\.layers\.0\.self_attn\.q_proj\.bias"),
+            (
+                {"num_hidden_layers": 1, "layer_types": ...},
+                r"layers that config\.json does not describe",
+            ),
+            ({"num_key_value_heads": 3}, r"config\.json: num_key_value_heads, 3, must divide"),
         ],
     )
     def test_what_is_refused(self, fields, message, tmp_path):
@@ -178,15 +193,41 @@ class TestGeneration:
         (path / "generation_config.json").write_text(json.dumps(fields))
         return pt.load_model(path).generation
 
-    def test_lengths_that_count_the_input_say_nothing(self, tmp_path):
-        found = self.generation(tmp_path, max_length=4096, min_length=9, top_k=5, do_sample=True)
-        assert (found.max_length, found.top_k, found.constraints.min_length) == (None, 5, 0)
-        assert not found.refused
+    def test_what_published_chat_models_say_is_obeyed(self, tmp_path):
+        """The fields of Qwen2.5's, Llama 3.2's and Gemma 3's, with ids of this vocabulary."""
+        qwen = {
+            "bos_token_id": 330,
+            "pad_token_id": 330,
+            "do_sample": True,
+            "eos_token_id": [332, 330],
+            "repetition_penalty": 1.05,
+            "temperature": 0.7,
+            "top_p": 0.8,
+            "top_k": 20,
+            "transformers_version": "4.37.0",
+        }
+        how = self.generation(tmp_path / "qwen", **qwen).resolved({})
+        assert how["constraints"] == Constraints(repetition_penalty=1.05)
+        assert (how["temperature"], how["top_p"], how["top_k"]) == (0.7, 0.8, 20)
+        assert how["eos_ids"] == (332, 330)
+        llama = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [332, 5]}
+        how = self.generation(tmp_path / "llama", **llama).resolved({"temperature": 0.0})
+        assert (how["temperature"], how["eos_ids"]) == (0.0, (332, 5))
+        gemma = {"cache_implementation": "hybrid", "do_sample": True, "top_k": 64, "top_p": 0.95}
+        how = self.generation(tmp_path / "gemma", **gemma).resolved({})
+        assert (how["temperature"], how["top_k"], how["top_p"]) == (1.0, 64, 0.95)
+
+    def test_a_length_that_counts_the_input_says_nothing(self, tmp_path):
+        found = self.generation(tmp_path, max_length=4096, decoder_start_token_id=5)
+        assert (found.max_length, found.start_id, found.refused) == (None, None, ())
         assert self.generation(tmp_path / "new", max_new_tokens=7).max_length == 7
 
-    def test_what_transformers_counts_over_the_input_is_refused(self, tmp_path):
-        found = self.generation(tmp_path, repetition_penalty=1.1, no_repeat_ngram_size=0)
-        assert [one.what for one in found.refused] == ["repetition_penalty 1.1"]
+    def test_what_depends_on_the_input_s_length_is_refused(self, tmp_path):
+        found = self.generation(tmp_path, min_length=9, forced_bos_token_id=5, min_new_tokens=2)
+        assert [one.what for one in found.refused] == ["min_length 9", "forced_bos_token_id 5"]
+        assert found.constraints == Constraints(min_length=2)
+        assert json.loads(found.stored)["min_length"] == 9
+        assert not self.generation(tmp_path / "none", min_length=0).refused
 
     def test_several_ends(self, tmp_path):
         assert self.generation(tmp_path, eos_token_id=[332, 5]).eos_ids == (332, 5)
@@ -233,3 +274,31 @@ class TestVocabulary:
             batch = continued(model, np.array([text]), np.array([target]))
             loss = model.loss(batch, prompt, z_loss=0.0) * len(target)
             np.testing.assert_allclose(-loss, score, rtol=1e-5)
+
+
+class TestMissingFiles:
+    @pytest.mark.parametrize(("name", "kind"), [("qwen3", "CausalLM"), ("t5", "Seq2SeqLM")])
+    def test_a_pickle_is_converted_by_its_own_class(self, name, kind, tmp_path):
+        """transformers' class for the model that config.json describes."""
+        source = MODELS.get(name, GOLDENS / "huggingface" / "t5_v1_1")
+        shutil.copyfile(source / "config.json", tmp_path / "config.json")
+        (tmp_path / "pytorch_model.bin").touch()
+        with pytest.raises(FileNotFoundError, match=f"AutoModelFor{kind}.from_pretrained"):
+            pt.load_model(tmp_path)
+
+    def test_a_shard_that_is_not_there(self, tmp_path):
+        config, weights, vocabulary = huggingface.load(MODELS["qwen3"])
+        huggingface.save(tmp_path, config, weights, vocabulary, max_shard_bytes=50_000)
+        next(tmp_path.glob("model-00002-of-*")).unlink()
+        with pytest.raises(FileNotFoundError, match=r"model-00002.* is missing: its index names"):
+            pt.load_model(tmp_path)
+
+    def test_a_sentencepiece_model_does_not_say_how_a_text_begins(self):
+        with pytest.raises(ValueError, match=r"SentencePiece model.*pass the model's tokenizer"):
+            pt.load_model(MODELS["llama_tied"], vocabulary=huggingface.BUNDLED / "spiece.model")
+
+    def test_a_tokenizer_without_its_config(self, tmp_path):
+        path = changed("qwen3", tmp_path)
+        (path / "tokenizer_config.json").unlink()
+        with pytest.raises(ValueError, match=r"ends a text with the id 330.*Pass all files"):
+            pt.load_model(path)

@@ -31,9 +31,10 @@ LOG_PROBS = np.array(LOGITS - LOG_Z[..., None])
 # ---- the definitions, in plain Python --------------------------------------------------------
 
 
-def processed(scores, tokens, row, c, eos_ids):
+def processed(scores, tokens, row, c, eos_ids, continues=False):
     """Scores [V] after transformers' processors, in their order; `tokens` without the start."""
-    x, history, text = scores.copy(), [PAD, *tokens], [t for t in INPUTS[row].tolist() if t]
+    x, text = scores.copy(), [t for t in INPUTS[row].tolist() if t]
+    history = [*text, *tokens] if continues else [PAD, *tokens]
 
     def penalise(these, penalty):
         for token in set(these):
@@ -52,7 +53,8 @@ def processed(scores, tokens, row, c, eos_ids):
     if c.encoder_no_repeat_ngram:
         ban_ngrams(text, c.encoder_no_repeat_ngram)
     for sequence in c.banned:
-        if list(sequence[:-1]) == history[len(history) - len(sequence) + 1 :][: len(sequence) - 1]:
+        newest = history[max(0, len(history) - len(sequence) + 1) :][: len(sequence) - 1]
+        if list(sequence[:-1]) == newest:
             x[sequence[-1]] = -np.inf
     if len(tokens) < c.min_length:
         x[list(eos_ids)] = -np.inf
@@ -77,21 +79,22 @@ def at(table, row, tokens):
     return table[row, len(tokens), number]
 
 
-def greedy(row, constraints, eos_ids):
+def greedy(row, constraints, eos_ids, continues=False):
     tokens = []
     while len(tokens) < L and not (tokens and tokens[-1] in eos_ids):
-        x = processed(at(LOGITS, row, tokens), tokens, row, constraints, eos_ids)
+        x = processed(at(LOGITS, row, tokens), tokens, row, constraints, eos_ids, continues)
         tokens.append(int(np.argmax(x)))
     return tokens + [PAD] * (L - len(tokens))
 
 
-def beams_of(row, constraints, eos_ids, beams, length_penalty, early_stopping):
+def beams_of(row, constraints, eos_ids, beams, length_penalty, early_stopping, continues=False):
     """transformers' beam search, as lists: (tokens, score) best first."""
     live, finished = [((), 0.0)], []
     for length in range(1, L + 1):
         found = []
         for tokens, score in live:
-            x = processed(at(LOG_PROBS, row, tokens), list(tokens), row, constraints, eos_ids)
+            scores = at(LOG_PROBS, row, tokens)
+            x = processed(scores, list(tokens), row, constraints, eos_ids, continues)
             found += [((*tokens, token), score + x[token]) for token in range(V)]
         found = [one for one in found if np.isfinite(one[1])]
         found = sorted(found, key=lambda one: -one[1])[: beams * (1 + len(eos_ids))]
@@ -119,17 +122,30 @@ def next_scores(cache, tokens):
     return *scores, {"row": row, "prefix": prefix, "step": number + 1}
 
 
-@functools.partial(jax.jit, static_argnames=("constraints", "eos_ids", "beams", "early_stopping"))
-def run(constraints, eos_ids=(EOS,), beams=1, length_penalty=1.0, early_stopping=False):
+@functools.partial(
+    jax.jit, static_argnames=("constraints", "eos_ids", "beams", "early_stopping", "continues")
+)
+def run(
+    constraints,
+    eos_ids=(EOS,),
+    beams=1,
+    length_penalty=1.0,
+    early_stopping=False,
+    continues=False,
+):
     rows = jnp.arange(ROWS)
+    before = np.full((ROWS, 1), PAD, np.int32), np.ones((ROWS, 1), bool)
+    if continues:  # the inputs with their padding in front
+        ends = np.stack([np.roll(row, np.sum(row == 0)) for row in INPUTS])
+        before = ends, ends > 0
     step, cache = constrained(
         next_scores,
         {"row": rows, "prefix": 0 * rows, "step": jnp.int32(0)},
         constraints,
         of_logits=beams == 1,
         eos_ids=eos_ids,
-        start_id=PAD,
         max_length=L,
+        before=tuple(map(jnp.asarray, before)),
         inputs=(jnp.asarray(INPUTS), jnp.asarray(INPUTS > 0)),
     )
     limits = {"batch": ROWS, "max_length": L, "eos_id": eos_ids, "length_penalty": length_penalty}
@@ -179,6 +195,20 @@ def test_beam_search_is_that_of_plain_python(name):
         for found, score, (own, own_score) in zip(tokens[row], scores[row], expected, strict=False):
             assert found.tolist() == [*own, *[PAD] * (L - len(own))]
             np.testing.assert_allclose(score, own_score, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["repetition", "bigrams", "trigrams", "input_bigrams", "banned", "less_repetition"]
+)
+def test_targets_that_go_on_from_an_input_come_after_its_tokens(name):
+    tokens, _ = run(CASES[name], continues=True)
+    expected = [greedy(row, CASES[name], (EOS,), True) for row in range(ROWS)]
+    np.testing.assert_array_equal(tokens, expected)
+    tokens, scores = run(CASES[name], beams=3, continues=True)
+    for row in range(ROWS):
+        (own, own_score), *_ = beams_of(row, CASES[name], (EOS,), 3, 1.0, False, True)
+        assert tokens[row, 0].tolist() == [*own, *[PAD] * (L - len(own))]
+        np.testing.assert_allclose(scores[row, 0], own_score, atol=1e-5)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 2.0, -1.0])

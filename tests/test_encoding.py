@@ -98,3 +98,40 @@ def test_buckets_end_with_the_longest_length():
     assert bucket_lengths(32, INPUT_BUCKETS) == bucket_lengths(32, ()) == (32,)
     with pytest.raises(ValueError, match="at least 1"):
         bucket_lengths(0, INPUT_BUCKETS)
+
+
+class TestTargetsThatGoOn:
+    """Of a causal model: a row is an input and the target that goes on from it."""
+
+    def encoder(self, prefix=(), **buckets):
+        vocabulary = Letters(prefix=prefix).continuing()
+        return Encoder(vocabulary, {"inputs": 6, "targets": 3}, buckets or None)
+
+    def test_an_input_keeps_its_end_and_what_all_texts_begin_with(self):
+        encoder = self.encoder(prefix=(2,))
+        assert encoder({"inputs": "abcdefgh"}, "inputs") == [2, *map(ord, "defgh")]
+        assert encoder({"inputs": "abcde"}, "inputs") == [2, *map(ord, "abcde")]
+        assert encoder({"inputs": np.arange(10, 20)}, "inputs") == [14, 15, 16, 17, 18, 19]
+        assert encoder({"inputs": np.array([2, *range(10, 20)])}, "inputs")[0] == 2
+        assert encoder.truncated == {"inputs": 3, "targets": 0}
+
+    def test_a_target_is_never_cut_and_takes_its_inputs_room(self):
+        encoder = self.encoder()
+        (one, target), (other, short) = encoder.pairs(
+            [{"inputs": "abcdef", "targets": "xxxx"}, {"inputs": "abcdef", "targets": "xx"}]
+        )
+        assert (one, target) == ([*map(ord, "cdef")], [120] * 4 + [1])
+        assert (other, short) == ([*map(ord, "abcdef")], [120] * 2 + [1])
+        assert encoder.truncated == {"inputs": 1, "targets": 0}
+        assert encoder.bucket(len(target), "targets") == 8
+        assert self.encoder(targets=()).buckets["targets"] == (3, 8)
+
+    def test_a_target_without_room_is_refused(self):
+        (_, target), *_ = self.encoder().pairs([{"inputs": "ab", "targets": "x" * 7}])
+        assert len(target) == 8
+        for feature in ("inputs", "targets"):
+            with pytest.raises(ValueError, match=r"leaves no room for its input: .* 9 tokens"):
+                self.encoder()({"inputs": "ab", "targets": "x" * 8}, feature)
+
+    def test_labels_that_differ_late_are_told_apart(self):
+        check_distinct(["aaaa", "aaab"], Letters().continuing(), 2)

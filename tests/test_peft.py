@@ -106,6 +106,7 @@ class TestGoldens:
         assert prompt.metadata == unused | {
             "base_model": "t5_v1_1",
             "peft_type": "PROMPT_TUNING",
+            "peft_task_type": "SEQ_2_SEQ_LM",
             "peft_version": "0.21.2",
         }
 

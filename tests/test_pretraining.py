@@ -22,6 +22,7 @@ class Words:
     """A vocabulary that gives every different word an id of its own."""
 
     pad_id, eos_id, start_id, size, extra_ids = 0, 1, 0, 100_000, 100
+    continues = False
 
     def __init__(self):
         self.ids = {}

@@ -263,11 +263,23 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
             load_vocabulary(directory)
 
 
-def test_a_tokenizer_without_an_end_is_no_t5s(tmp_path):
+def test_a_tokenizer_without_an_end_is_no_models(tmp_path):
     bert = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
     bert.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"'</s>', which should end a sequence.*came with"):
+    with pytest.raises(ValueError, match=r"no file says what ends a sequence.*came with"):
         load_vocabulary(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    with pytest.raises(ValueError, match=r"'<end>', which should end a sequence, is not in"):
+        load_vocabulary(tmp_path)
+
+
+def test_gpt2s_end_is_known_though_no_file_names_it(tmp_path):
+    """Its published tokenizer_config.json says the greatest length, and nothing of tokens."""
+    pieces = {"a": 0, "b": 1, "<|endoftext|>": 2}
+    Tokenizer(models.BPE(pieces, [])).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    found = load_vocabulary(tmp_path)
+    assert (found.eos_id, found.bos_id, found.framed([0])) == (2, 2, [0])
 
 
 def test_dropout_of_merges_is_for_training_tokenizers(tmp_path):

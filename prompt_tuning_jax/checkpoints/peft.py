@@ -29,6 +29,7 @@ _TENSOR = "prompt_embeddings"
 # What PEFT calls the tasks of the models whose prompts are read -> its default for submodules.
 ENCODER_DECODER, CAUSAL = "SEQ_2_SEQ_LM", "CAUSAL_LM"
 _SUBMODULES_OF = {ENCODER_DECODER: 2, CAUSAL: 1}
+_TASK = "peft_task_type"
 # P-tuning trains its prompt through a small network, but saves, and then uses, that one's output.
 _PROMPTS = ("PROMPT_TUNING", "P_TUNING")
 _OTHERS = {
@@ -51,7 +52,8 @@ def read_adapter(
 
     Returns:
       The rows that PEFT uses, [P, D], as stored; and what the adapter says of itself:
-      `base_model`, `peft_type`, `peft_version`, and `peft_unused_rows` where there are any.
+      `base_model`, `peft_type`, `peft_task_type`, `peft_version`, and `peft_unused_rows` where
+      there are any.
 
     Raises:
       FileNotFoundError: one of the two files is missing, or the weights are only a pickle.
@@ -76,10 +78,27 @@ def read_adapter(
     facts = {
         "base_model": config.get("base_model_name_or_path"),
         "peft_type": config["peft_type"],
+        _TASK: config["task_type"],
         "peft_version": config.get("peft_version"),
         "peft_unused_rows": rows - length,
     }
     return values[:length], {name: fact for name, fact in facts.items() if fact}
+
+
+def task_of(continues_inputs: bool) -> str:
+    """What PEFT calls a model: causal, where targets go on from an input, or encoder-decoder."""
+    return CAUSAL if continues_inputs else ENCODER_DECODER
+
+
+def check_task(facts: Mapping[str, Any], continues_inputs: bool) -> None:
+    """ValueError where a prompt came from an adapter for the other kind of model."""
+    made_for, wanted = facts.get(_TASK), task_of(continues_inputs)
+    if made_for not in (None, wanted):
+        kind = "causal" if continues_inputs else "an encoder-decoder"
+        raise ValueError(
+            f"This prompt is PEFT's for a model of the kind {made_for}, but the model given is "
+            f"{kind}, whose adapters are {wanted}: load the model that it was tuned for."
+        )
 
 
 def write_adapter(

@@ -7,12 +7,14 @@ A PEFT adapter is a directory that `PeftModel.from_pretrained(base, DESTINATION)
 same frozen model, with the same numbers.
 
 A .npy file is the bare array, float32 [P, D], for any other server. It is fed by
-  1. looking the input's token ids up in the model's table of input embeddings, [T, D];
-  2. putting the array's rows before them, [P + T, D] (for another layout than "prefix", where the
-     prompt was tuned to stand), and giving that to the encoder instead of ids (`inputs_embeds`);
+  1. looking the input's token ids up in the model's table of input embeddings, [T, D], scaled where
+     its embedding layer scales them (Gemma's does);
+  2. putting the array's rows before them as they are, [P + T, D] (for another layout than "prefix",
+     where the prompt was tuned to stand), and giving that to the encoder, or to a causal model,
+     instead of ids (`inputs_embeds`);
   3. widening the attention mask by P ones (of a prompt whose visibility is not "full", its rows
-     attend to less than all).
-The decoder gets nothing.
+     attend to less than all), with no padding between the rows and the text.
+A decoder beside an encoder gets nothing.
 
 For T5X, `prompt-tuning checkpoint add-prompt` puts a prompt into a checkpoint.
 """
@@ -83,14 +85,13 @@ def export_prompt(config: ExportConfig) -> str:
     model = config.model or "bundled"
     frozen = load_model(model, jnp.bfloat16)
     frozen.check(tuned, config.allow_prompt_mismatch)
-    causal = frozen.config.continues_inputs
     peft.write_adapter(
         config.destination,
         tuned.values,
         base_model=config.base_model or (str(BUNDLED) if model == "bundled" else str(model)),
         num_layers=family_of(frozen.config).depth(frozen.config),
         num_heads=frozen.config.num_heads,
-        task_type=peft.CAUSAL if causal else peft.ENCODER_DECODER,
+        task_type=peft.task_of(frozen.config.continues_inputs),
         layout=tuned.layout,
         visibility=tuned.visibility,
     )

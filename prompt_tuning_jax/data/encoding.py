@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.data.task import FEATURES, Example
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 Tokens = list[int]
@@ -41,13 +42,14 @@ def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | N
     """Refuses labels that a model cannot tell apart: characters it does not know look all alike.
 
     Args:
-      limit: the longest target in tokens, those around it included.
+      limit: the longest target in tokens, those around it included, where targets are cut.
 
     Raises:
       ValueError: two labels have the same tokens, whole or cut to `limit`.
     """
     seen: dict[tuple[int, ...], str] = {}
-    room = None if limit is None else max(limit - len(vocabulary.target_prefix) - 1, 0)
+    limit = None if vocabulary.continues else limit
+    room = None if limit is None else max(limit - len(vocabulary.prefix) - 1, 0)
     for label in labels:
         ids = vocabulary.encode(label)
         cut = ids[:room]
@@ -67,6 +69,10 @@ class Encoder:
     taken as they are: a source that makes them has already decided about EOS. A sequence that is
     too long loses tokens before its EOS, never the EOS itself, so that the model still sees where
     an input ends.
+
+    Where targets go on from their inputs, an input loses its first tokens, after those that every
+    text begins with: what stands before the target stays. A target is never cut there. One that is
+    longer than `lengths` say takes the room from its input.
     """
 
     def __init__(
@@ -78,9 +84,14 @@ class Encoder:
         buckets = buckets or {}
         self.vocabulary = vocabulary
         self.lengths = {"inputs": lengths["inputs"], "targets": lengths["targets"]}
+        self._usual = lengths["targets"]
+        targets = buckets.get("targets", TARGET_BUCKETS)
+        if vocabulary.continues:  # all of a row but one token of its input
+            self.lengths["targets"] += lengths["inputs"] - 1
+            targets = (*targets, self._usual)
         self.buckets = {
             "inputs": bucket_lengths(lengths["inputs"], buckets.get("inputs", INPUT_BUCKETS)),
-            "targets": bucket_lengths(lengths["targets"], buckets.get("targets", TARGET_BUCKETS)),
+            "targets": bucket_lengths(self.lengths["targets"], targets),
         }
         self.truncated = {"inputs": 0, "targets": 0}
 
@@ -95,14 +106,26 @@ class Encoder:
 
     def encode(self, examples: Sequence[Example], feature: str) -> list[tuple[Tokens, bool]]:
         """The ids, and whether they had to be cut, which is not counted here."""
+        rows, limits = self._whole(examples, feature), self._limits(examples, feature)
+        if all(0 < len(tokens) <= limit for tokens, limit in zip(rows, limits, strict=True)):
+            return [(tokens, False) for tokens in rows]
+        each = zip(rows, examples, limits, strict=True)
+        return [self._fitted(tokens, example, feature, limit) for tokens, example, limit in each]
+
+    def _whole(self, examples: Sequence[Example], feature: str) -> list[Tokens]:
         values = [_value(example, feature) for example in examples]
         texts = iter(self._framed([v for v in values if isinstance(v, str)], feature))
-        rows = [next(texts) if isinstance(v, str) else np.asarray(v).tolist() for v in values]
-        limit = self.lengths[feature]
-        if all(0 < len(tokens) <= limit for tokens in rows):
-            return [(tokens, False) for tokens in rows]
-        pairs = zip(rows, examples, strict=True)
-        return [self._fitted(tokens, example, feature) for tokens, example in pairs]
+        return [next(texts) if isinstance(v, str) else np.asarray(v).tolist() for v in values]
+
+    def _limits(self, examples: Sequence[Example], feature: str) -> list[int]:
+        """How long each may be."""
+        limits = [self.lengths[feature]] * len(examples)
+        with_targets = all("targets" in example for example in examples)
+        if feature == "targets" or not (self.vocabulary.continues and with_targets):
+            return limits
+        targets = self._whole(examples, "targets")
+        over = [max(0, len(tokens) - self._usual) for tokens in targets]
+        return [limit - more for limit, more in zip(limits, over, strict=True)]
 
     def pairs(self, examples: Sequence[Example]) -> Iterator[tuple[Tokens, Tokens]]:
         """(inputs, targets) of each example, whose cuts are counted when it is taken."""
@@ -120,12 +143,23 @@ class Encoder:
         framed = self.vocabulary.framed_target if is_target else self.vocabulary.framed
         return [framed(ids) for ids in self.vocabulary.encode_batch(texts)]
 
-    def _fitted(self, tokens: Tokens, example: Example, feature: str) -> tuple[Tokens, bool]:
-        limit, eos = self.lengths[feature], self.vocabulary.eos_id
+    def _fitted(
+        self, tokens: Tokens, example: Example, feature: str, limit: int
+    ) -> tuple[Tokens, bool]:
         if 0 < len(tokens) <= limit:
             return tokens, False
         if not tokens:
             raise ValueError(f"An example's {feature!r} holds no token ids: {dict(example)}.")
+        eos, begin = self.vocabulary.eos_id, list(self.vocabulary.prefix)
+        if self.vocabulary.continues:
+            if feature == "targets" or limit < 1:
+                raise ValueError(
+                    f"A target leaves no room for its input: a row of both has at most "
+                    f"{self.lengths['targets'] + 1} tokens. Raise targets in "
+                    f"{spelled('feature_lengths')}; the example is {dict(example)}."
+                )
+            kept = begin if tokens[: len(begin)] == begin and len(begin) < limit else []
+            return [*kept, *tokens[len(tokens) - limit + len(kept) :]], True
         return [*tokens[: limit - 1], eos] if tokens[-1] == eos else tokens[:limit], True
 
     def bucket(self, length: int, feature: str) -> int:

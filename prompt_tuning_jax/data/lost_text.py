@@ -2,6 +2,9 @@
 
 A model writes what its vocabulary decodes. A target with two spaces, a line end or a character that
 the vocabulary lacks is never written as it stands, however well the model is tuned.
+
+Where a target goes on from its input, nothing is put between the two but what the templates say; so
+two words may become one, which is counted too.
 """
 
 import collections
@@ -12,12 +15,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning_jax.data.task import FEATURES, Example, IndexedSource, Task
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 LIMIT = 10_000  # examples looked at before training; of a source that is read in order, OF_STREAM
 OF_STREAM = 256
 SHOWN = 10  # characters that a warning names
 DIFFERENT = 10_000  # characters told apart
+WORD = 16  # characters of an input's end that are looked at with its target
+_ENDS = ".,:;!?)"  # after these a word stands apart, as after a word
 
 
 def as_written(text: str, vocabulary: Vocabulary) -> str:
@@ -33,8 +39,11 @@ class LostText:
       unknown: feature -> how many examples hold each unknown character.
       with_unknown: feature -> how many examples hold some.
       changed: how many targets come back otherwise.
+      touching: how many targets follow a word without white space, as the model reads them.
+      after_space: how many follow a space that belongs, by the vocabulary, to the word after it.
       first_unknown: feature -> the first text with one.
       first_changed: the first such target, and what comes back.
+      first_touching: the end of the first such input, with its target.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -46,6 +55,8 @@ class LostText:
         self.with_unknown = dict.fromkeys(FEATURES, 0)
         self.first_unknown: dict[str, str] = {}
         self.first_changed: tuple[str, str] | None = None
+        self.touching = self.after_space = 0
+        self.first_touching: str | None = None
         self._is_unknown = functools.lru_cache(DIFFERENT)(self._lacks)
         # Labels come again and again.
         self._as_written = functools.lru_cache(1000)(lambda text: as_written(text, vocabulary))
@@ -62,6 +73,21 @@ class LostText:
         if isinstance(target, str) and (back := self._as_written(str(target))) != target:
             self.changed += 1
             self.first_changed = self.first_changed or (str(target), back)
+
+        if self._vocabulary.continues and isinstance(target, str):
+            self._look_between(str(texts["inputs"]), str(target))
+
+    def _look_between(self, text: str, target: str) -> None:
+        encode, last = self._vocabulary.encode, text[-1:]
+        tail = text[len(text.rstrip()[:-WORD]) :] if last.isspace() else text[-WORD:]
+        ids = [*encode(tail), *encode(target)]
+        if last == " ":
+            self.after_space += ids != encode(tail + target)
+        elif last.isascii() and (last.isalnum() or last in _ENDS) and target[:1].isalnum():
+            read = self._vocabulary.decode(ids)
+            if read.endswith(last + target):
+                self.touching += 1
+                self.first_touching = self.first_touching or tail + target
 
     def _look_for_unknown(self, feature: str, text: str) -> None:
         if not self._lacks(text):
@@ -90,6 +116,8 @@ class LostText:
             },
             "changed_targets": self.changed,
             "first_changed": self.first_changed and list(self.first_changed),
+            "touching": self.touching,
+            "after_space": self.after_space,
         }
 
 
@@ -121,6 +149,19 @@ def in_words(lost: LostText) -> list[str]:
             f"{lost.changed} of {lost.examples} targets cannot be written with the model's "
             f"vocabulary; first {_cut(text)}, of which it makes {_cut(back)}; a prediction of "
             "that counts as the target, unless characters are unknown or other targets read so too"
+        )
+    if lost.touching:
+        sentences.append(
+            f"{lost.touching} of {lost.examples} targets follow their input without a space; first "
+            f"{_cut(str(lost.first_touching))}: begin them with one, as in "
+            f"{spelled('target_template')} ' {{label}}'"
+        )
+    if lost.after_space:
+        sentences.append(
+            f"{lost.after_space} of {lost.examples} inputs end in a space, which the model's "
+            "vocabulary has at the beginning of the next word: take it from the end of "
+            f"{spelled('input_template')}, and begin the targets with it where the vocabulary "
+            "does not do so itself"
         )
     return sentences
 

@@ -88,7 +88,7 @@ class PackedBatches(TrainBatches):
         )
         self._row_length = lengths["inputs"] + prompt_length
         self._row_counts = row_counts(batch_size, row_multiple)
-        self._target_lengths = sorted({*TARGET_BUCKETS, lengths["targets"]})
+        self._target_lengths = sorted({*TARGET_BUCKETS, *self._encoder.buckets["targets"]})
         self._prompt_length, self._layout = prompt_length, layout
         self._special = vocabulary.special
 

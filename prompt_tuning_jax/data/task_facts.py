@@ -118,7 +118,7 @@ def task_facts(
         "counted": survey.examples,
         "complete": complete,
         "targets": _targets(task, survey),
-        "lengths": {f: _lengths(survey.lengths[f], FEATURES[f], lengths[f]) for f in FEATURES},
+        "lengths": {f: _lengths(survey.lengths[f], FEATURES[f], cut.lengths[f]) for f in FEATURES},
     }
 
 
@@ -152,7 +152,10 @@ def _text(value: Any, vocabulary: Vocabulary) -> str:
 
 
 def _tokens(ids: Tokens, vocabulary: Vocabulary) -> Facts:
-    return {"ids": ids, "pieces": [vocabulary.id_to_piece(token) for token in ids]}
+    # Padding may have an id past all pieces.
+    known = vocabulary.size
+    pieces = [vocabulary.id_to_piece(token) if token < known else "" for token in ids]
+    return {"ids": ids, "pieces": pieces}
 
 
 def _verbalizers(task: Task, vocabulary: Vocabulary) -> list[Facts] | None:

@@ -5,8 +5,9 @@ log-probabilities are constrained:
 
     step, cache = constrained(next_scores, cache, Constraints(no_repeat_ngram=3), ...)
 
-The tokens so far, the start token first, travel in the cache, so that greedy search, sampling and
-beams need know nothing of this.
+The tokens so far travel in the cache, so that greedy search, sampling and beams need know nothing
+of this. Of an encoder-decoder they are the start token and what was generated; where targets go on
+from an input, the input's own tokens (a prompt's rows have none) and what was generated.
 
 B batch   V vocabulary   L greatest length   S input length   W places in a row
 """
@@ -36,10 +37,10 @@ class Constraints:
       forced_first: the token that every text begins with.
       forced_last: the tokens of which one ends a text that reaches the greatest length.
       min_length: so many tokens come before the first that may end the text.
-      no_repeat_ngram: no n-gram of this size comes twice; 0 for no limit.
+      no_repeat_ngram: no n-gram of this size comes twice among the tokens so far; 0 for no limit.
       encoder_no_repeat_ngram: none of the input's n-grams of this size comes; 0 for no limit.
-      repetition_penalty: the logits of tokens that came before are divided by this, or multiplied
-        where they are negative; 1.0 for none.
+      repetition_penalty: the logits of the tokens so far are divided by this, or multiplied where
+        they are negative; 1.0 for none.
       encoder_repetition_penalty: the same for the input's tokens, with 1 / penalty.
       banned: sequences of tokens that must not come.
       banned_first: tokens that must not come first (after one that is forced there).
@@ -77,13 +78,17 @@ class Situation(NamedTuple):
     """What constraints look at, beside the scores.
 
     Attributes:
-      history: the tokens so far, the start token first; what lies beyond them is arbitrary.
-      index: how many of them have been generated.
-      input: the input's tokens, without a prompt, the row's padding at the end.
+      history: the tokens so far, the newest of every row in one column.
+      came: True at them; what stands elsewhere is arbitrary.
+      count: how many columns of `history` are behind, the newest token's included.
+      index: how many tokens have been generated.
+      input: the input's tokens, without a prompt, padding at the end.
       is_input: False at padding.
     """
 
-    history: Int[Array, "B L+1"]
+    history: Int[Array, "B W"]
+    came: Bool[Array, "B W"]
+    count: Int[Array, ""]
     index: Int[Array, ""]
     input: Int[Array, "B S"]
     is_input: Bool[Array, "B S"]
@@ -96,8 +101,8 @@ def constrained(
     *,
     of_logits: bool,
     eos_ids: Sequence[int],
-    start_id: int,
     max_length: int,
+    before: tuple[Int[Array, "B W"], Bool[Array, "B W"]],
     inputs: tuple[Int[Array, "B S"], Bool[Array, "B S"]],
     batch_axis: int = 0,
 ) -> tuple[Step, Cache]:
@@ -106,18 +111,25 @@ def constrained(
     Args:
       of_logits: penalties are of logits, as transformers has them in greedy search and sampling; or
         else of log-probabilities, as it has them in beam search.
+      before: the tokens before the first that is generated, padding in front, and False at padding;
+        what the search begins with (the start token) counts only if it is among them.
       inputs: the input's tokens without a prompt, padding at the end, and False at padding.
       batch_axis: of the leaves of `cache`.
     """
-    before_batch = (None,) * batch_axis
-    history = jnp.full((len(inputs[0]), max_length + 1), start_id, jnp.int32)
+    before_batch, places = (None,) * batch_axis, before[0].shape[1]
+    history = jnp.pad(before[0], ((0, 0), (0, max_length)))
+    is_token_BxW = jnp.pad(before[1], ((0, 0), (0, max_length)), constant_values=True)
     start = {"own": cache, "history": history[before_batch], "index": jnp.int32(0)}
 
     def step(cache, tokens_B):
         index = cache["index"]
-        history = cache["history"].at[..., index].set(tokens_B[before_batch])
+        newest = places - 1 + index
+        # What the search begins with is none of the tokens, or is there already.
+        generated = jnp.where(index == 0, cache["history"][..., newest], tokens_B[before_batch])
+        history = cache["history"].at[..., newest].set(generated)
         log_probs_BxV, log_z_B, own = next_scores(cache["own"], tokens_B)
-        now = Situation(history[(0,) * batch_axis], index, *inputs)
+        came_BxW = is_token_BxW & (jnp.arange(history.shape[-1])[None, :] <= newest)
+        now = Situation(history[(0,) * batch_axis], came_BxW, newest + 1, index, *inputs)
         if constraints.penalise:
             offset_Bx1 = log_z_B[:, None] if of_logits else 0.0
             logits_BxV = _penalised(constraints, log_probs_BxV + offset_Bx1, now, eos_ids)
@@ -146,8 +158,7 @@ def _penalised(
         in_input_BxV = _among(now.input, now.is_input, vocab_size)
         x_BxV = scaled(x_BxV, in_input_BxV, 1 / constraints.encoder_repetition_penalty)
     if constraints.repetition_penalty != 1.0:
-        came_1xW = jnp.arange(now.history.shape[1])[None, :] <= now.index
-        came_BxV = _among(now.history, jnp.broadcast_to(came_1xW, now.history.shape), vocab_size)
+        came_BxV = _among(now.history, now.came, vocab_size)
         x_BxV = scaled(x_BxV, came_BxV, constraints.repetition_penalty)
     if constraints.length_decay is not None:
         start, factor = constraints.length_decay
@@ -171,9 +182,7 @@ def _banned(
         is_eos_1xV = _these(eos_ids, vocab_size)[None, :]
         banned_BxV |= is_eos_1xV & (now.index < constraints.min_length)
     if size := constraints.no_repeat_ngram:
-        ends_W = np.arange(now.history.shape[1])
-        came_BxW = jnp.broadcast_to((ends_W <= now.index)[None, :], now.history.shape)
-        banned_BxV |= _completed(now, now.history, came_BxW, size, vocab_size)
+        banned_BxV |= _completed(now, now.history, now.came, size, vocab_size)
     if size := constraints.encoder_no_repeat_ngram:
         banned_BxV |= _completed(now, now.input, now.is_input, size, vocab_size)
     for size, sequences in _by_size(constraints.banned).items():
@@ -193,11 +202,12 @@ def _completed(
     count = tokens_BxW.shape[1] - size + 1
     if count < 1 or size > now.history.shape[1]:
         return jnp.zeros((len(tokens_BxW), vocab_size), bool)
-    newest = _newest(now, size - 1)
+    newest, are_tokens_Bx1 = _newest(now, size - 1)
     last_BxN = tokens_BxW[:, size - 1 :]
-    matches_BxN = is_there_BxW[:, size - 1 :] & (now.index + 1 >= size - 1)
+    matches_BxN = is_there_BxW[:, size - 1 :] & are_tokens_Bx1
     for i in range(size - 1):
-        matches_BxN &= tokens_BxW[:, i : i + count] == newest[:, i : i + 1]
+        same_BxN = tokens_BxW[:, i : i + count] == newest[:, i : i + 1]
+        matches_BxN &= same_BxN & is_there_BxW[:, i : i + count]
     return _among(last_BxN, matches_BxN, vocab_size)
 
 
@@ -206,9 +216,9 @@ def _ended(
 ) -> Bool[Array, "B V"]:
     """True at tokens that would complete one of the sequences, all of one length."""
     size = sequences_NxW.shape[1]
-    newest_Bx1xW = _newest(now, size - 1)[:, None, :]
-    matches_BxN = jnp.all(newest_Bx1xW == sequences_NxW[None, :, :-1], axis=-1)
-    matches_BxN &= now.index + 1 >= size - 1
+    newest, are_tokens_Bx1 = _newest(now, size - 1)
+    matches_BxN = jnp.all(newest[:, None, :] == sequences_NxW[None, :, :-1], axis=-1)
+    matches_BxN &= are_tokens_Bx1
     last_BxN = jnp.broadcast_to(sequences_NxW[None, :, -1], matches_BxN.shape)
     return _among(last_BxN, matches_BxN, vocab_size)
 
@@ -226,9 +236,13 @@ def _forced(
     return log_probs_BxV
 
 
-def _newest(now: Situation, count: int) -> Int[Array, "B {count}"]:
-    """The last `count` tokens so far; arbitrary where there are fewer."""
-    return lax.dynamic_slice_in_dim(now.history, now.index + 1 - count, count, axis=1)
+def _newest(now: Situation, count: int) -> tuple[Int[Array, "B {count}"], Bool[Array, "B 1"]]:
+    """The last `count` tokens so far, and whether there are so many."""
+    tokens, came = (
+        lax.dynamic_slice_in_dim(x, now.count - count, count, axis=1)
+        for x in (now.history, now.came)
+    )
+    return tokens, jnp.all(came, axis=1, keepdims=True)
 
 
 def _among(

@@ -146,15 +146,15 @@ def _generate(
     what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
     check_fits(cache, how.beams, what)
     if how.constraints:
+        own = _own_tokens(encoder_input_tokens, prompts, members, config.pad_id)
         step, cache = constrained(
             next_scores,
             cache,
             how.constraints,
             of_logits=how.beams == 1,
             eos_ids=how.eos_ids,
-            start_id=how.start_id,
             max_length=max_length,
-            inputs=_own_tokens(encoder_input_tokens, prompts, members, config.pad_id),
+            **_known(*own, how.start_id, config.continues_inputs),
             batch_axis=batch_axis,
         )
     if how.beams > 1:
@@ -177,10 +177,25 @@ def _generate(
 def _own_tokens(tokens, prompts, members, pad_id):
     """Each input's own tokens [B, S] without its prompt, padding at the end, and where they are."""
     tokens, positions = tokens[::members], prompts["prompt_positions"]
+    is_own = tokens != pad_id
     if positions is not None:
-        order = jnp.argsort(positions[::members] >= 0, axis=1, stable=True)
-        tokens = jnp.take_along_axis(tokens, order, axis=1)
-    return tokens, tokens != pad_id
+        is_own &= positions[::members] < 0
+    return _ordered(tokens, is_own, ~is_own)
+
+
+def _known(tokens, is_own, start_id, continues_inputs):
+    """The inputs, and before what is generated: they, padding in front, or the start token."""
+    one_a_row = (len(tokens), 1)
+    before = jnp.full(one_a_row, start_id, jnp.int32), jnp.ones(one_a_row, bool)
+    if continues_inputs:
+        before = _ordered(tokens, is_own, is_own)
+    return {"inputs": (tokens, is_own), "before": before}
+
+
+def _ordered(tokens, is_own, later):
+    """Both in another order: what is not `later` comes first, and else all stays as it is."""
+    order = jnp.argsort(later, axis=1, stable=True)
+    return tuple(jnp.take_along_axis(x, order, axis=1) for x in (tokens, is_own))
 
 
 @functools.partial(jax.jit, static_argnums=0)

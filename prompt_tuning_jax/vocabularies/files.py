@@ -27,6 +27,7 @@ SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _SENTINEL = re.compile(r"<extra_id_\d+>")  # special whether or not a file says so
 # What transformers' classes take for granted where a file names no such token.
 T5_TOKENS = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+GPT2_TOKENS = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 CLASS_TOKENS = {
     "ByT5Tokenizer": T5_TOKENS,
     "MT5Tokenizer": T5_TOKENS,

@@ -183,7 +183,7 @@ def _special_ids(model: sentencepiece.SentencePieceProcessor, name: str) -> Spec
     """
     if model.eos_id() < 0:
         raise ValueError(
-            f"{name} has no token that ends a sequence, which T5 needs. Train it with pad_id=0, "
+            f"{name} has no token that ends a sequence. Train it with pad_id=0, "
             "eos_id=1, unk_id=2, bos_id=-1, or pass the model's own spiece.model."
         )
     bos = model.bos_id() if model.bos_id() >= 0 else None

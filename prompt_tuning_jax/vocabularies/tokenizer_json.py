@@ -12,7 +12,9 @@ from tokenizers import models
 from prompt_tuning_jax.vocabularies.files import (
     BPE_MERGES,
     BPE_VOCAB,
+    CONFIG,
     FETCH,
+    GPT2_TOKENS,
     SENTENCEPIECE,
     T5_TOKENS,
     TOKENIZER,
@@ -139,16 +141,22 @@ def _common_name(piece: str | None) -> str | None:
 
 
 def _special_ids(tokenizer: tokenizers.Tokenizer, files: VocabularyFiles) -> SpecialIds:
-    """The ids of the tokens that the files name, else of those that are called as T5's are."""
-    names = T5_TOKENS | files.special_tokens
-    found = {role: tokenizer.token_to_id(name) for role, name in names.items()}
-    if found["eos"] is None:
+    """The ids of the tokens that the files name, else of those called as T5's or GPT-2's are."""
+    named = files.special_tokens
+    for names in (T5_TOKENS | named, GPT2_TOKENS | named):
+        found = {role: tokenizer.token_to_id(name) for role, name in names.items()}
+        if (eos := found["eos"]) is not None:
+            break
+    else:
+        why = f"no file says what ends a sequence, which {CONFIG} does"
+        if "eos" in named:
+            why = f"{named['eos']!r}, which should end a sequence, is not in this vocabulary"
         raise ValueError(
-            f"{files.place}: {names['eos']!r}, which should end a sequence, is not in this "
-            "vocabulary, so it is no T5's. Pass the tokenizer that came with the model."
+            f"{files.place}: {why}. Pass the tokenizer that came with the model, all of its files."
         )
-    pad = found["eos"] if found["pad"] is None else found["pad"]
-    return SpecialIds(pad, found["eos"], pad, found.get("bos"), found["unk"])
+    pad = found.get("pad")
+    pad = eos if pad is None else pad
+    return SpecialIds(pad, eos, pad, found.get("bos"), found["unk"])
 
 
 def _frame(

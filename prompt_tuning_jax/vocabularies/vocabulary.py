@@ -40,13 +40,13 @@ class Vocabulary(abc.ABC):
     Attributes:
       special: the special ids, also as `pad_id`, `eos_id`, `start_id`, `bos_id`, `unk_id`.
       prefix, suffix: the ids that stand before and after a text's own, its frame.
-      target_prefix: those that stand before a target's own.
+      continues: whether a target goes on where its input ends, without a beginning of its own.
       extra_ids: how many sentinels there are.
       name: where it was read from, as errors call it.
     """
 
     extra_ids: int = 0
-    _continues = False
+    continues: bool = False
 
     def __init__(
         self,
@@ -116,13 +116,13 @@ class Vocabulary(abc.ABC):
     @property
     def target_prefix(self) -> tuple[int, ...]:
         # A decoder that starts from what begins a text does not write it again.
-        started = self._continues or self.prefix == (self.start_id,)
+        started = self.continues or self.prefix == (self.start_id,)
         return () if started else self.prefix
 
     def continuing(self) -> Self:
         """A copy for a model that writes on where a text ends: no end after the text itself."""
         changed = copy.copy(self)
-        changed.suffix, changed._continues = (), True
+        changed.suffix, changed.continues = (), True
         return changed
 
     def sentinel(self, index: int) -> int:

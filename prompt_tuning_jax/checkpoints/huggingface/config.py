@@ -89,7 +89,7 @@ def parse_config(
         )
     for key, why in _REFUSED.items():
         if raw.get(key):
-            raise ValueError(f"{path}: {key} is set: {why}, which this T5 does not have.")
+            raise ValueError(f"{path}: {key} is set: {why}, which is not done here.")
     long = model_type == "longt5"
     num_layers, scaled = raw.count("num_layers"), _scaled(raw, model_type)
     pad_id = raw.token("pad_token_id", 0)

@@ -26,7 +26,7 @@ CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ROWS = 4096
-# A dtype's name in a header -> numpy's dtype, for those that a T5 may be found in.
+# A dtype's name in a header -> numpy's dtype, for those that a model may be found in.
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -59,7 +59,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / shard for shard in sorted(set(shards.values()))]
     if any(directory.glob("pytorch_model*.bin")):
         raise FileNotFoundError(
-            f"{directory} has its weights only as a pickle: {how_to_convert(directory)}"
+            f"{directory} has its weights only as a pickle: {how_to_convert(directory, directory)}"
         )
     raise FileNotFoundError(
         f"{directory} has no {_WEIGHTS} and no {_INDEX}: fetch them, or pass a model that has them."
@@ -71,12 +71,21 @@ def has_weights(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (_WEIGHTS, _INDEX))
 
 
-def how_to_convert(source: str | os.PathLike) -> str:
-    """What to do about a model whose weights are a pickle."""
+def how_to_convert(source: str | os.PathLike, directory: Path) -> str:
+    """What to do about a model whose weights are a pickle.
+
+    Args:
+      source: what transformers finds it by.
+      directory: where its config.json is.
+    """
+    path = directory / CONFIG
+    raw = json_object(path.read_bytes(), path, "Fetch it again.") if path.is_file() else {}
+    is_causal = "model_type" in raw and not raw.get("is_encoder_decoder")
+    kind = "AutoModelForCausalLM" if is_causal else "AutoModelForSeq2SeqLM"
     return (
         "pytorch_model.bin can run code and is never read. Convert it where transformers is "
-        f"installed: T5ForConditionalGeneration.from_pretrained({os.fspath(source)!r})"
-        ".save_pretrained(NEW_DIRECTORY), and pass NEW_DIRECTORY."
+        f"installed: {kind}.from_pretrained({os.fspath(source)!r}).save_pretrained(NEW_DIRECTORY), "
+        "copy the tokenizer's files there, and pass NEW_DIRECTORY."
     )
 
 

@@ -101,6 +101,10 @@ T5GEMMA = Format(
 def format_in(path: Path) -> Format:
     """The format of the model that a `config.json` describes; T5's, which refuses all others."""
     raw = json_object(path.read_bytes(), path, t5.FETCH)
+    if "model_type" not in raw and "hidden_size" in raw:  # files of old T5s may lack it
+        raise ValueError(
+            f"{path} has no 'model_type', which says what kind of model it describes. {t5.FETCH}"
+        )
     model_type = raw.get("model_type", "t5")
     if model_type in list(causal.FAMILIES):
         return causal_format(model_type)

@@ -55,16 +55,14 @@ _REFUSED: dict[str, tuple[list[Any], str | None]] = {
 }
 
 
-# What transformers also counts over the input where targets go on from it, and is not done here.
+# What says nothing of use where targets go on from an input, and so is refused there: transformers
+# counts the input's tokens (and its padding) in the one, and obeys the other if there is one token.
 _REFUSED_OF_CAUSAL: dict[str, tuple[list[Any], str | None]] = {
-    "repetition_penalty": ([1], None),
-    "encoder_repetition_penalty": ([1], None),
-    "no_repeat_ngram_size": ([0], None),
-    "encoder_no_repeat_ngram_size": ([0], None),
-    "bad_words_ids": ([[]], None),
+    "min_length": ([0], None),
+    "forced_bos_token_id": ([], None),
 }
-# Lengths that count the input too: what they leave for the text is not known.
-_TOTALS = ("max_length", "min_length")
+# What is no matter there: where a decoder starts, and a length that counts the input too.
+_NOTHING_TO_CAUSAL = ("max_length", "decoder_start_token_id")
 
 
 def read_generation(
@@ -89,11 +87,11 @@ def defaults_of(
     raw: Mapping[str, Any], source: str, vocab_size: int, continues: bool = False
 ) -> GenerationDefaults:
     """What the fields of `source` say, in a model with so many token ids."""
-    fields = _Fields(raw, vocab_size)
-    refused = _not_done(fields, _REFUSED_OF_CAUSAL) if continues else []
+    every = fields = _Fields(raw, vocab_size)
+    refused = _not_done(every, _REFUSED_OF_CAUSAL) if continues else []
     if continues:
-        obeyed = {k: v for k, v in raw.items() if k not in (*_TOTALS, *_REFUSED_OF_CAUSAL)}
-        fields = _Fields(obeyed, vocab_size)
+        others = {*_NOTHING_TO_CAUSAL, *_REFUSED_OF_CAUSAL}
+        fields = _Fields({k: v for k, v in raw.items() if k not in others}, vocab_size)
     beams = fields.whole("num_beams", BEAMS)
     length_penalty = fields.real("length_penalty", LENGTH_PENALTY)
     if (beams or 1) > 1 and length_penalty is None:
@@ -111,7 +109,7 @@ def defaults_of(
         eos_ids=eos_ids,
         constraints=constraints,
         refused=tuple(fields.refused + _not_done(fields, _REFUSED) + refused),
-        stored=json.dumps({key: fields.raw[key] for key in sorted(fields.read)}),
+        stored=json.dumps({key: every.raw[key] for key in sorted(every.read | fields.read)}),
     )
 
 

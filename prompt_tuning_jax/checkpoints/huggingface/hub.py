@@ -31,9 +31,9 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
         return path
     name = os.fspath(directory_or_hub_name)
     if path.is_file():
-        raise FileNotFoundError(f"{path} is a file. Pass the directory of a T5.")
+        raise FileNotFoundError(f"{path} is a file. Pass the model's directory.")
     if not _HUB_NAME.fullmatch(name):
-        raise FileNotFoundError(f"There is no directory {path}. Pass the directory of a T5.")
+        raise FileNotFoundError(f"There is no directory {path}. Pass a model's directory.")
     try:
         directory = _download(name)
         if not has_weights(directory) and (converted := _conversion(name)):
@@ -48,7 +48,7 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
     if not has_weights(directory):
         raise FileNotFoundError(
             f"{name} has no safetensors on the Hugging Face hub, and its bot offers none; a "
-            f"{how_to_convert(name)}"
+            f"{how_to_convert(name, directory)}"
         )
     return directory
 

@@ -30,7 +30,12 @@ from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, co
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.family import NetworkConfig
-from prompt_tuning_jax.vocabularies import Vocabulary, has_vocabulary, load_vocabulary
+from prompt_tuning_jax.vocabularies import (
+    SentencePieceVocabulary,
+    Vocabulary,
+    has_vocabulary,
+    load_vocabulary,
+)
 
 # Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
 _SPARE_ROWS = 4
@@ -179,7 +184,13 @@ def fit_vocabulary(
     Raises:
       ValueError: it has more ids than the model, or far fewer, or others for the end and padding.
     """
-    apart = "they do not belong together. Pass the tokenizer that came with the model."
+    apart = "they do not belong together. Pass all files of the tokenizer that came with the model."
+    if config.continues_inputs and isinstance(vocabulary, SentencePieceVocabulary):
+        raise ValueError(
+            f"{path} is a SentencePiece model, which does not say what a causal model's texts "
+            "begin with: pass the model's tokenizer.json. transformers 5 writes one when it saves "
+            "the tokenizer."
+        )
     # Gemma 3's vocabulary has a token for images, which its text models do not embed.
     needed = vocabulary.pieces if config.continues_inputs else vocabulary.size
     if needed > config.vocab_size:
@@ -197,9 +208,11 @@ def fit_vocabulary(
             f"{CONFIG}, with {config.eos_id}: {apart}"
         )
     if _may_stand_in_texts(config.pad_id, vocabulary):
+        remedy = " Or set pad_token_id to null: padding then has an id of its own."
+        remedy = remedy if config.continues_inputs else ""
         raise ValueError(
             f"{path} has padding at the id {vocabulary.pad_id}, but the model, by its {CONFIG}, "
-            f"at {config.pad_id}, which texts may hold: {apart}"
+            f"at {config.pad_id}, which texts may hold: {apart}{remedy}"
         )
     vocabulary = vocabulary.continuing() if config.continues_inputs else vocabulary
     return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)

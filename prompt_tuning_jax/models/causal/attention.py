@@ -61,7 +61,7 @@ class Kind(NamedTuple):
     """What layers differ in, as data: `config.LayerKind`."""
 
     window: int | Int[Array, ""] | None
-    frequencies: Float[Array, " half"] | Float[np.ndarray, " half"] | None
+    turning: Float[Array, "2 half"] | Float[np.ndarray, "2 half"] | None
 
 
 def visible(
@@ -100,8 +100,8 @@ def project_heads(
     if config.qk_norm:
         q, k = norm(config, q, weights["query_norm"]), norm(config, k, weights["key_norm"])
     q = scaled_queries(config, q)
-    if kind.frequencies is not None:
-        q, k = (turned(x, positions_BxL, kind.frequencies) for x in (q, k))
+    if kind.turning is not None:
+        q, k = (turned(x, positions_BxL, kind.turning) for x in (q, k))
     return q.astype(config.dtype), KeyValue(k, v)
 
 

@@ -13,7 +13,7 @@ ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 NORMS = ("rms", "layer")
 REMAT_POLICIES = ("none", "minimal", "full")
 VISIBILITIES = ("full", "causal", "isolated", "isolated_causal")
-ROTARY_KINDS = ("default", "linear", "llama3")
+ROTARY_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,11 @@ class Rotary:
       theta: pair i of K/2 turns by theta**(-2 i / K) a position.
       kind: "default"; "linear", `factor` times slower; "llama3", `factor` times slower where a turn
         takes more than `original_length / low` positions, as fast where it takes fewer than
-        `original_length / high`, and between them in between.
+        `original_length / high`, and between them in between; "yarn" (arXiv:2309.00071), the same
+        but that what is between grows with the pair's number; "dynamic", as "default" in rows of up
+        to `CausalConfig.max_length` positions, and longer ones are refused.
+      whole: of "yarn", whether the pairs where that begins and ends are rounded to whole numbers.
+      scale: what queries and keys that are turned are multiplied by.
     """
 
     theta: float
@@ -33,6 +37,8 @@ class Rotary:
     low: float = 1.0
     high: float = 4.0
     original_length: int = 8192
+    whole: bool = True
+    scale: float = 1.0
 
     def __post_init__(self):
         if self.kind not in ROTARY_KINDS:
@@ -155,6 +161,12 @@ class CausalConfig:
     def continues_inputs(self) -> bool:
         """Whether targets go on where the input ends, without a beginning of their own."""
         return True
+
+    @property
+    def length_limit(self) -> int | None:
+        """The most positions a row may have; None where there is no end to them."""
+        grows = any(layer.rotary and layer.rotary.kind == "dynamic" for layer in self.layers)
+        return self.max_length if self.learned_positions or grows else None
 
     def _check_choices(self) -> None:
         """Refuses, by the names of the settings, what these models do not do."""

@@ -25,7 +25,7 @@ from prompt_tuning_jax.models.causal.attention import (
 )
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import Weights, embed, logits, mlp, norm
-from prompt_tuning_jax.models.causal.rotary import frequencies
+from prompt_tuning_jax.models.causal.rotary import turning
 
 # A layer's own keys and values, and what it is given -> all those that its queries may see, and
 # what is kept of the layer.
@@ -53,10 +53,10 @@ def embedded(
 
 
 def check_length(config: CausalConfig, length: int) -> None:
-    """ValueError where rows are longer than the table of positions, if there is one."""
-    if config.learned_positions and length > config.max_length:
+    """ValueError where rows are longer than the model's positions go, if they end."""
+    if config.length_limit is not None and length > config.length_limit:
         raise ValueError(
-            f"Rows have {length} positions, but this model knows only {config.max_length}: "
+            f"Rows have {length} positions, but this model knows only {config.length_limit}: "
             "shorten the inputs, the targets or the prompt."
         )
 
@@ -161,7 +161,7 @@ def layer_kinds(config: CausalConfig) -> tuple[Kind, ...]:
     return tuple(
         Kind(
             unlimited if layer.window is None else layer.window,
-            frequencies(layer.rotary, config.head_dim) if turns else None,
+            turning(layer.rotary, config.head_dim) if turns else None,
         )
         for layer in config.layers
     )

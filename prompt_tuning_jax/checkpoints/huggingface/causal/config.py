@@ -152,11 +152,17 @@ def config_fields(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
 def _sizes(fields: Fields, table: FamilyTable) -> dict[str, int]:
     width, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     grouped = not table.switches.get("joined_qkv")
+    shared = fields.count("num_key_value_heads", heads) if grouped else heads
+    if heads % shared:
+        raise ValueError(
+            f"{fields.path}: num_key_value_heads, {shared}, must divide num_attention_heads, "
+            f"{heads}. Correct the one that is wrong."
+        )
     return {
         "vocab_size": fields.count("vocab_size"),
         "emb_dim": width,
         "num_heads": heads,
-        "num_kv_heads": fields.count("num_key_value_heads", heads) if grouped else heads,
+        "num_kv_heads": shared,
         "head_dim": fields.count("head_dim", width // heads) if grouped else width // heads,
         "mlp_dim": fields.count("intermediate_size", None if grouped else 4 * width),
         "max_length": fields.count("max_position_embeddings", 2048 if grouped else None),

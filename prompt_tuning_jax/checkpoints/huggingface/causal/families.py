@@ -100,7 +100,6 @@ _GEMMA_READS = (
     "attention_bias",
     "query_pre_attn_scalar",
     "layer_types",
-    "attn_logit_softcapping",
     "final_logit_softcapping",
 )
 _GEMMA_FIELDS = _frozen(hidden_act="hidden_activation")
@@ -171,7 +170,7 @@ FAMILIES: Mapping[str, FamilyTable] = _frozen(
             attn_logit_softcapping=50.0,
             final_logit_softcapping=30.0,
         ),
-        reads=_GEMMA_READS,
+        reads=("attn_logit_softcapping", *_GEMMA_READS),
         fields=_GEMMA_FIELDS,
         windows="pattern",
     ),

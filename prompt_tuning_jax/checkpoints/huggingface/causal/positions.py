@@ -1,5 +1,6 @@
 """What layers of a causal model differ in, from a `config.json` and back: windows and rotation."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +10,25 @@ from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _THETA = 10000.0
+_ORIGINAL = "original_max_position_embeddings"
 # Our field -> its name in the files, for the kinds of rotary positions that have it.
 _FIELDS = {
     "default": {},
     "linear": {"factor": "factor"},
+    "dynamic": {"factor": "factor"},
     "llama3": {
         "factor": "factor",
         "low": "low_freq_factor",
         "high": "high_freq_factor",
-        "original_length": "original_max_position_embeddings",
+        "original_length": _ORIGINAL,
+    },
+    "yarn": {
+        "factor": "factor",
+        "low": "beta_slow",
+        "high": "beta_fast",
+        "original_length": _ORIGINAL,
+        "whole": "truncate",
+        "scale": "attention_factor",
     },
 }
 
@@ -66,10 +77,17 @@ def _types(fields: Fields, table: FamilyTable, count: int) -> list[str]:
     """Which layers see a window of positions only."""
     stated = fields.get("layer_types") if "layer_types" in table.reads else None
     if stated is not None:
-        if len(stated) != count or not set(stated) <= {FULL, SLIDING}:
+        right = isinstance(stated, list) and len(stated) == count
+        if not right or any(kind not in (FULL, SLIDING) for kind in stated):
             raise ValueError(
                 f"{fields.path}: layer_types must name {FULL} or {SLIDING} for each of {count} "
                 f"layers, not {stated!r}."
+            )
+        asked = "use_sliding_window" not in table.reads or fields.flag("use_sliding_window")
+        if SLIDING in stated and not asked:
+            raise ValueError(
+                f"{fields.path}: layer_types names {SLIDING}, but use_sliding_window is not true. "
+                "Correct the one that is wrong."
             )
         return list(stated)
     if fields.get("sliding_window") is None or table.windows == "none":
@@ -95,7 +113,8 @@ def _turns(fields: Fields, table: FamilyTable, count: int) -> list[bool]:
     if stated is None:
         period = fields.count("no_rope_layer_interval")
         return [(i + 1) % period != 0 for i in range(count)]
-    if len(stated) < count or not set(stated) <= {0, 1}:
+    right = isinstance(stated, list) and len(stated) >= count
+    if not right or any(turns not in (0, 1) for turns in stated):
         raise ValueError(
             f"{fields.path}: no_rope_layers must be 1 (rotary positions) or 0 for each of {count} "
             f"layers, not {stated!r}."
@@ -106,17 +125,29 @@ def _turns(fields: Fields, table: FamilyTable, count: int) -> list[bool]:
 def _rotary(fields: Fields, table: FamilyTable, kind: str) -> Rotary:
     """How positions turn in the layers of a kind."""
     local = "rope_local_base_freq" in table.reads and kind == SLIDING
-    new, old = fields.get("rope_parameters"), fields.get("rope_scaling")
-    if (new and FULL in new) or (new and SLIDING in new):
+    new, old = (_object(fields, key) for key in ("rope_parameters", "rope_scaling"))
+    if by_kind := FULL in new or SLIDING in new:
         new = new.get(kind) or {}
     if new and old and not local and new != old:
         raise ValueError(
             f"{fields.path}: rope_parameters and rope_scaling, an older name for it, differ. "
             "Remove the one that is wrong."
         )
-    stated = dict(new or ({} if local else old) or {})
+    stated = new or ({} if local else old)
     theta = fields.positive("rope_local_base_freq" if local else "rope_theta", _THETA)
-    return _parsed({"rope_theta": theta} | stated, fields)
+    outer = {} if by_kind else {_ORIGINAL: fields.get(_ORIGINAL)}
+    return _parsed({"rope_theta": theta} | stated | _known(outer), fields)
+
+
+def _object(fields: Fields, key: str) -> dict[str, Any]:
+    value = fields.get(key, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{fields.path}: {key} must be an object, not {value!r}.")
+    return _known(value)
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _parsed(stated: Mapping[str, Any], fields: Fields) -> Rotary:
@@ -131,14 +162,46 @@ def _parsed(stated: Mapping[str, Any], fields: Fields) -> Rotary:
         raise ValueError(
             f"{fields.path}: partial_rotary_factor is {share!r}: heads are turned as a whole here."
         )
-    inner = Fields(f"{fields.path} (rotary positions)", stated)
     found = {}
+    if name in ("dynamic", "llama3", "yarn"):  # transformers falls back on it
+        found[_ORIGINAL] = fields.count("max_position_embeddings")
+    inner = Fields(f"{fields.path} (rotary positions)", found | stated)
+    if name == "yarn":
+        found = _yarn(inner, fields.count("max_position_embeddings"))
+    else:
+        found = {
+            ours: (inner.count if theirs == _ORIGINAL else inner.positive)(theirs)
+            for ours, theirs in _FIELDS[name].items()
+        }
     for ours, theirs in _FIELDS[name].items():
-        read = inner.count if ours == "original_length" else inner.positive
-        found[ours] = read(theirs)
         if found[ours] is None:
             raise ValueError(f"{fields.path}: {name} rotary positions need {theirs!r}: add it.")
     return Rotary(theta=inner.positive("rope_theta"), kind=name, **found)
+
+
+def _yarn(inner: Fields, length: int) -> dict[str, Any]:
+    """What transformers makes of the fields of a model for rows of `length`, and fills in."""
+    original = inner.count(_ORIGINAL)
+    factor = inner.positive("factor", length / original)
+    wanted, shared = (
+        inner.positive(key) if inner.get(key) else None for key in ("mscale", "mscale_all_dim")
+    )
+    scale = _temperature(factor, 1.0)
+    if wanted and shared:
+        scale = _temperature(factor, wanted) / _temperature(factor, shared)
+    return {
+        "factor": factor,
+        "low": inner.positive("beta_slow", 1.0),
+        "high": inner.positive("beta_fast", 32.0),
+        "original_length": original,
+        "whole": inner.flag("truncate") is not False,
+        "scale": inner.positive("attention_factor", scale),
+    }
+
+
+def _temperature(factor: float, strength: float) -> float:
+    """By how much yarn multiplies queries and keys (arXiv:2309.00071, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
 
 
 def _rotary_json(rotary: Rotary) -> dict[str, Any]:

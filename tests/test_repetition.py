@@ -1,0 +1,115 @@
+"""Penalties of what came before, as transformers': of T5's targets, of a causal row's input too."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from causal_models import MODELS, next_logits
+from common import GOLDENS
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints.huggingface.generation import defaults_of
+
+MODEL_DIRS = {"llama": MODELS["llama_tied"], "t5": GOLDENS / "huggingface" / "t5_v1_1"}
+CASES = {
+    "rp1.3": {"repetition_penalty": 1.3},
+    "rp0.8": {"repetition_penalty": 0.8},
+    "rp1.1_ng2": {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2},
+    "rp1.4_in2": {"repetition_penalty": 1.4, "encoder_no_repeat_ngram_size": 2},
+}
+LENGTH = 10
+
+
+@functools.cache
+def goldens():
+    return dict(np.load(GOLDENS / "decoding" / "transformers_repetition.npz"))
+
+
+@functools.cache
+def model(name):
+    return pt.load_model(MODEL_DIRS[name])
+
+
+def asking(name, **fields):
+    """The model, as if its generation_config.json had these fields."""
+    one = model(name)
+    continues = one.config.continues_inputs
+    return one.replace(generation=defaults_of(fields, "a file", one.vocab_size, continues))
+
+
+def rows(name, left=False):
+    """The inputs, padded on a side."""
+    inputs = [goldens()[f"{name}_input_{i}"].tolist() for i in range(4)]
+    length, pad = max(map(len, inputs)), model(name).config.pad_id
+    padding = [[pad] * (length - len(ids)) for ids in inputs]
+    padded = [p + ids if left else ids + p for p, ids in zip(padding, inputs, strict=True)]
+    return np.array(padded, np.int32)
+
+
+def until_end(tokens, name):
+    """Tokens [n, L] with 0 for padding."""
+    return np.where(np.array(tokens) == model(name).config.pad_id, 0, tokens)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", MODEL_DIRS)
+def test_transformers_tokens(name, case, beams):
+    fields = {"max_new_tokens": LENGTH, "num_beams": beams, "length_penalty": 1.0}
+    tokens, scores = asking(name, **fields, **CASES[case]).generate_tokens(rows(name))
+    np.testing.assert_array_equal(until_end(tokens, name), goldens()[f"{name}_{case}_b{beams}"])
+    if beams > 1:
+        expected = goldens()[f"{name}_{case}_b{beams}_scores"]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["rp1.3", "rp1.1_ng2"])
+def test_padding_is_no_token(case):
+    """On whichever side; the row is the same as alone."""
+    how = asking("llama", max_new_tokens=LENGTH, **CASES[case])
+    tokens, _ = how.generate_tokens(rows("llama", left=True))
+    np.testing.assert_array_equal(tokens, goldens()[f"llama_{case}_b1"])
+
+
+def test_a_prompts_rows_are_no_tokens_wherever_they_stand():
+    """Greedy by hand: the logits of text, prompt and what was generated, penalised by their ids."""
+    one, text, penalty = model("llama"), rows("llama")[3:4, :6], 1.5
+    values = np.random.default_rng(0).normal(size=(3, one.config.emb_dim)).astype(np.float32)
+    prompt = pt.TunedPrompt(values, "after_bos")
+    tokens, _ = one.generate_tokens(text, prompt, max_length=4, repetition_penalty=penalty)
+    row = text[0].tolist()
+    for token in np.array(tokens)[0]:
+        logits = next_after(one, row, prompt)
+        came = np.isin(np.arange(len(logits)), row)
+        logits = np.where(came, np.where(logits < 0, logits * penalty, logits / penalty), logits)
+        assert token == np.argmax(logits)
+        row.append(int(token))
+
+
+def next_after(one, row, prompt):
+    start = np.full((1, 1), one.config.start_id, np.int32)
+    return np.asarray(one.logits(np.array([row], np.int32), start, prompt))[0, 0]
+
+
+@pytest.mark.parametrize("name", MODEL_DIRS)
+def test_sampling_is_of_what_the_penalty_left(name):
+    """Among the likeliest alone, sampling is the greedy search that transformers did."""
+    fields = {"do_sample": True, "temperature": 0.7, "top_p": 1e-6}
+    how = asking(name, max_new_tokens=LENGTH, **fields, **CASES["rp1.3"])
+    tokens, _ = how.generate_tokens(rows(name))
+    np.testing.assert_array_equal(until_end(tokens, name), goldens()[f"{name}_rp1.3_b1"])
+
+
+def test_sampled_frequencies_after_an_input():
+    """The first token's, drawn many times, are softmax(penalised logits / temperature)."""
+    one, count, penalty, temperature = model("llama"), 4000, 2.0, 0.5
+    text = rows("llama")[3:4, :6]
+    how = {"repetition_penalty": penalty, "temperature": temperature, "max_length": 1}
+    tokens, _ = one.generate_tokens(np.repeat(text, count, axis=0), **how)
+    logits = next_logits(one, text)[0, -1]
+    came = np.isin(np.arange(len(logits)), text)
+    logits = np.where(came, np.where(logits < 0, logits * penalty, logits / penalty), logits)
+    expected = np.asarray(jax.nn.softmax(logits / temperature))
+    found = np.bincount(np.array(tokens)[:, 0], minlength=len(logits)) / count
+    np.testing.assert_allclose(found, expected, atol=0.03)
