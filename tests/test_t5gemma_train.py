@@ -65,7 +65,8 @@ def test_packed_or_scanned_it_is_the_same_prompt(model, tmp_path, how):
     steps = {
         "train_steps": 2,
         "eval_period": 2,
-        "trainable": ((PROMPT_NAME, optax.sgd(1e-3)),),  # small beside what rounding grows to
+        # Gradients here are up to 140, and round to 1e-5 of that: in float64 they are the same.
+        "trainable": ((PROMPT_NAME, optax.sgd(1e-4)),),
         "learning_rate": None,
         "seed": 3,
     }
