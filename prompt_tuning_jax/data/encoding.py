@@ -49,7 +49,7 @@ def check_distinct(labels: Iterable[str], vocabulary: Vocabulary, limit: int | N
     """
     seen: dict[tuple[int, ...], str] = {}
     limit = None if vocabulary.continues else limit
-    room = None if limit is None else max(limit - len(vocabulary.prefix) - 1, 0)
+    room = None if limit is None else max(limit - len(vocabulary.target_prefix) - 1, 0)
     for label in labels:
         ids = vocabulary.encode(label)
         cut = ids[:room]
