@@ -25,7 +25,7 @@ from prompt_tuning_jax import arguments
 from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
 from prompt_tuning_jax.checkpoints import peft, quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.load import load
 from prompt_tuning_jax.decoding import text
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
@@ -321,8 +321,9 @@ def load_model(
         model = pt.load_model("gs://bucket/t5/checkpoint_1100000", vocabulary="spiece.model")
 
     Args:
-      path_or_name: "bundled", a Hugging Face directory of a T5 or a causal model, a T5X checkpoint
-        (see `checkpoints.t5x`; a prompt in it is left out), or a hub name where there is a network.
+      path_or_name: "bundled", a T5; "bundled_causal", its causal sibling; a Hugging Face directory
+        of a T5 or a causal model; a T5X checkpoint (see `checkpoints.t5x`; a prompt in it is left
+        out); or a hub name where there is a network.
       dtype: of the weights in memory and of the activations; prompts stay float32. "int8" is for
         the weights' matrices alone, see `quantize`: activations are then bfloat16 or, on a CPU,
         float32.
@@ -337,6 +338,6 @@ def load_model(
       ValueError: missing or misshapen weights, which are never replaced by random numbers; or the
         vocabulary is not this model's.
     """
-    source = BUNDLED if str(path_or_name) == "bundled" else path_or_name
+    source = directory_of(path_or_name)
     config, params, found, fingerprint, defaults = load(source, dtype, verbose, vocabulary, mesh)
     return FrozenModel(config, params, found, str(path_or_name), mesh, fingerprint, defaults)

@@ -1,12 +1,12 @@
-"""Makes the pre-built prompts of the bundled model: trained, scored on test, and described.
+"""Makes the pre-built prompts of the bundled models: trained, scored on test, and described.
 
     python scripts/make_bundled_prompts.py                               # all, about 20 minutes
     python scripts/make_bundled_prompts.py bundled_topic --force         # this one, anew
 
 One prompt for every bundled task (seed 0), and four more for bundled_woman (seeds 1 to 4), which
-with the first make an ensemble. Each is one installed experiment as it is, and gets a directory
-with `prompt.safetensors`, `prompt.json` and `CARD.md`. An interrupted run continues from where it
-was; a prompt that is already there is left alone.
+with the first make an ensemble; and two for the causal model. Each is one installed experiment, for
+the T5 as it is, and gets a directory with `prompt.safetensors`, `prompt.json` and `CARD.md`. An
+interrupted run continues from where it was; a prompt that is already there is left alone.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import bundled
@@ -32,20 +32,35 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 
 OUTPUT = Path(bundled.__file__).parent / "prompts"
 ENSEMBLE = "bundled_woman"
-# Name of a prompt -> its task and the seed of its training.
-RECIPES = {task: (task, 0) for task in BUNDLED_TASKS}
-RECIPES |= {f"{ENSEMBLE}_seed{seed}": (ENSEMBLE, seed) for seed in range(1, 5)}
+
+
+class Recipe(NamedTuple):
+    """What a prompt is tuned for."""
+
+    task: str
+    seed: int = 0
+    model: str = "bundled"
+
+
+# By the names of the prompts.
+RECIPES = {task: Recipe(task) for task in BUNDLED_TASKS}
+RECIPES |= {f"{ENSEMBLE}_seed{seed}": Recipe(ENSEMBLE, seed) for seed in range(1, 5)}
+RECIPES |= {
+    f"bundled_causal_{name}": Recipe(f"bundled_{name}", model="bundled_causal")
+    for name in ("sentiment", "topic")
+}
+MODELS = {"bundled": "bundled T5 1.1", "bundled_causal": "bundled causal model"}
 
 LINE_BREAK = " \\\n        "
 CARD = """# {name}
 
-A prompt for the bundled T5 1.1: {length} vectors of width {width}, placed as {layout}.
+A prompt for the {model}: {length} vectors of width {width}, placed as {layout}.
 
 - Task: {task}; {answers}.
 - Accuracy: {validation:.1f} % on validation (500 examples), {test:.1f} % on test (1,000 examples).
   Step {step} of {steps} was chosen, for being the best on validation.
-- Base model: bundled, fingerprint `{fingerprint}`.
-- Use: `prompt-tuning infer --prompt {name}`
+- Base model: {base}, fingerprint `{fingerprint}`.
+- Use: `{use}`
 
 ## How it was made
 
@@ -59,17 +74,21 @@ Machine: {machine}; {versions}.
 
 def train_arguments(name: str, work: str, steps: int | None) -> list[str]:
     """What `prompt-tuning train` is told to make this prompt."""
-    task, seed = RECIPES[name]
-    settings = [f"--gin_file=experiments/{task}.gin", "--seed", str(seed)]
+    task, seed, model = RECIPES[name]
+    settings = [f"--gin_file=experiments/{task}.gin", "--seed", str(seed), *model_option(model)]
     if steps is not None:
         settings += ["--train_steps", str(steps)]
     return [*settings, "--model_dir", f"{work}/{name}"]
 
 
-def make(
-    name: str, model: pt.FrozenModel, work: Path, output: Path, steps: int | None = None
-) -> Path:
+def model_option(model: str) -> list[str]:
+    """What names a model to a command that is for the bundled T5 where nothing does."""
+    return [] if model == "bundled" else ["--model", model]
+
+
+def make(name: str, work: Path, output: Path, steps: int | None = None) -> Path:
     """Trains one prompt, scores it on test, and writes its directory; the card comes last."""
+    model = pt.load_model(RECIPES[name].model)
     config = command_line.parse(TrainConfig, train_arguments(name, str(work), steps), "")
     prompt = pt.train(dataclasses.replace(config, model=model)).prompt
     lengths = {"feature_lengths": config.feature_lengths, "batch_size": 100}
@@ -87,8 +106,13 @@ def card(
     facts = prompt.metadata
     words = facts.get("verbalizers")
     packages = ("prompt-tuning-jax", "jax", "numpy")
+    base = RECIPES[name].model
+    use = ["prompt-tuning", "infer", "--prompt", name, *model_option(base)]
     return CARD.format(
         name=name,
+        model=MODELS[base],
+        base=base,
+        use=shlex.join(use),
         length=prompt.shape[0],
         width=prompt.shape[1],
         layout=prompt.layout,
@@ -127,12 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"no recipe for {', '.join(sorted(unknown))}; choose from {', '.join(RECIPES)}"
         )
     use_compilation_cache()
-    model = pt.load_model("bundled")
     for name in args.names:
         if (args.output / name / "CARD.md").exists() and not args.force:
             print(f"{name} is already there")
             continue
-        print(make(name, model, args.work, args.output, args.steps), flush=True)
+        print(make(name, args.work, args.output, args.steps), flush=True)
 
 
 if __name__ == "__main__":

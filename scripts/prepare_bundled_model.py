@@ -3,6 +3,11 @@
     python scripts/prepare_bundled_model.py --prose path/to/text --work runs/bundled \\
         --output prompt_tuning_jax/bundled/model
 
+or, with the bundled model's vocabulary and in one phase, its causal sibling:
+
+    python scripts/prepare_bundled_model.py --causal --prose path/to/text --work runs/causal \\
+        --output prompt_tuning_jax/bundled/causal_model
+
 `--prose` is a directory of UTF-8 .txt files of English; it is read, never copied. An interrupted
 run continues from where it was. With `--control` the model meets the same prose and the same worlds
 but no questions: what it lacks is what the skills contribute.
@@ -22,9 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.bundled import causal_recipe
+from prompt_tuning_jax.bundled.causal_tokenizer import save_tokenizer
 from prompt_tuning_jax.bundled.recipe import train_vocabulary
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 
 CARD = """# The bundled T5 1.1
 
@@ -52,11 +60,43 @@ Adam (0.9, 0.99), clipping 1.0, rates 1e-3 (weights), 4e-3 (embeddings), 1.25e-4
 dropout, seed 0. Rows are mixed
 {mixture}.
 
+{prose}
+Generated text: `bundled/worlds.py` and `bundled/skills.py`, without limit, from the pre-training
+half of their names and phrasings. The bundled tasks use the other half.
+
+Machine: {machine}; jax {jax_version}.
+"""
+PROSE = """\
 Prose, {characters:.1f} million characters in {files} files, none of it in this package: English
 novels that are out of copyright and Wikipedia text.
 
 {names}
+"""
+CAUSAL_CARD = """# The bundled causal model
 
+A sibling of the bundled T5 for trying the causal family: a Llama, small, that knows little of the
+world; for real work load a published model.
+
+- Parameters: {parameters:,}, stored as bfloat16 in Hugging Face's format.
+- Width {config.emb_dim}, {config.num_heads} heads of {config.head_dim}, gated-silu MLP of
+  {config.mlp_dim}; {layers} layers; tied embeddings.
+- Vocabulary: the {pieces:,} pieces of the bundled T5's, without sentinels, as a tokenizer.json.
+- Fingerprint: `{fingerprint}`
+
+## How it was made
+
+By this project's trainer, with `scripts/prepare_bundled_model.py --causal`: {step} steps of
+24 examples, packed, from random weights. Each token is predicted from those before it: of
+prose, of generated documents with questions and answers behind them, and, of single questions, the
+answer alone; mixed {mixture[0]} : {mixture[1]} : {mixture[2]}.
+
+Validation loss {loss:.3f} nats a token; knowing only how often each token occurs leaves
+{unigram:.3f}.
+
+Adam (0.9, 0.99), clipping 1.0, rate 2e-3, which falls to 0 over the last 80 percent, no dropout,
+seed 0.
+
+{prose}
 Generated text: `bundled/worlds.py` and `bundled/skills.py`, without limit, from the pre-training
 half of their names and phrasings. The bundled tasks use the other half.
 
@@ -97,13 +137,36 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"{args.output}: {model.fingerprint}")
 
 
+def prepare_causal(args: argparse.Namespace) -> None:
+    vocabulary = BUNDLED / "spiece.model"
+    given = [f"--gin.PROSE={args.prose}", f"--gin.VOCABULARY_FILE={vocabulary}"]
+    history = run_experiment("pretrain_causal", args.work / "causal", args.causal_steps, *given)
+    model = pt.load_model(args.work / "causal" / "last", dtype=jnp.bfloat16)
+    huggingface.save(args.output, model.config, model.params)
+    save_tokenizer(args.output, vocabulary.read_bytes())
+    task = causal_recipe.causal_pretraining_task(str(args.prose), str(vocabulary))
+    text = CAUSAL_CARD.format(
+        parameters=sum(np.size(x) for x in jax.tree.leaves(model.params)),
+        config=model.config,
+        layers=len(model.config.layers),
+        pieces=model.vocabulary.size,
+        fingerprint=model.fingerprint,
+        step=history[-1]["step"],
+        mixture=(causal_recipe.PROSE, causal_recipe.DOCUMENTS, causal_recipe.QUESTIONS),
+        loss=history[-1]["loss"],
+        unigram=causal_recipe.unigram_loss(task, model.vocabulary),
+        **circumstances(args.prose),
+    )
+    (args.output / "CARD.md").write_text(text)
+    print(f"{args.output}: {model.fingerprint}")
+
+
 def card(
     args: argparse.Namespace,
     model: pt.FrozenModel,
     spans: list[dict[str, Any]],
     adapted: list[dict[str, Any]],
 ) -> str:
-    files = sorted(args.prose.rglob("*.txt"))
     mixture = (
         "8 prose : 48 generated documents"
         if args.control
@@ -120,12 +183,22 @@ def card(
         adapted=adapted[-1]["step"],
         adapted_loss=adapted[-1]["loss"],
         mixture=mixture,
-        files=len(files),
-        characters=sum(file.stat().st_size for file in files) / 1e6,
-        names="\n".join(f"- {file.relative_to(args.prose)}" for file in files),
-        machine=f"{platform.machine()}, {os.cpu_count()} cores",
-        jax_version=jax.__version__,
+        **circumstances(args.prose),
     )
+
+
+def circumstances(prose: Path) -> dict[str, str]:
+    """What both cards say of the text and of the machine."""
+    files = sorted(prose.rglob("*.txt"))
+    return {
+        "prose": PROSE.format(
+            files=len(files),
+            characters=sum(file.stat().st_size for file in files) / 1e6,
+            names="\n".join(f"- {file.relative_to(prose)}" for file in files),
+        ),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "jax_version": jax.__version__,
+    }
 
 
 def main() -> None:
@@ -138,7 +211,10 @@ def main() -> None:
     parser.add_argument("--control", action="store_true", help="leave the questions out")
     parser.add_argument("--span_steps", type=int, help="instead of the experiment's own")
     parser.add_argument("--adaptation_steps", type=int, help="instead of the experiment's own")
-    prepare(parser.parse_args())
+    parser.add_argument("--causal", action="store_true", help="the causal sibling instead")
+    parser.add_argument("--causal_steps", type=int, help="instead of the experiment's own")
+    args = parser.parse_args()
+    (prepare_causal if args.causal else prepare)(args)
 
 
 if __name__ == "__main__":

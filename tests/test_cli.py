@@ -259,6 +259,7 @@ COMPLETED = [
     ("show-task bundled_w", {"bundled_woman"}),
     ("show-task bundled_woman --prompt_lay", {"--prompt_layout"}),
     ("show-task bundled_woman --prompt_layout aft", {"after_bos"}),
+    ("train --model bundled_", {"bundled_causal"}),
     ("show-task --li", {"--limit", "--list"}),
     ("plan --remat_policy f", {"full"}),
     ("checkpoint ad", {"add-prompt"}),

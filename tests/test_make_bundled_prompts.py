@@ -36,7 +36,7 @@ def shipped(program):
 
 def test_every_task_and_the_ensemble_have_a_recipe(program):
     assert set(BUNDLED_TASKS) < set(program.RECIPES)
-    members = {seed for task, seed in program.RECIPES.values() if task == "bundled_woman"}
+    members = {each.seed for each in program.RECIPES.values() if each.task == "bundled_woman"}
     assert members == {0, 1, 2, 3, 4}
 
 
@@ -75,9 +75,10 @@ def test_an_unknown_name_is_refused_with_those_there_are(program, capsys):
     assert "bundled_woman_seed4" in capsys.readouterr().err
 
 
-def test_shipped_prompts_are_of_the_shipped_model(shipped):
-    fingerprint = load_model("bundled").fingerprint
+def test_shipped_prompts_are_of_the_shipped_models(program, shipped):
+    models = {name: load_model(name).fingerprint for name in program.MODELS}
     for name in shipped:
+        fingerprint = models[program.RECIPES[name].model]
         prompt, card = load_prompt(PROMPTS / name), (PROMPTS / name / "CARD.md").read_text()
         assert prompt.metadata["base_model_fingerprint"] == fingerprint
         assert fingerprint in card

@@ -11,6 +11,7 @@ from prompt_tuning_jax.data.pretraining import (
     TextDirectory,
     TextSource,
     documents,
+    next_tokens,
     paragraphs,
     prefix_lm,
     span_corruption,
@@ -101,6 +102,13 @@ def test_prefix_lm_cuts_once():
         assert inputs[-1] == targets[-1] == 1
         cuts.add(len(inputs) - 1)
     assert cuts == {1, 2, 3, 4}
+
+
+def test_next_tokens_are_all_but_the_first():
+    inputs, targets = next_tokens(np.arange(10, 15), np.random.default_rng(0), Words())
+    assert (inputs.tolist(), targets.tolist()) == ([10], [11, 12, 13, 14, 1])
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        next_tokens(np.arange(1), np.random.default_rng(0), Words())
 
 
 def test_paragraphs_are_joined_again():

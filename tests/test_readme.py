@@ -244,6 +244,12 @@ def test_the_first_answer(tmp_path):
     assert printed["scores"] == pytest.approx(shown["scores"], abs=1e-2)
 
 
+@needs_model
+def test_the_causal_sibling_answers(tmp_path):
+    printed = json.loads(run(block("infer --prompt bundled_causal_topic"), tmp_path))
+    assert printed["prediction"] == "restaurant"
+
+
 @pytest.mark.slow
 @needs_model
 def test_python(tmp_path):

@@ -142,6 +142,19 @@ def test_skill_examples_can_be_answered_from_the_text():
         assert not re.search(r"[{}\[\]|]|None|  ", example["inputs"]), example
 
 
+def test_questioned_documents_hold_what_they_answer():
+    for index in range(300):
+        text = skills.questioned_document(generator(index))
+        document, *asked = re.split(r"(?<=[.!]) (?=[^.!]*$)", text)
+        assert asked
+        assert not re.search(r"[{}\[\]|]|None|  ", text), text
+        for answers, questions in skills.OPINION_QUESTIONS:
+            said = [re.search(re.escape(q) + r" (\w+)", text) for q in questions if "{" not in q]
+            assert {found[1] for found in said if found} <= {*answers, "yes", "no"}, text
+        town = re.search("Where did this happen\\? (\\w+)", text)
+        assert not town or contains(document, [town[1]])
+
+
 def test_opinions_are_asked_on_both_sides():
     answers = [skills.skill_example(generator(index))["targets"] for index in range(2000)]
     for pair, _ in skills.OPINION_QUESTIONS:

@@ -173,16 +173,24 @@ def skill_example(rng: random.Random, split: str = SPLIT) -> dict[str, str]:
 
 def _opinion(rng: random.Random, split: str) -> tuple[Document, str, str]:
     document = write(rng, split)
+    return document, *_ask_opinion(rng, document)
+
+
+def _ask_opinion(rng: random.Random, document: Document) -> tuple[str, str]:
     answers, questions = rng.choices(OPINION_QUESTIONS, _OPINION_WEIGHTS)[0]
-    return document, _ask(rng, questions, document), answers[document.favourable]
+    return _ask(rng, questions, document), answers[document.favourable]
 
 
 def _fact(rng: random.Random, split: str) -> tuple[Document, str, str]:
     fact = rng.choices(tuple(_FACT_WEIGHTS), tuple(_FACT_WEIGHTS.values()))[0]
     opinions = rng.choice((0, 1, 2))
     document = write(rng, split, facts={fact: True}, opinions=opinions)
+    return document, *_ask_fact(rng, document, fact)
+
+
+def _ask_fact(rng: random.Random, document: Document, fact: str) -> tuple[str, str]:
     answer = document.person.name if fact == "person" else getattr(document, fact)
-    return document, _ask(rng, FACT_QUESTIONS[fact], document), answer
+    return _ask(rng, FACT_QUESTIONS[fact], document), answer
 
 
 def _kind(rng: random.Random, split: str) -> tuple[Document, str, str]:
@@ -215,6 +223,16 @@ def plain_document(rng: random.Random, split: str = SPLIT, control: bool = False
     if control or rng.random() < 1 / 3:
         return document.text
     return f"{document.text} {_verdict(rng, document)}"
+
+
+def questioned_document(rng: random.Random, split: str = SPLIT) -> str:
+    """A document as plain text, and four questions behind it, each with its answer."""
+    facts = rng.choices(tuple(_FACT_WEIGHTS), tuple(_FACT_WEIGHTS.values()), k=2)
+    document = write(rng, split, facts=dict.fromkeys(facts, True))
+    asked = [_ask_opinion(rng, document) for _ in range(2)]
+    asked += [_ask_fact(rng, document, fact) for fact in facts]
+    rng.shuffle(asked)
+    return " ".join([document.text, *(f"{question} {answer}" for question, answer in asked)])
 
 
 def _verdict(rng: random.Random, document: Document) -> str:

@@ -20,7 +20,7 @@ from prompt_tuning_jax.bounds import STEP, Bounds
 from prompt_tuning_jax.checkpoints import t5x
 from prompt_tuning_jax.checkpoints.compare import compare_models
 from prompt_tuning_jax.checkpoints.convert import leaf_to_npy, to_huggingface, to_t5x
-from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, open_checkpoint
 from prompt_tuning_jax.commands.command import Inner, run_inner
@@ -29,7 +29,7 @@ from prompt_tuning_jax.params import REFERENCE_PROMPT
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
-_MODELS = "T5X checkpoint (gs:// too), Hugging Face directory, or bundled."
+_MODELS = "T5X checkpoint (gs:// too), Hugging Face directory, bundled or bundled_causal."
 
 
 @settings
@@ -186,7 +186,7 @@ COMMANDS = {
 
 
 def _model(source: PathLike) -> str:
-    return str(BUNDLED) if source == "bundled" else str(source)
+    return str(directory_of(source))
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

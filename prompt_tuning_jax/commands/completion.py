@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.prompt_file import prebuilt_names
 from prompt_tuning_jax.commands import cli
 from prompt_tuning_jax.settings.command_line import parse
@@ -78,7 +79,7 @@ def _known(field: dataclasses.Field) -> Sequence[str]:
         return prebuilt_names()
     if bool in kinds_of(field.type):
         return ("True", "False")
-    known = {"task": tuple(BUNDLED_TASKS), "model": ("bundled",)}
+    known = {"task": tuple(BUNDLED_TASKS), "model": tuple(BUNDLED_MODELS)}
     return declared(field).choices or known.get(field.name, ())
 
 

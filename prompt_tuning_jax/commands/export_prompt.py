@@ -24,7 +24,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.errors import UsageError, spelled
@@ -88,7 +88,7 @@ def export_prompt(config: ExportConfig) -> str:
     peft.write_adapter(
         config.destination,
         tuned.values,
-        base_model=config.base_model or (str(BUNDLED) if model == "bundled" else str(model)),
+        base_model=config.base_model or str(directory_of(model)),
         num_layers=family_of(frozen.config).depth(frozen.config),
         num_heads=frozen.config.num_heads,
         task_type=peft.task_of(frozen.config.continues_inputs),

@@ -26,7 +26,7 @@ import rich.console
 from prompt_tuning_jax.bounds import COUNT, STEP
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.commands.task_tables import print_facts
@@ -69,7 +69,7 @@ def read_vocabulary(model: str = "bundled", vocabulary: PathLike | None = None) 
     """A model's vocabulary, without its weights.
 
     Args:
-      model: "bundled", or a Hugging Face directory.
+      model: "bundled", "bundled_causal", or a Hugging Face directory.
       vocabulary: what `load_vocabulary` reads, instead of the model's.
 
     Raises:
@@ -81,7 +81,7 @@ def read_vocabulary(model: str = "bundled", vocabulary: PathLike | None = None) 
         raise ValueError(
             f"{model} is a T5X checkpoint, which holds no vocabulary: give {spelled('vocabulary')}."
         )
-    directory = BUNDLED if model == "bundled" else Path(model).expanduser()
+    directory = Path(directory_of(model)).expanduser()
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"{directory} is no Hugging Face directory with a config.json and a spiece.model; give "

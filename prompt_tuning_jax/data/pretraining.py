@@ -160,6 +160,18 @@ def prefix_lm(tokens: Ids, rng: np.random.Generator, vocabulary: Vocabulary) -> 
     return np.concatenate([tokens[:cut], eos]), np.concatenate([tokens[cut:], eos])
 
 
+def next_tokens(tokens: Ids, rng: np.random.Generator, vocabulary: Vocabulary) -> tuple[Ids, Ids]:
+    """Language modelling for a causal model: from the first token on, all others are predicted.
+
+    The targets end in EOS; the input does not, since they go on from it. Nothing is random.
+    """
+    del rng
+    if len(tokens) < 2:
+        raise ValueError(f"A text must have at least 2 tokens to be predicted, got {len(tokens)}.")
+    eos = np.array([vocabulary.eos_id], np.int32)
+    return tokens[:1], np.concatenate([tokens[1:], eos])
+
+
 class TextSource:
     """Chunks of up to `length` tokens of a `TextDirectory`, each passed through an objective.
 

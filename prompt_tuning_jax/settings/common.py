@@ -29,8 +29,8 @@ class ModelConfig(VocabularyConfig):
 
     model: Any = setting(
         default="bundled",
-        help="""the frozen model: "bundled", a Hugging Face T5 directory, a T5X checkpoint, a hub
-        name or, in Python, a `FrozenModel`.""",
+        help="""the frozen model: "bundled", "bundled_causal", a Hugging Face directory, a T5X
+        checkpoint, a hub name or, in Python, a `FrozenModel`.""",
         group="model",
         first=True,
         shared=True,

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
@@ -122,7 +123,7 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
     """The model that is given or named, to run on the mesh; what a file's weights are is shown."""
     model = config.model
     if not isinstance(model, FrozenModel):
-        verbose = hosts.is_first() and not config.quiet and model != "bundled"
+        verbose = hosts.is_first() and not config.quiet and str(model) not in BUNDLED_MODELS
         model = load_model(model, config.model_dtype, verbose, config.vocabulary, mesh)
     if config.scan_layers and not model.config.scan_layers:
         model = model.scanned()

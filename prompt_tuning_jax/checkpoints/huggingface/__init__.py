@@ -1,9 +1,14 @@
 """Models in Hugging Face's format: a directory of config.json, safetensors and a vocabulary."""
 
+from prompt_tuning_jax.checkpoints.huggingface.bundled import (
+    BUNDLED,
+    BUNDLED_CAUSAL,
+    BUNDLED_MODELS,
+    directory_of,
+)
 from prompt_tuning_jax.checkpoints.huggingface.generation import read_generation
 from prompt_tuning_jax.checkpoints.huggingface.hub import resolve
 from prompt_tuning_jax.checkpoints.huggingface.model import (
-    BUNDLED,
     fit_vocabulary,
     load,
     load_lazily,
@@ -14,6 +19,9 @@ from prompt_tuning_jax.checkpoints.huggingface.model import (
 
 __all__ = [
     "BUNDLED",
+    "BUNDLED_CAUSAL",
+    "BUNDLED_MODELS",
+    "directory_of",
     "fit_vocabulary",
     "load",
     "load_lazily",

@@ -4,12 +4,15 @@ import os
 import re
 from pathlib import Path
 
+from prompt_tuning_jax.checkpoints.huggingface.bundled import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     ALL_FILES,
     has_weights,
     how_to_convert,
 )
 
+_HERE = " and ".join(BUNDLED_MODELS)
+_PASS = f"Pass the directory of a model, or one of {', '.join(BUNDLED_MODELS)}."
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 ANSWER_SECONDS = 20.0
 # Who turns pickles on the hub into safetensors, and what its pull requests are called.
@@ -31,9 +34,9 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
         return path
     name = os.fspath(directory_or_hub_name)
     if path.is_file():
-        raise FileNotFoundError(f"{path} is a file. Pass the model's directory.")
+        raise FileNotFoundError(f"{path} is a file. {_PASS}")
     if not _HUB_NAME.fullmatch(name):
-        raise FileNotFoundError(f"There is no directory {path}. Pass a model's directory.")
+        raise FileNotFoundError(f"There is no directory {path}. {_PASS}")
     try:
         directory = _download(name)
         if not has_weights(directory) and (converted := _conversion(name)):
@@ -43,7 +46,8 @@ def resolve(directory_or_hub_name: str | os.PathLike) -> Path:
         raise FileNotFoundError(
             f"There is no directory {path}, and {name!r} could not be fetched from the Hugging "
             f"Face hub ({reason}). Download it where there is a network (config.json, the "
-            "safetensors files, the tokenizer's files) and pass the path of that directory."
+            "safetensors files, the tokenizer's files) and pass the path of that directory; "
+            f"{_HERE} need no network."
         ) from error
     if not has_weights(directory):
         raise FileNotFoundError(

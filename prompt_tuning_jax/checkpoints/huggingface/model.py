@@ -41,8 +41,6 @@ from prompt_tuning_jax.vocabularies import (
 _SPARE_ROWS = 4
 _UNKNOWN = "\U0010fffd"  # a character that no vocabulary has: unknown, or spelled in bytes
 _OUTPUT: Mapping[str, Any] = {"lm_head.weight": None}  # as if the weights had an output layer
-# The model that comes with the package.
-BUNDLED = Path(__file__).parents[2] / "bundled" / "model"
 
 
 def load(

@@ -1,0 +1,95 @@
+"""The bundled causal model and its prompts, as they ship: what their cards say, and what they do."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from common import GOLDENS
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
+from prompt_tuning_jax.checkpoints.huggingface import BUNDLED, BUNDLED_CAUSAL
+from prompt_tuning_jax.checkpoints.prompt_file import PREBUILT
+from prompt_tuning_jax.commands.show_task import read_vocabulary
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.vocabularies import load_vocabulary
+
+CARD = (BUNDLED_CAUSAL / "CARD.md").read_text()
+# transformers' logits, see the README beside them.
+GOLDEN = json.loads((GOLDENS / "causal" / "bundled.json").read_text())
+PROMPTS = ("bundled_causal_sentiment", "bundled_causal_topic")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pt.load_model("bundled_causal")
+
+
+def first(task, count):
+    """Texts and targets of the first test examples."""
+    examples = list(itertools.islice(bundled_examples(task, "test"), count))
+    return [e["inputs"] for e in examples], [e["targets"] for e in examples]
+
+
+def test_it_is_the_model_of_its_card_and_small(model):
+    assert f"`{model.fingerprint}`" in CARD
+    assert model.config.continues_inputs
+    files = [*BUNDLED_CAUSAL.iterdir()]
+    files += [file for name in PROMPTS for file in (PREBUILT / name).iterdir()]
+    assert sum(file.stat().st_size for file in files) < 15e6
+
+
+def test_it_has_learnt(model):
+    loss, unigram = map(float, re.search(r"loss (\d\.\d+) .*\s+(\d\.\d+)\.", CARD).groups())
+    assert loss < unigram / 2
+
+
+def test_logits_are_those_of_transformers(model):
+    ids = np.array([GOLDEN["ids"]], np.int32)
+    assert model.vocabulary.encode(GOLDEN["text"]) == GOLDEN["ids"]
+    # The targets' first logits come from the text's last token, the others from each other.
+    shifted = np.concatenate([[[model.config.start_id]], ids[:, 1:]], axis=1)
+    logits = model.logits(ids[:, :1], shifted)[0]
+    np.testing.assert_allclose(logits[:, ::512], GOLDEN["every_512th_logit"], atol=2e-4)
+    np.testing.assert_array_equal(np.argmax(logits, axis=-1), GOLDEN["largest"])
+
+
+def test_its_vocabulary_is_the_bundled_t5s_and_ends_no_text(model):
+    t5 = load_vocabulary(BUNDLED)
+    texts, _ = first("bundled_topic", 50)
+    assert model.vocabulary.encode_batch(texts) == t5.encode_batch(texts)
+    assert model.vocabulary.framed([5]) == [5]
+    assert read_vocabulary("bundled_causal").fingerprint == model.vocabulary.fingerprint
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_shipped_prompt_scores_what_its_card_says(model, name):
+    prompt, card = pt.load_prompt(name), (PREBUILT / name / "CARD.md").read_text()
+    assert model.fingerprint in card
+    task = bundled_task(prompt.metadata["task"])
+    how = {"feature_lengths": {"inputs": 128, "targets": 8}, "batch_size": 50, "limit": 100}
+    (tuned, bare) = (
+        evaluate_task(model, task, "test", p, **how).scores["accuracy"] for p in (prompt, None)
+    )
+    said, ours = re.search(r"([\d.]+) % on test", card), prompt.metadata["test_scores"]
+    assert float(said[1]) == pytest.approx(ours["accuracy"], abs=0.05)
+    # A hundred of the thousand examples: within three standard errors.
+    error = np.sqrt(ours["accuracy"] * (100 - ours["accuracy"]) / 100)
+    assert tuned == pytest.approx(ours["accuracy"], abs=3 * error + 0.5)
+    assert tuned > bare + 25
+
+
+def test_it_generates_and_classifies(model):
+    prompt = pt.load_prompt("bundled_causal_topic")
+    texts, answers = first("bundled_topic", 12)
+    found = model.classify(texts, prompt.metadata["verbalizers"], prompt=prompt).labels
+    written = model.generate(texts, prompt=prompt, max_decode_length=4).texts
+    assert sum(map(str.__eq__, found, answers)) >= 10
+    assert sum(map(str.__eq__, written, found)) >= 10
+
+
+def test_a_prompt_of_the_t5_is_refused(model):
+    with pytest.raises(ValueError, match="was tuned for bundled"):
+        model.classify(["text"], ["a", "b"], prompt=pt.load_prompt("bundled_topic"))
