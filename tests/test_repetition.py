@@ -12,6 +12,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.huggingface.generation import defaults_of
 
 MODEL_DIRS = {"llama": MODELS["llama_tied"], "t5": GOLDENS / "huggingface" / "t5_v1_1"}
+OTHERS = {"qwen3": MODELS["qwen3"]}  # which has padding of its own
 CASES = {
     "rp1.3": {"repetition_penalty": 1.3},
     "rp0.8": {"repetition_penalty": 0.8},
@@ -28,7 +29,7 @@ def goldens():
 
 @functools.cache
 def model(name):
-    return pt.load_model(MODEL_DIRS[name])
+    return pt.load_model((MODEL_DIRS | OTHERS)[name])
 
 
 def asking(name, **fields):
@@ -64,27 +65,35 @@ def test_transformers_tokens(name, case, beams):
         np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["rp1.3", "rp1.1_ng2"])
-def test_padding_is_no_token(case):
-    """On whichever side; the row is the same as alone."""
-    how = asking("llama", max_new_tokens=LENGTH, **CASES[case])
+def test_padding_on_the_left_is_as_on_the_right():
+    how = asking("llama", max_new_tokens=LENGTH, **CASES["rp1.1_ng2"])
     tokens, _ = how.generate_tokens(rows("llama", left=True))
-    np.testing.assert_array_equal(tokens, goldens()[f"llama_{case}_b1"])
+    np.testing.assert_array_equal(tokens, goldens()["llama_rp1.1_ng2_b1"])
+
+
+def test_padding_is_no_token():
+    """A penalty that makes repeating likely would lead a model to padding that it has an id for."""
+    one, how = model("qwen3"), {"repetition_penalty": 0.05, "max_length": 2}
+    texts = np.arange(100, dtype=np.int32)[:, None] * 3 + 3
+    alone, _ = one.generate_tokens(texts, **how)
+    padded = np.pad(texts, ((0, 0), (2, 0)), constant_values=one.config.pad_id)
+    np.testing.assert_array_equal(one.generate_tokens(padded, **how)[0], alone)
 
 
 def test_a_prompts_rows_are_no_tokens_wherever_they_stand():
     """Greedy by hand: the logits of text, prompt and what was generated, penalised by their ids."""
-    one, text, penalty = model("llama"), rows("llama")[3:4, :6], 1.5
+    one, penalty = model("qwen3"), 0.05
     values = np.random.default_rng(0).normal(size=(3, one.config.emb_dim)).astype(np.float32)
     prompt = pt.TunedPrompt(values, "after_bos")
-    tokens, _ = one.generate_tokens(text, prompt, max_length=4, repetition_penalty=penalty)
-    row = text[0].tolist()
-    for token in np.array(tokens)[0]:
-        logits = next_after(one, row, prompt)
-        came = np.isin(np.arange(len(logits)), row)
-        logits = np.where(came, np.where(logits < 0, logits * penalty, logits / penalty), logits)
-        assert token == np.argmax(logits)
-        row.append(int(token))
+    for row in (np.arange(40).reshape(10, 4) * 7 + 3).tolist():
+        text = np.array([row], np.int32)
+        tokens, _ = one.generate_tokens(text, prompt, max_length=2, repetition_penalty=penalty)
+        for token in np.array(tokens)[0].tolist():
+            logits = next_after(one, row, prompt)
+            came = np.isin(np.arange(len(logits)), row)
+            penalised = np.where(logits < 0, logits * penalty, logits / penalty)
+            assert token == np.argmax(np.where(came, penalised, logits))
+            row.append(token)
 
 
 def next_after(one, row, prompt):
