@@ -47,7 +47,7 @@ RECIPES = {task: Recipe(task) for task in BUNDLED_TASKS}
 RECIPES |= {f"{ENSEMBLE}_seed{seed}": Recipe(ENSEMBLE, seed) for seed in range(1, 5)}
 RECIPES |= {
     f"bundled_causal_{name}": Recipe(f"bundled_{name}", model="bundled_causal")
-    for name in ("sentiment", "topic")
+    for name in ("narrator", "topic")
 }
 MODELS = {"bundled": "bundled T5 1.1", "bundled_causal": "bundled causal model"}
 

@@ -1,4 +1,4 @@
-"""The bundled causal model and its prompts, as they ship: what their cards say, and what they do."""
+"""The bundled causal model and its prompts, as they ship: what the cards say, and what they do."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import bundled_examples, bundled_task
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED, BUNDLED_CAUSAL
 from prompt_tuning_jax.checkpoints.prompt_file import PREBUILT
+from prompt_tuning_jax.commands import export_prompt
 from prompt_tuning_jax.commands.show_task import read_vocabulary
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.vocabularies import load_vocabulary
@@ -19,7 +20,7 @@ from prompt_tuning_jax.vocabularies import load_vocabulary
 CARD = (BUNDLED_CAUSAL / "CARD.md").read_text()
 # transformers' logits, see the README beside them.
 GOLDEN = json.loads((GOLDENS / "causal" / "bundled.json").read_text())
-PROMPTS = ("bundled_causal_sentiment", "bundled_causal_topic")
+PROMPTS = ("bundled_causal_narrator", "bundled_causal_topic")
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +92,17 @@ def test_it_generates_and_classifies(model):
 
 
 def test_a_prompt_of_the_t5_is_refused(model):
-    with pytest.raises(ValueError, match="was tuned for bundled"):
-        model.classify(["text"], ["a", "b"], prompt=pt.load_prompt("bundled_topic"))
+    with pytest.raises(ValueError, match=r"was tuned for bundled \("):
+        model.check(pt.load_prompt("bundled_topic"))
+
+
+def test_an_adapter_names_its_directory(tmp_path):
+    export_prompt.main(["bundled_causal_topic", str(tmp_path / "peft"), "--model=bundled_causal"])
+    facts = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert facts["base_model_name_or_path"] == str(BUNDLED_CAUSAL)
+    assert facts["task_type"] == "CAUSAL_LM"
+
+
+def test_a_directory_that_is_not_there_is_answered_with_the_names_there_are():
+    with pytest.raises(FileNotFoundError, match=r"or one of bundled, bundled_causal\."):
+        pt.load_model("no such/place")

@@ -139,7 +139,9 @@ def every_task(module: str | None) -> Iterator[tuple[str, str]]:
         return
     from prompt_tuning_jax.data.seqio_source import registered  # TensorFlow, for these alone
 
-    yield from registered([module] if module else ours)
+    for name, what in registered([module] if module else ours):
+        if name not in BUNDLED_TASKS:  # which SeqIO may know too
+            yield name, what
 
 
 def main(argv: list[str] | None = None) -> None:
