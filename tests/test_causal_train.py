@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from causal_models import MODELS, numbers
+from common import slow
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.peft import read_adapter, write_adapter
@@ -61,7 +62,7 @@ def test_a_prompt_trains_and_nothing_else(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("llama_tied", {"pack": True}),  # whose padding has an id past the table
+        slow("llama_tied", {"pack": True}),  # whose padding has an id past the table
         (NAME, {"scan_layers": True, "remat_policy": "full"}),
     ],
 )

@@ -30,7 +30,9 @@ def found() -> dict[str, Path]:
 
 
 MODELS = found()
-EACH = pytest.mark.parametrize("name", sorted(MODELS), indirect=True)
+EACH = pytest.mark.parametrize(
+    "name", [slow(name) if name == "tied" else name for name in sorted(MODELS)], indirect=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ def test_packed_or_scanned_it_is_the_same_prompt(model, tmp_path, how):
     np.testing.assert_allclose(found.values, expected.values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_commands(tmp_path, capsys):
     """`prompt-tuning train`, `evaluate`, `infer`, `export` and `import`."""
     data, last = tiny.save_files(tmp_path / "data"), tmp_path / "run" / "last"
