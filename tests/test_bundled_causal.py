@@ -86,7 +86,7 @@ def test_it_generates_and_classifies(model):
     prompt = pt.load_prompt("bundled_causal_topic")
     texts, answers = first("bundled_topic", 12)
     found = model.classify(texts, prompt.metadata["verbalizers"], prompt=prompt).labels
-    written = model.generate(texts, prompt=prompt, max_decode_length=4).texts
+    written = model.generate(texts, prompt=prompt, max_length=4).texts
     assert sum(map(str.__eq__, found, answers)) >= 10
     assert sum(map(str.__eq__, written, found)) >= 10
 

@@ -20,7 +20,6 @@ import optax
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.bundled.skills import SkillSource, questioned_document
 from prompt_tuning_jax.bundled.worlds import generator
-from prompt_tuning_jax.checkpoints.huggingface import fit_vocabulary
 from prompt_tuning_jax.data.pretraining import MixtureSource, TextDirectory, TextSource, next_tokens
 from prompt_tuning_jax.data.task import Example, ExampleList, Task
 from prompt_tuning_jax.model import FrozenModel
@@ -71,8 +70,7 @@ def new_causal_model(vocabulary_file: str = gin.REQUIRED, seed: int = 0) -> Froz
         writes = name.endswith(("out/kernel", "wo/kernel"))
         stddev = STDDEV / math.sqrt(2 * LAYERS) if writes else STDDEV
         weights[name] = jnp.asarray(stddev * rng.standard_normal(shape), jnp.float32)
-    vocabulary = fit_vocabulary(vocabulary, vocabulary_file, config)
-    return FrozenModel(config, unflatten(weights), vocabulary, "new")
+    return FrozenModel(config, unflatten(weights), vocabulary.continuing(), "new")
 
 
 @dataclasses.dataclass(frozen=True)
