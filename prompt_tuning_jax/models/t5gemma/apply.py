@@ -1,7 +1,7 @@
 """T5Gemma as a family (`models.family`): a prompt at the encoder's embedded input, as in T5.
 
-Positions count tokens and prompt rows alone, each packed example's from 0, so that a row has the
-same logits however its batch is padded.
+Positions count tokens and prompt rows alone, so that a row has the same logits however its batch
+is padded.
 
 B batch   S encoder positions   L targets   V vocabulary
 """

@@ -7,7 +7,6 @@ H heads   G heads of keys and values   K head dim   V vocabulary
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -42,7 +41,8 @@ def encode(
     """The encoder's output over tokens [B, S] and prompt, and where it is no padding."""
     stack, encoder = config.encoder, params["encoder"]
     is_text_BxS = attended(tokens, prompt_positions, config.pad_id)
-    queries = Places(counted(is_text_BxS, segments), segments)
+    # Only distances matter, so those of a packed row need not begin at 0 in each example.
+    queries = Places(jnp.cumsum(is_text_BxS, axis=1, dtype=jnp.int32) - 1, segments)
     keys = Places(jnp.where(is_text_BxS, queries.positions, NOWHERE), segments)
     allowed_BxSxS = None
     if prompt_positions is not None and config.prompt_visibility != "full":
@@ -97,22 +97,6 @@ def near(queries: Places, keys: Places, window: Window) -> Bool[Array, "B L S"]:
     limit = NOWHERE if window is None else window
     seen_BxLxS = is_token_Bx1xS & (jnp.abs(distance_BxLxS) <= limit)
     return within_segments(seen_BxLxS, queries.segments, keys.segments)
-
-
-def counted(
-    is_token_BxS: Bool[Array, "B S"], segments_BxS: Int[Array, "B S"] | None
-) -> Int[Array, "B S"]:
-    """Where a row's positions are: tokens count, each packed example's from 0, and no padding.
-
-    What is no token is where the last token before it is.
-    """
-    count_BxS = jnp.cumsum(is_token_BxS, axis=1, dtype=jnp.int32)
-    if segments_BxS is None:
-        return count_BxS - 1
-    before_BxS = jnp.pad(segments_BxS, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    others_BxS = count_BxS - is_token_BxS.astype(jnp.int32)
-    others_BxS = jnp.where(segments_BxS != before_BxS, others_BxS, 0)
-    return count_BxS - jax.lax.cummax(others_BxS, axis=1) - 1
 
 
 def _from(first: Any, rows: int, length: int) -> Int[Array, "B L"]:
