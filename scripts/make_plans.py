@@ -40,7 +40,7 @@ TABLES = {
         ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal", "bfloat16", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "apart"),
-        ("llama3.2-1b", "v5e:2x2", "full", "data:4", "minimal", "bfloat16", "scanned"),
+        ("llama3.2-1b", "v5e:2x2", "full", "data:4", "none", "bfloat16", "scanned"),
     ),
     "gpu": (
         ("xl", "h200:1", "full", "data:1", "none", "bfloat16", "apart"),
@@ -51,8 +51,7 @@ TABLES = {
         ("large", "a100:1", "full", "data:1", "none", "bfloat16", "apart"),
         ("base", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
         ("small", "l4:1", "full", "data:1", "none", "bfloat16", "apart"),
-        ("llama3.2-1b", "h200:1", "full", "data:1", "minimal", "bfloat16", "apart"),
-        ("llama3.2-3b", "h200:1", "full", "data:1", "minimal", "bfloat16", "apart"),
+        ("llama3.2-1b", "h200:1", "full", "data:1", "minimal", "bfloat16", "scanned"),
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
