@@ -73,8 +73,7 @@ def test_a_shipped_prompt_scores_what_its_card_says(model, name):
     texts, answers = first(prompt.metadata["task"], 48)
     labels = prompt.metadata["verbalizers"]
     tuned, bare = (
-        100
-        * np.mean([label == answer for label, answer in zip(found.labels, answers, strict=True)])
+        100 * np.mean(np.array(found.labels) == answers)
         for found in (model.classify(texts, labels, p, batch_size=48) for p in (prompt, None))
     )
     assert tuned == pytest.approx(said, abs=2.5)  # one of 48, where the card says 99 and more
