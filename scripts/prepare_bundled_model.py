@@ -75,7 +75,8 @@ novels that are out of copyright and Wikipedia text.
 CAUSAL_CARD = """# The bundled causal model
 
 A sibling of the bundled T5 for trying the causal family: a Llama, small, that knows little of the
-world; for real work load a published model.
+world; for real work load a published model. Unprompted it answers questions hardly better than by
+chance: it was trained far less than the T5.
 
 - Parameters: {parameters:,}, stored as bfloat16 in Hugging Face's format.
 - Width {config.emb_dim}, {config.num_heads} heads of {config.head_dim}, gated-silu MLP of
