@@ -71,6 +71,11 @@ class TunedPrompt:
         """Fingerprint of the weights that it was tuned for; None where that is not known."""
         return self.metadata.get(FINGERPRINT)
 
+    def for_any_model(self) -> "TunedPrompt":
+        """The same, without a word of which model it was tuned for: no other then refuses it."""
+        kept = {k: x for k, x in self.metadata.items() if k not in (FINGERPRINT, VOCABULARY)}
+        return dataclasses.replace(self, metadata=kept)
+
 
 def checked_values(values: Any, name: str) -> Float[np.ndarray, "P D"]:
     values = np.asarray(values)
@@ -202,7 +207,10 @@ class TunedBank:
         return self._set(copies=len(self))
 
     def _set(self, **use: Any) -> "PromptSet":
-        return PromptSet(self.values, self.lengths, self.layouts, self.visibility, **use)
+        prompts = tuple(self.prompts.values())
+        return PromptSet(
+            self.values, self.lengths, self.layouts, self.visibility, tuned=prompts, **use
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,6 +225,7 @@ class PromptSet:
         config says.
       ids: [n], which prompt each of n inputs uses; None: the same for all inputs.
       copies: how often every input goes through the model, each time with another prompt.
+      tuned: the prompts as they were given, where these say more than their values.
     """
 
     values: Float[Array, "*N P D"] | Float[np.ndarray, "*N P D"] | None
@@ -225,6 +234,7 @@ class PromptSet:
     visibility: str | None
     ids: Int[np.ndarray, " n"] | None = None
     copies: int = 1
+    tuned: tuple[TunedPrompt, ...] = ()
 
     @classmethod
     def of(cls, prompt: "PromptLike") -> "PromptSet":
@@ -246,14 +256,16 @@ class PromptSet:
             )
         if prompt is None:
             return cls(None, np.zeros(1, np.int32), np.array(["prefix"]), None)
-        layout, visibility, values = "prefix", None, prompt
+        layout, visibility, values, tuned = "prefix", None, prompt, ()
         if isinstance(prompt, TunedPrompt):
             layout, visibility, values = prompt.layout, prompt.visibility, prompt.values
+            tuned = (prompt,)
         elif not isinstance(prompt, jax.core.Tracer):
             values = checked_values(prompt, "this prompt")
         elif prompt.ndim != 2:
             raise ValueError(_shape_error(prompt, "this prompt"))
-        return cls(values, np.array([len(values)], np.int32), np.array([layout]), visibility)
+        lengths, layouts = np.array([len(values)], np.int32), np.array([layout])
+        return cls(values, lengths, layouts, visibility, tuned=tuned)
 
     def __repr__(self) -> str:
         if self.values is None:

@@ -26,20 +26,34 @@ VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolat
 AnyArray = Array | np.ndarray
 
 
-def places_in(batch: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where the prompt's rows sit, as a batch says it; None where it is to be laid out.
+def laid_out(
+    batch: Mapping[str, Any],
+    prompt_length: int,
+    layout: str,
+    visibility: str,
+    eos_id: int,
+    pad_id: int,
+) -> tuple[AnyArray, dict[str, Any]]:
+    """A batch's inputs [B, S] with room for a prompt, and, as keywords, where its rows are in them.
+
+    A batch may say so itself, by `prompt_positions` and, for a bank, `prompt_ids`. Else `layout`
+    says it, and a prompt that needs no room gets none (`needs_no_room`).
 
     Raises:
-      ValueError: it is packed, and does not say.
+      ValueError: packed rows that do not say it.
     """
+    tokens, ids = batch["encoder_input_tokens"], {"prompt_ids": batch.get("prompt_ids")}
     if "prompt_positions" in batch:
-        return {name: batch.get(name) for name in ("prompt_positions", "prompt_ids")}
+        return tokens, {"prompt_positions": batch["prompt_positions"], **ids}
     if "encoder_segment_ids" in batch:
         raise ValueError(
             "Packed rows need prompt_positions, to say where each example's prompt is: make them "
             "with `packing.pack`."
         )
-    return None
+    if needs_no_room(layout, visibility):
+        return tokens, ids
+    tokens, positions = place_prompt(tokens, prompt_length, layout, eos_id, pad_id)
+    return tokens, {"prompt_positions": positions, **ids}
 
 
 def place_prompt(

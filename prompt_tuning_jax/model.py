@@ -278,10 +278,13 @@ class FrozenModel:
         arguments.check_texts(texts, self.vocab_size)
 
     def prompted(self, prompt: PromptLike) -> Prompted:
-        """The model with the prompts among its parameters; with None they are as they were."""
+        """The model with the prompts among its parameters; with None they are as they were.
+
+        Raises:
+          ValueError: a prompt of another width, or one that says that it was tuned for a model of
+            another fingerprint (`TunedPrompt.for_any_model` does not).
+        """
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
-        if isinstance(prompt, TunedPrompt):
-            peft.check_task(prompt.metadata, config.continues_inputs)
         if prompts.values is None:
             return Prompted(config, self.params, prompts, self.vocabulary, self.mesh)
         if prompts.values.shape[-1] != width:
@@ -289,6 +292,9 @@ class FrozenModel:
                 f"A prompt for {self.name} must be [P, {width}], got "
                 f"{list(prompts.values.shape)}; it was made for a model of another width."
             )
+        for tuned in prompts.tuned:
+            peft.check_task(tuned.metadata, config.continues_inputs)
+            check_compatible(tuned, fingerprint=self.known_fingerprint)
         visibility = prompts.visibility or config.prompt_visibility
         config = dataclasses.replace(config, prompt_visibility=visibility)
         visibility = config.visibility_in(prompts.layouts, visibility)

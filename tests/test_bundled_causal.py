@@ -104,3 +104,12 @@ def test_an_adapter_names_its_directory(tmp_path):
 def test_a_directory_that_is_not_there_is_answered_with_the_names_there_are():
     with pytest.raises(FileNotFoundError, match=r"or one of bundled, bundled_causal\."):
         pt.load_model("no such/place")
+
+
+def test_prompts_of_the_other_bundled_model_are_refused_though_as_wide(model):
+    stranger = pt.load_prompt("bundled_topic")
+    bank = pt.TunedBank({"theirs": stranger})
+    for given in (stranger, bank.rows(["theirs"]), bank.ensemble()):
+        with pytest.raises(ValueError, match="tuned for bundled"):
+            model.classify(["the soup"], ["yes", "no"], prompt=given)
+    assert model.classify(["the soup"], ["yes", "no"], prompt=stranger.for_any_model()).labels

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import family_laws as laws
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,11 @@ from causal_models import MODELS, continued
 from common import slow
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 from prompt_tuning_jax.models.causal import apply as causal
 from prompt_tuning_jax.models.causal.weights import shapes
-from prompt_tuning_jax.params import flatten, unflatten, with_prompt
+from prompt_tuning_jax.params import with_prompt
 
 PAD, START = 50, 50
 P = 3
@@ -69,12 +69,7 @@ LEARNED = {
 
 
 def model_of(config: CausalConfig) -> pt.FrozenModel:
-    rng = np.random.default_rng(0)
-    values = {
-        name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
-        for name, shape in shapes(config).items()
-    }
-    return pt.FrozenModel(config, unflatten(values))
+    return laws.random_model(config, shapes(config))
 
 
 @pytest.fixture(scope="module", params=["rotary", slow("learned")])
@@ -92,7 +87,7 @@ def ids(shape, seed=2):
 
 
 def right_padded(rows, length):
-    return np.array([[*row, *[PAD] * (length - len(row))] for row in rows], np.int32)
+    return laws.right_padded(rows, length, PAD)
 
 
 TEXTS = [list(ids(n, seed=n)) for n in (5, 2, 7)]
@@ -106,23 +101,8 @@ def batch_of(model, texts=TEXTS, targets=TARGETS, length=7):
 class TestPadding:
     @pytest.mark.parametrize("with_prompt", [False, True])
     def test_side_and_amount_change_nothing(self, model, prompt, with_prompt):
-        given = prompt if with_prompt else None
-        batch = batch_of(model)
-        decoded = batch["decoder_input_tokens"]
-        expected = model.logits(batch["encoder_input_tokens"], decoded, given)
-        valid = batch["decoder_loss_weights"] > 0
-        for length in (7, 12):
-            rows = right_padded(TEXTS, length)
-            left = np.array([[*[PAD] * (length - len(t)), *t] for t in TEXTS], np.int32)
-            apart = np.array([[*t[:1], *[PAD] * (length - len(t)), *t[1:]] for t in TEXTS])
-            for tokens in (rows, left, apart.astype(np.int32)):
-                logits = model.logits(tokens, decoded, given)
-                np.testing.assert_allclose(logits[valid], expected[valid], atol=1e-5, rtol=1e-5)
-        for row, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True)):
-            alone = continued(model, np.array([text]), np.array([target]))
-            logits = model.logits(np.array([text]), alone["decoder_input_tokens"], given)
-            found = expected[row, : len(target)]
-            np.testing.assert_allclose(logits[0], found, atol=1e-5, rtol=1e-5)
+        given, batch = prompt if with_prompt else None, batch_of(model)
+        laws.side_and_amount_of_padding_change_nothing(model, batch, TEXTS, TARGETS, given)
 
     def test_the_start_token_is_not_read(self, model, prompt):
         batch = batch_of(model)
@@ -135,13 +115,7 @@ class TestPadding:
         )
 
     def test_targets_do_not_see_what_comes_after_them(self, model):
-        batch = batch_of(model)
-        texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-        changed = decoded.copy()
-        changed[:, 2] = 9
-        one, other = model.logits(texts, decoded), model.logits(texts, changed)
-        np.testing.assert_array_equal(one[:, :2], other[:, :2])
-        assert np.abs(one[0, 2] - other[0, 2]).max() > 1e-3
+        laws.targets_do_not_see_what_comes_after_them(model, batch_of(model))
 
 
 @pytest.mark.parametrize("layout", ["prefix", "after_bos", "suffix"])
@@ -157,71 +131,17 @@ def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
 
 class TestCache:
     def test_step_by_step_is_as_all_at_once(self, model, prompt):
-        batch = batch_of(model)
-        texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-        expected = model.logits(texts, decoded, prompt)
-        for each in (model, model.scanned()):
-            params = each.prompted(prompt).params
-            net, tokens, places = causal.bind(
-                each.config, params, {"encoder_input_tokens": jnp.asarray(texts)}, "prefix"
-            )
-            decode = causal.start_decoding(net, params, tokens, places)
-            all_at_once, _ = decode(jnp.asarray(decoded))
-            _, cache = decode(jnp.asarray(decoded), max_decode_length=4)
-            valid = batch["decoder_loss_weights"] > 0
-            steps = []
-            for step in range(4):
-                logits, cache = decode(decoded[:, step : step + 1], cache, max_decode_length=4)
-                steps.append(logits)
-            for found in (all_at_once, jnp.concatenate(steps, axis=1)):
-                np.testing.assert_allclose(found[valid], expected[valid], atol=1e-5, rtol=1e-5)
+        laws.step_by_step_is_as_all_at_once(model, batch_of(model), prompt)
 
     def test_beams_score_what_the_model_says(self, model, prompt):
-        texts = right_padded(TEXTS, 7)
-        for each in (model, model.scanned()):
-            tokens, scores = each.generate_tokens(texts, prompt, max_length=4, beams=3)
-            batch = continued(each, texts, np.asarray(tokens))
-            logits = each.logits(texts, batch["decoder_input_tokens"], prompt)
-            chosen = jnp.minimum(tokens, 49)[..., None]
-            log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, -1)[..., 0]
-            sums = jnp.where(tokens == PAD, 0.0, log_probs).sum(axis=1)
-            np.testing.assert_allclose(scores, sums, atol=1e-4, rtol=1e-5)
+        laws.beams_score_what_the_model_says(model, right_padded(TEXTS, 7), prompt)
 
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
-        texts = right_padded(TEXTS, 7)
-        bank = pt.TunedBank({str(i): pt.TunedPrompt(prompt) for i in range(2)})
-        expected, _ = model.generate_tokens(texts, prompt, max_length=5)
-        found, _ = model.generate_tokens(texts, bank.ensemble(), max_length=5)
-        np.testing.assert_array_equal(found, expected)
+        laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, right_padded(TEXTS, 7), prompt)
 
 
 def test_packed_rows_are_as_if_alone(model, prompt):
-    """Two examples in a row, each with its own prompt, positions and start token."""
-    batch = batch_of(model)
-    expected = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
-    row = {"tokens": [], "positions": [], "segments": []}
-    for number, text in enumerate(TEXTS, start=1):
-        row["tokens"] += [*[PAD] * P, *text]
-        row["positions"] += [*range(P), *[-1] * len(text)]
-        row["segments"] += [number] * (P + len(text))
-    decoded, targets, segments = [], [], []
-    for number, target in enumerate(TARGETS, start=1):
-        decoded += [START, *target[:-1]]
-        targets += target
-        segments += [number] * len(target)
-    scale = batch["decoder_loss_weights"].max()
-    packed = {
-        "encoder_input_tokens": np.array([row["tokens"]], np.int32),
-        "prompt_positions": np.array([row["positions"]], np.int32),
-        "encoder_segment_ids": np.array([row["segments"]], np.int32),
-        "decoder_input_tokens": np.array([decoded], np.int32),
-        "decoder_target_tokens": np.array([targets], np.int32),
-        "decoder_segment_ids": np.array([segments], np.int32),
-        "decoder_loss_weights": np.full((1, len(targets)), scale, np.float32),
-    }
-    found = jax.value_and_grad(lambda p: model.loss(packed, p))(prompt)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    np.testing.assert_allclose(found[1], expected[1], atol=1e-5, rtol=1e-4)
+    laws.packed_rows_are_as_if_alone(model, batch_of(model), TEXTS, TARGETS, prompt)
 
 
 def in_rows(batch, prompt):
@@ -240,7 +160,7 @@ class TestInFront:
         expected = jax.value_and_grad(lambda p: model.loss(in_rows(batch, p), p))(prompt)
         found = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
         assert np.abs(expected[1]).max() > 1e-3
-        assert_alike(found, expected)
+        laws.assert_alike(found, expected)
 
     def test_before_a_text_that_is_empty(self, model, prompt):
         batch = batch_of(model, texts=[[], TEXTS[0], []])
@@ -249,7 +169,7 @@ class TestInFront:
         config, params = model.config, model.prompted(prompt).params
         found, expected = (causal.apply(config, params, each) for each in (batch, placed))
         valid = batch["decoder_loss_weights"] > 0
-        assert_alike(found[valid], expected[valid])
+        laws.assert_alike(found[valid], expected[valid])
         changed = model.logits(batch["encoder_input_tokens"], decoded, prompt + 1)
         assert np.abs(changed - found)[0].max() > 1e-2
         tokens = right_padded([[], TEXTS[0], []], 7)
@@ -266,10 +186,10 @@ class TestInFront:
             causal.apply(config, params, each) for each in (batch, in_rows(batch, bank))
         )
         valid = batch["decoder_loss_weights"] > 0
-        assert_alike(found[valid], expected[valid])
+        laws.assert_alike(found[valid], expected[valid])
         for i, which in enumerate(batch["prompt_ids"]):
             alone = model.logits(*(batch[n] for n in INPUTS), bank[which])
-            assert_alike(found[i][valid[i]], alone[i][valid[i]])
+            laws.assert_alike(found[i][valid[i]], alone[i][valid[i]])
         with pytest.raises(ValueError, match="2 prompts: pass prompt_ids"):
             causal.apply(config, params, batch_of(model))
 
@@ -303,13 +223,7 @@ def test_every_form_of_attention_is_the_dense_one(prompt, form, place, scan):
         return jax.value_and_grad(lambda p: other.loss(placed(batch, p), p))(prompt)
 
     config = dataclasses.replace(model.config, **form)
-    assert_alike(loss(config), loss(dataclasses.replace(model.config, attention="dense")))
-
-
-def assert_alike(found, expected):
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-4), found, expected
-    )
+    laws.assert_alike(loss(config), loss(dataclasses.replace(model.config, attention="dense")))
 
 
 @pytest.mark.parametrize(
@@ -317,38 +231,18 @@ def assert_alike(found, expected):
     [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],
 )
 def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan):
-    batch = batch_of(model)
-    expected = jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
-    other = model.scanned() if scan else model
-    other = other.replace(config=dataclasses.replace(other.config, remat_policy=policy))
-    found = jax.value_and_grad(lambda p: other.loss(batch, p))(prompt)
-    assert_alike(found, expected)
+    how = {"scan_layers": scan, "remat_policy": policy}
+    laws.another_form_is_the_same(model, batch_of(model), prompt, **how)
 
 
-def test_dropout_drops_and_its_mean_is_kept(model, prompt):
-    config = dataclasses.replace(model.config, dropout_rate=0.5)
-    batch = {name: jnp.asarray(x) for name, x in batch_of(model).items()}
-    params = model.prompted(prompt).params
-    one, other = (
-        causal.apply(config, params, batch, dropout_rng=jax.random.key(seed)) for seed in (0, 1)
-    )
-    assert np.abs(one - other).max() > 1e-2
-    plain = causal.apply(config, params, batch)
-    np.testing.assert_allclose(plain, causal.apply(model.config, params, batch))
+def test_dropout_drops_and_is_off_without_a_key(model, prompt):
+    laws.dropout_drops_and_is_off_without_a_key(model, batch_of(model), prompt)
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_every_weight_has_axes_and_a_place_on_a_mesh(model, prompt, scan):
-    mesh = sharding.make_mesh("model:2")
     whole = model.scanned() if scan else model
-    axes = sharding.logical_axes(whole.config)
-    weights = flatten(whole.params)
-    assert {name: len(x) for name, x in axes.items()} == {n: w.ndim for n, w in weights.items()}
-    places = sharding.param_shardings(mesh, whole.config, weights)
-    split = whole.replace(params=unflatten(sharding.put(weights, places)), mesh=mesh)
-    batch = batch_of(model)
-    batch = {name: np.concatenate([x, x[:1]]) for name, x in batch.items()}
-    np.testing.assert_allclose(split.loss(batch, prompt), whole.loss(batch, prompt), rtol=1e-5)
+    laws.every_weight_has_axes_and_a_place_on_a_mesh(whole, batch_of(model), prompt)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, "int8"])

@@ -17,8 +17,8 @@ from prompt_tuning_jax.checkpoints.convert import to_t5x
 from prompt_tuning_jax.checkpoints.peft import read_adapter
 from prompt_tuning_jax.decoding import generation
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.models.causal.network import FunctionalNetwork
 from prompt_tuning_jax.models.t5gemma import network
-from prompt_tuning_jax.models.t5gemma.apply import T5GemmaNetwork
 
 HERE = GOLDENS / "t5gemma"
 
@@ -94,7 +94,7 @@ class TestNumbers:
         expected = numbers(name, "peft.npz" if prompted else "io.npz")
         length = expected["greedy_ids"].shape[1] - 1
         params, tokens = model.params, batch_of(name)["encoder_input_tokens"]
-        net, places = T5GemmaNetwork(model.config), {}
+        net, places = FunctionalNetwork(model.config), {}
         if prompted:
             params = model.prompted(expected["prompt"]).params
             tuned = pt.TunedPrompt(expected["prompt"])

@@ -2,21 +2,19 @@
 
 import dataclasses
 
-import jax
+import family_laws as laws
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import slow
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Places
 from prompt_tuning_jax.models.t5gemma import T5GemmaConfig, network
-from prompt_tuning_jax.models.t5gemma import apply as t5gemma
 from prompt_tuning_jax.models.t5gemma.weights import shapes
-from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.params import flatten
 
 PAD, END, START = 0, 1, 2
 P, V = 3, 50
@@ -46,12 +44,7 @@ def config_of(**changes) -> T5GemmaConfig:
 
 
 def model_of(config: T5GemmaConfig) -> pt.FrozenModel:
-    rng = np.random.default_rng(0)
-    values = {
-        name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
-        for name, shape in shapes(config).items()
-    }
-    return pt.FrozenModel(config, unflatten(values))
+    return laws.random_model(config, shapes(config))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +62,7 @@ def ids(shape, seed=2):
 
 
 def padded(rows, length):
-    return np.array([[*row, *[PAD] * (length - len(row))] for row in rows], np.int32)
+    return laws.right_padded(rows, length, PAD)
 
 
 TEXTS = [list(ids(n, seed=n)) for n in (5, 2, 7)]
@@ -87,37 +80,14 @@ def batch_of(texts=TEXTS, targets=TARGETS, length=7):
     }
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
-
-
-def loss_and_gradient(model, batch, prompt):
-    return jax.value_and_grad(lambda p: model.loss(batch, p))(prompt)
-
-
 @pytest.mark.parametrize("with_prompt", [slow(False), True])
 def test_side_and_amount_of_padding_change_nothing(model, prompt, with_prompt):
-    given, batch = prompt if with_prompt else None, batch_of()
-    decoded, valid = batch["decoder_input_tokens"], batch["decoder_loss_weights"] > 0
-    expected = model.logits(batch["encoder_input_tokens"], decoded, given)
-    for length in (7, 12):
-        left = np.array([[*[PAD] * (length - len(t)), *t] for t in TEXTS], np.int32)
-        apart = np.array([[*t[:1], *[PAD] * (length - len(t)), *t[1:]] for t in TEXTS], np.int32)
-        for tokens in (padded(TEXTS, length), left, apart):
-            close(model.logits(tokens, decoded, given)[valid], expected[valid])
-    for row, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True)):
-        alone = model.logits(np.array([text]), decoded[row : row + 1, : len(target)], given)
-        close(alone[0], expected[row, : len(target)])
+    given = prompt if with_prompt else None
+    laws.side_and_amount_of_padding_change_nothing(model, batch_of(), TEXTS, TARGETS, given)
 
 
 def test_targets_do_not_see_what_comes_after_them(model):
-    batch = batch_of()
-    texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-    changed = decoded.copy()
-    changed[:, 2] = 9
-    one, other = model.logits(texts, decoded), model.logits(texts, changed)
-    np.testing.assert_array_equal(one[:, :2], other[:, :2])
-    assert np.abs(one[0, 2] - other[0, 2]).max() > 1e-3
+    laws.targets_do_not_see_what_comes_after_them(model, batch_of())
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -137,7 +107,9 @@ def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
     tuned = pt.TunedPrompt(np.asarray(model.embeddings)[tokens], layout)
     cuts = {"prefix": 0, "after_bos": 1, "suffix": 9, "suffix_before_eos": -1}
     joined = [[*t[: cuts[layout]], *tokens, *t[cuts[layout] :]] for t in texts]
-    close(model.loss(batch_of(texts, length=8), tuned), model.loss(batch_of(joined, length=11)))
+    laws.assert_alike(
+        model.loss(batch_of(texts, length=8), tuned), model.loss(batch_of(joined, length=11))
+    )
     assert model.loss(batch_of(texts, length=8), tuned) != model.loss(batch_of(texts, length=8))
 
 
@@ -171,75 +143,22 @@ def test_mixed_rows_of_a_bank_are_as_each_alone(model, prompt):
         mixed = model.logits(*tokens, bank.rows(["2", "1", "2"]))
         for row, name in enumerate("212"):
             alone = model.logits(*tokens, prompts[name])
-            close(mixed[row], alone[row])
+            laws.assert_alike(mixed[row], alone[row])
 
 
 class TestCache:
     def test_step_by_step_is_as_all_at_once(self, model, prompt):
-        batch = batch_of()
-        texts, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-        valid = batch["decoder_loss_weights"] > 0
-        expected = model.logits(texts, decoded, prompt)[valid]
-        for each in (model, model.scanned()):
-            params, given = (
-                each.prompted(prompt).params,
-                {"encoder_input_tokens": jnp.asarray(texts)},
-            )
-            net, tokens, places = t5gemma.bind(each.config, params, given, "prefix")
-            decode = t5gemma.start_decoding(net, params, tokens, places)
-            decode = jax.jit(decode, static_argnames="max_decode_length")
-            close(decode(jnp.asarray(decoded))[0][valid], expected)
-            _, cache = decode(jnp.asarray(decoded), max_decode_length=4)
-            steps = []
-            for step in range(4):
-                one = jnp.asarray(decoded[:, step : step + 1])
-                logits, cache = decode(one, cache=cache, max_decode_length=4)
-                steps.append(logits)
-            close(jnp.concatenate(steps, axis=1)[valid], expected)
+        laws.step_by_step_is_as_all_at_once(model, batch_of(), prompt)
 
     def test_beams_score_what_the_model_says(self, model, prompt):
-        texts = padded(TEXTS, 7)
-        for each in (model, model.scanned()):
-            tokens, scores = each.generate_tokens(texts, prompt, max_length=4, beams=3)
-            start = np.full((3, 1), START, np.int32)
-            decoded = np.concatenate([start, np.asarray(tokens)[:, :-1]], axis=1)
-            log_probs = jax.nn.log_softmax(each.logits(texts, decoded, prompt))
-            chosen = jnp.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
-            sums = jnp.where(tokens == PAD, 0.0, chosen).sum(axis=1)
-            np.testing.assert_allclose(scores, sums, atol=1e-4, rtol=1e-5)
+        laws.beams_score_what_the_model_says(model, padded(TEXTS, 7), prompt)
 
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
-        texts = padded(TEXTS, 7)
-        bank = pt.TunedBank({str(i): pt.TunedPrompt(prompt) for i in range(2)})
-        expected, _ = model.generate_tokens(texts, prompt, max_length=5)
-        found, _ = model.generate_tokens(texts, bank.ensemble(), max_length=5)
-        np.testing.assert_array_equal(found, expected)
+        laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, padded(TEXTS, 7), prompt)
 
 
 def test_packed_rows_are_as_if_alone(model, prompt):
-    """Two examples in a row, each with its own prompt and positions."""
-    batch = batch_of()
-    tokens, positions, segments, decoded, targets, of_targets = [], [], [], [], [], []
-    for number, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True), start=1):
-        tokens += [*[PAD] * P, *text]
-        positions += [*range(P), *[-1] * len(text)]
-        segments += [number] * (P + len(text))
-        decoded += [START, *target[:-1]]
-        targets += target
-        of_targets += [number] * len(target)
-    whole = {
-        "encoder_input_tokens": tokens,
-        "prompt_positions": positions,
-        "encoder_segment_ids": segments,
-        "decoder_input_tokens": decoded,
-        "decoder_target_tokens": targets,
-        "decoder_segment_ids": of_targets,
-    }
-    packed = {name: np.array([row], np.int32) for name, row in whole.items()}
-    scale = batch["decoder_loss_weights"].max()
-    packed["decoder_loss_weights"] = np.full((1, len(targets)), scale, np.float32)
-    found, expected = (loss_and_gradient(model, b, prompt) for b in (packed, batch))
-    jax.tree.map(close, found, expected)
+    laws.packed_rows_are_as_if_alone(model, batch_of(), TEXTS, TARGETS, prompt)
 
 
 @pytest.mark.parametrize(
@@ -247,36 +166,22 @@ def test_packed_rows_are_as_if_alone(model, prompt):
     [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],
 )
 def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan):
-    other = model.scanned() if scan else model
-    other = other.replace(config=dataclasses.replace(other.config, remat_policy=policy))
-    found, expected = (loss_and_gradient(m, batch_of(), prompt) for m in (other, model))
-    jax.tree.map(close, found, expected)
+    how = {"scan_layers": scan, "remat_policy": policy}
+    laws.another_form_is_the_same(model, batch_of(), prompt, **how)
 
 
 def test_dropout_drops_and_is_off_without_a_key(model, prompt):
-    config = dataclasses.replace(model.config, dropout_rate=0.5)
-    batch = {name: jnp.asarray(x) for name, x in batch_of().items()}
-    params = model.prompted(prompt).params
-    one, other = (
-        t5gemma.apply(config, params, batch, dropout_rng=jax.random.key(seed)) for seed in (0, 1)
-    )
-    assert np.abs(one - other).max() > 1e-2
-    plain = t5gemma.apply(config, params, batch)
-    np.testing.assert_array_equal(plain, t5gemma.apply(model.config, params, batch))
+    laws.dropout_drops_and_is_off_without_a_key(model, batch_of(), prompt)
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_every_weight_has_axes_and_a_place_on_a_mesh(prompt, scan):
     decoder = stack(emb_dim=12, qkv_bias=True, out_bias=True, logits_via_embedding=False)
-    whole, mesh = model_of(config_of(decoder=decoder)), sharding.make_mesh("model:2")
+    whole = model_of(config_of(decoder=decoder))
     whole = whole.scanned() if scan else whole
-    axes, weights = sharding.logical_axes(whole.config), flatten(whole.params)
-    assert {name: len(x) for name, x in axes.items()} == {n: w.ndim for n, w in weights.items()}
+    weights = flatten(whole.params)
     assert {name: w.shape for name, w in weights.items()} == shapes(whole.config)
-    places = sharding.param_shardings(mesh, whole.config, weights)
-    split = whole.replace(params=unflatten(sharding.put(weights, places)), mesh=mesh)
-    batch = {name: np.concatenate([x, x[:1]]) for name, x in batch_of().items()}
-    close(split.loss(batch, prompt), whole.loss(batch, prompt))
+    laws.every_weight_has_axes_and_a_place_on_a_mesh(whole, batch_of(), prompt)
 
 
 @pytest.mark.parametrize("form", ["chunked", slow("fused")])
@@ -286,13 +191,10 @@ def test_every_form_of_attention_is_the_dense_one(prompt, form):
         [list(ids(68, seed=1)), list(ids(5, seed=2)), list(ids(40, seed=3))], length=70
     )
 
-    def with_form(**fields):
-        config = dataclasses.replace(model.config, **fields)
-        return loss_and_gradient(model.replace(config=config), batch, prompt)
-
+    dense = dataclasses.replace(model.config, attention="dense")
     chunk = 16 if form == "chunked" else None
-    found, expected = with_form(attention=form, attention_chunk=chunk), with_form(attention="dense")
-    jax.tree.map(close, found, expected)
+    how = {"attention": form, "attention_chunk": chunk}
+    laws.another_form_is_the_same(model.replace(config=dense), batch, prompt, **how)
 
 
 class TestRefusals:

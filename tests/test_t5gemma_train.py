@@ -27,25 +27,9 @@ def model():
     return pt.load_model(MODEL)
 
 
-def settings(model, model_dir, **changes):
-    return {
-        "model": model,
-        "task": tiny.make_task(),
-        "model_dir": str(model_dir),
-        "feature_lengths": {"inputs": 48, "targets": 8},
-        "batch_size": 8,
-        "prompt_length": 5,
-        "train_steps": 6,
-        "eval_period": 3,
-        "learning_rate": 0.05,
-        "dropout_rate": 0.0,
-        "quiet": True,
-    } | changes
-
-
 def test_a_prompt_trains_and_nothing_else(model, tmp_path):
     before = jax.tree.map(np.asarray, model.params)
-    prompt, history = pt.train(**settings(model, tmp_path / "run"))
+    prompt, history = pt.train(**tiny.short_run(model, tmp_path / "run"))
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     jax.tree.map(np.testing.assert_array_equal, model.params, before)
     again = pt.load_prompt(tmp_path / "run" / "best")
@@ -71,9 +55,9 @@ def test_packed_or_scanned_it_is_the_same_prompt(model, tmp_path, how):
         "seed": 3,
     }
     visibility = {k: v for k, v in how.items() if k == "prompt_visibility"}
-    expected, _ = pt.train(**settings(model, tmp_path / "one", **steps, **visibility))
+    expected, _ = pt.train(**tiny.short_run(model, tmp_path / "one", **steps, **visibility))
     how = how | ({"pack": True} if visibility else {})
-    found, _ = pt.train(**settings(model, tmp_path / "other", **steps, **how))
+    found, _ = pt.train(**tiny.short_run(model, tmp_path / "other", **steps, **how))
     np.testing.assert_allclose(found.values, expected.values, atol=1e-5, rtol=1e-4)
 
 

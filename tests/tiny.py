@@ -10,7 +10,14 @@ import numpy as np
 import optax
 import sentencepiece
 
-from prompt_tuning_jax import ExampleList, T5Config, Task, Transformer, Vocabulary
+from prompt_tuning_jax import (
+    ExampleList,
+    FrozenModel,
+    T5Config,
+    Task,
+    Transformer,
+    Vocabulary,
+)
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
@@ -109,6 +116,23 @@ def make_task(**changes) -> Task:
         "metrics": (get_metric("accuracy", LABELS),),
     }
     return Task(**(settings | changes))
+
+
+def short_run(model: FrozenModel, model_dir: Path, **changes) -> dict:
+    """Settings of a few steps of the task, for models whose vocabulary is not its own."""
+    return {
+        "model": model,
+        "task": make_task(),
+        "model_dir": str(model_dir),
+        "feature_lengths": {"inputs": 48, "targets": 8},
+        "batch_size": 8,
+        "prompt_length": 5,
+        "train_steps": 6,
+        "eval_period": 3,
+        "learning_rate": 0.05,
+        "dropout_rate": 0.0,
+        "quiet": True,
+    } | changes
 
 
 def save_files(directory: Path) -> Path:

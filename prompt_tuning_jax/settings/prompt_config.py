@@ -68,7 +68,7 @@ def load_checked_prompt(
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)
     model.check(prompt, allow_prompt_mismatch)
-    return prompt
+    return prompt.for_any_model() if allow_prompt_mismatch else prompt
 
 
 def _load_checked_bank(paths: Any, model: FrozenModel, allow_prompt_mismatch: bool) -> TunedBank:

@@ -24,12 +24,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import place_prompt, places_in
+from prompt_tuning_jax.layout import laid_out
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.causal import front, network, rows, weights
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places, in_one
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import embedding_scale
+from prompt_tuning_jax.models.causal.network import FunctionalNetwork
 from prompt_tuning_jax.models.causal.weights import EMBEDDING_NAME, abstract_variables
 from prompt_tuning_jax.params import join_shared, prompt_of
 
@@ -47,36 +48,22 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class CausalNetwork:
-    """A config, as what decoding takes for a network."""
-
-    config: CausalConfig
-
-
 def bind(
     config: CausalConfig, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
-) -> tuple[CausalNetwork, Any, dict[str, Any]]:
+) -> tuple[FunctionalNetwork, Any, dict[str, Any]]:
     """The network, its tokens [B, S], and where the prompt's rows sit in them.
 
-    A batch may bring its layout; one that does not is laid out by `layout`. A prompt in front needs
-    no room among the tokens.
+    The batch or `layout` says it; a prompt in front needs no room among them.
 
     Raises:
       ValueError: an isolated prompt that does not stand in front.
     """
-    prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
-    net = CausalNetwork(config)
+    prompt, net = prompt_of(params), FunctionalNetwork(config)
     if prompt is None:
-        return net, tokens, {}
-    config.visibility_in([layout], config.prompt_visibility)
-    if (given := places_in(batch)) is not None:
-        return net, tokens, given
-    ids = {"prompt_ids": batch.get("prompt_ids")}
-    if layout == "prefix":
-        return net, tokens, ids
-    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
-    return net, tokens, {"prompt_positions": positions, **ids}
+        return net, batch["encoder_input_tokens"], {}
+    visibility = config.visibility_in([layout], config.prompt_visibility)
+    special = config.eos_id, config.pad_id
+    return net, *laid_out(batch, prompt.shape[-2], layout, visibility, *special)
 
 
 def apply(
@@ -111,7 +98,7 @@ def apply(
 
 
 def start_decoding(
-    net: CausalNetwork,
+    net: FunctionalNetwork,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
     places: Mapping[str, Any],

@@ -3,6 +3,7 @@
 B batch   L positions   W wanted ones   P prompt length   D embed   V vocabulary
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,13 @@ from prompt_tuning_jax.models.causal.rotary import turning
 # A layer's own keys and values, and what it is given -> all those that its queries may see, and
 # what is kept of the layer.
 Memory = Callable[[KeyValue, Any], tuple[Sequence[Block], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionalNetwork:
+    """What decoding takes for a network, of a model that is functions of its config."""
+
+    config: Any
 
 
 def embedded(
@@ -116,27 +124,51 @@ def through(
 
     Args:
       wanted_BxW: the positions whose x is returned; the last layer works for them alone.
-      per_layer: what `memory` gets of each layer: a tuple with an entry for each or, scanned,
-        arrays with a leading layer axis.
+      per_layer: what `memory` gets of each layer, as in `each_layer`.
 
     Returns:
       (x after the last layer, what `memory` kept of each, in the form of `per_layer`).
     """
     step = functools.partial(block, config, places=places, memory=memory)
-    step = rematerialised(step, config)
-    depth, decoder = len(config.layers), params["decoder"]
-    keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
+    last = functools.partial(step, wanted_BxW=wanted_BxW)
+    x_BxLxD, kept = each_layer(
+        config, step, last, params["decoder"], x_BxLxD, per_layer, dropout_rng
+    )
+    if config.scan_layers and wanted_BxW is not None:
+        x_BxLxD = _taken(x_BxLxD, wanted_BxW)
+    return x_BxLxD, kept
+
+
+def each_layer(
+    config: CausalConfig,
+    step: Callable[..., tuple[Array, Any]],
+    last: Callable[..., tuple[Array, Any]],
+    stack: Weights,
+    x_BxLxD: Float[Array, "B L D"],
+    per_layer: Any,
+    dropout_rng: Array | None,
+) -> tuple[Float[Array, "B LorW D"], Any]:
+    """The layers of a stack, as the config has them: scanned or not, and computed again.
+
+    Args:
+      step: (x, weights, kind, of_layer, key) -> (x, what is kept of the layer).
+      last: the same for the last layer, unless layers are scanned.
+      per_layer: an entry for each layer or, scanned, arrays with a leading layer axis; or None.
+
+    Returns:
+      (x after the last layer, what was kept of each, in the form of `per_layer`).
+    """
+    step, last = (rematerialised(one, config) for one in (step, last))
     kinds = layer_kinds(config)
+    keys = None if dropout_rng is None else jax.random.split(dropout_rng, len(kinds))
     if config.scan_layers:
-        layers = decoder["layers"], stacked(kinds), per_layer, keys
-        x_BxLxD, kept = jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, layers)
-        return (x_BxLxD if wanted_BxW is None else _taken(x_BxLxD, wanted_BxW)), kept
+        layers = stack["layers"], stacked(kinds), per_layer, keys
+        return jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, layers)
     kept = []
     for i, kind in enumerate(kinds):
-        of_layer = None if per_layer is None else per_layer[i]
-        key = None if keys is None else keys[i]
-        wanted = wanted_BxW if i == depth - 1 else None
-        x_BxLxD, one = step(x_BxLxD, decoder[f"layers_{i}"], kind, of_layer, key, wanted)
+        of_layer, key = (None if each is None else each[i] for each in (per_layer, keys))
+        one_layer = last if i + 1 == len(kinds) else step
+        x_BxLxD, one = one_layer(x_BxLxD, stack[f"layers_{i}"], kind, of_layer, key)
         kept.append(one)
     return x_BxLxD, tuple(kept)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning_jax.layout import needs_no_room, place_prompt, places_in
+from prompt_tuning_jax.layout import laid_out, needs_no_room
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
 from prompt_tuning_jax.models.t5.scan import scanned
@@ -72,19 +72,14 @@ def bind(
 ) -> tuple[Transformer, Any, dict[str, Any]]:
     """The network for `params`, its tokens [B, S], and where the prompt's rows sit in them.
 
-    A batch may bring its layout (`prompt_positions` and, for a bank, `prompt_ids`); one that does
-    not is laid out by `layout`. Isolated prompts before their inputs need no room among the tokens.
+    The batch or `layout` says it; isolated prompts before their inputs need no room among them.
     """
-    prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
+    prompt = prompt_of(params)
     if prompt is None:
-        return network_for(config, None), tokens, {}
-    network = network_for(config, prompt.shape)
-    if (given := places_in(batch)) is not None:
-        return network, tokens, given
-    if needs_no_room(layout, config.prompt_visibility):
-        return network, tokens, {"prompt_ids": batch.get("prompt_ids")}
-    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
-    return network, tokens, {"prompt_positions": positions}
+        return network_for(config, None), batch["encoder_input_tokens"], {}
+    special = config.eos_id, config.pad_id
+    placed = laid_out(batch, prompt.shape[-2], layout, config.prompt_visibility, *special)
+    return network_for(config, prompt.shape), *placed
 
 
 def apply(

@@ -1,7 +1,6 @@
 """Sizes of a T5, and the published ones by name."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import VISIBILITIES
 from prompt_tuning_jax.models.attention.choice import check_form
+from prompt_tuning_jax.models.encoder_decoder import EncoderDecoder
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 ENCODER_ATTENTIONS = ("full", "local", "transient_global")
@@ -17,7 +17,7 @@ _TOKENS = ("pad_id", "eos_id", "start_id")
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(EncoderDecoder):
     """Everything that defines a T5's shape and arithmetic; field names are T5X's where it has one.
 
     Attributes:
@@ -147,16 +147,6 @@ class T5Config:
     def each_layer_has_bias(self) -> bool:
         """Whether layers have relative-position biases of their own in the parameter tree."""
         return self.scan_layers or self.layer_relpos_bias
-
-    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
-        """What a visibility of prompts that stand so is in this model: what it is called."""
-        del layouts
-        return visibility
-
-    @property
-    def continues_inputs(self) -> bool:
-        """Whether targets go on where the input ends: not in an encoder-decoder."""
-        return False
 
     @property
     def outputs_scaled(self) -> bool:

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax.layout import place_prompt, places_in, within_segments
+from prompt_tuning_jax.layout import laid_out, within_segments
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.causal.apply import empty_cache
+from prompt_tuning_jax.models.causal.network import FunctionalNetwork
 from prompt_tuning_jax.models.t5gemma import network, weights
 from prompt_tuning_jax.models.t5gemma.config import T5GemmaConfig
 from prompt_tuning_jax.models.t5gemma.layers import Cache, OfLayer, Text, of_text_in_all
@@ -37,13 +38,6 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class T5GemmaNetwork:
-    """A config, as what decoding takes for a network."""
-
-    config: T5GemmaConfig
-
-
 def embedding_scale(config: T5GemmaConfig) -> float:
     """1: the prompt joins rows of the table as they are, and is scaled with them after that."""
     del config
@@ -52,19 +46,16 @@ def embedding_scale(config: T5GemmaConfig) -> float:
 
 def bind(
     config: T5GemmaConfig, params: Mapping[str, Any], batch: Mapping[str, Any], layout: str
-) -> tuple[T5GemmaNetwork, Any, dict[str, Any]]:
+) -> tuple[FunctionalNetwork, Any, dict[str, Any]]:
     """The network, its tokens [B, S], and where the prompt's rows sit in them.
 
-    A batch may bring its layout; one that does not is laid out by `layout`.
+    The batch or `layout` says it; every prompt is computed in its rows, and gets room there.
     """
-    prompt, tokens = prompt_of(params), batch["encoder_input_tokens"]
-    net = T5GemmaNetwork(config)
+    prompt, net = prompt_of(params), FunctionalNetwork(config)
     if prompt is None:
-        return net, tokens, {}
-    if (given := places_in(batch)) is not None:
-        return net, tokens, given
-    tokens, positions = place_prompt(tokens, prompt.shape[-2], layout, config.eos_id, config.pad_id)
-    return net, tokens, {"prompt_positions": positions, "prompt_ids": batch.get("prompt_ids")}
+        return net, batch["encoder_input_tokens"], {}
+    special = config.eos_id, config.pad_id
+    return net, *laid_out(batch, prompt.shape[-2], layout, "full", *special)
 
 
 def apply(
@@ -94,7 +85,7 @@ def apply(
 
 
 def start_decoding(
-    net: T5GemmaNetwork,
+    net: FunctionalNetwork,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
     places: Mapping[str, Any],

@@ -1,13 +1,13 @@
 """What defines a T5Gemma's shape and arithmetic: a CausalConfig for each of its two stacks."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
 from prompt_tuning_jax.layout import VISIBILITIES
 from prompt_tuning_jax.models.causal.config import CausalConfig
+from prompt_tuning_jax.models.encoder_decoder import EncoderDecoder
 
 # What the stacks have of the whole model.
 _SHARED = (
@@ -26,7 +26,7 @@ _GEMMA = {"norm_plus_one": True, "post_norms": True, "scale_embedding": False}
 
 
 @dataclasses.dataclass(frozen=True)
-class T5GemmaConfig:
+class T5GemmaConfig(EncoderDecoder):
     """Two stacks, which may differ in everything but their vocabulary.
 
     Attributes:
@@ -68,16 +68,6 @@ class T5GemmaConfig:
                 f"T5GemmaConfig.prompt_visibility is one of {', '.join(VISIBILITIES)}, not "
                 f"{self.prompt_visibility!r}."
             )
-
-    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
-        """What a visibility of prompts that stand so is in this model: what it is called."""
-        del layouts
-        return visibility
-
-    @property
-    def continues_inputs(self) -> bool:
-        """Whether targets go on where the input ends: not in an encoder-decoder."""
-        return False
 
     @property
     def vocab_size(self) -> int:

@@ -21,7 +21,7 @@ from prompt_tuning_jax.models.causal.attention import (
 )
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import Weights, mlp, norm, project
-from prompt_tuning_jax.models.causal.network import dropout, layer_kinds, rematerialised, stacked
+from prompt_tuning_jax.models.causal.network import dropout, each_layer
 
 Window = int | Int[Array, ""] | None
 
@@ -133,19 +133,7 @@ def through(
     step = functools.partial(
         block, config, positions_BxL=positions_BxL, seen=seen, text=text, index=index
     )
-    step = rematerialised(step, config)
-    depth, kinds = len(config.layers), layer_kinds(config)
-    keys = None if dropout_rng is None else jax.random.split(dropout_rng, depth)
-    if config.scan_layers:
-        layers = stack["layers"], stacked(kinds), per_layer, keys
-        return jax.lax.scan(lambda x, layer: step(x, *layer), x_BxLxD, layers)
-    kept = []
-    for i, kind in enumerate(kinds):
-        of_layer = None if per_layer is None else per_layer[i]
-        key = None if keys is None else keys[i]
-        x_BxLxD, one = step(x_BxLxD, stack[f"layers_{i}"], kind, of_layer, key)
-        kept.append(one)
-    return x_BxLxD, tuple(kept)
+    return each_layer(config, step, step, stack, x_BxLxD, per_layer, dropout_rng)
 
 
 def of_text(
