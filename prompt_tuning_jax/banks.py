@@ -100,11 +100,16 @@ def check_compatible(
     vocabulary_hash: str | None = None,
     emb_dim: int | None = None,
     allow_prompt_mismatch: bool = False,
+    override: str | None = None,
 ) -> None:
     """Refuses a prompt that was tuned for another frozen model or vocabulary.
 
     What the prompt does not say (a bare `.npy` says nothing) or the caller does not give is not
     compared.
+
+    Args:
+      override: how the refusal is overridden, in the words of an error; None: by
+        `allow_prompt_mismatch`.
 
     Raises:
       ValueError: width, model or vocabulary differ. `allow_prompt_mismatch` overrides the last two.
@@ -115,6 +120,7 @@ def check_compatible(
             "of another size and cannot be used with this one."
         )
     made_for = prompt.metadata.get("base_model", "another model")
+    override = override or f"override with {spelled('allow_prompt_mismatch', True)}"
     for what, key, ours in (
         ("weights", FINGERPRINT, fingerprint),
         ("vocabulary", VOCABULARY, vocabulary_hash),
@@ -124,8 +130,7 @@ def check_compatible(
             raise ValueError(
                 f"This prompt was tuned for {made_for} ({what} {theirs[:12]}), which is not the "
                 f"model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. Load the "
-                "model it was tuned for, or override with "
-                f"{spelled('allow_prompt_mismatch', True)}."
+                f"model it was tuned for, or {override}."
             )
 
 

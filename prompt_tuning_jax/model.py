@@ -294,7 +294,8 @@ class FrozenModel:
             )
         for tuned in prompts.tuned:
             peft.check_task(tuned.metadata, config.continues_inputs)
-            check_compatible(tuned, fingerprint=self.known_fingerprint)
+            how = "pass its `for_any_model()`"
+            check_compatible(tuned, fingerprint=self.known_fingerprint, override=how)
         visibility = prompts.visibility or config.prompt_visibility
         config = dataclasses.replace(config, prompt_visibility=visibility)
         visibility = config.visibility_in(prompts.layouts, visibility)
