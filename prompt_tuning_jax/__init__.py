@@ -13,7 +13,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+    from prompt_tuning_jax.banks import TunedBank
     from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train, train_many
     from prompt_tuning_jax.training.set_up import TrainResult
+    from prompt_tuning_jax.tuned_prompt import TunedPrompt
     from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 __version__ = "0.1.0"
@@ -56,7 +57,7 @@ __all__ = [
 
 # Read at first use, so that `prompt-tuning --help` need not wait for JAX.
 _MODULES = {
-    "banks": ("TunedBank", "TunedPrompt"),
+    "banks": ("TunedBank",),
     "checkpoints.prompt_file": ("load_bank", "load_prompt", "save_prompt"),
     "evaluation.evaluate": ("evaluate",),
     "data.files": ("file_task",),
@@ -69,6 +70,7 @@ _MODULES = {
     "settings.train_config": ("TrainConfig",),
     "train": ("train", "train_many"),
     "training.set_up": ("TrainResult",),
+    "tuned_prompt": ("TunedPrompt",),
     "vocabularies": ("Vocabulary", "load_vocabulary"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.banks import TunedPrompt
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 # Facts that are true of the combination where they are true of every part.
 COMMON = ("base_model", "base_model_fingerprint", "vocabulary_hash", "task", "verbalizers")

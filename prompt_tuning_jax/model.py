@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import arguments
-from prompt_tuning_jax.banks import PromptLike, PromptSet, TunedPrompt, check_compatible, vote
+from prompt_tuning_jax.banks import PromptLike, PromptSet, vote
 from prompt_tuning_jax.checkpoints import peft, quantize
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import directory_of
@@ -36,6 +36,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
+from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 
@@ -281,8 +282,7 @@ class FrozenModel:
         """The model with the prompts among its parameters; with None they are as they were.
 
         Raises:
-          ValueError: a prompt of another width, or one that says that it was tuned for a model of
-            another fingerprint (`TunedPrompt.for_any_model` does not).
+          ValueError: a prompt of another width, or one that says that it was tuned for another model.
         """
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
         if prompts.values is None:
@@ -294,8 +294,9 @@ class FrozenModel:
             )
         for tuned in prompts.tuned:
             peft.check_task(tuned.metadata, config.continues_inputs)
-            how = "pass its `for_any_model()`"
-            check_compatible(tuned, fingerprint=self.known_fingerprint, override=how)
+            if tuned.base_fingerprint is not None:  # ours takes reading all weights, once
+                ours = {"fingerprint": self.fingerprint}
+                check_compatible(tuned, **ours, override="pass its `for_any_model()`")
         visibility = prompts.visibility or config.prompt_visibility
         config = dataclasses.replace(config, prompt_visibility=visibility)
         visibility = config.visibility_in(prompts.layouts, visibility)

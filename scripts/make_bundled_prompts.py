@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import bundled
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
@@ -29,6 +28,7 @@ from prompt_tuning_jax.commands.command import use_compilation_cache
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 OUTPUT = Path(bundled.__file__).parent / "prompts"
 ENSEMBLE = "bundled_woman"

@@ -25,6 +25,7 @@ FLOORS = (
         "optim",
         "params",
         "prompts",
+        "tuned_prompt",
     },
     {"vocabularies"},
     {"data", "models"},

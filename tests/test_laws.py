@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.data.files import file_task
 from prompt_tuning_jax.data.packing import arrange, pack, row_counts
 from prompt_tuning_jax.data.records import RecordFile
@@ -24,6 +24,7 @@ from prompt_tuning_jax.layout import LAYOUTS, place_prompt, place_prompts
 from prompt_tuning_jax.settings.gin_files import given_macros
 from prompt_tuning_jax.settings.setting import check_type, macro_name, macros
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 # The same cases in every run, whatever the machine's speed.
 law = settings(derandomize=True, deadline=None, database=None, max_examples=200)

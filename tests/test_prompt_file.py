@@ -12,9 +12,9 @@ import pytest
 from common import NEEDS_SHARED, shared_dir
 from safetensors.numpy import save_file
 
-from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints import prompt_file
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
 
 VALUES = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
 FACTS = {

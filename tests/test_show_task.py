@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands import command, show_task
 from prompt_tuning_jax.data.encoding import Encoder
@@ -16,6 +15,7 @@ from prompt_tuning_jax.data.task import ExampleList, Task
 from prompt_tuning_jax.data.task_facts import DIFFERENT_TARGETS, task_facts
 from prompt_tuning_jax.layout import LAYOUTS, place_prompt
 from prompt_tuning_jax.settings.task_config import LENGTHS
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 WORDS = {"0": "negative", "1": "positive"}
 ROWS = (("a dull film", 0), ("a bright and a long film of many many words", 1), ("fine", 1))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from prompt_tuning_jax.banks import FINGERPRINT, VOCABULARY, TunedBank, TunedPrompt, checked_values
+from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
 from prompt_tuning_jax.checkpoints.npy_file import read_npy
@@ -28,6 +28,7 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
 )
 from prompt_tuning_jax.data.templates import label_text
 from prompt_tuning_jax.json_values import json_object, plain
+from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt, checked_values
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step

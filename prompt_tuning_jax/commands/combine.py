@@ -12,13 +12,13 @@ part works best if it was tuned behind the shared one, as training does with --s
 from collections.abc import Sequence
 from typing import Any
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.combine import average, compose, interpolate
 from prompt_tuning_jax.commands.command import Inner, run_inner
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 @settings

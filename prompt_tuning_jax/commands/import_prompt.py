@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.errors import UsageError, spelled
@@ -20,6 +19,7 @@ from prompt_tuning_jax.model import load_model
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig, VocabularyConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 @settings

@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from prompt_tuning_jax.banks import PromptLike, TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import PromptLike, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.commands.infer_inputs import (
     Input,
@@ -57,6 +57,7 @@ from prompt_tuning_jax.settings.prompt_config import (
     own_words,
 )
 from prompt_tuning_jax.settings.task_config import LENGTHS
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 CONFIG = InferConfig
 CHUNK = 1024  # records read before any is answered: memory stays bounded on a file of any size

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import jax
 
-from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.data.records import FORMATS, RecordFile
 from prompt_tuning_jax.data.records.text_file import TextFile, codec_name, not_utf8
 from prompt_tuning_jax.data.templates import Template, check_unicode, field_text
@@ -27,6 +27,7 @@ from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.settings.infer_config import InferConfig
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 TABLES = (".csv", ".tsv")
 _LINES = 'With an input template, every line is an object such as {"text": "..."}.'

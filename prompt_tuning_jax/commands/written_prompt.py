@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.settings.setting import PathLike
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 def check_directory(destination: PathLike, what: str) -> None:

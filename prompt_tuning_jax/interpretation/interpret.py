@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, load_prompt
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.interpretation.analysis import Snapshot, analyse
 from prompt_tuning_jax.interpretation.findings import Interpretation
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.prompt_config import own_words
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 def interpret(

@@ -4,13 +4,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_tuning_jax.banks import TunedBank, TunedPrompt
+from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.common import MismatchConfig, TextPromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 @settings

@@ -18,13 +18,13 @@ from t5x import checkpoints
 from tensorflow.io import gfile
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.t5x.hash_cache import checkpoint_fingerprint
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import flatten, is_prompt, label_params, unflatten
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 DIRECTORY = "prompts"
 

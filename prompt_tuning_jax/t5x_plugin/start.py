@@ -10,13 +10,13 @@ import seqio
 from jaxtyping import Float
 
 from prompt_tuning_jax import initializers
-from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint, prompt_names
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.t5x_plugin.restore import Start
 from prompt_tuning_jax.t5x_plugin.save import base_fingerprint, prompts_beside, read_prompt
 from prompt_tuning_jax.training.prompt_start import resolve, text_of
+from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
 
 EMBEDDING = "token_embedder/embedding"
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
@@ -29,6 +28,7 @@ from prompt_tuning_jax.params import (
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
 from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 Scores = Mapping[str, Any]
 

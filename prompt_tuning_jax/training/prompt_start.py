@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.initializers import (
@@ -21,6 +20,7 @@ from prompt_tuning_jax.initializers import (
     text,
     uniform,
 )
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 NAMED = ("uniform", "sampled_vocabulary", "class_labels")  # settings that `resolve` knows by name
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from prompt_tuning_jax.banks import TunedPrompt
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
@@ -42,6 +41,7 @@ from prompt_tuning_jax.training.identity import run_identity, run_inputs
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 

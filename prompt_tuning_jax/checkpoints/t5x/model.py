@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from prompt_tuning_jax.banks import TunedPrompt, check_compatible
 from prompt_tuning_jax.checkpoints.atomic import flush_to_disk, scratch_directory
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface.config import config_json, parse_config
@@ -41,6 +40,7 @@ from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, co
 from prompt_tuning_jax.devices.sharding import Conversion, Shardings
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import PROMPT_NAME, is_prompt
+from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
 
 CONFIG = "t5_config.json"  # as Hugging Face's config.json; T5X has its own elsewhere, and no such
 _WRITERS = {"orbax": t5x_orbax.write, "legacy": t5x_legacy.write}
