@@ -36,7 +36,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
-from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
+from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compatible
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 
@@ -295,8 +295,7 @@ class FrozenModel:
         for tuned in prompts.tuned:
             peft.check_task(tuned.metadata, config.continues_inputs)
             if tuned.base_fingerprint is not None:  # ours takes reading all weights, once
-                ours = {"fingerprint": self.fingerprint}
-                check_compatible(tuned, **ours, override="pass its `for_any_model()`")
+                check_compatible(tuned, fingerprint=self.fingerprint, override=ANY_MODEL)
         visibility = prompts.visibility or config.prompt_visibility
         config = dataclasses.replace(config, prompt_visibility=visibility)
         visibility = config.visibility_in(prompts.layouts, visibility)

@@ -14,6 +14,8 @@ from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 # Facts of a prompt file that say which frozen model the prompt is for.
 FINGERPRINT = "base_model_fingerprint"
 VOCABULARY = "vocabulary_hash"
+# How a refusal is overridden in Python.
+ANY_MODEL = "pass its `for_any_model()`"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
