@@ -282,7 +282,7 @@ class FrozenModel:
         """The model with the prompts among its parameters; with None they are as they were.
 
         Raises:
-          ValueError: a prompt of another width, or one that says that it was tuned for another model.
+          ValueError: a prompt of another width, or one that names another model.
         """
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
         if prompts.values is None:
