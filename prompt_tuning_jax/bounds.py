@@ -51,6 +51,10 @@ TOP_K = Bounds(0, 2**31 - 1)
 TOP_P = Bounds(1e-6, 1)
 # A share of examples: some, and not all.
 SHARE = Bounds(1e-6, 0.999999)
+# The same, or nothing.
+SHARE_OR_NONE = Bounds(0, 0.999999)
+# Of a matrix that trains beside a prompt.
+SIZE = Bounds(1, 2**16)
 # What float32 holds; a step that is too large is found out, and told, when it is taken.
 LEARNING_RATE = Bounds(0, 3e38)
 # A share of the loss: beside a cross-entropy of 1 more is all that is trained on.

@@ -103,11 +103,6 @@ def split_params(
     return trainable, frozen
 
 
-def merge_params(trainable: FlatParams, frozen: FlatParams) -> dict[str, Any]:
-    """The whole model again; no array is copied."""
-    return unflatten({**frozen, **trainable})
-
-
 def is_prompt(name: str) -> bool:
     """Whether a parameter is a prompt by its flat name: in any stack, however it is nested."""
     return name.endswith("/prompt")
@@ -136,9 +131,14 @@ def join_shared(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return with_prompt(params, jnp.concatenate([folder[_leaf(name)] for name in _PROMPT_NAMES]))
 
 
+def is_of_prompt(name: str) -> bool:
+    """Whether a parameter is a prompt, or a part of one, by its flat name."""
+    return name.startswith(PROMPT_FOLDER)
+
+
 def without_prompt(flat: FlatParams) -> FlatParams:
     """The parameters that are the model's own."""
-    return {name: x for name, x in flat.items() if name not in _PROMPT_NAMES}
+    return {name: x for name, x in flat.items() if not is_of_prompt(name)}
 
 
 def whole_prompt(flat: FlatParams) -> Float[np.ndarray, "P D"] | None:

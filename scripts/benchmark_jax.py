@@ -124,19 +124,21 @@ def many(settings: Settings) -> tuple[Repeat, dict]:
 
 def together(config, model, states, frozen, batches) -> Repeat:
     # Its log needs tensorboardX, which no other work here does.
+    from prompt_tuning_jax.training.rules import Pace
     from prompt_tuning_jax.training.trainers import make_stacked_step, take_rows
 
     trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
     mesh = sharding.make_mesh("data:-1")
     stack = take_rows((trainable, opt_state, jnp.ones(RUNS, bool)), np.arange(RUNS), mesh)
     batch = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
-    keys, rates = jax.random.split(jax.random.key(0), RUNS), jnp.full(RUNS, 0.3)
+    keys = jax.random.split(jax.random.key(0), RUNS)
+    paces = Pace(jnp.full(RUNS, 0.3), jnp.full(RUNS, 1e6))
     step = make_stacked_step(config, model)
 
     def repeat(times: int) -> None:
         nonlocal stack
         for number in range(times):
-            stack, metrics, _ = step(stack, frozen, jax.device_put(batch), keys, rates, number)
+            stack, metrics, _ = step(stack, frozen, jax.device_put(batch), keys, paces, number)
         check(metrics, stack)
 
     return repeat

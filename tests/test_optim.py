@@ -8,9 +8,10 @@ import pytest
 from common import GOLDENS, NEEDS_SHARED, shared_dir
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.methods.assemble import assembled
 from prompt_tuning_jax.optim import token_cross_entropy, weighted_loss
 from prompt_tuning_jax.params import PROMPT_NAME as PROMPT
-from prompt_tuning_jax.params import merge_params, split_params
+from prompt_tuning_jax.params import split_params
 
 PARAMS = {
     "encoder": {"prompt": {"prompt": jnp.ones((5, 4))}, "layers_0": {"kernel": jnp.ones((4, 6))}},
@@ -76,8 +77,8 @@ def test_model_rules_train_everything():
     assert not frozen
 
 
-def test_split_and_merge_copy_nothing():
-    merged = merge_params(*split_params(PARAMS, optim.prompt_rules()))
+def test_split_and_assembled_copy_nothing():
+    merged = assembled(*split_params(PARAMS, optim.prompt_rules()))
     assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
     pairs = zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)

@@ -15,6 +15,7 @@ from prompt_tuning_jax.commands.train import main
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.devices.interruption import StopSignal
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.rules import Pace
 from prompt_tuning_jax.training.runs import run_configs
 from prompt_tuning_jax.training.set_up import prepare
 from prompt_tuning_jax.training.trainers import StackedTrainer, make_stacked_step, start_stack
@@ -173,11 +174,12 @@ def test_the_frozen_weights_are_there_once(model, tmp_path):
     runs, starts, _, frozen = prepare(
         configs, model, sharding.make_mesh("data:1"), StackedTrainer.check
     )
-    stack = start_stack(starts, config.trainable)
+    stack = start_stack(config, starts)
     batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}
-    keys, rates = jax.random.split(jax.random.key(0), 8), np.ones(8, np.float32)
+    ones = np.ones(8, np.float32)
+    keys, paces = jax.random.split(jax.random.key(0), 8), Pace(ones, ones)
     step = make_stacked_step(config, model)
-    lowered = step.lower(stack, frozen, batch, keys, rates, 0)
+    lowered = step.lower(stack, frozen, batch, keys, paces, 0)
     memory = lowered.compile().memory_analysis()
     weights = sum(x.nbytes for x in frozen.values())
     prompts = sum(x.nbytes for x in jax.tree.leaves(stack))

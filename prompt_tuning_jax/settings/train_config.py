@@ -9,11 +9,9 @@ import optax
 from prompt_tuning_jax.bounds import (
     COUNT,
     GIBIBYTES,
-    LEARNING_RATE,
     ROWS,
     SEED,
     TOKENS,
-    Z_LOSS,
     Bounds,
 )
 from prompt_tuning_jax.devices import sharding
@@ -29,17 +27,20 @@ from prompt_tuning_jax.settings.common import (
     MismatchConfig,
     PredictionConfig,
 )
-from prompt_tuning_jax.settings.setting import (
-    PathLike,
-    setting,
-    settings,
-)
+from prompt_tuning_jax.settings.recipe_config import RecipeConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
 
 
 @settings
 class TrainConfig(
-    LengthConfig, LayoutConfig, MismatchConfig, PredictionConfig, DeviceConfig, TaskConfig
+    RecipeConfig,
+    LengthConfig,
+    LayoutConfig,
+    MismatchConfig,
+    PredictionConfig,
+    DeviceConfig,
+    TaskConfig,
 ):
     """What a training run takes. The defaults are the paper's recipe."""
 
@@ -85,14 +86,6 @@ class TrainConfig(
         shared=True,
         bounds=ROWS,
     )
-    learning_rate: float | None = setting(
-        default=None,
-        help="of the default optimizer. None: 0.3 for a prompt, 0.001 for a model.",
-        group="training",
-        first=True,
-        identity=True,
-        bounds=LEARNING_RATE,
-    )
     seed: int = setting(
         default=0,
         help="of the initial prompt, the data's order, and dropout.",
@@ -105,30 +98,6 @@ class TrainConfig(
         help="""rules (regex, optax optimizer); what none matches is frozen. None: the prompt, or
         everything where prompt_length is 0.""",
         group="training",
-        shared=True,
-    )
-    dropout_rate: float = setting(
-        default=0.1,
-        help="of the frozen network, as in T5X.",
-        group="training",
-        bounds=Bounds(0, 0.999),
-        identity=True,
-        shared=True,
-    )
-    z_loss: float = setting(
-        default=1e-4,
-        help="keeps the softmax normaliser near 1, as in T5X.",
-        group="training",
-        identity=True,
-        shared=True,
-        bounds=Z_LOSS,
-    )
-    loss_normalization: str = setting(
-        default="sum",
-        help="the sum over target tokens, as in T5X, or their mean.",
-        group="training",
-        choices=("sum", "mean"),
-        identity=True,
         shared=True,
     )
     pack: bool = setting(
@@ -258,11 +227,7 @@ def check_settings(config: TrainConfig) -> None:
             f"{spelled('shared_prompt')} stands before a prompt: set {spelled('prompt_length')} "
             "above 0."
         )
-    if config.learning_rate is not None and config.trainable is not None:
-        raise ValueError(
-            f"{spelled('learning_rate')} is the default optimizer's: with {spelled('trainable')}, "
-            "give it to the optimizers that are named there."
-        )
+    check_optimizer(config)
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(
@@ -280,6 +245,28 @@ def check_settings(config: TrainConfig) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{spelled('model_dir')} {path} cannot be written: {error}.") from error
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Refuses what would change nothing."""
+    declared = settings_of(TrainConfig)
+    for name in ("learning_rate", "optimizer", "schedule", "warmup_steps"):
+        if getattr(config, name) != declared[name].default and config.trainable is not None:
+            raise ValueError(
+                f"{spelled(name)} is the default optimizer's: with {spelled('trainable')}, give it "
+                "to the optimizers that are named there."
+            )
+    size, form = config.parameterization_size, config.prompt_parameterization
+    if form == "direct" and size is not None:
+        raise ValueError(
+            f"{spelled('parameterization_size')} is no part of a direct prompt: leave it out, or "
+            f"set {spelled('prompt_parameterization')}."
+        )
+    if form != "direct" and not config.prompt_length:
+        raise ValueError(
+            f"{spelled('prompt_parameterization')} is a prompt's: set {spelled('prompt_length')} "
+            "above 0."
+        )
 
 
 def _is_rule(rule: Any) -> bool:

@@ -12,13 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.initializers import uniform
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.params import split_params, with_prompt, with_shared
+from prompt_tuning_jax.params import (
+    PROMPT_NAME,
+    flatten,
+    split_params,
+    unflatten,
+    with_prompt,
+    with_shared,
+)
 from prompt_tuning_jax.settings.task_config import lengths_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.set_up import shared_values, trainable_rules
+from prompt_tuning_jax.training.rules import Pace, make_optimizer, trainable_rules
+from prompt_tuning_jax.training.set_up import prompt_leaves, shared_values
+from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.training.train_step import make_train_step
 from prompt_tuning_jax.training.trainers import make_stacked_step, start_stack
 
@@ -43,18 +52,18 @@ def step_and_shapes(
     frozen = {name: _shape(x.shape, x.dtype) for name, x in frozen.items()}
     batch, key = _batch(config), jax.eval_shape(lambda: jax.random.key(0))
     if copies is None:
-        optimizer = optim.make_optimizer(trainable, rules)
+        optimizer = make_optimizer(config, trainable)
         trained = trainable, jax.eval_shape(optimizer.init, trainable)
         if mesh is not None:
             trained = _by_rules(trained, mesh, model)
         step, told = make_train_step(config, model, optimizer), (key,)
     else:
-        stack = jax.eval_shape(lambda one: start_stack([one] * copies, config.trainable), trainable)
+        stack = jax.eval_shape(lambda one: start_stack(config, [one] * copies), trainable)
         batch = {name: _shape((copies, *x.shape), x.dtype) for name, x in batch.items()}
         trained = (stack,)
         told = (
             _shape((copies,), key.dtype),
-            _shape((copies,), jnp.float32),
+            Pace(*[_shape((copies,), jnp.float32)] * 2),
             _shape((), jnp.int32),
         )
         step = make_stacked_step(config, model)
@@ -71,11 +80,17 @@ def step_and_shapes(
 def _params(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
     if not config.prompt_length:
         return model.params
-    width = model.config.emb_dim
-    params = with_prompt(model.params, _shape((config.prompt_length, width), jnp.float32))
-    if config.shared_prompt is None:
-        return params
-    return with_shared(params, _shape(shared_values(config, model).shape, jnp.float32))
+    prompt = _shape((config.prompt_length, model.config.emb_dim), jnp.float32)
+    params = with_prompt(model.params, prompt)
+    if config.shared_prompt is not None:
+        shared = shared_values(config, model).shape
+        params = with_shared(params, _shape(shared, jnp.float32))
+    flat = flatten(params)
+
+    def leaves(prompt: jax.Array) -> Params:
+        return prompt_leaves(config, prompt, jax.random.key(0), uniform())
+
+    return unflatten(flat | jax.eval_shape(leaves, flat.pop(PROMPT_NAME)))
 
 
 def _batch(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:

@@ -116,6 +116,8 @@ def run_identity(
     examples = task.split("train")
     settings |= {
         "shared_prompt": None,
+        # A schedule that ends with the run is another where the run is longer.
+        "train_steps": None if config.schedule == "constant" else config.train_steps,
         "model": model.fingerprint,
         "model_dtype": str(flatten(model.params)[family_of(model.config).EMBEDDING_NAME].dtype),
         "task": task.name,

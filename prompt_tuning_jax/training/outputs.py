@@ -18,6 +18,7 @@ from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import (
     SHARED_NAME,
@@ -191,7 +192,7 @@ class Outputs:
         if without_prompt(trainable):
             weights = without_prompt({**self.frozen, **trainable})
             model = model.replace(params=unflatten(weights))
-        prompt = whole_prompt({**self.frozen, **trainable})
+        prompt = whole_prompt(folded({**self.frozen, **trainable}))
         if prompt is None:
             return model, None
         layout, visibility = self.config.prompt_layout, self.config.prompt_visibility

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,17 @@ from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.initializers import Initializer, sampled_vocabulary
+from prompt_tuning_jax.methods.assemble import folded
+from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
 from prompt_tuning_jax.model import FrozenModel, load_model
-from prompt_tuning_jax.optim import Rule, model_rules, prompt_rules
 from prompt_tuning_jax.params import (
     PROMPT_NAME,
-    SHARED_NAME,
+    flatten,
+    is_of_prompt,
     split_params,
     unflatten,
+    whole_prompt,
     with_shared,
     without_prompt,
 )
@@ -39,6 +43,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.identity import run_identity, run_inputs
 from prompt_tuning_jax.training.outputs import Outputs
+from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -137,18 +142,34 @@ def on_mesh(model: FrozenModel, frozen: Params) -> FrozenModel:
 
 
 def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping[str, Any]:
-    """The model's weights, and the initialised prompt among them."""
+    """The model's weights, and among them the initialised prompt, as it is while it trains."""
     if not config.prompt_length:
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
     initializer = prompt_start.resolve(config.prompt_init, *known, check)
     shape = (config.prompt_length, model.config.emb_dim)
-    prompt = initializer(jax.random.key(config.seed), shape)
+    key = jax.random.key(config.seed)
+    prompt = initializer(key, shape)
     params = model.prompted(sharding.to_host(prompt)).params
-    if config.shared_prompt is None:
-        return params
-    return with_shared(params, shared_values(config, model))
+    if config.shared_prompt is not None:
+        params = with_shared(params, shared_values(config, model))
+    flat = flatten(params)
+    sample = sampled_vocabulary(model.embeddings)
+    return unflatten(flat | prompt_leaves(config, flat.pop(PROMPT_NAME), key, sample))
+
+
+def prompt_leaves(
+    config: TrainConfig, prompt: jax.Array, key: jax.Array, sample: Initializer
+) -> Params:
+    """The prompt as `prompt_parameterization` writes it while it trains.
+
+    Args:
+      key: whose random numbers made the prompt; those made here are others.
+      sample: of the vocabulary.
+    """
+    form, size = config.prompt_parameterization, config.parameterization_size
+    return parameterizations.start(form, jax.random.fold_in(key, 1), prompt, size, sample)
 
 
 def shared_values(config: TrainConfig, model: FrozenModel) -> jax.Array:
@@ -199,19 +220,9 @@ def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
     )
 
 
-def trainable_rules(config: TrainConfig) -> Sequence[Rule]:
-    """The rules asked for, or those of prompt tuning or model tuning."""
-    if config.trainable is not None:
-        return config.trainable
-    rate = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    if config.prompt_length:
-        return prompt_rules(**rate)
-    return model_rules(**rate)
-
-
 def check_prompt_trains(prompt_length: int, frozen: Params) -> None:
     """Refuses rules that leave the prompt where it starts."""
-    if PROMPT_NAME in frozen:
+    if PROMPT_NAME in folded({name: x for name, x in frozen.items() if is_of_prompt(name)}):
         raise ValueError(
             f"{spelled('prompt_length')} is {prompt_length}, but no {spelled('trainable')} rule "
             f"matches {PROMPT_NAME!r}: add a rule for it, or set {spelled('prompt_length', 0)}."
@@ -220,7 +231,7 @@ def check_prompt_trains(prompt_length: int, frozen: Params) -> None:
 
 def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
-    if set(trainable) == {PROMPT_NAME}:
+    if not without_prompt(trainable):
         return
     for name, in_the_way in (
         (spelled("model_dtype", "int8"), is_quantized(frozen | trainable)),
@@ -266,11 +277,11 @@ def make_batches(
     given = task.split("train"), vocabulary
     common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
     if config.pack:
-        prompts = (SHARED_NAME, PROMPT_NAME)
+        prompt = whole_prompt(folded(params))
         batches = PackedBatches(
             *given,
             **common,
-            prompt_length=sum(len(params[name]) for name in prompts if name in params),
+            prompt_length=0 if prompt is None else len(prompt),
             layout=config.prompt_layout,
             row_multiple=sharding.batch_parts(mesh) * (config.microbatches or 1),
         )

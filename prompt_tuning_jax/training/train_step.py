@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.methods.assemble import assembled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
-from prompt_tuning_jax.params import merge_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
 from prompt_tuning_jax.training.step_types import (
@@ -54,7 +54,7 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     A step whose loss, gradient or update is not finite changes nothing.
     """
     network = network_config(config, model)
-    layout, z_loss = config.prompt_layout, config.z_loss
+    layout, of_loss = config.prompt_layout, (config.z_loss, config.label_smoothing)
     apply = family_of(network).apply
 
     def loss_fn(
@@ -62,9 +62,9 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         with sharding.active(model.mesh):
-            logits = apply(network, merge_params(trainable, frozen), batch, layout, key)
+            logits = apply(network, assembled(trainable, frozen), batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        return weighted_loss(logits, targets, weights, z_loss), weights.sum()
+        return weighted_loss(logits, targets, weights, *of_loss), weights.sum()
 
     parts = config.microbatches or 1
     gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)

@@ -15,20 +15,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prompt_tuning_jax import optim
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import padding
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.params import PROMPT_NAME
+from prompt_tuning_jax.optim import averages
+from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, Monitor
+from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.training.set_up import Prepared, start_optimizer, trainable_rules
+from prompt_tuning_jax.training.set_up import Prepared, start_optimizer
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import make_train_step, step_function
 
-DEFAULT_RATE = 0.3
 Stack = tuple[Params, optax.OptState, jax.Array]
 """What trains [N, P, D], its optimizers' states, and whether each run is healthy [N]."""
 
@@ -94,7 +94,7 @@ class SingleTrainer:
     def __init__(self, config: TrainConfig, prepared: Prepared, mesh: Mesh):
         self.runs, (trainable,) = prepared.runs, prepared.starts
         model, self._frozen = prepared.model, prepared.frozen
-        optimizer = optim.make_optimizer(trainable, trainable_rules(config))
+        optimizer = make_optimizer(config, trainable)
         self.arrays = trainable, start_optimizer(mesh, model, optimizer, trainable)
         self._step = make_train_step(config, model, optimizer)
         self._key, self._rows = jax.random.key(config.seed), sharding.batch_sharding(mesh)
@@ -145,7 +145,8 @@ class SingleTrainer:
         return [(float(loss), bool(finite))]
 
     def trainable(self, run: Run) -> Params:
-        return self.arrays[0]
+        trainable, opt_state = self.arrays
+        return averages(opt_state) or trainable
 
 
 class StackedTrainer:
@@ -157,19 +158,17 @@ class StackedTrainer:
     def __init__(self, config: TrainConfig, prepared: Prepared, mesh: Mesh):
         self.runs, self._frozen, self._mesh = prepared.runs, prepared.frozen, mesh
         self._log_period, self._pad_id = config.log_period, prepared.model.config.pad_id
-        self._stack = sharding.put(
-            start_stack(prepared.starts, config.trainable), sharding.replicated(mesh)
-        )
+        self._stack = sharding.put(start_stack(config, prepared.starts), sharding.replicated(mesh))
         self._step = make_stacked_step(config, prepared.model)
         self._metrics: Metrics | None = None
         self.take(self.runs, self._stack)
 
     @staticmethod
     def check(trainable: Params) -> None:
-        if set(trainable) != {PROMPT_NAME}:
+        if weights := without_prompt(trainable):
             raise ValueError(
                 f"Runs together share the model's weights, so only {PROMPT_NAME!r} can "
-                f"train, not {', '.join(sorted(trainable))}."
+                f"train, not {', '.join(sorted(weights))}."
             )
 
     @staticmethod
@@ -202,7 +201,7 @@ class StackedTrainer:
         self._stack = self.arrays if stack is None else stack
         self._rows = np.array([self.runs.index(run) for run in active])
         self._part = take_rows(self._stack, self._rows, self._mesh)
-        self._keys, self._rates = dropout_keys(active), learning_rates(active)
+        self._keys, self._paces = dropout_keys(active), paces(active)
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
         """As one, [N, B, ...], padded to the largest among them."""
@@ -214,7 +213,7 @@ class StackedTrainer:
     def step(self, batch: Batch, number: int) -> Metrics:
         rows = PartitionSpec(None, *sharding.batch_sharding(self._mesh).spec)  # of each run
         batch = sharding.put(batch, NamedSharding(self._mesh, rows))
-        told = self._keys, self._rates, jax.device_put(np.int32(number))
+        told = self._keys, self._paces, jax.device_put(np.int32(number))
         with no_hidden_transfer():
             self._part, self._metrics, means = self._step(self._part, self._frozen, batch, *told)
         return means
@@ -230,8 +229,9 @@ class StackedTrainer:
     def trainable(self, run: Run) -> Params:
         i = self.runs.index(run)
         at_work = np.flatnonzero(self._rows == i)
-        (trainable, *_), row = (self._part, int(at_work[0])) if at_work.size else (self._stack, i)
-        return {name: x[row] for name, x in trainable.items()}
+        stack, row = (self._part, int(at_work[0])) if at_work.size else (self._stack, i)
+        trainable, opt_state, _ = stack
+        return {name: x[row] for name, x in (averages(opt_state) or trainable).items()}
 
 
 def make_stacked_step(
@@ -239,7 +239,7 @@ def make_stacked_step(
 ) -> Callable[..., tuple[Stack, Metrics, Metrics]]:
     """The compiled step of some runs at once, on one copy of the frozen weights.
 
-    From (stack, frozen, batch [N, B, ...], dropout keys [N], learning rates [N], step number); the
+    From (stack, frozen, batch [N, B, ...], dropout keys [N], paces [N], step number); the
     stack is updated in place. Also returns the metrics of each run, and their means.
     """
     step_one = step_function(config, model)
@@ -249,11 +249,11 @@ def make_stacked_step(
         frozen: Params,
         batch: DeviceBatch,
         key: Key,
-        rate: jax.Array,
+        pace: Pace,
         step: jax.Array,
     ) -> tuple[Stack, Metrics]:
         trainable, opt_state, healthy = stack
-        optimizer = optim.make_optimizer(trainable, rules_at(config.trainable, rate))
+        optimizer = make_optimizer(config, trainable, pace)
         key = jax.random.fold_in(key, step)
         *new, metrics = step_one(optimizer, trainable, opt_state, frozen, batch, key)
         healthy &= metrics["finite"]
@@ -266,32 +266,21 @@ def make_stacked_step(
         frozen: Params,
         batch: DeviceBatch,
         keys: Key,
-        rates: jax.Array,
+        paces: Pace,
         step: jax.Array,
     ) -> tuple[Stack, Metrics, Metrics]:
         in_axes = (0, None, 0, 0, 0, None)
-        stack, metrics = jax.vmap(one, in_axes)(stack, frozen, batch, keys, rates, step)
+        stack, metrics = jax.vmap(one, in_axes)(stack, frozen, batch, keys, paces, step)
         means = {name: metrics[name].mean() for name in ("loss", "gradient_norm")}
         return stack, metrics, Metrics(**means, finite=True)
 
     return step_all
 
 
-def rules_at(
-    trainable: Sequence[optim.Rule] | None, rate: jax.Array | float
-) -> Sequence[optim.Rule]:
-    """The rules asked for, or the prompt's at a learning rate that may be traced."""
-    return optim.prompt_rules(rate) if trainable is None else trainable
-
-
-def start_stack(starts: Sequence[Params], rules: Sequence[optim.Rule] | None) -> Stack:
-    """The runs' starts as one stack.
-
-    Args:
-      rules: those asked for, the same for all.
-    """
+def start_stack(config: TrainConfig, starts: Sequence[Params]) -> Stack:
+    """The runs' starts as one stack; `config` has what they share."""
     trainable = jax.tree.map(lambda *xs: jnp.stack(xs), *starts)
-    init = optim.make_optimizer(starts[0], rules_at(rules, DEFAULT_RATE)).init
+    init = make_optimizer(config, starts[0]).init
     return trainable, jax.jit(jax.vmap(init))(trainable), jnp.ones(len(starts), bool)
 
 
@@ -305,9 +294,10 @@ def dropout_keys(runs: Sequence[Run]) -> Key:
     return jnp.stack([jax.random.key(run.config.seed) for run in runs])
 
 
-def learning_rates(runs: Sequence[Run]) -> jax.Array:
-    rates = [run.config.learning_rate for run in runs]
-    return jnp.array([DEFAULT_RATE if rate is None else rate for rate in rates], jnp.float32)
+def paces(runs: Sequence[Run]) -> Pace:
+    """Of all runs, each [N] float32."""
+    each = [pace_of(run.config) for run in runs]
+    return Pace(*(jnp.array(numbers, jnp.float32) for numbers in zip(*each, strict=True)))
 
 
 def _pad(arrays: Sequence[np.ndarray], value: int) -> np.ndarray:

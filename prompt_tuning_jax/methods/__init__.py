@@ -1,0 +1,1 @@
+"""What trains in a prompt's place, or beside it, and how the network's parameters come of it."""

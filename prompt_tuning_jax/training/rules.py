@@ -1,0 +1,65 @@
+"""Which parameters train, and by which optimizer: what a run's settings say of it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import optax
+
+from prompt_tuning_jax import optim
+from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.step_types import Params
+
+PROMPT_RATE, MODEL_RATE = 0.3, 0.001
+
+
+class Pace(NamedTuple):
+    """What runs that train together differ in: numbers, or arrays [N], or traced."""
+
+    rate: Any
+    steps: Any
+
+
+def pace_of(config: TrainConfig) -> Pace:
+    usual = PROMPT_RATE if config.prompt_length else MODEL_RATE
+    rate = usual if config.learning_rate is None else config.learning_rate
+    return Pace(rate, config.train_steps)
+
+
+def trainable_rules(config: TrainConfig, pace: Pace | None = None) -> Sequence[optim.Rule]:
+    """The rules asked for, or those of prompt tuning or model tuning; what stays of a prompt last.
+
+    Args:
+      pace: None for the run's own.
+    """
+    rules = list(_rules(config, pace or pace_of(config)))
+    if fixed := parameterizations.frozen_names(config.prompt_parameterization):
+        rules += optim.prompt_rules(names=fixed, optimizer=lambda _: optax.set_to_zero())
+    return rules
+
+
+def _rules(config: TrainConfig, pace: Pace) -> Sequence[optim.Rule]:
+    if config.trainable is not None:
+        return config.trainable
+    rate = optim.scheduled(*pace, config.schedule, config.warmup_steps)
+    if config.prompt_length:
+        names = parameterizations.trainable_names(config.prompt_parameterization)
+        made = optim.OPTIMIZERS[config.optimizer]
+        return optim.prompt_rules(rate, names=names, optimizer=made)
+    if config.optimizer == "adafactor":
+        return optim.model_rules(rate)
+    return [(".*", optim.OPTIMIZERS[config.optimizer](rate))]
+
+
+def make_optimizer(
+    config: TrainConfig, trainable: Params, pace: Pace | None = None
+) -> optax.GradientTransformation:
+    """One transformation over all that trains.
+
+    Args:
+      pace: None for the run's own.
+    """
+    optimizer = optim.make_optimizer(trainable, trainable_rules(config, pace))
+    if not config.average_decay:
+        return optimizer
+    return optim.averaging(optimizer, config.average_decay)
