@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.optim import paper_adafactor
     from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train, train_many
+    from prompt_tuning_jax.training.search.search import search
     from prompt_tuning_jax.training.set_up import TrainResult
     from prompt_tuning_jax.tuned_prompt import TunedPrompt
     from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
@@ -51,6 +52,7 @@ __all__ = [
     "load_vocabulary",
     "paper_adafactor",
     "save_prompt",
+    "search",
     "train",
     "train_many",
 ]
@@ -69,6 +71,7 @@ _MODULES = {
     "optim": ("paper_adafactor",),
     "settings.train_config": ("TrainConfig",),
     "train": ("train", "train_many"),
+    "training.search.search": ("search",),
     "training.set_up": ("TrainResult",),
     "tuned_prompt": ("TunedPrompt",),
     "vocabularies": ("Vocabulary", "load_vocabulary"),

@@ -31,7 +31,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import fitting, run_lock
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
-from prompt_tuning_jax.training.runs import RunBatches, check_level, run_configs
+from prompt_tuning_jax.training.runs import RunBatches, check_level, drop_worse_half, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
     open_model,
@@ -139,6 +139,7 @@ def train_runs(
                             for run in active:
                                 if run.is_due:
                                     run.evaluate(trainer.trainable(run))
+                            drop_worse_half(active, step)
                         ended = any(run.is_done for run in active)
                         stopping = stop(step) and not all(run.is_done for run in runs)
                         if ended or stopping or saves:

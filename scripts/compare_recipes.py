@@ -1,8 +1,8 @@
-"""Which recipe trains the best prompt? Recipes x tasks x seeds, the settings below fixed beforehand.
+"""Which recipe trains the best prompt? Recipes x tasks x seeds, settings fixed beforehand.
 
     python scripts/compare_recipes.py --output scripts/results/recipes.json      # hours on 2 cores
     python scripts/compare_recipes.py --tasks bundled_woman --recipes paper low_rank --steps 120
-    python scripts/compare_recipes.py --show --output scripts/results/recipes.json --plot recipes.png
+    python scripts/compare_recipes.py --show --output scripts/results/recipes.json --plot plot.png
 
 Every recipe trains all seeds of a task in one job. A prompt is chosen by validation and scored on
 test (a tenth of train stands in for validation where a data set has no test labels). Reported: the
@@ -90,7 +90,7 @@ def job(args: argparse.Namespace, task: pt.Task, recipe: str, model: pt.FrozenMo
             model_dir=folder,
             feature_lengths=lengths,
             train_steps=args.steps,
-            eval_period=max(args.steps // 8, 1),
+            eval_period=max(args.steps // 4, 1),
             checkpoint_period=args.steps,
             batch_size=args.batch_size,
             prompt_length=args.prompt_length,

@@ -31,6 +31,8 @@ result = pt.train(config, model_dir="runs/sentiment")
 assert_type(result, pt.TrainResult)
 assert_type(result.prompt, pt.TunedPrompt | None)
 assert_type(result.history, list[dict[str, float]])
+found = pt.search({"learning_rate": [0.1, 0.3]}, task="bundled_topic", model_dir="runs/search")
+rows = found.prompt.shape[0]
 runs = pt.train_many({"a": {"seed": 1}, "b": {"seed": 2}}, config)
 assert_type(runs, dict[str, pt.TrainResult])
 

@@ -131,6 +131,15 @@ class TrainConfig(
         group="training",
         shared=True,
     )
+    halve_at: Sequence[int] | None = setting(
+        default=None,
+        help="""steps after which the half of the runs with the worse scores so far ends: successive
+        halving. Each is a step of an evaluation.""",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=COUNT,
+    )
     eval_period: int = setting(
         default=1000,
         help="steps between evaluations.",
@@ -228,6 +237,12 @@ def check_settings(config: TrainConfig) -> None:
             "above 0."
         )
     check_optimizer(config)
+    for step in config.halve_at or ():
+        if step % config.eval_period:
+            raise ValueError(
+                f"{spelled('halve_at')} {step} is no step of an evaluation: "
+                f"{spelled('eval_period')} is {config.eval_period}."
+            )
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(

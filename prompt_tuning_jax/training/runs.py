@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
 from prompt_tuning_jax.training.step_types import Params
 
+# Settings whose scores do not compare.
+DATA = {"task", "task_module", "data_dir", "train_file", "eval_split", "metric"}
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -31,6 +34,7 @@ class Run:
       data: where its batches stand after `step`.
       best: the best of `history`.
       healthy: false once a loss, gradient or update was not finite, which ends the run.
+      dropped: true once it ended for better ones to go on.
     """
 
     name: str
@@ -44,11 +48,12 @@ class Run:
     history: list[Scores] = dataclasses.field(default_factory=list)
     best: Scores | None = None
     healthy: bool = True
+    dropped: bool = False
 
     @property
     def is_done(self) -> bool:
-        """Whether it broke, has had its steps, or has waited long enough for a better score."""
-        if not self.healthy or self.step >= self.config.train_steps:
+        """Whether it broke, was dropped, has had its steps, or waited long enough for a better."""
+        if not self.healthy or self.dropped or self.step >= self.config.train_steps:
             return True
         if self.config.patience is None or self.best is None:
             return False
@@ -64,7 +69,7 @@ class Run:
 
     def standing(self) -> dict[str, Any]:
         """What a resumed run must know, as JSON values."""
-        names = ("data", "step", "best", "healthy")
+        names = ("data", "step", "best", "healthy", "dropped")
         # The list is a copy: it is written while the run goes on.
         return {name: getattr(self, name) for name in names} | {"history": list(self.history)}
 
@@ -90,6 +95,28 @@ class Run:
             self.log.say(f"a loss or gradient was not finite; lower its {rate}.")
         told = self.history, self.best, self.batches, self.log
         self.outputs.finish(self.step, trainable, *told)
+
+
+def drop_worse_half(runs: Sequence[Run], step: int) -> None:
+    """After a step that is one of `halve_at`, ends the half of the runs whose best is worse.
+
+    An odd one stays. Runs without a score are the worst, and of equal ones the first stays.
+    """
+    if step not in (runs[0].config.halve_at or ()) or len(runs) < 2:
+        return
+
+    def order(one: Run, other: Run) -> int:
+        if one.best is None or other.best is None:
+            return (one.best is None) - (other.best is None)
+        better, worse = (
+            one.outputs.is_better(a.best, b.best) for a, b in ((one, other), (other, one))
+        )
+        return worse - better
+
+    ranked = sorted(runs, key=functools.cmp_to_key(order))
+    for run in ranked[(len(ranked) + 1) // 2 :]:
+        run.dropped = True
+        run.log.say(f"ends at step {step}: better runs go on.")
 
 
 class RunBatches:
@@ -159,6 +186,11 @@ def run_configs(
                 )
             check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
         own = {fields[given]: value for given, value in changes.items()}
+        if config.halve_at is not None and DATA & own.keys():
+            raise ValueError(
+                f"{spelled('halve_at')} compares runs of the same data, but {name!r} has data of "
+                f"its own: leave one of both out."
+            )
         if len(own) < len(changes):
             raise ValueError(
                 f"{spelled('runs')}: {name!r} sets a setting twice, as {', '.join(changes)}."

@@ -1,0 +1,1 @@
+"""Commands that try several ways and say which was best."""

@@ -1,0 +1,21 @@
+"""A search for the best settings: every combination of a grid, many prompts in one job.
+
+    prompt-tuning search bundled_woman --prompt_length 20 --model_dir runs/search \\
+        --grid learning_rate=0.1,0.3,1 seed=0,1,2 --train_steps 240 --eval_period 40
+
+ends with a table, best settings first, --model_dir/best, the best prompt, search.json and
+search.png. With --halve_at 80 160 the worse half of the trials ends at each of these steps.
+"""
+
+from prompt_tuning_jax.devices import hosts
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.search_config import SearchConfig
+from prompt_tuning_jax.training.search.search import search
+
+CONFIG = SearchConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(CONFIG, argv, __doc__, "prompt-tuning search")
+    with hosts.connected():
+        search(config=config)

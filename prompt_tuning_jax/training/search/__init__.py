@@ -1,0 +1,1 @@
+"""A search for settings: a grid of them trained together, ranked, and the best prompt kept."""

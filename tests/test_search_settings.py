@@ -1,0 +1,147 @@
+"""A search for settings: its grid, its jobs, halving, and what it leaves behind."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.commands.cli import main
+from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.training.search.grid import jobs_of, trials_of, values_of
+from prompt_tuning_jax.training.search.report import Outcome, rows_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return pt.load_model(tiny.save_model(tmp_path_factory.mktemp("t5"), tiny.make_vocabulary()))
+
+
+def options(model, model_dir, **changes):
+    given = {"feature_lengths": tiny.LENGTHS, "prompt_length": 4, "learning_rate": None}
+    given |= {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2, "batch_size": 4}
+    return tiny.short_run(model, model_dir, **given | changes)
+
+
+# --- the grid
+
+
+def test_a_grid_is_every_combination_and_shared_settings_make_jobs():
+    grid = {"learning_rate": "0.1,0.3", "optimizer": "adafactor,adamw", "seed": "0,1,2"}
+    values = values_of(grid)
+    assert values["learning_rate"] == [0.1, 0.3]
+    assert values["seed"] == [0, 1, 2]
+    trials = trials_of(values)
+    assert len({trial.name for trial in trials}) == 12
+    assert [len(job) for job in jobs_of(trials)] == [6, 6]
+    assert {trial.settings["optimizer"] for trial in jobs_of(trials)[0]} == {"adafactor"}
+    assert values_of({"learning_rate": [0.1, None]}) == {"learning_rate": [0.1, None]}
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({}, "grid is empty"),
+        ({"learning_rat": "1"}, "did you mean learning_rate"),
+        ({"task": "a,b"}, "of one task"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number"),
+        ({"learning_rate": "0.1,-1"}, "at least 0"),
+        ({"optimizer": "sgd"}, "adafactor, adamw"),
+        ({"seed": "1,1"}, "twice"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(grid, words):
+    with pytest.raises(UsageError, match=words):
+        values_of(grid)
+
+
+def outcome(settings, *scores, metric="accuracy"):
+    curve = tuple((2 * i, score) for i, score in enumerate(scores))
+    return Outcome(settings, None, metric, curve)
+
+
+def test_rows_are_ranked_by_the_mean_over_seeds_and_then_by_the_worst():
+    found = [outcome({"learning_rate": 1.0, "seed": s}, x) for s, x in enumerate((99.0, 50.0))]
+    found += [outcome({"learning_rate": 0.3, "seed": s}, x) for s, x in enumerate((80.0, 80.0))]
+    found += [outcome({"learning_rate": 0.1, "seed": s}, x) for s, x in enumerate((90.0, 70.0))]
+    found += [
+        outcome({"learning_rate": 9.0, "seed": 0}),
+        outcome({"learning_rate": 9.0, "seed": 1}, 99.0),
+    ]
+    assert [row.settings["learning_rate"] for row in rows_of(found)] == [0.3, 0.1, 1.0, 9.0]
+
+
+def test_a_loss_is_better_when_it_is_less():
+    rows = rows_of([outcome({"a": i}, x, 2.0, metric="loss") for i, x in enumerate((1.0, 0.5))])
+    assert [row.outcomes[0].score for row in rows] == [0.5, 1.0]
+
+
+# --- the search
+
+
+def test_a_search_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path):
+    grid = {"learning_rate": [1e-6, 0.3], "prompt_length": [4, 6]}
+    found = pt.search(grid, **options(model, tmp_path / "search", prompt_length=5))
+    told = json.loads((tmp_path / "search" / "search.json").read_text())
+    assert len(told["rows"]) == 4
+    scores = [row["trials"][0]["score"] for row in told["rows"]]
+    assert scores == sorted(scores, reverse=True)
+    assert told["rows"][0]["settings"] == found.settings
+    assert found.prompt.shape == (found.settings["prompt_length"], model.config.emb_dim)
+    best = tmp_path / "search" / told["rows"][0]["trials"][0]["directory"] / "best"
+    np.testing.assert_array_equal(found.prompt.values, pt.load_prompt(best).values)
+    assert (tmp_path / "search" / "search.png").read_bytes().startswith(b"\x89PNG")
+
+    shutil.rmtree(tmp_path / "search" / "best")
+    again = pt.search(grid, **options(model, tmp_path / "search", prompt_length=5))
+    assert json.loads((tmp_path / "search" / "search.json").read_text()) == told
+    np.testing.assert_array_equal(again.prompt.values, found.prompt.values)
+
+
+def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
+    rates = {"a": 1e-9, "b": 0.3, "c": 0.5, "d": 1e-8}
+    runs = {name: {"learning_rate": rate} for name, rate in rates.items()}
+    runs["b"]["seed"] = runs["c"]["seed"] = 3
+    whole = pt.train_many(runs, **options(model, tmp_path / "whole"))
+    halved = pt.train_many(runs, **options(model, tmp_path / "halved", halve_at=[2]))
+    first = {name: result.history[0]["accuracy"] for name, result in whole.items()}
+    went_on = [name for name, result in halved.items() if len(result.history) == 2]
+    assert len(went_on) == 2
+    others = [first[name] for name in runs if name not in went_on]
+    assert min(first[name] for name in went_on) >= max(others)
+    for name in went_on:
+        np.testing.assert_allclose(halved[name].prompt.values, whole[name].prompt.values, atol=2e-5)
+    again = pt.train_many(runs, **options(model, tmp_path / "halved", halve_at=[2]))
+    assert {name: len(result.history) for name, result in again.items()} == {
+        name: len(result.history) for name, result in halved.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"halve_at": [3]}, "no step of an evaluation"),
+        ({"halve_at": [2], "runs": {"a": {"data_dir": "x"}, "b": {}}}, "data of its own"),
+    ],
+)
+def test_halving_that_cannot_be_is_refused(model, tmp_path, changes, words):
+    runs = changes.pop("runs", {"a": {}, "b": {"seed": 1}})
+    with pytest.raises(ValueError, match=words):
+        pt.train_many(runs, **options(model, tmp_path / "run", **changes))
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path, capsys):
+    model = tiny.save_model(tmp_path / "t5", tiny.make_vocabulary())
+    data = tiny.save_files(tmp_path / "data")
+    given = f"--model {model} --data_dir {data} --model_dir {tmp_path / 'search'} --quiet"
+    given += " --prompt_length 4 --train_steps 2 --eval_period 2 --batch_size 4"
+    words = ["--input_template", "{text}", "--verbalizers", "0=yes", "1=no"]
+    words += ["--feature_lengths", "inputs=16", "targets=4"]
+    main(["search", *given.split(), *words, "--grid", "learning_rate=0.1,0.3", "seed=0,1"])
+    told = capsys.readouterr().err
+    assert "learning_rate" in told
+    assert "worst seed" in told
+    assert pt.load_prompt(tmp_path / "search" / "best").shape[0] == 4
