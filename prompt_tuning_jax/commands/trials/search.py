@@ -3,9 +3,11 @@
     prompt-tuning search bundled_woman --prompt_length 20 --model_dir runs/search \\
         --grid learning_rate=0.1,0.3,1 seed=0,1,2 --train_steps 240 --eval_period 40
 
-ends with a table, best settings first, --model_dir/best, the best prompt, search.json and
-search.png. With --halve_at 80 160 the worse half of the trials ends at each of these steps.
+ends with a table, best settings first, and leaves the best prompt in --model_dir/best beside
+search.json and search.png. The best settings go to standard output as JSON. With --halve_at 80 160 the worse half of the trials ends at each of these steps.
 """
+
+import json
 
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.settings.command_line import parse
@@ -18,4 +20,7 @@ CONFIG = SearchConfig
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning search")
     with hosts.connected():
-        search(config=config)
+        found = search(config=config)
+        if hosts.is_first():
+            best = {"settings": found.rows[0].to_json()["settings"], "prompt": found.directory}
+            print(json.dumps(best), flush=True)

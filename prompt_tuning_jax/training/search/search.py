@@ -34,11 +34,13 @@ class Found:
     Attributes:
       settings: of the grid, those with the best mean score over seeds.
       prompt: the best of their prompts.
+      directory: where it is.
       rows: settings (without seeds) -> scores, the best first.
     """
 
     settings: Mapping[str, Any]
     prompt: TunedPrompt
+    directory: str
     rows: Sequence[Row]
 
 
@@ -75,8 +77,9 @@ def search(
     outcomes = [outcome for i, job in enumerate(jobs) for outcome in _run(base, i, job, metric)]
     rows = write_report(Path(base.model_dir), outcomes, metric)
     best = max(rows[0].outcomes, key=lambda outcome: outcome.rank)
-    _keep(best.directory / "best", Path(base.model_dir) / "best")
-    return Found(rows[0].settings, load_prompt(Path(base.model_dir) / "best"), rows)
+    kept = Path(base.model_dir) / "best"
+    _keep(best.directory / "best", kept)
+    return Found(rows[0].settings, load_prompt(kept), str(kept), rows)
 
 
 def _run(base: TrainConfig, number: int, job: Sequence[Trial], metric: str) -> list[Outcome]:
