@@ -21,6 +21,7 @@ from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.adapters import peft_prefix, peft_tensors
 from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_facts import checked_facts
 from prompt_tuning_jax.json_values import json_object, plain
 from prompt_tuning_jax.methods.adapters.choice import NAMES
@@ -52,8 +53,7 @@ def save_adapter(
 
     Args:
       config: of the network that it changes.
-      base_model: the network's name for PEFT: what transformers loads, a directory or a name on the
-        hub.
+      base_model: the network's name: a directory, or a name on the hub or of a bundled model.
     """
     directory = Path(directory)
     facts = {**adapter.metadata, "method": adapter.method, "base_model": base_model}
@@ -64,7 +64,7 @@ def save_adapter(
     else:
         settings, tensors = peft_form
         settings |= {
-            "base_model_name_or_path": base_model,
+            "base_model_name_or_path": str(directory_of(base_model)),
             "inference_mode": True,
             "task_type": peft.task_of(config.continues_inputs),
         }
@@ -122,7 +122,8 @@ def _method(directory: Path, facts: dict[str, Any]) -> str:
     method = facts.pop("method", None)
     if method not in NAMES:
         raise ValueError(
-            f"{directory / FACTS}: the method is {method!r}, not one of {', '.join(NAMES)}. {_FETCH}"
+            f"{directory / FACTS}: the method is {method!r}, but known are {', '.join(NAMES)}. "
+            f"{_FETCH}"
         )
     return method
 

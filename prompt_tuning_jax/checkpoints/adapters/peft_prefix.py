@@ -1,10 +1,10 @@
 """PEFT's prefix tuning: one tensor `prompt_embeddings` [P, entries * J] beside our leaves.
 
-A causal model's layer i has the entries 2i and 2i + 1 for its keys and values. In an encoder-decoder
-they go to the decoder's self-attention; PEFT doubles the 2L entries for two submodules, splits them
-in fours and uses each first pair: layer i has the entries 4i and 4i + 1, modulo 2L. So with an even
-number of layers half of the entries are never used, and layers i and i + L / 2 share a pair. What
-was trained with a pair for each layer cannot be written so, unless L is odd.
+A causal model's layer i has the entries 2i and 2i + 1 for its keys and values. In an encoder-
+decoder they go to the decoder's self-attention; PEFT doubles the 2L entries for two submodules,
+splits them in fours and uses each first pair: layer i has the entries 4i and 4i + 1, modulo 2L. So
+with an even number of layers half of the entries are never used, and layers i and i + L / 2 share a
+pair. What was trained with a pair for each layer cannot be written so, unless L is odd.
 
 P prefix length   L layers   J heads of keys * head dim
 """

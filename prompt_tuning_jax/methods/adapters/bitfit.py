@@ -14,6 +14,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE = ("kernel" + BIAS,)
 FROZEN = ()
+RATE = 0.001
 
 
 def start(key: jax.Array, shapes: Shapes, options: Options) -> FlatParams:

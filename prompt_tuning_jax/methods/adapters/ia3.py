@@ -15,6 +15,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE = ("kernel" + IN_SCALE, "kernel" + OUT_SCALE)
 FROZEN = ()
+RATE = 0.003
 OUTPUTS, JOINED, INPUTS = ("key", "value"), ("qkv",), ("wo",)
 
 

@@ -41,10 +41,12 @@ class Method(Protocol):
 
     Attributes:
       TRAINABLE, FROZEN: what its leaves are called in their folders; the latter stay as they start.
+      RATE: the learning rate where none is asked for, of AdamW.
     """
 
     TRAINABLE: tuple[str, ...]
     FROZEN: tuple[str, ...]
+    RATE: float
 
     def start(self, key: jax.Array, shapes: Shapes, options: Options) -> FlatParams:
         """The leaves of a network of these weights, by their flat names, float32; may be traced.

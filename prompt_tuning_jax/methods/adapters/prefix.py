@@ -14,6 +14,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE = (PREFIX_KEY, PREFIX_VALUE)
 FROZEN = ()
+RATE = 0.01
 STACKS = ("decoder", "encoder", "both")
 _KERNEL = re.compile(r"((encoder|decoder)/layers_\d+/(?:self_)?attention/)(key|qkv)/kernel")
 # Small beside the keys of tokens: they begin with little to say.
