@@ -168,6 +168,11 @@ def needs_no_room(layout: str, visibility: str) -> bool:
     return layout == "prefix" and visibility.startswith("isolated")
 
 
+def behind_prefix(mask_BxLxS: Bool[AnyArray, "#B #L S"], length: int) -> Bool[AnyArray, "#B #L _"]:
+    """A mask with columns before it for positions that every query sees."""
+    return jnp.pad(mask_BxLxS, ((0, 0), (0, 0), (length, 0)), constant_values=True)
+
+
 def attended(
     tokens_BxS: Int[AnyArray, "B S"],
     prompt_positions_BxS: Int[AnyArray, "B S"] | None = None,

@@ -24,6 +24,8 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning_jax import arguments
 from prompt_tuning_jax.banks import PromptLike, PromptSet, vote
 from prompt_tuning_jax.checkpoints import peft, quantize
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
 from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.load import load
@@ -33,23 +35,11 @@ from prompt_tuning_jax.decoding.options import DecodingOptions
 from prompt_tuning_jax.decoding.text import Classified, Generated, LabelChoice, Prompted
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.models import compiled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
-from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import flatten, with_prompt
 from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compatible
 from prompt_tuning_jax.vocabularies import Vocabulary
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layout"))
-def _logits(config, params, batch, layout):
-    return family_of(config).apply(config, params, batch, layout)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layout", "z_loss"))
-def _loss(config, params, batch, layout, z_loss):
-    logits = family_of(config).apply(config, params, batch, layout)
-    targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-    return weighted_loss(logits, targets, weights, z_loss)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,8 +81,8 @@ class FrozenModel:
     @property
     def identity(self) -> dict[str, str | None]:
         """What tells it from other models: what `save_prompt` records of it."""
-        vocabulary_hash = self.vocabulary.fingerprint if self.vocabulary else None
-        return {"fingerprint": self.fingerprint, "vocabulary_hash": vocabulary_hash}
+        words = self.vocabulary.fingerprint if self.vocabulary else None
+        return {"fingerprint": self.fingerprint, "vocabulary_hash": words}
 
     def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:
         """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
@@ -114,6 +104,18 @@ class FrozenModel:
     def vocab_size(self) -> int:
         """V, the rows of the embedding table."""
         return int(flatten(self.params)[family_of(self.config).EMBEDDING_NAME].shape[0])
+
+    def adapted(self, adapter: Any, allow_prompt_mismatch: bool = False) -> "FrozenModel":
+        """The same model with an adapter in it: `model.adapted("runs/lora/best")`.
+
+        Raises:
+          ValueError: it is for another model; see `load_adapter`.
+        """
+        if not isinstance(adapter, Adapter):
+            adapter = load_adapter(adapter, self.config)
+        adapter.check(self.params, lambda: self.identity, allow_prompt_mismatch)
+        params = adapter.within(self.params, self.mesh)
+        return self.replace(params=params, known_fingerprint=self.known_fingerprint)
 
     def scanned(self) -> "FrozenModel":
         """The same model with its layers' weights stacked, one layer compiled for all.
@@ -148,7 +150,7 @@ class FrozenModel:
         }
         prompted = self._checked(batch, tuple(batch), prompt)
         batch["decoder_target_tokens"] = np.ones(np.shape(decoder_input_tokens), np.int32)
-        return self._run(_logits, prompted, batch)
+        return self._run(compiled.logits, prompted, batch)
 
     def loss(
         self, batch: Mapping[str, Any], prompt: PromptLike = None, z_loss: float = 1e-4
@@ -163,7 +165,8 @@ class FrozenModel:
           prompt: as for `logits`.
         """
         arguments.check_numbers(z_loss=z_loss)
-        return self._run(_loss, self._checked(batch, arguments.LOSS_ARRAYS, prompt), batch, z_loss)
+        prompted = self._checked(batch, arguments.LOSS_ARRAYS, prompt)
+        return self._run(compiled.loss, prompted, batch, z_loss)
 
     def _checked(
         self, batch: Mapping[str, Any], needed: Sequence[str], prompt: PromptLike
@@ -323,7 +326,6 @@ def load_model(
 ) -> FrozenModel:
     """Loads a frozen model.
 
-        model = pt.load_model("bundled")
         model = pt.load_model("checkpoints/t5-v1_1-small", dtype=jnp.bfloat16)
         model = pt.load_model("gs://bucket/t5/checkpoint_1100000", vocabulary="spiece.model")
 
@@ -342,8 +344,7 @@ def load_model(
 
     Raises:
       FileNotFoundError: no such directory, and no such hub name within reach.
-      ValueError: missing or misshapen weights, which are never replaced by random numbers; or the
-        vocabulary is not this model's.
+      ValueError: missing or misshapen weights; or the vocabulary is not this model's.
     """
     source = directory_of(path_or_name)
     config, params, found, fingerprint, defaults = load(source, dtype, verbose, vocabulary, mesh)

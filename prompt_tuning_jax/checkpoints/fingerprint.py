@@ -9,19 +9,20 @@ import ml_dtypes
 import numpy as np
 
 from prompt_tuning_jax.devices.sharding import to_host
+from prompt_tuning_jax.methods.adapters.choice import is_leaf
 from prompt_tuning_jax.params import PROMPT_FOLDER, flatten
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
-    """sha256, in hex, over every weight's T5X name, shape and values, prompts left out.
+    """sha256, in hex, over every weight's T5X name, shape and values; prompts, adapters left out.
 
     Values are rounded to bfloat16 first, so that one checkpoint has one fingerprint whether it is
     loaded as float32 or as bfloat16, and from whichever file format. All values count: about a
     second per billion on a few cores.
     """
     flat = flatten(params)
-    # The prompt is what changes; the fingerprint is of what does not.
-    names = sorted(name for name in flat if not name.startswith(PROMPT_FOLDER))
+    # What is tuned is what changes; the fingerprint is of what does not.
+    names = sorted(n for n in flat if not n.startswith(PROMPT_FOLDER) and not is_leaf(n))
     # Hashing releases the interpreter's lock; several hosts gather one weight after the other.
     together = all(getattr(flat[name], "is_fully_addressable", True) for name in names)
     with ThreadPoolExecutor(max_workers=4 if together else 1) as pool:

@@ -60,7 +60,7 @@ def read_adapter(
       ValueError: another kind of adapter, or a file that is corrupt or contradicts the other.
     """
     directory = Path(directory)
-    _check_files(directory)
+    check_files(directory)
     path = directory / CONFIG
     config = json_object(path.read_bytes(), path, "Fetch it again.")
     for name in ("peft_type", "task_type", "base_model_name_or_path", "peft_version"):
@@ -159,7 +159,8 @@ def write_adapter(
     return directory
 
 
-def _check_files(directory: Path) -> None:
+def check_files(directory: Path) -> None:
+    """FileNotFoundError where one of the two files is missing, or the weights are a pickle."""
     if not (directory / CONFIG).is_file():
         raise FileNotFoundError(f"{directory} has no {CONFIG}: copy the whole adapter directory.")
     if (directory / WEIGHTS).is_file():

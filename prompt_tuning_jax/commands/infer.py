@@ -32,6 +32,7 @@ from prompt_tuning_jax.commands.infer_inputs import (
     Input,
     Made,
     Templates,
+    Trained,
     begins_with_record,
     is_ensemble,
     is_records,
@@ -53,6 +54,7 @@ from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.infer_config import InferConfig
 from prompt_tuning_jax.settings.prompt_config import (
     check_prompts,
+    load_adapted,
     load_prompts,
     own_words,
 )
@@ -91,12 +93,14 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     check_settings(config)
     mesh = sharding.make_mesh(config.mesh)
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    model, adapter = load_adapted(config, model)
     prompt = load_prompts(config, model)
-    config = as_trained(config, prompt)
-    legal = legal_answers(config, prompt)
+    known = adapter if prompt is None else prompt
+    config = as_trained(config, known)
+    legal = legal_answers(config, known)
     if None in legal.values():
         say_defaults(config, model)
-    with _inputs(config, prompt) as inputs, _target(config.output) as output:
+    with _inputs(config, known) as inputs, _target(config.output) as output:
         first = 0
         while chunk := list(itertools.islice(inputs, CHUNK)):
             for line in predict(config, model, chunk, prompt, legal, first):
@@ -106,9 +110,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _inputs(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None
-) -> Iterator[Iterator[Input]]:
+def _inputs(config: InferConfig, prompt: Trained) -> Iterator[Iterator[Input]]:
     """The inputs, made by the template that is given or that the prompt was trained with."""
     given = config.input_template
     if given is not None:
@@ -135,7 +137,7 @@ def _inputs(
         yield read_inputs(config, templates, lines)
 
 
-def as_trained(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> InferConfig:
+def as_trained(config: InferConfig, prompt: Trained) -> InferConfig:
     """The settings, with what is not given as the prompts' files record it; else the default."""
     bank = prompts_by_name(config, prompt)
     recorded = {name: one.metadata.get("feature_lengths") for name, one in bank.items() if one}
@@ -208,9 +210,7 @@ def check_settings(config: InferConfig) -> None:
         )
 
 
-def legal_answers(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None
-) -> dict[str | None, Choices]:
+def legal_answers(config: InferConfig, prompt: Trained) -> dict[str | None, Choices]:
     """Prompt name -> the answers to rank, or None where text is generated.
 
     The name is None where records name no prompt.

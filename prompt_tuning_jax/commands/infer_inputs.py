@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax
 
 from prompt_tuning_jax.banks import TunedBank
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.data.records import FORMATS, RecordFile
 from prompt_tuning_jax.data.records.text_file import TextFile, codec_name, not_utf8
 from prompt_tuning_jax.data.templates import Template, check_unicode, field_text
@@ -44,6 +45,10 @@ Templates = Mapping[str | None, Made]
 """The name of a prompt -> what makes its inputs; None where records name no prompt."""
 
 
+Trained = TunedPrompt | TunedBank | Adapter | None
+"""What records how its inputs were made: the prompts, or, where there are none, the adapter."""
+
+
 class Input(NamedTuple):
     """A text, and the prompt that its record names."""
 
@@ -59,8 +64,8 @@ class Line(NamedTuple):
 
 
 def prompts_by_name(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None
-) -> Mapping[str | None, TunedPrompt | None]:
+    config: InferConfig, prompt: Trained
+) -> Mapping[str | None, TunedPrompt | Adapter | None]:
     return {None: prompt} if config.prompts is None else prompt.prompts
 
 
@@ -69,7 +74,7 @@ def is_ensemble(config: InferConfig) -> bool:
     return config.prompts is not None and config.prompt_field is None
 
 
-def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -> Templates:
+def own_templates(config: InferConfig, prompt: Trained) -> Templates:
     """The templates that the prompts' files record; empty where there are none.
 
     Raises:
@@ -96,9 +101,7 @@ def own_templates(config: InferConfig, prompt: TunedPrompt | TunedBank | None) -
     return {None: Made(Template(texts.pop()), missing[None])} if texts else {}
 
 
-def own_missing(
-    config: InferConfig, prompt: TunedPrompt | TunedBank | None
-) -> dict[str | None, str | None]:
+def own_missing(config: InferConfig, prompt: Trained) -> dict[str | None, str | None]:
     """What a missing value counts as for each prompt: as is given, or as its file records it.
 
     An ensemble, whose name is None, takes what all of its members do. "drop" is for training: here

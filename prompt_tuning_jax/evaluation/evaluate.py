@@ -19,7 +19,7 @@ from prompt_tuning_jax.evaluation.scoring import (
 )
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.evaluate_config import EvaluateConfig, ScoringConfig
-from prompt_tuning_jax.settings.prompt_config import check_prompts, load_prompts
+from prompt_tuning_jax.settings.prompt_config import check_prompts, load_adapted, load_prompts
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import lengths_of, load_task, names_a_task
 
@@ -47,6 +47,7 @@ def _evaluate(config: EvaluateConfig, scoring: dict[str, Any]) -> Result:
     model = config.model
     if not isinstance(model, FrozenModel):
         model = load_model(model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    model, _ = load_adapted(config, model)
     prompts = load_prompts(config, model)
     if config.prompts is None:
         return evaluate_task(model, load_task(config, model.vocabulary), prompt=prompts, **scoring)

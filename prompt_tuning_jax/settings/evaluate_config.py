@@ -7,7 +7,7 @@ from prompt_tuning_jax.settings.common import (
     PredictionConfig,
     TextPromptConfig,
 )
-from prompt_tuning_jax.settings.prompt_config import PromptConfig
+from prompt_tuning_jax.settings.prompt_config import AdapterConfig, PromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.settings.task_config import TaskConfig
 
@@ -31,7 +31,7 @@ class ScoringConfig(TextPromptConfig, FeatureLengthsConfig, PredictionConfig):
 
 
 @settings
-class EvaluateConfig(ScoringConfig, PromptConfig, DeviceConfig, TaskConfig):
+class EvaluateConfig(ScoringConfig, PromptConfig, AdapterConfig, DeviceConfig, TaskConfig):
     """What `prompt-tuning evaluate` takes."""
 
     split: str = setting(

@@ -19,13 +19,19 @@ from prompt_tuning_jax.settings.common import (
     ModelConfig,
     PredictionConfig,
 )
-from prompt_tuning_jax.settings.prompt_config import PromptConfig
+from prompt_tuning_jax.settings.prompt_config import AdapterConfig, PromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
 class InferConfig(
-    PredictionConfig, PromptConfig, DeviceConfig, FormConfig, FileFormConfig, ModelConfig
+    PredictionConfig,
+    PromptConfig,
+    AdapterConfig,
+    DeviceConfig,
+    FormConfig,
+    FileFormConfig,
+    ModelConfig,
 ):
     """What `prompt-tuning infer` takes."""
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_jax.banks import TunedBank
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
 from prompt_tuning_jax.errors import spelled
@@ -35,6 +37,25 @@ class PromptConfig(MismatchConfig, TextPromptConfig):
     )
 
 
+@settings
+class AdapterConfig(MismatchConfig):
+    """Which adapter is in the model."""
+
+    adapter: PathLike | None = setting(
+        default=None,
+        help="the directory of an adapter, a run's best or PEFT's: the model is used with it.",
+        group="prompt",
+    )
+
+
+def load_adapted(config: AdapterConfig, model: FrozenModel) -> tuple[FrozenModel, Adapter | None]:
+    """The model with the adapter that `config` names, and that."""
+    if config.adapter is None:
+        return model, None
+    adapter = load_adapter(config.adapter, model.config)
+    return model.adapted(adapter, config.allow_prompt_mismatch), adapter
+
+
 def check_prompts(config: PromptConfig) -> None:
     """Refuses settings of prompts that contradict each other, before anything is loaded."""
     if config.prompt is not None and config.prompts is not None:
@@ -57,7 +78,7 @@ def load_prompts(config: PromptConfig, model: FrozenModel) -> TunedPrompt | Tune
     return None
 
 
-def own_words(prompt: TunedPrompt) -> tuple[str, ...] | None:
+def own_words(prompt: TunedPrompt | Adapter) -> tuple[str, ...] | None:
     """The legal answers that a prompt's file records, as a list or by class; None for none."""
     recorded = prompt.metadata.get("verbalizers")
     return words_of(recorded) if recorded else None

@@ -31,15 +31,17 @@ class RecipeConfig:
     )
     learning_rate: float | None = setting(
         default=None,
-        help="of the optimizer. None: 0.3 for a prompt, 0.001 for a model.",
+        help="""of the optimizer. None: 0.3 for a prompt, 0.001 for a model, of an adapter what
+        its method has.""",
         group="training",
         first=True,
         identity=True,
         bounds=LEARNING_RATE,
     )
-    optimizer: str = setting(
-        default="adafactor",
-        help="adafactor, as the paper sets it, or adamw.",
+    optimizer: str | None = setting(
+        default=None,
+        help="""adafactor, as the paper sets it, or adamw. None: adamw for an adapter, else
+        adafactor.""",
         group="training",
         choices=tuple(OPTIMIZERS),
         identity=True,

@@ -23,10 +23,10 @@ from prompt_tuning_jax.optim import Rule
 from prompt_tuning_jax.settings.common import (
     DeviceConfig,
     LayoutConfig,
-    LengthConfig,
     MismatchConfig,
     PredictionConfig,
 )
+from prompt_tuning_jax.settings.method_config import MethodConfig, check_method
 from prompt_tuning_jax.settings.recipe_config import RecipeConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
@@ -35,7 +35,7 @@ from prompt_tuning_jax.settings.task_config import TaskConfig
 @settings
 class TrainConfig(
     RecipeConfig,
-    LengthConfig,
+    MethodConfig,
     LayoutConfig,
     MismatchConfig,
     PredictionConfig,
@@ -231,7 +231,8 @@ def check_settings(config: TrainConfig) -> None:
                 f"{spelled('trainable')}: a rule is (regular expression, optimizer), such as "
                 f"('encoder/prompt/prompt', @adam()) with its parentheses, not {rule!r}."
             )
-    if config.shared_prompt is not None and not config.prompt_length:
+    check_method(config)
+    if config.shared_prompt is not None and not config.input_rows:
         raise ValueError(
             f"{spelled('shared_prompt')} stands before a prompt: set {spelled('prompt_length')} "
             "above 0."
@@ -277,7 +278,7 @@ def check_optimizer(config: TrainConfig) -> None:
             f"{spelled('parameterization_size')} is no part of a direct prompt: leave it out, or "
             f"set {spelled('prompt_parameterization')}."
         )
-    if form != "direct" and not config.prompt_length:
+    if form != "direct" and not config.input_rows:
         raise ValueError(
             f"{spelled('prompt_parameterization')} is a prompt's: set {spelled('prompt_length')} "
             "above 0."

@@ -3,6 +3,7 @@
 What the compiler then says of its memory is what the step will take.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from prompt_tuning_jax.params import (
 )
 from prompt_tuning_jax.settings.task_config import lengths_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.adapters.start import leaves_at_start
 from prompt_tuning_jax.training.rules import Pace, make_optimizer, trainable_rules
 from prompt_tuning_jax.training.set_up import prompt_leaves, shared_values
 from prompt_tuning_jax.training.step_types import Params
@@ -78,9 +80,18 @@ def step_and_shapes(
 
 
 def _params(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
-    if not config.prompt_length:
+    params = _with_prompt(config, model)
+    if config.adapter is None:
+        return params
+    flat = flatten(params)
+    make = functools.partial(leaves_at_start, config, flat)
+    return unflatten(flat | jax.eval_shape(make, jax.random.key(0)))
+
+
+def _with_prompt(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
+    if not config.input_rows:
         return model.params
-    prompt = _shape((config.prompt_length, model.config.emb_dim), jnp.float32)
+    prompt = _shape((config.input_rows, model.config.emb_dim), jnp.float32)
     params = with_prompt(model.params, prompt)
     if config.shared_prompt is not None:
         shared = shared_values(config, model).shape

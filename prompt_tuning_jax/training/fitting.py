@@ -190,7 +190,7 @@ def told_attention(config: TrainConfig, model: FrozenModel) -> str | None:
         rows=config.batch_size // (config.microbatches or 1),
         inputs=lengths["inputs"],
         targets=lengths["targets"],
-        prompt=config.prompt_length or 0,
+        prompt=config.input_rows,
         layout=config.prompt_layout,
     )
     if shape is None:

@@ -86,7 +86,7 @@ def run_inputs(config: TrainConfig, task: Task) -> dict[str, Digest]:
     return {
         "TRAIN_DATA": data_digest(train, "training"),
         "EVAL_DATA": data_digest(held_out, config.eval_split),
-        "PROMPT_START": PromptStart(config.prompt_init if config.prompt_length else None),
+        "PROMPT_START": PromptStart(config.prompt_init if config.input_rows else None),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a run puts out: scores of the validation split, the best and the last prompt or model."""
+"""What a run puts out: scores of the validation split, the best and the last of what trains."""
 
 import dataclasses
 import json
@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import save_adapter
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.methods.adapters.choice import leaves_of
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import (
@@ -29,7 +32,7 @@ from prompt_tuning_jax.params import (
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
 from prompt_tuning_jax.training.step_types import Params
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
+from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
 
 Scores = Mapping[str, Any]
 
@@ -101,9 +104,11 @@ class Outputs:
         return {"step": step, "train_loss": log.loss, **scores}
 
     def save(self, name: str, trainable: Params, scores: Scores) -> None:
-        """Writes the prompt, the tuned model, or both, to `model_dir/name`."""
+        """Writes the prompt, the adapter, the tuned model, or two of them, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
-        if without_prompt(trainable):
+        if self.config.adapter is not None:
+            self._write_adapter(name, trainable, scores)
+        elif without_prompt(trainable):
             params = model.params
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
@@ -139,17 +144,32 @@ class Outputs:
             prompt,
             base_model=model.name,
             **identity,
-            task=self.task.name,
-            verbalizers=self.task.verbalizers,
-            **self._form(),
+            **self._known(scores),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
-            step=scores["step"],
-            scores={name: x for name, x in scores.items() if name != "step"},
         )
 
-    def _form(self) -> dict[str, Any]:
-        """What else `infer` needs, to put an input to the model as in training."""
+    def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:
+        identity = self.model.identity  # all hosts take part
+        leaves = sharding.to_host(leaves_of({**self.frozen, **trainable}))
+        if not hosts.is_first():
+            return
+        facts = {
+            FINGERPRINT: identity["fingerprint"],
+            VOCABULARY: identity["vocabulary_hash"],
+            **self._known(scores),
+        }
+        adapter = Adapter(
+            self.config.adapter, leaves, {key: x for key, x in facts.items() if x is not None}
+        )
+        save_adapter(self.model_dir / name, adapter, self.model.config, self.model.name)
+
+    def _known(self, scores: Scores) -> dict[str, Any]:
+        """The task, the scores, and what `infer` needs to put an input to the model as here."""
         known = {
+            "task": self.task.name,
+            "verbalizers": self.task.verbalizers,
+            "step": scores["step"],
+            "scores": {name: x for name, x in scores.items() if name != "step"},
             "input_template": self.task.input_template,
             "target_template": self.task.target_template,
             "feature_lengths": dict(self.feature_lengths),
@@ -191,7 +211,8 @@ class Outputs:
         model = self.model
         if without_prompt(trainable):
             weights = without_prompt({**self.frozen, **trainable})
-            model = model.replace(params=unflatten(weights))
+            same = model.fingerprint if self.config.adapter is not None else None
+            model = model.replace(params=unflatten(weights), known_fingerprint=same)
         prompt = whole_prompt(folded({**self.frozen, **trainable}))
         if prompt is None:
             return model, None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import optax
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.methods.adapters import choice as adapters
 from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.step_types import Params
@@ -21,13 +22,15 @@ class Pace(NamedTuple):
 
 
 def pace_of(config: TrainConfig) -> Pace:
-    usual = PROMPT_RATE if config.prompt_length else MODEL_RATE
+    usual = PROMPT_RATE if config.input_rows else MODEL_RATE
+    if config.adapter is not None:
+        usual = adapters.METHODS[config.adapter].RATE
     rate = usual if config.learning_rate is None else config.learning_rate
     return Pace(rate, config.train_steps)
 
 
 def trainable_rules(config: TrainConfig, pace: Pace | None = None) -> Sequence[optim.Rule]:
-    """The rules asked for, or those of prompt tuning or model tuning; what stays of a prompt last.
+    """The rules asked for, or those of the run's method; what stays of a prompt last.
 
     Args:
       pace: None for the run's own.
@@ -42,11 +45,14 @@ def _rules(config: TrainConfig, pace: Pace) -> Sequence[optim.Rule]:
     if config.trainable is not None:
         return config.trainable
     rate = optim.scheduled(*pace, config.schedule, config.warmup_steps)
-    if config.prompt_length:
+    if config.adapter is not None:
+        made = optim.OPTIMIZERS[config.optimizer or "adamw"]
+        return [(adapters.trainable_pattern(config.adapter), made(rate))]
+    if config.input_rows:
         names = parameterizations.trainable_names(config.prompt_parameterization)
-        made = optim.OPTIMIZERS[config.optimizer]
+        made = optim.OPTIMIZERS[config.optimizer or "adafactor"]
         return optim.prompt_rules(rate, names=names, optimizer=made)
-    if config.optimizer == "adafactor":
+    if config.optimizer in (None, "adafactor"):
         return optim.model_rules(rate)
     return [(".*", optim.OPTIMIZERS[config.optimizer](rate))]
 

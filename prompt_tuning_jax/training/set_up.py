@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import is_adapter
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
@@ -23,6 +24,7 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.initializers import Initializer, sampled_vocabulary
+from prompt_tuning_jax.methods.adapters.choice import without_leaves
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
 from prompt_tuning_jax.model import FrozenModel, load_model
@@ -41,6 +43,7 @@ from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import choose_predictions, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
+from prompt_tuning_jax.training.adapters.start import check_adapter_trains, with_adapter
 from prompt_tuning_jax.training.identity import run_identity, run_inputs
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.rules import trainable_rules
@@ -52,10 +55,10 @@ from prompt_tuning_jax.vocabularies import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """The best prompt by the validation metric (None in model tuning), and every evaluation.
+    """The best prompt by the validation metric (None without one), and every evaluation.
 
     `prompt, history = train(...)` unpacks it. `model` is the model the prompt belongs to: frozen,
-    or with the tuned weights of the best evaluation.
+    or with the adapter or the tuned weights of the best evaluation.
     """
 
     prompt: TunedPrompt | None
@@ -101,8 +104,10 @@ def prepare(
     for name, config in sorted(configs.items()):
         task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
-        parts = split_params(start_params(config, model, task), trainable_rules(config))
-        check_prompt_trains(config.prompt_length, parts[1])
+        start = with_adapter(config, model, start_params(config, model, task))
+        parts = split_params(start, trainable_rules(config))
+        check_adapter_trains(config, parts[0])
+        check_prompt_trains(config.input_rows, parts[1])
         check_weights_train(model, *parts)
         check(parts[0])
         identity = run_inputs(config, task) | run_identity(config, model, task, *parts)
@@ -137,18 +142,18 @@ def open_model(config: TrainConfig, mesh: Mesh) -> FrozenModel:
 
 def on_mesh(model: FrozenModel, frozen: Params) -> FrozenModel:
     """The model with the frozen weights as the mesh holds them; they are hashed but once."""
-    params = unflatten(without_prompt(frozen))
+    params = unflatten(without_leaves(without_prompt(frozen)))
     return model.replace(params=params, known_fingerprint=model.fingerprint)
 
 
 def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping[str, Any]:
     """The model's weights, and among them the initialised prompt, as it is while it trains."""
-    if not config.prompt_length:
+    if not config.input_rows:
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
     initializer = prompt_start.resolve(config.prompt_init, *known, check)
-    shape = (config.prompt_length, model.config.emb_dim)
+    shape = (config.input_rows, model.config.emb_dim)
     key = jax.random.key(config.seed)
     prompt = initializer(key, shape)
     params = model.prompted(sharding.to_host(prompt)).params
@@ -231,7 +236,7 @@ def check_prompt_trains(prompt_length: int, frozen: Params) -> None:
 
 def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -> None:
     """Refuses to train weights of a model that is int8 or stacked, which cannot be saved."""
-    if not without_prompt(trainable):
+    if not without_leaves(without_prompt(trainable)):
         return
     for name, in_the_way in (
         (spelled("model_dtype", "int8"), is_quantized(frozen | trainable)),
@@ -302,4 +307,6 @@ def read_result(
     prompt = load_prompt(best) if (best / "prompt.safetensors").exists() else None
     if (best / "config.json").exists():
         model = load_model(best, dtype, mesh=model.mesh)
+    elif is_adapter(best):
+        model = model.adapted(best)
     return TrainResult(prompt, history, model)

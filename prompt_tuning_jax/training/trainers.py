@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import padding
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.methods.adapters.choice import without_leaves
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.optim import averages
 from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
@@ -165,7 +166,7 @@ class StackedTrainer:
 
     @staticmethod
     def check(trainable: Params) -> None:
-        if weights := without_prompt(trainable):
+        if weights := without_leaves(without_prompt(trainable)):
             raise ValueError(
                 f"Runs together share the model's weights, so only {PROMPT_NAME!r} can "
                 f"train, not {', '.join(sorted(weights))}."

@@ -78,7 +78,7 @@ def apply(
     _, tokens_BxS, places = bind(config, params, batch, layout)
     drop_front, drop_rows = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
     before = _front(config, params, places, drop_front)
-    first = _length(before)
+    first = network.prefix_length(config, params) + _length(before)
     row = rows.of_batch(tokens_BxS, places, batch, config.pad_id, first)
     network.check_length(config, first + row.tokens.shape[1])
     x_BxRxD = _embedded(config, params, row, before)
@@ -110,7 +110,7 @@ def start_decoding(
     """
     config = net.config
     read, last_Bx1, first_Bx1xV = _read(config, params, tokens, places)
-    length = read.places.positions.shape[1]
+    length = network.prefix_length(config, params) + read.places.positions.shape[1]
 
     def through_targets(tokens_BxL, own, index, room):
         L = tokens_BxL.shape[1]
@@ -214,7 +214,7 @@ def _read(
       the logits of the token after it).
     """
     before = _front(config, params, places)
-    first = _length(before)
+    first = network.prefix_length(config, params) + _length(before)
     text = rows.of_texts(tokens, places, config.pad_id, first)
     network.check_length(config, first + tokens.shape[1])
     x_Bx1xD, of_text = network.through(

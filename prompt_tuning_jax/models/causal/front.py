@@ -61,14 +61,16 @@ def through(
       ValueError: a bank without `ids`, or prompts of another width than the model's.
     """
     N, P, _ = prompts.checked_bank(prompt, config.emb_dim, ids).shape
-    places = Places(jnp.arange(P)[None, :])
+    first = network.prefix_length(config, params)
+    rows_1xP = jnp.arange(P)[None, :]
+    places = Places(first + rows_1xP)
     x_NxPxD = network.embedded(
         config,
         params,
         jnp.zeros((N, P), jnp.int32),
         places.positions,
         prompt,
-        prompt_positions=jnp.broadcast_to(places.positions, (N, P)),
+        prompt_positions=jnp.broadcast_to(rows_1xP, (N, P)),
         prompt_ids=jnp.arange(N),
     )
     last_Nx1 = jnp.full((N, 1), P - 1)

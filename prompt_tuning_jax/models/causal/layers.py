@@ -15,6 +15,7 @@ from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.activations import ACTIVATIONS
+from prompt_tuning_jax.models.adapters import change_beside
 from prompt_tuning_jax.models.attention.bias import capped
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.weights import mlp_names
@@ -30,8 +31,8 @@ def project(
     kernel = weights["kernel"]
     if kernel.dtype != jnp.int8:
         kernel = kernel.astype(config.dtype)
-    y = dense(x, Weight(kernel, weights.get("kernel" + SCALE)))
-    return y + _broadcast(weights["bias"], y) if "bias" in weights else y
+    change = change_beside(lambda ending: weights.get("kernel" + ending))
+    return dense(x, Weight(kernel, weights.get("kernel" + SCALE), change), weights.get("bias"))
 
 
 def norm(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax import prompts
+from prompt_tuning_jax.models.adapters import PREFIX_KEY, PREFIX_VALUE, prefix_heads
 from prompt_tuning_jax.models.causal.attention import (
     Block,
     KeyValue,
@@ -60,6 +61,24 @@ def embedded(
     return x_BxLxD
 
 
+def prefix_length(config: CausalConfig, params: Weights) -> int:
+    """How many keys of an adapter stand before all rows; see `models.adapters`."""
+    if config.scan_layers:
+        return 0
+    return len(params["decoder"]["layers_0"]["attention"].get(PREFIX_KEY, ()))
+
+
+def prefix_block(config: CausalConfig, weights: Weights) -> list[Block]:
+    """An attention's prefix, at the first positions; nothing where there is none."""
+    if PREFIX_KEY not in weights:
+        return []
+    prefix = (
+        prefix_heads(weights[name], config.num_kv_heads, config.dtype)
+        for name in (PREFIX_KEY, PREFIX_VALUE)
+    )
+    return [Block(KeyValue(*prefix), Places(jnp.arange(len(weights[PREFIX_KEY]))[None, :]))]
+
+
 def check_length(config: CausalConfig, length: int) -> None:
     """ValueError where rows are longer than the model's positions go, if they end."""
     if config.length_limit is not None and length > config.length_limit:
@@ -96,6 +115,7 @@ def block(
         x_BxLxD = _taken(x_BxLxD, wanted_BxW)
         q_BxHxLxK = jnp.take_along_axis(q_BxHxLxK, wanted_BxW[:, None, :, None], axis=2)
         places = taken(places, wanted_BxW)
+    seen = [*prefix_block(config, weights["attention"]), *seen]
     blocks = [(kv, visible(places, keys, kind.window)) for kv, keys in seen]
     y_BxLxD = attend(config, q_BxHxLxK, blocks, weights["attention"])
     if config.post_norms:

@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning_jax.models.adapters import PREFIX_KEY, PREFIX_VALUE, prefix_heads
 from prompt_tuning_jax.models.attention import dense as dense_attention
 from prompt_tuning_jax.models.attention.attend import attend
 from prompt_tuning_jax.models.attention.bias import Bias
@@ -117,6 +118,8 @@ class SelfAttention(_Attention):
     ) -> Float[Array, "B L D"]:
         """What each position gathers from those that `bias` lets it see.
 
+        A prefix stands before all of them, and `bias` has columns for it.
+
         Args:
           before: keys and values [B, H, P, K] of positions that stand before x's own.
           cache_index: x is only the next tokens and goes there in the cache, which holds those
@@ -132,10 +135,24 @@ class SelfAttention(_Attention):
             cache.make(self, k_BxHxSxK, v_BxHxSxK)
         if cache_index is not None:
             k_BxHxSxK, v_BxHxSxK = cache.extend(self, k_BxHxSxK, v_BxHxSxK, cache_index)
+        if self.prefix_length():
+            k_BxHxSxK = self._behind_prefix(PREFIX_KEY, k_BxHxSxK)
+            v_BxHxSxK = self._behind_prefix(PREFIX_VALUE, v_BxHxSxK)
         heads_BxHxLxK = self._attend(
             q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias=bias, deterministic=deterministic
         )
         return self._outward(heads_BxHxLxK)
+
+    def prefix_length(self) -> int:
+        """How many keys of an adapter stand before all others; see `models.adapters`."""
+        found = self.get_variable("params", PREFIX_KEY)
+        return 0 if found is None else len(found)
+
+    def _behind_prefix(self, name: str, x_BxHxSxK: jax.Array) -> Float[Array, "B H S K"]:
+        leaf = self.get_variable("params", name)
+        prefix_1xHxPxK = prefix_heads(leaf, self.config.num_heads, x_BxHxSxK.dtype)
+        shape = len(x_BxHxSxK), *prefix_1xHxPxK.shape[1:]
+        return jnp.concatenate([jnp.broadcast_to(prefix_1xHxPxK, shape), x_BxHxSxK], axis=2)
 
 
 class CrossAttention(_Attention):
@@ -156,7 +173,7 @@ class CrossAttention(_Attention):
           kv: `project(encoded)`, where the caller has it already.
         """
         q_BxHxLxK = self._heads(x_BxLxD, self.query)
-        if kv is None and q_BxHxLxK.shape[2] < self.config.head_dim:
+        if kv is None and self._is_short(q_BxHxLxK):
             heads_BxHxLxK = self._attend_unprojected(
                 q_BxHxLxK, encoded_BxSxD, bias=bias, deterministic=deterministic
             )
@@ -166,6 +183,12 @@ class CrossAttention(_Attention):
                 q_BxHxLxK, k_BxHxSxK, v_BxHxSxK, bias=bias, deterministic=deterministic
             )
         return self._outward(heads_BxHxLxK)
+
+    def _is_short(self, q_BxHxLxK: Float[Array, "B H L K"]) -> bool:
+        """Whether `_attend_unprojected` is cheaper, and can be done."""
+        if q_BxHxLxK.shape[2] >= self.config.head_dim:
+            return False
+        return unprojected_attention.can_attend(self.key(), self.value())
 
     def _attend_unprojected(
         self,

@@ -47,7 +47,8 @@ class DecoderLayer(nn.Module):
     ) -> Float[Array, "B L D"]:
         if self.config.each_layer_has_bias:
             queries, keys = self_bias.mask.shape[-2:]
-            first = 0 if cache_index is None else cache_index
+            first = self.self_attention.prefix_length()
+            first = first if cache_index is None else first + cache_index
             self_bias = Bias.of(self_bias.mask, self.relpos_bias(queries, keys, first))
 
         # Self-attention block.
@@ -169,7 +170,9 @@ class Decoder(ToLogits):
         keys = L if cache_index is None else cache.length(self.layers[0].self_attention)
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]
-        mask_Bx1xLxS = mask_bias(layout.within_segments(causal_1xLxS, segment_ids, segment_ids))
+        mask_BxLxS = layout.within_segments(causal_1xLxS, segment_ids, segment_ids)
+        prefix = self.layers[0].self_attention.prefix_length()
+        mask_Bx1xLxS = mask_bias(layout.behind_prefix(mask_BxLxS, prefix))
         if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
-        return Bias.of(mask_Bx1xLxS, self.relpos_bias(L, keys, first))
+        return Bias.of(mask_Bx1xLxS, self.relpos_bias(L, prefix + keys, prefix + first))

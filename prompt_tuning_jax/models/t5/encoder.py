@@ -152,12 +152,13 @@ class Encoder(nn.Module):
         return self.dropout(self.encoder_norm(x_BxSxD), deterministic=deterministic)
 
     def bias(self, mask_BxLxS: Bool[Array, "#B #L S"], *, queries: int) -> Bias:
-        """The mask, and the relative positions of the last `queries` of S positions.
+        """The mask, a prefix's columns before it, and the relative positions of the last `queries`.
 
         Layers that have relative-position biases of their own add them themselves.
         """
-        mask_Bx1xLxS = mask_bias(mask_BxLxS)
+        prefix = self.layers[0].attention.prefix_length()
+        mask_Bx1xLxS = mask_bias(layout.behind_prefix(mask_BxLxS, prefix))
         if self.config.each_layer_has_bias:
             return Bias(mask_Bx1xLxS)
-        keys = mask_BxLxS.shape[-1]
+        keys = mask_Bx1xLxS.shape[-1]
         return Bias.of(mask_Bx1xLxS, self.relpos_bias(queries, keys, keys - queries))

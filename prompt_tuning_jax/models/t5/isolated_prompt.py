@@ -29,6 +29,11 @@ def encode(
     p_NxPxD = (prompts if prompts.ndim == 3 else prompts[None]).astype(cfg.dtype)
     (B, T), P = tokens_BxT.shape, p_NxPxD.shape[1]
     positions_1xP = jnp.arange(P)[None, :]
+    if encoder.layers[0].attention.prefix_length():
+        raise ValueError(
+            f"A prefix in the encoder's attention and the {cfg.prompt_visibility!r} visibility "
+            "of a prompt do not go together: use the visibility 'full'."
+        )
     prompt_mask = layout.prompt_mask(positions_1xP, positions_1xP, cfg.prompt_visibility)
     tokens_mask_BxT = layout.attended(tokens_BxT, pad_id=cfg.pad_id)
     mask_BxS = jnp.concatenate([jnp.ones((B, P), bool), tokens_mask_BxT], axis=1)

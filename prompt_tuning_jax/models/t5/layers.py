@@ -15,6 +15,7 @@ from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.models.activations import ACTIVATIONS
+from prompt_tuning_jax.models.adapters import change_beside
 from prompt_tuning_jax.models.products import SCALE, Weight, dense, product, scaled
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import parameter
@@ -40,10 +41,11 @@ class Kernel(nn.Module):
         shape = self.stored_shape or self.shape
         kernel = parameter(self, "kernel", self._init, shape, jnp.float32, axes=self.axes)
         kernel = kernel.reshape(self.shape)
+        change = change_beside(lambda ending: self.get_variable("params", "kernel" + ending))
         if kernel.dtype == jnp.int8:
             scale = self.get_variable("params", "kernel" + SCALE)
-            return Weight(kernel, scale.reshape(1, self.shape[1]))
-        return Weight(kernel.astype(self.dtype))
+            return Weight(kernel, scale.reshape(1, self.shape[1]), change)
+        return Weight(kernel.astype(self.dtype), change=change)
 
     def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return self.initializer(key, self.shape, dtype).reshape(shape)

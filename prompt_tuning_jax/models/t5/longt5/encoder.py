@@ -48,6 +48,8 @@ class LongSelfAttention(SelfAttention):
         self, x_BxSxD: Float[Array, "B S D"], *, bias: LocalBias, deterministic: bool, before: None
     ) -> Float[Array, "B S D"]:
         """What each position gathers; nothing stands `before` the positions of x."""
+        if self.prefix_length():
+            raise ValueError("LongT5's encoder takes no prefix: its attention is local.")
         q_BxHxSxK = self._heads(x_BxSxD, self.query)
         k_BxHxSxK, v_BxHxSxK = self.project(x_BxSxD)
         side_kv = None if bias.side is None else self._side_keys(x_BxSxD, bias.side)

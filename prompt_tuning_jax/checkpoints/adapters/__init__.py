@@ -1,0 +1,1 @@
+"""Adapters on disk: PEFT's directories, ours where PEFT has no such kind, and what they say."""

@@ -1,0 +1,106 @@
+"""An adapter: leaves beside the weights of one frozen model, and what is known of their making."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.methods.adapters.choice import without_leaves
+from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, PREFIX_KEY, PREFIX_VALUE
+from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+    """What a method trained in a frozen network.
+
+    Attributes:
+      method: one of `methods.adapters.choice.NAMES`.
+      leaves: flat name in the parameter tree -> values, float32.
+      metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
+    """
+
+    method: str
+    leaves: Mapping[str, np.ndarray]
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = sum(x.size for x in self.leaves.values())
+        known = [f", {k} {self.metadata[k]!r}" for k in ("task", "step") if k in self.metadata]
+        return f"Adapter({self.method}, {size:,} numbers{''.join(known)})"
+
+    def within(self, params: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+        """A model's weights, nested, with the leaves among them and no other adapter's."""
+        leaves = {name: jnp.asarray(x) for name, x in self.leaves.items()}
+        if mesh is not None:
+            leaves = sharding.put(leaves, sharding.replicated(mesh))
+        return unflatten({**without_leaves(flatten(params)), **leaves})
+
+    def check(
+        self,
+        params: Mapping[str, Any],
+        identity: Callable[[], Mapping[str, str | None]],
+        allow_prompt_mismatch: bool = False,
+    ) -> None:
+        """Refuses a model that it does not fit.
+
+        Args:
+          params: the model's.
+          identity: its fingerprint and vocabulary_hash; asked for only where they are compared.
+
+        Raises:
+          ValueError: the model has no such weights, or others than those it was trained with.
+        """
+        check_leaves(self.leaves, flatten(params))
+        if allow_prompt_mismatch or FINGERPRINT not in self.metadata:
+            return
+        known = identity()
+        made_for = self.metadata.get("base_model", "another model")
+        for what, key, ours in (
+            ("weights", FINGERPRINT, known["fingerprint"]),
+            ("vocabulary", VOCABULARY, known["vocabulary_hash"]),
+        ):
+            theirs = self.metadata.get(key)
+            if theirs and ours and theirs != ours:
+                raise ValueError(
+                    f"This adapter was trained for {made_for} ({what} {theirs[:12]}), which is not "
+                    f"the model given ({what} {ours[:12]}); elsewhere its numbers mean nothing. "
+                    "Load the model it was trained for, or override with "
+                    f"{spelled('allow_prompt_mismatch', True)}."
+                )
+
+
+def check_leaves(leaves: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """ValueError where there is no weight that a leaf stands beside, or one of another size."""
+    for name, values in leaves.items():
+        folder, _, leaf = name.rpartition("/")
+        size = _size_beside(folder, leaf, weights)
+        if size is None:
+            raise ValueError(
+                f"This adapter changes {folder}, which the model given does not have: load the "
+                "model that it was trained for."
+            )
+        if values.shape and size not in values.shape:
+            raise ValueError(
+                f"This adapter's {name} is {list(values.shape)}, but the weight there has the size "
+                f"{size}: load the model that it was trained for."
+            )
+
+
+def _size_beside(folder: str, leaf: str, weights: Mapping[str, Any]) -> int | None:
+    """The size that a leaf has of the weight beside it; None where there is none."""
+    if leaf in (PREFIX_KEY, PREFIX_VALUE):
+        if (key := weights.get(f"{folder}/key/kernel")) is not None:
+            return key.shape[1]
+        joined = weights.get(f"{folder}/qkv/kernel")
+        return None if joined is None else joined.shape[1] // 3
+    kernel = weights.get(f"{folder}/kernel") if leaf.startswith("kernel") else None
+    if kernel is None:
+        return None
+    return kernel.shape[0 if leaf in ("kernel" + LORA_A, "kernel" + IN_SCALE) else 1]

@@ -1,0 +1,175 @@
+"""PEFT's adapters within a network: LoRA and IA3, its names and settings beside ours.
+
+    base_model.model.MODULE.lora_A.weight   [r, in]     FOLDER/kernel_lora_a     [in, r]
+    base_model.model.MODULE.lora_B.weight   [out, r]    FOLDER/kernel_lora_b     [r, out]
+    base_model.model.MODULE.ia3_l           [out, 1]    FOLDER/kernel_out_scale  [out]
+    base_model.model.MODULE.ia3_l           [1, in]     FOLDER/kernel_in_scale   [in]
+
+MODULE is what transformers calls the weight in FOLDER.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning_jax.checkpoints.huggingface.formats import format_of
+from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, LORA_B, LORA_SCALE, OUT_SCALE
+from prompt_tuning_jax.models.family import NetworkConfig
+
+Tensors = Mapping[str, np.ndarray]
+Leaves = dict[str, np.ndarray]
+_BEFORE = "base_model.model."
+_IA3 = ".ia3_l"
+_LORA = re.compile(r"(.+)\.lora_(A|B)\.weight")
+# Variants of LoRA that compute something else, by the fields that ask for them.
+_OTHER_LORA = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+
+
+def modules_of(config: NetworkConfig) -> dict[str, str]:
+    """Our kernel's flat name -> transformers' name of the module that holds it."""
+    names = format_of(config).weight_names(config)
+    return {
+        ours: theirs.removesuffix(".weight")
+        for theirs, (ours, _) in names.items()
+        if ours.endswith("/kernel")
+    }
+
+
+def read_lora(
+    where: object, config: NetworkConfig, facts: Mapping[str, Any], tensors: Tensors
+) -> Leaves:
+    """The leaves of PEFT's LoRA.
+
+    Raises:
+      ValueError: a variant of LoRA, or tensors of something else, that is not computed here.
+    """
+    for field in _OTHER_LORA:
+        if facts.get(field):
+            raise ValueError(f"{where}: {field} is {facts[field]!r}, a LoRA that is not done here.")
+    if facts.get("bias", "none") != "none":
+        raise ValueError(f"{where}: bias is {facts['bias']!r}; only weights of LoRA are read.")
+    kernels = {module: kernel for kernel, module in modules_of(config).items()}
+    leaves: Leaves = {}
+    for name, values in tensors.items():
+        match = _LORA.fullmatch(name.removeprefix(_BEFORE))
+        kernel = kernels.get(match[1]) if match else None
+        if match is None or kernel is None:
+            raise ValueError(_unknown(where, name))
+        ending = LORA_A if match[2] == "A" else LORA_B
+        leaves[kernel + ending] = np.asarray(values, np.float32).T
+        rank = values.shape[0 if match[2] == "A" else 1]
+        alpha = _of_module(facts.get("alpha_pattern"), match[1], facts.get("lora_alpha"))
+        scale = alpha / (rank**0.5 if facts.get("use_rslora") else rank)
+        leaves[kernel + LORA_SCALE] = np.float32(scale)
+    return leaves
+
+
+def write_lora(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
+    """PEFT's settings and tensors of a LoRA."""
+    modules = modules_of(config)
+    tensors: Leaves = {}
+    for name, values in leaves.items():
+        for ending, letter in ((LORA_A, "A"), (LORA_B, "B")):
+            if name.endswith(ending):
+                module = modules[name.removesuffix(ending)]
+                tensors[f"{_BEFORE}{module}.lora_{letter}.weight"] = _contiguous(values.T)
+    changed = [name.removesuffix(LORA_A) for name in leaves if name.endswith(LORA_A)]
+    rank = leaves[changed[0] + LORA_A].shape[1]
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": round(float(leaves[changed[0] + LORA_SCALE]) * rank, 5),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": is_conv1d(config),
+        "target_modules": targets(modules, changed),
+    }, tensors
+
+
+def read_ia3(
+    where: object, config: NetworkConfig, facts: Mapping[str, Any], tensors: Tensors
+) -> Leaves:
+    """The leaves of PEFT's IA3.
+
+    Raises:
+      ValueError: tensors of something else.
+    """
+    del facts  # a column scales outputs, a row inputs
+    kernels = {module: kernel for kernel, module in modules_of(config).items()}
+    leaves: Leaves = {}
+    for name, values in tensors.items():
+        kernel = kernels.get(name.removeprefix(_BEFORE).removesuffix(_IA3))
+        if kernel is None or not name.endswith(_IA3) or values.ndim != 2 or 1 not in values.shape:
+            raise ValueError(_unknown(where, name))
+        ending = OUT_SCALE if values.shape[1] == 1 else IN_SCALE
+        leaves[kernel + ending] = np.asarray(values, np.float32).ravel()
+    return leaves
+
+
+def write_ia3(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
+    """PEFT's settings and tensors of an IA3."""
+    modules = modules_of(config)
+    outputs, inputs = (
+        {name.removesuffix(end): x for name, x in leaves.items() if name.endswith(end)}
+        for end in (OUT_SCALE, IN_SCALE)
+    )
+    tensors = {_ia3(modules[name]): _contiguous(x[:, None]) for name, x in outputs.items()}
+    tensors |= {_ia3(modules[name]): _contiguous(x[None, :]) for name, x in inputs.items()}
+    feedforward = targets(modules, list(inputs))
+    return {
+        "peft_type": "IA3",
+        "fan_in_fan_out": is_conv1d(config),
+        "target_modules": targets(modules, list(outputs)) + feedforward,
+        "feedforward_modules": feedforward,
+    }, tensors
+
+
+def is_conv1d(config: NetworkConfig) -> bool:
+    """Whether the model's kernels are GPT-2's, stored as [in, out]."""
+    kernel = next(name for name in modules_of(config) if "/layers_" in name)
+    return not format_of(config).is_transposed(config, kernel)
+
+
+def targets(modules: Mapping[str, str], changed: list[str]) -> list[str]:
+    """What PEFT's settings call these kernels: by the ends of their modules, where that is all."""
+    ends = sorted({modules[name].rpartition(".")[2] for name in changed})
+    alike = {name for name, module in modules.items() if module.rpartition(".")[2] in ends}
+    return ends if alike == set(changed) else sorted(modules[name] for name in changed)
+
+
+def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> float:
+    """What PEFT finds for a module: by the first pattern that its name ends with."""
+    for pattern, value in (patterns or {}).items():
+        if re.fullmatch(rf"(?:.*\.)?{pattern}", module):
+            return float(value)
+    return float(usual)
+
+
+def _ia3(module: str) -> str:
+    return _BEFORE + module + _IA3
+
+
+def _contiguous(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _unknown(where: object, name: str) -> str:
+    return (
+        f"{where} holds {name}, which changes nothing that this model has: load the model that the "
+        "adapter was made for, or an adapter without weights of the model itself."
+    )

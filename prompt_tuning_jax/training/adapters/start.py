@@ -1,0 +1,73 @@
+"""The leaves of a run's adapter before its first step, and what cannot train so."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.methods.adapters import choice
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.step_types import Params
+
+SPELLED = {"lora": "lora_targets", "prefix": "prefix_stack"}
+
+
+def with_adapter(
+    config: TrainConfig, model: FrozenModel, params: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Nested parameters with the leaves among them that the run's method trains.
+
+    Raises:
+      ValueError: this model cannot have them.
+    """
+    if config.adapter is None:
+        return params
+    flat = flatten(params)
+    if taken := choice.leaves_of(flat):
+        raise ValueError(
+            f"The model given has an adapter already ({next(iter(taken))}, ...): train on the "
+            "model without it."
+        )
+    check_model(config, model)
+    return unflatten(flat | leaves_at_start(config, flat, jax.random.key(config.seed)))
+
+
+def leaves_at_start(config: TrainConfig, shapes: Mapping[str, Any], key: jax.Array) -> Params:
+    """The leaves of the run's method for a network of these weights; may be traced."""
+    try:
+        return choice.start(config.adapter, key, shapes, config.adapter_options)
+    except ValueError as error:
+        name = SPELLED.get(config.adapter, "method")
+        raise ValueError(f"{spelled(name, getattr(config, name))}: {error}") from error
+
+
+def check_model(config: TrainConfig, model: FrozenModel) -> None:
+    """Refuses a form of the model, or of its data, in which an adapter computes something else."""
+    asked = spelled("method", config.adapter)
+    if model.config.scan_layers:
+        raise ValueError(
+            f"{asked} changes each layer by itself: leave out {spelled('scan_layers', True)}."
+        )
+    if config.adapter == "prefix" and config.pack and not isinstance(model.config, CausalConfig):
+        raise ValueError(
+            f"{asked} stands right before every example, which examples of a packed row do not: "
+            f"leave out {spelled('pack', True)}."
+        )
+
+
+def check_adapter_trains(config: TrainConfig, trainable: Params) -> None:
+    """Refuses rules by which other weights train than an adapter's, or none of its leaves."""
+    if config.adapter is None:
+        return
+    mine = choice.METHODS[config.adapter].TRAINABLE
+    others = [name for name in trainable if name.rpartition("/")[2] not in mine]
+    if others or not trainable:
+        raise ValueError(
+            f"{spelled('trainable')}: with {spelled('method', config.adapter)} leaves called "
+            f"{' and '.join(mine)} train and nothing else, but the rules match "
+            f"{others[0] if others else 'none of them'}."
+        )
