@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.optim import paper_adafactor
     from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train, train_many
+    from prompt_tuning_jax.training.comparison.compare import compare
     from prompt_tuning_jax.training.search.search import search
     from prompt_tuning_jax.training.set_up import TrainResult
     from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -43,6 +44,7 @@ __all__ = [
     "TunedBank",
     "TunedPrompt",
     "Vocabulary",
+    "compare",
     "evaluate",
     "file_task",
     "interpret",
@@ -71,6 +73,7 @@ _MODULES = {
     "optim": ("paper_adafactor",),
     "settings.train_config": ("TrainConfig",),
     "train": ("train", "train_many"),
+    "training.comparison.compare": ("compare",),
     "training.search.search": ("search",),
     "training.set_up": ("TrainResult",),
     "tuned_prompt": ("TunedPrompt",),

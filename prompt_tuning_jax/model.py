@@ -5,8 +5,7 @@ model = pt.load_model("bundled")
 prompt = pt.load_prompt("runs/sentiment/best")
 labels, scores = model.classify(["The soup was cold."], ["positive", "negative"], prompt=prompt)
 
-A prompt is a `TunedPrompt`, an array [P, D], `bank.rows(names)` (one for each input) or
-`bank.ensemble()`; see `banks`.
+A prompt is a `TunedPrompt`, an array [P, D], `bank.rows(names)` or `bank.ensemble()`: see `banks`.
 """
 
 import dataclasses
@@ -81,7 +80,7 @@ class FrozenModel:
     @property
     def identity(self) -> dict[str, str | None]:
         """What tells it from other models: what `save_prompt` records of it."""
-        words = self.vocabulary.fingerprint if self.vocabulary else None
+        words = self.vocabulary and self.vocabulary.fingerprint
         return {"fingerprint": self.fingerprint, "vocabulary_hash": words}
 
     def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:

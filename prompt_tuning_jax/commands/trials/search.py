@@ -3,8 +3,9 @@
     prompt-tuning search bundled_woman --prompt_length 20 --model_dir runs/search \\
         --grid learning_rate=0.1,0.3,1 seed=0,1,2 --train_steps 240 --eval_period 40
 
-ends with a table, best settings first, and leaves the best prompt in --model_dir/best beside
-search.json and search.png. The best settings go to standard output as JSON. With --halve_at 80 160 the worse half of the trials ends at each of these steps.
+ends with a table, best settings first, and leaves the best prompt in --model_dir/best, beside
+search.json and search.png. The best settings go to standard output as JSON. With --halve_at 80 160
+the worse half of the trials ends at each of these steps.
 """
 
 import json

@@ -12,8 +12,8 @@ from prompt_tuning_jax.methods.adapters.method import Options, Shapes, kernels
 from prompt_tuning_jax.models.adapters import BIAS
 from prompt_tuning_jax.params import FlatParams
 
-TRAINABLE = ("kernel" + BIAS,)
-FROZEN = ()
+TRAINABLE: tuple[str, ...] = ("kernel" + BIAS,)
+FROZEN: tuple[str, ...] = ()
 RATE = 0.001
 
 

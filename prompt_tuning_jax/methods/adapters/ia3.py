@@ -13,8 +13,8 @@ from prompt_tuning_jax.methods.adapters.method import Options, Shapes, kernels
 from prompt_tuning_jax.models.adapters import IN_SCALE, OUT_SCALE
 from prompt_tuning_jax.params import FlatParams
 
-TRAINABLE = ("kernel" + IN_SCALE, "kernel" + OUT_SCALE)
-FROZEN = ()
+TRAINABLE: tuple[str, ...] = ("kernel" + IN_SCALE, "kernel" + OUT_SCALE)
+FROZEN: tuple[str, ...] = ()
 RATE = 0.003
 OUTPUTS, JOINED, INPUTS = ("key", "value"), ("qkv",), ("wo",)
 

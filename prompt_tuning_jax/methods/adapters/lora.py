@@ -11,8 +11,8 @@ from prompt_tuning_jax.methods.adapters.method import Options, Shapes, kernels
 from prompt_tuning_jax.models.adapters import LORA_A, LORA_B, LORA_SCALE
 from prompt_tuning_jax.params import FlatParams
 
-TRAINABLE = ("kernel" + LORA_A, "kernel" + LORA_B)
-FROZEN = ("kernel" + LORA_SCALE,)
+TRAINABLE: tuple[str, ...] = ("kernel" + LORA_A, "kernel" + LORA_B)
+FROZEN: tuple[str, ...] = ("kernel" + LORA_SCALE,)
 RATE = 0.001
 # The paper's, and PEFT's: queries and values, or, where these are one product with the keys, that.
 USUAL, JOINED = ("query", "value"), ("qkv",)

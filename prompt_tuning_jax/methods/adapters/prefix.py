@@ -12,8 +12,8 @@ from prompt_tuning_jax.methods.adapters.method import Options, Shapes
 from prompt_tuning_jax.models.adapters import PREFIX_KEY, PREFIX_VALUE
 from prompt_tuning_jax.params import FlatParams
 
-TRAINABLE = (PREFIX_KEY, PREFIX_VALUE)
-FROZEN = ()
+TRAINABLE: tuple[str, ...] = (PREFIX_KEY, PREFIX_VALUE)
+FROZEN: tuple[str, ...] = ()
 RATE = 0.01
 STACKS = ("decoder", "encoder", "both")
 _KERNEL = re.compile(r"((encoder|decoder)/layers_\d+/(?:self_)?attention/)(key|qkv)/kernel")

@@ -1,0 +1,1 @@
+"""Methods on one task, side by side: scores over seeds, and what each costs."""

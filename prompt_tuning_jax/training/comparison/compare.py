@@ -1,0 +1,271 @@
+"""The methods that use one pre-trained model for a task, trained and scored alike.
+
+rows = pt.compare(task="bundled_narrator", model_dir="runs/compare", prompt_length=20,
+                  methods=["no_prompt", "prompt", "lora", "model"], seeds=3)
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, hand_written_prompts
+from prompt_tuning_jax.data.task import ExampleList, Task, target_text
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import UsageError, spelled
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.settings.compare_config import CompareConfig
+from prompt_tuning_jax.settings.setting import settings_of
+from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.train import train, train_many
+from prompt_tuning_jax.training.comparison.costs import costs_of, stored_bytes
+from prompt_tuning_jax.training.comparison.report import Row, show_row, write_report
+from prompt_tuning_jax.training.set_up import TrainResult, open_model
+
+UNTRAINED = ("majority", "no_prompt", "hand_written")
+TRAINED = ("prompt", *ADAPTERS, "model")
+HELD_OUT = 0.1, 50, 1000  # of train: a share, but at least and at most so many examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all methods share: the model, the task with a test split, and how a run is made."""
+
+    config: CompareConfig
+    base: TrainConfig
+    model: FrozenModel
+    task: Task
+
+    def score(self, split: str, model: FrozenModel, prompt: Any = None, text: Any = None) -> float:
+        """By the task's metric.
+
+        Args:
+          text: a hand-written prompt.
+        """
+        limits = {"test": self.config.test_limit, "validation": self.config.eval_limit}
+        found = evaluate_task(
+            model,
+            self.task,
+            split,
+            prompt,
+            text_prompt=text,
+            predictions=self.base.predictions,
+            feature_lengths=lengths_of(self.base.feature_lengths),
+            batch_size=self.base.batch_size,
+            limit=limits[split],
+        )
+        return found.scores[self.task.best_metric]
+
+    def best_validation(self, result: TrainResult) -> float:
+        return max((scores[self.task.best_metric] for scores in result.history), default=-np.inf)
+
+
+def compare(config: CompareConfig | None = None, **options: Any) -> list[Row]:
+    """Trains each method from several seeds, and scores it on the test split.
+
+    A checkpoint, a learning rate and a hand-written prompt are chosen on validation. Where a task
+    has no test split, its validation is the test, and a tenth of train chooses. model_dir holds
+    METHOD/seedN/ of each run, comparison.json and comparison.png; started again, it goes on.
+
+    Args:
+      config, options: as `train` takes them, and `settings.compare_config`.
+
+    Raises:
+      ValueError: an unknown method; a setting is wrong; the task has no metric to compare by.
+    """
+    config = dataclasses.replace(config or CompareConfig(), **options)
+    methods = chosen_methods(config)
+    setting = set_up(config)
+    rows = []
+    for method in methods:
+        ways: Mapping[str, Callable[[Setting], Row]] = {
+            "majority": majority,
+            "no_prompt": no_prompt,
+            "hand_written": hand_written,
+        }
+        row = ways[method](setting) if method in ways else tuned(setting, method)
+        show_row(row)
+        rows.append(row)
+    write_report(Path(config.model_dir), setting.task.name, setting.task.best_metric, rows)
+    return rows
+
+
+def chosen_methods(config: CompareConfig) -> list[str]:
+    """The methods that are asked for, in their order; words may hold several, with commas."""
+    methods = [name for word in config.methods for name in word.split(",")]
+    for name in (*methods, *(config.rates or ()), *(config.method_steps or ())):
+        if name not in UNTRAINED + TRAINED:
+            raise UsageError(
+                f"{spelled('methods')}: {name!r} is none of {', '.join(UNTRAINED + TRAINED)}."
+            )
+    return list(dict.fromkeys(methods))
+
+
+def set_up(config: CompareConfig) -> Setting:
+    """The model, opened once, and the task with a test split."""
+    base = TrainConfig(**{name: getattr(config, name) for name in settings_of(TrainConfig)})
+    check_settings(base)
+    model = open_model(base, sharding.make_mesh(base.mesh))
+    task = with_test_split(load_task(base, model.vocabulary))
+    if not task.metrics:
+        raise ValueError(f"{task.name!r} has no metric to compare by: set {spelled('metric')}.")
+    # From here on the task is the object; what named its files is said.
+    files = {
+        name: field.default
+        for name, field in settings_of(TaskConfig).items()
+        if name not in ("model", "feature_lengths", "vocabulary")
+    }
+    base = dataclasses.replace(base, **{**files, "task": task}, model=model)
+    return Setting(config, base, model, task)
+
+
+def with_test_split(task: Task) -> Task:
+    """Where there is no test split, validation becomes it, and some of train stands in for that."""
+    if "test" in task.splits:
+        return task
+    train_examples = list(task.split("train").stream(seed=0, epoch=0))
+    share, least, most = HELD_OUT
+    held_out = min(max(int(len(train_examples) * share), least), most)
+    splits = {
+        "train": ExampleList(train_examples[held_out:]),
+        "validation": ExampleList(train_examples[:held_out]),
+        "test": task.split("validation"),
+    }
+    return dataclasses.replace(task, splits=splits)
+
+
+def majority(setting: Setting) -> Row:
+    """Always the training split's commonest answer."""
+    words = setting.model.text_vocabulary("compare")
+
+    def answers(split: str) -> list[str]:
+        return [target_text(e, words) for e in setting.task.split(split).stream(seed=None, epoch=0)]
+
+    (answer, _), *_ = collections.Counter(answers("train")).most_common(1)
+    targets = answers("test")
+    score = setting.task.score(targets, [answer] * len(targets))[setting.task.best_metric]
+    return Row("majority", [score], chosen=repr(answer))
+
+
+def no_prompt(setting: Setting) -> Row:
+    """The frozen model on the bare input."""
+    return Row("no_prompt", [setting.score("test", setting.model)], switching="nothing")
+
+
+def hand_written(setting: Setting) -> Row:
+    """The best of some texts, by validation."""
+    path, name = setting.config.text_prompts, setting.task.name
+    if path is not None:
+        texts: Sequence[str] = [x for x in Path(path).read_text("utf-8").splitlines() if x.strip()]
+    else:
+        texts = hand_written_prompts(name) if name in BUNDLED_TASKS else ()
+    if not texts:
+        raise UsageError(
+            f"{spelled('methods')} hand_written: write prompts, one in each line, into a file, and "
+            f"name it with {spelled('text_prompts')}."
+        )
+    best = max(texts, key=lambda text: setting.score("validation", setting.model, text=text))
+    score = setting.score("test", setting.model, text=best)
+    return Row("hand_written", [score], chosen=best, switching="nothing: text of the row")
+
+
+def tuned(setting: Setting, method: str) -> Row:
+    """A method from every seed, at the learning rate that is best with the first."""
+    seeds = [setting.base.seed + i for i in range(setting.config.seeds)]
+    rates = rates_of(setting.config, method)
+    chosen, done = rates[0], Timed([], 0.0)
+    if len(rates) > 1:
+        tried = {rate: runs(setting, method, rate, seeds[:1]) for rate in rates}
+        chosen = max(rates, key=lambda rate: setting.best_validation(tried[rate].results[0]))
+        done = tried[chosen]
+    others = runs(setting, method, chosen, seeds[len(done.results) :])
+    results = [*done.results, *others.results]
+    config = run_config(setting, method, chosen, seeds[0])
+    trained, memory = costs_of(config, setting.model)
+    return Row(
+        method,
+        [setting.score("test", result.model, result.prompt) for result in results],
+        trained,
+        memory,
+        seconds=(done.seconds + others.seconds) / len(seeds),
+        stored=stored_bytes(Path(config.model_dir) / "best"),
+        switching=SWITCHING[method],
+        chosen=f"learning rate {chosen:g}" if len(rates) > 1 else "",
+    )
+
+
+class Timed(NamedTuple):
+    """Results of runs, and the seconds that this call spent on them."""
+
+    results: list[TrainResult]
+    seconds: float
+
+
+def runs(setting: Setting, method: str, rate: float | None, seeds: Sequence[int]) -> Timed:
+    """A method from some seeds; prompts are trained together."""
+    configs = [run_config(setting, method, rate, seed) for seed in seeds]
+    started = time.perf_counter()
+    if method == "prompt" and len(seeds) > 1:
+        directory = str(Path(configs[0].model_dir).parent)
+        own = {Path(one.model_dir).name: {"seed": one.seed} for one in configs}
+        together = dataclasses.replace(configs[0], model_dir=directory)
+        results = list(train_many(own, together).values())
+    else:
+        results = [train(one) for one in configs]
+    return Timed(results, time.perf_counter() - started)
+
+
+def run_config(setting: Setting, method: str, rate: float | None, seed: int) -> TrainConfig:
+    """The settings of one run; what only prompts have is left out of the others."""
+    base, declared = setting.base, settings_of(TrainConfig)
+    steps = (setting.config.method_steps or {}).get(method, base.train_steps)
+    own = {name: declared[name].default for name in _PROMPTS_OWN} if method != "prompt" else {}
+    if method not in ("prompt", "prefix"):
+        own["prompt_length"] = declared["prompt_length"].default
+    part = "" if rate is None else f"rate{rate:g}"
+    return dataclasses.replace(
+        base,
+        **own,
+        method=method,
+        learning_rate=rate,
+        train_steps=steps,
+        eval_period=max(base.eval_period * steps // base.train_steps, 1),
+        checkpoint_period=max(base.checkpoint_period * steps // base.train_steps, 1),
+        seed=seed,
+        model_dir=str(Path(base.model_dir) / method / part / f"seed{seed}"),
+    )
+
+
+def rates_of(config: CompareConfig, method: str) -> list[float | None]:
+    """Those to try; None for the method's own."""
+    given = (config.rates or {}).get(method)
+    if given is None:
+        return [config.learning_rate if method == "prompt" else None]
+    words = given.split(",") if isinstance(given, str) else given
+    words = [words] if isinstance(words, int | float) else words
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"{spelled('rates')} {method}: {given!r} are no numbers.") from error
+
+
+_PROMPTS_OWN = (
+    "prompt_parameterization",
+    "parameterization_size",
+    "prompt_init",
+    "prompt_visibility",
+    "prompt_layout",
+    "shared_prompt",
+)
+# What it takes to answer the next request for another task.
+SWITCHING = dict.fromkeys(ADAPTERS, "the adapter in the weights is exchanged") | {
+    "prompt": "nothing: each row has its own",
+    "model": "another model",
+}

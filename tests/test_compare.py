@@ -1,0 +1,79 @@
+"""A comparison of methods: every way to use one model for a task, scored alike, and its costs."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.evaluation.scoring import evaluate_task
+from prompt_tuning_jax.params import flatten
+from prompt_tuning_jax.settings.compare_config import CompareConfig
+from prompt_tuning_jax.training.comparison.compare import chosen_methods, rates_of, with_test_split
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return pt.load_model(tiny.save_model(tmp_path_factory.mktemp("t5"), tiny.make_vocabulary()))
+
+
+def options(model, model_dir, **changes):
+    given = {"feature_lengths": tiny.LENGTHS, "prompt_length": 4, "learning_rate": None}
+    given |= {"train_steps": 2, "eval_period": 2, "batch_size": 4, "seeds": 1}
+    return tiny.short_run(model, model_dir, **given | changes)
+
+
+def test_methods_are_scored_alike_and_their_costs_are_told(model, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("was it good? {input}\n{input}\n")
+    methods = ["majority,no_prompt", "hand_written", "prompt", "lora", "model"]
+    given = {"methods": methods, "text_prompts": texts, "rates": {"lora": "1e-9,1e-3"}}
+    rows = pt.compare(**options(model, tmp_path / "run", **given))
+    assert [row.method for row in rows] == ",".join(methods).split(",")
+    rows = {row.method: row for row in rows}
+    assert rows["majority"].scores == [50.0]
+    assert rows["hand_written"].chosen in texts.read_text().splitlines()
+
+    weights = sum(np.size(x) for x in flatten(model.params).values())
+    assert rows["model"].trained == weights
+    assert rows["prompt"].trained == 4 * model.config.emb_dim
+    assert 0 < rows["lora"].trained < weights
+    assert rows["prompt"].stored < rows["lora"].stored < rows["model"].stored
+    assert rows["prompt"].memory < rows["model"].memory
+    best = pt.load_prompt(tmp_path / "run" / "prompt" / "seed0" / "best")
+    task = with_test_split(tiny.make_task())
+    assert len(task.splits["validation"]) == 50
+    scored = evaluate_task(model, task, "test", best, feature_lengths=tiny.LENGTHS)
+    assert rows["prompt"].scores == [scored.scores["accuracy"]]
+
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert [row["scores"] for row in told["rows"]] == [row.scores for row in rows.values()]
+    assert (tmp_path / "run" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_seeds_of_a_prompt_train_together_and_come_out_as_alone(model, tmp_path):
+    given = options(model, tmp_path / "run", methods=["prompt"], seeds=2)
+    (row,) = pt.compare(**given)
+    assert len(row.scores) == 2
+    assert (tmp_path / "run" / "prompt" / "seed1" / "best").is_dir()
+    (again,) = pt.compare(**given)
+    assert again.scores == row.scores
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(UsageError, match="'lara' is none of"):
+        chosen_methods(CompareConfig(methods=["prompt,lara"]))
+    with pytest.raises(UsageError, match="none of"):
+        chosen_methods(CompareConfig(rates={"loro": "1"}))
+    with pytest.raises(UsageError, match="no numbers"):
+        rates_of(CompareConfig(rates={"lora": "fast"}), "lora")
+    assert rates_of(CompareConfig(rates={"lora": [0.1, 0.2]}), "lora") == [0.1, 0.2]
+
+
+def test_a_task_without_a_metric_is_refused(model, tmp_path):
+    task = tiny.make_task(metrics=(), verbalizers=None)
+    with pytest.raises(ValueError, match="no metric to compare by"):
+        pt.compare(**options(model, tmp_path / "run", task=task, methods=["prompt"]))
