@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from compare_methods import with_test_split
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +30,7 @@ from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
+from prompt_tuning_jax.training.comparison.compare import with_test_split
 
 CONSOLE = Console(width=110)
 # The paper's: Adafactor at a constant 0.3, the prompt itself trains, T5X's dropout.

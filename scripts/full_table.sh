@@ -7,21 +7,27 @@ case "${1:-}" in -h | --help | "") sed -n '2,4s/^# *//p' "$0"; exit ;; esac
 sst2=$(realpath "$1")
 super_glue=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."
-compare() {
-  .venv/bin/python scripts/compare_methods.py --seeds 3 --steps 360 --model_steps 90 \
-    --output scripts/results/comparison.json "$@"
+compare() { # NAME SEEDS [settings]
+  .venv/bin/python -m prompt_tuning_jax compare --gin_file=experiments/quickstart.gin \
+    --seeds "$2" --model_dir "runs/table/$1" "${@:3}"
+  cp -f "runs/table/$1/comparison.json" "scripts/results/comparison/$1.json"
 }
-entailment() {
-  compare --data_dir "$super_glue/$1" --text_prompts "$2" --verbalizers "${@:3}" \
-    --input_template 'premise: {premise} hypothesis: {hypothesis}' --steps 120 --model_steps 40
+files() { # NAME DIRECTORY TEXT_PROMPTS [settings]
+  compare "$1" 3 --task None --data_dir "$2" --text_prompts "$3" "${@:4}"
 }
-compare --task bundled_narrator bundled_verdict bundled_season \
-  --plot scripts/results/learning_curve.png
-compare --task bundled_woman bundled_topic bundled_sentiment
-compare --task bundled_sentiment_shift bundled_place --seeds 1
-compare --data_dir "$sst2" --input_template '{sentence}' \
-  --verbalizers 0=negative 1=positive \
-  --text_prompts scripts/text_prompts/sst2.txt --steps 600 --model_steps 150
+for task in narrator verdict season woman topic sentiment; do
+  compare "bundled_$task" 3 --task "bundled_$task"
+done
+for task in sentiment_shift place; do
+  compare "bundled_$task" 1 --task "bundled_$task"
+done
+cp runs/table/bundled_narrator/comparison.png scripts/results/comparison.png
+files SST-2 "$sst2" scripts/text_prompts/sst2.txt --input_template '{sentence}' \
+  --verbalizers 0=negative 1=positive --train_steps 600 --method_steps model=150
 [ -n "$super_glue" ] || exit 0
-entailment RTE scripts/text_prompts/rte.txt entailment=yes not_entailment=no
-entailment CB scripts/text_prompts/cb.txt entailment=yes contradiction=no neutral=maybe
+pair='premise: {premise} hypothesis: {hypothesis}'
+files RTE "$super_glue/RTE" scripts/text_prompts/rte.txt --input_template "$pair" \
+  --verbalizers entailment=yes not_entailment=no --train_steps 120 --method_steps model=40
+files CB "$super_glue/CB" scripts/text_prompts/cb.txt --input_template "$pair" \
+  --verbalizers entailment=yes contradiction=no neutral=maybe --train_steps 120 \
+  --method_steps model=40

@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from compare_methods import label_words, with_test_split
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
@@ -37,10 +36,18 @@ from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.comparison.compare import with_test_split
 
 BATCH_SIZE = 100
 LENGTHS = {"inputs": 128, "targets": 8}
 Costs = dict[str, dict[str, float]]
+
+
+def label_words(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """>>> label_words(["0=negative", "1=positive"])
+    {'0': 'negative', '1': 'positive'}
+    """
+    return None if pairs is None else dict(pair.split("=", 1) for pair in pairs)
 
 
 def score(
@@ -117,7 +124,7 @@ def isolated(tasks: Sequence[str], limit: int | None, steps: int | None = None) 
 
 
 def isolated_on_files(task: pt.Task, limit: int | None, steps: int | None, seeds: int) -> Costs:
-    """Scores of both kinds of prompts by seed, tuned as `compare_methods` tunes them."""
+    """Scores of both kinds of prompts by seed, tuned as `compare` tunes them."""
     model, steps = pt.load_model("bundled"), steps or 360
     settings = {
         "task": task,

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
-    "quickstart.sh": "scripts/compare_methods.py",
+    "quickstart.sh": "-m prompt_tuning_jax compare",
     "test.sh": "-m pytest -n 2",
     "install_t5x.sh": "-",
 }

@@ -1,6 +1,5 @@
 """The commands of the README and of the pages it leads to, as written, at a small step count."""
 
-import argparse
 import json
 import os
 import re
@@ -17,6 +16,8 @@ import xla_flags
 from prompt_tuning_jax import TrainConfig, load_prompt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.compare_config import CompareConfig
 from prompt_tuning_jax.settings.setting import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,51 +76,55 @@ def test_the_two_commands_are_there_and_ci_calls_the_second():
 @pytest.mark.slow
 @needs_model
 def test_quickstart_runs_its_comparison(tmp_path):
-    last = (ROOT / "scripts" / "quickstart.sh").read_text().strip().splitlines()[-1]
-    command = last.removeprefix("exec .venv/bin/").replace("scripts/", f"{ROOT}/scripts/")
+    command = (ROOT / "scripts" / "quickstart.sh").read_text().partition("exec .venv/bin/")[2]
     (tmp_path / "wordings.txt").write_text("Who is it? {input}\n{input}\n")
-    few = "--steps 2 --model_steps 1 --limit 12 --rates 0.003 --text_prompts wordings.txt"
-    command = command.replace('"$@"', f"{few} --output out.json")
-    printed = run(command, tmp_path)
-    figures = json.loads((tmp_path / "out.json").read_text())
-    (row,) = figures.values()
-    assert row["task"] in BUNDLED_TASKS
-    assert row["task"] in printed
-    for method in ("majority", "no prompt", "hand-written", "prompt tuning", "model tuning"):
-        assert method in printed
-        assert 0 <= (row[method][0] if isinstance(row[method], list) else row[method]) <= 100
+    few = "--method_steps prompt=2 model=1 --eval_limit 12 --test_limit 12 --rates model=0.003"
+    printed = run(command.replace('"$@"', f"{few} --text_prompts wordings.txt"), tmp_path)
+    found = json.loads((tmp_path / "runs/quickstart/comparison.json").read_text())
+    assert found["task"] in BUNDLED_TASKS
+    assert [row["method"] for row in found["rows"]] == list(METHODS)
+    assert all(0 <= score <= 100 for row in found["rows"] for score in row["scores"])
+    assert json.loads(printed) == found["rows"]
+
+
+METHODS = ("majority", "no_prompt", "hand_written", "prompt", "model")
 
 
 def test_the_full_table_is_measured_as_the_record_says(tmp_path):
-    """With as many seeds and steps for each task, and the picture that is shown."""
-    (tmp_path / "scripts").mkdir()
+    """With as many seeds and steps for each task, and every figure of the README's table."""
+    (tmp_path / "scripts/results/comparison").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "full_table.sh", tmp_path / "scripts")
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv))\n")
+    python.write_text(f"#!{sys.executable}\n{STAND_IN}")
     python.chmod(0o755)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--task", nargs="+")
-    parser.add_argument("--data_dir", type=Path)
-    parser.add_argument("--plot")
-    for name in ("--seeds", "--steps", "--model_steps"):
-        parser.add_argument(name, type=int)
-    made, plots = {}, []
+    made = {}
     for line in run("scripts/full_table.sh SST-2 superglue", tmp_path).splitlines():
-        args, _ = parser.parse_known_args(json.loads(line)[2:])
-        for name in args.task or [args.data_dir.name]:
-            made[name] = [args.seeds, args.steps, args.model_steps]
-        plots.append(args.plot)
-    record = json.loads((ROOT / "scripts/results/comparison.json").read_text())
-    for name, row in record.items():
-        assert made.pop(name) == [
-            len(row["prompt tuning"]),
-            row["steps"],
-            row["model tuning steps"],
-        ]
+        config = parse(CompareConfig, json.loads(line)[4:])
+        made[Path(config.model_dir).name] = config
+    for file in (ROOT / "scripts/results/comparison").glob("*.json"):
+        found, config = json.loads(file.read_text()), made.pop(file.stem)
+        ours = {name: getattr(config, name) for name in found["settings"]}
+        assert json.loads(json.dumps(ours)) == found["settings"], file
+        (line,) = [x for x in README.splitlines() if re.match(rf"\| `?{file.stem}`? \|", x)]
+        shown = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert shown == [_cell(row["scores"]) for row in found["rows"]], file
     assert not made
-    (picture,) = filter(None, plots)
-    assert f"]({picture})" in README
+
+
+STAND_IN = """import json, pathlib, sys
+directory = pathlib.Path(sys.argv[sys.argv.index("--model_dir") + 1])
+directory.mkdir(parents=True)
+for name in ("comparison.json", "comparison.png"):
+    (directory / name).touch()
+print(json.dumps(sys.argv))
+"""
+
+
+def _cell(scores):
+    """As the README's table shows them."""
+    mean = f"{np.mean(scores):.1f}"
+    return mean if len(scores) == 1 else f"{mean} ({min(scores):.1f}-{max(scores):.1f})"
 
 
 @pytest.fixture(scope="module")

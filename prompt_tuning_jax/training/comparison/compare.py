@@ -93,7 +93,11 @@ def compare(config: CompareConfig | None = None, **options: Any) -> list[Row]:
         row = ways[method](setting) if method in ways else tuned(setting, method)
         show_row(row)
         rows.append(row)
-    write_report(Path(config.model_dir), setting.task.name, setting.task.best_metric, rows)
+    fields = settings_of(CompareConfig)
+    given = {name: getattr(config, name) for name, field in fields.items()}
+    given = {name: x for name, x in given.items() if x is not fields[name].default}
+    told = setting.task.name, setting.task.best_metric, rows, given
+    write_report(Path(config.model_dir), *told)
     return rows
 
 
@@ -198,6 +202,10 @@ def tuned(setting: Setting, method: str) -> Row:
         stored=stored_bytes(Path(config.model_dir) / "best"),
         switching=SWITCHING[method],
         chosen=f"learning rate {chosen:g}" if len(rates) > 1 else "",
+        curves=[
+            [(scores["step"], scores[setting.task.best_metric]) for scores in result.history]
+            for result in results
+        ],
     )
 
 

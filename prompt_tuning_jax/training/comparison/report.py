@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +29,7 @@ class Row:
       stored: bytes that are kept for the task.
       switching: what it takes to answer for another task next.
       chosen: by validation.
+      curves: (step, score on validation) of each evaluation, one curve for each seed.
     """
 
     method: str
@@ -36,6 +40,7 @@ class Row:
     stored: int = 0
     switching: str = ""
     chosen: str = ""
+    curves: Sequence[Sequence[tuple[int, float]]] = ()
 
 
 def show_row(row: Row) -> None:
@@ -46,19 +51,30 @@ def show_row(row: Row) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def write_report(directory: Path, task: str, metric: str, rows: Sequence[Row]) -> None:
-    """Writes comparison.json and comparison.png, and shows the table."""
+def write_report(
+    directory: Path, task: str, metric: str, rows: Sequence[Row], settings: Mapping[str, Any]
+) -> None:
+    """Writes comparison.json and comparison.png, and shows the table.
+
+    Args:
+      settings: that are not as by default, for the record.
+    """
     if not hosts.is_first():
         return
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    found = {
+        "task": task,
+        "metric": metric,
+        "settings": {name: _plain(value) for name, value in settings.items()},
+        "machine": machine,
+        "jax": jax.__version__,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
     with new_file(directory / "comparison.json") as file:
-        file.write_text(json.dumps(as_json(task, metric, rows), indent=1) + "\n")
+        file.write_text(json.dumps(found, indent=1) + "\n")
     with new_file(directory / "comparison.png") as file:
         _draw(task, metric, rows, file)
     Console(stderr=True).print(_table(task, metric, rows))
-
-
-def as_json(task: str, metric: str, rows: Sequence[Row]) -> dict[str, Any]:
-    return {"task": task, "metric": metric, "rows": [dataclasses.asdict(row) for row in rows]}
 
 
 def _table(task: str, metric: str, rows: Sequence[Row]) -> Table:
@@ -83,6 +99,10 @@ def _score(row: Row) -> str:
     return f"{np.mean(row.scores):.1f}{spread}"
 
 
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
 def _bytes(count: int) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
@@ -91,24 +111,28 @@ def _bytes(count: int) -> str:
 
 
 def _draw(task: str, metric: str, rows: Sequence[Row], file: Path) -> None:
-    """Scores over the numbers that train; methods that train nothing are lines."""
+    """Learning curves, and scores over the numbers that train; what trains nothing is a line."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.4, 4))
+    figure, (curves, axis) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for number, row in enumerate(rows):
         mean, color = float(np.mean(row.scores)), f"C{number % 10}"
+        for curve in row.curves:
+            curves.plot(*zip(*curve, strict=True), color=color, alpha=0.7)
         if row.trained:
             spread = [[mean - min(row.scores)], [max(row.scores) - mean]]
             axis.errorbar([row.trained], [mean], spread, fmt="o", color=color, capsize=3)
             axis.annotate(row.method, (row.trained, mean), (6, 4), textcoords="offset points")
         else:
-            axis.axhline(mean, color=color, linestyle="--", linewidth=1, label=row.method)
+            for each in (curves, axis):
+                each.axhline(mean, color=color, linestyle="--", linewidth=1, label=row.method)
     if any(row.trained for row in rows):
         axis.set_xscale("log")
-    axis.set(xlabel="numbers that train", ylabel=f"test {metric}, mean and range", title=task)
+    axis.set(xlabel="numbers that train", title="test, mean and range of seeds")
+    curves.set(xlabel="step", ylabel=metric, title=f"{task}, validation, every seed")
     if any(not row.trained for row in rows):
         axis.legend(fontsize="small")
     figure.tight_layout()
