@@ -11,6 +11,9 @@ from common import NEEDS_DATA_EXTRA
 from prompt_tuning_jax import gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.settings import command_line
+from prompt_tuning_jax.settings.compare_config import CompareConfig
+from prompt_tuning_jax.settings.recipe_config import RecipeConfig
+from prompt_tuning_jax.settings.setting import macro_name, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 
 ROOT = Path(gin_configs.__file__).parent
@@ -26,9 +29,9 @@ def clean():
 
 
 def parse(files, *bindings):
-    return command_line.parse(
-        TrainConfig, [*(f"--gin_file={file}" for file in files), *bindings], "description"
-    )
+    compares = any("prompt-tuning compare" in (ROOT / file).read_text() for file in files)
+    config = CompareConfig if compares else TrainConfig
+    return command_line.parse(config, [*(f"--gin_file={file}" for file in files), *bindings])
 
 
 @pytest.mark.parametrize("name", TUNING)
@@ -70,6 +73,22 @@ def test_files_may_come_in_any_order(files):
     configs = [parse(order) for order in itertools.permutations(files)]
     assert all(config == configs[0] for config in configs)
     assert configs[0].batch_size == 32
+
+
+def test_the_papers_recipe_is_whole_and_the_papers():
+    """Every part of a recipe is set, so that it stays the paper's whatever the defaults become."""
+    text = (ROOT / "runs/prompt_tuning.gin").read_text()
+    parts = set(settings_of(RecipeConfig)) - {"parameterization_size"}
+    assert {macro_name(name) for name in parts} <= set(re.findall(r"^([A-Z_]+) =", text, re.M))
+    config = parse(["models/bundled.gin", "runs/prompt_tuning.gin"])
+    assert (config.prompt_length, config.train_steps, config.batch_size) == (100, 30_000, 32)
+    assert (config.optimizer, config.learning_rate, config.schedule) == (
+        "adafactor",
+        0.3,
+        "constant",
+    )
+    assert (config.prompt_parameterization, config.average_decay) == ("direct", 0)
+    assert (config.label_smoothing, config.z_loss, config.loss_normalization) == (0, 1e-4, "sum")
 
 
 def test_the_files_of_one_kind_set_the_same_macros_and_no_others_do():
