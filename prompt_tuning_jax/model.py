@@ -36,7 +36,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models import compiled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
-from prompt_tuning_jax.params import flatten, with_prompt
+from prompt_tuning_jax.params import check_no_prompt, flatten, with_prompt
 from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compatible
 from prompt_tuning_jax.vocabularies import Vocabulary
 
@@ -51,8 +51,7 @@ class FrozenModel:
       vocabulary: needed only by the methods that take text.
       name: where it was loaded from, as prompt files record it.
       mesh: devices to spread batches over; None for one device.
-      known_fingerprint: that of the weights, where it is known: before `quantize` made them int8,
-        `scanned` stacked them, or a mesh split them.
+      known_fingerprint: that of the weights as they were read, where it is known.
       generation: how its files want text to be generated, where a call does not say otherwise.
     """
 
@@ -105,10 +104,9 @@ class FrozenModel:
         return int(flatten(self.params)[family_of(self.config).EMBEDDING_NAME].shape[0])
 
     def adapted(self, adapter: Any, allow_prompt_mismatch: bool = False) -> "FrozenModel":
-        """The same model with an adapter in it: `model.adapted("runs/lora/best")`.
+        """The same model with an adapter in it, as `load_adapter` reads one: `"runs/lora/best"`.
 
-        Raises:
-          ValueError: it is for another model; see `load_adapter`.
+        ValueError where it is for another model.
         """
         if not isinstance(adapter, Adapter):
             adapter = load_adapter(adapter, self.config)
@@ -289,6 +287,7 @@ class FrozenModel:
         prompts, config, width = PromptSet.of(prompt), self.config, self.config.emb_dim
         if prompts.values is None:
             return Prompted(config, self.params, prompts, self.vocabulary, self.mesh)
+        check_no_prompt(self.params)
         if prompts.values.shape[-1] != width:
             raise ValueError(
                 f"A prompt for {self.name} must be [P, {width}], got "

@@ -123,6 +123,14 @@ def prompt_of(params: Mapping[str, Any]) -> Any | None:
     return _folder(params).get(_leaf(PROMPT_NAME))
 
 
+def check_no_prompt(params: Mapping[str, Any]) -> None:
+    """ValueError where there is a prompt, in whose place another would come."""
+    if prompt_of(params) is not None:
+        raise ValueError(
+            "This model's adapter has a prompt at the input already: use it without another one."
+        )
+
+
 def join_shared(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """`params` with a shared prompt and the task's own behind it as one prompt [P0 + P, D]."""
     folder = _folder(params)

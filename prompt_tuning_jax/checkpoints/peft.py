@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
 
 CONFIG = "adapter_config.json"
@@ -181,7 +182,7 @@ def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
         what = _OTHERS.get(kind, "weights changed or added within the model")
         raise ValueError(
             f"{directory} is a PEFT adapter of type {kind}: {what}. Only {' and '.join(_PROMPTS)} "
-            "are a prompt, vectors before the input."
+            f"are a prompt, vectors before the input; an adapter is used with {spelled('adapter')}."
         )
     if task not in list(_SUBMODULES_OF):
         raise ValueError(

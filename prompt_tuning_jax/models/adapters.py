@@ -14,10 +14,15 @@ Of an attention, keys and values that stand before all others, and that every qu
     prefix_key         [P, J]     P-tuning v2 (Liu et al. 2022), prefix tuning (Li & Liang 2021)
     prefix_value       [P, J]
 
+And of a T5's decoder, rows that stand before its embedded tokens:
+
+    decoder_prompt     [P, D]
+
 Leaves that are not there change nothing. W takes part as it is stored, in any dtype, and no array
 of its shape is made for it: A and B meet the activations, not one another.
 
-R rows, batch and length in one   r rank   P prefix length   J heads of keys * head dim
+R rows, batch and length in one   r rank   P prefix length   D embed
+J heads of keys * head dim
 """
 
 from collections.abc import Callable
@@ -28,6 +33,7 @@ from jaxtyping import Array, Float
 
 IN_SCALE, OUT_SCALE, BIAS = "_in_scale", "_out_scale", "_bias"
 LORA_A, LORA_B, LORA_SCALE = "_lora_a", "_lora_b", "_lora_scale"
+DECODER_PROMPT = "decoder_prompt"
 PREFIX_KEY, PREFIX_VALUE = "prefix_key", "prefix_value"
 
 

@@ -10,6 +10,7 @@ from prompt_tuning_jax.methods.adapters.method import Options
 from prompt_tuning_jax.settings.common import LengthConfig
 from prompt_tuning_jax.settings.setting import setting, settings, settings_of
 
+BOTH = "both_prompts"
 # The settings of one method alone -> that method.
 _OWN = {
     "lora_rank": "lora",
@@ -27,10 +28,10 @@ class MethodConfig(LengthConfig):
     method: str | None = setting(
         default=None,
         help="""what trains: prompt; model, all weights; or, within the frozen network, lora, ia3,
-        prefix (prompt_length keys and values in every layer) or bitfit (biases). None: a prompt, or
-        the model where prompt_length is 0.""",
+        prefix (prompt_length keys and values in every layer), bitfit (biases), decoder_prompt (of a
+        T5) or both_prompts. None: a prompt, or the model where prompt_length is 0.""",
         group="training",
-        choices=("prompt", "model", *NAMES),
+        choices=("prompt", "model", *NAMES, BOTH),
         identity=True,
         shared=True,
     )
@@ -74,14 +75,33 @@ class MethodConfig(LengthConfig):
         shared=True,
     )
 
+    wayward_text: str | None = setting(
+        default=None,
+        help="""a text near whose embedding the prompt is to stay while it learns: the squared
+        distance of their rows comes to the loss (wayward prompts).""",
+        group="training",
+        identity=True,
+        shared=True,
+    )
+    wayward_weight: float = setting(
+        default=0.01,
+        help="how many times it counts.",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(0, 1e6),
+    )
+
     @property
     def input_rows(self) -> int:
         """P of the prompt that trains at the input; 0 where there is none."""
-        return self.prompt_length if self.method in (None, "prompt") else 0
+        return self.prompt_length if self.method in (None, "prompt", BOTH) else 0
 
     @property
     def adapter(self) -> str | None:
         """The method, where it trains leaves within the network."""
+        if self.method == BOTH:
+            return "decoder_prompt"
         return self.method if self.method in NAMES else None
 
     @property
@@ -105,13 +125,20 @@ def check_method(config: MethodConfig) -> None:
                 f"{spelled(name)} is for {spelled('method', method)}: leave it out, or set that."
             )
     usual = declared["prompt_length"].default
-    if config.method in ("prompt", "prefix") and not config.prompt_length:
+    if config.wayward_weight != declared["wayward_weight"].default and config.wayward_text is None:
+        raise ValueError(f"{spelled('wayward_weight')} is for {spelled('wayward_text')}: set it.")
+    if config.wayward_text is not None and not config.input_rows:
+        raise ValueError(
+            f"{spelled('wayward_text')} pulls a prompt at the input: set "
+            f"{spelled('prompt_length')} above 0, and leave out {spelled('method', config.method)}."
+        )
+    has_vectors = config.method in ("prompt", "prefix", "decoder_prompt", BOTH)
+    if has_vectors and not config.prompt_length:
         raise ValueError(
             f"{spelled('method', config.method)} trains {spelled('prompt_length')} vectors: set it "
             "above 0."
         )
-    has_none = config.method in ("model", *NAMES) and config.method != "prefix"
-    if has_none and config.prompt_length not in (0, usual):
+    if config.method and not has_vectors and config.prompt_length not in (0, usual):
         raise ValueError(
             f"{spelled('method', config.method)} has no prompt: leave "
             f"{spelled('prompt_length')} out."

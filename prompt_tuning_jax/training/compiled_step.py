@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.initializers import uniform
+from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import (
     PROMPT_NAME,
@@ -84,7 +85,7 @@ def _params(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
     if config.adapter is None:
         return params
     flat = flatten(params)
-    make = functools.partial(leaves_at_start, config, flat)
+    make = functools.partial(leaves_at_start, config, flat, sample=uniform())
     return unflatten(flat | jax.eval_shape(make, jax.random.key(0)))
 
 
@@ -97,6 +98,8 @@ def _with_prompt(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
         shared = shared_values(config, model).shape
         params = with_shared(params, _shape(shared, jnp.float32))
     flat = flatten(params)
+    if config.wayward_text is not None:
+        flat[wayward.NAME] = prompt
 
     def leaves(prompt: jax.Array) -> Params:
         return prompt_leaves(config, prompt, jax.random.key(0), uniform())

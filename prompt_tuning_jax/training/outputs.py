@@ -24,6 +24,7 @@ from prompt_tuning_jax.methods.adapters.choice import leaves_of
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import (
+    PROMPT_NAME,
     SHARED_NAME,
     unflatten,
     whole_prompt,
@@ -104,11 +105,12 @@ class Outputs:
         return {"step": step, "train_loss": log.loss, **scores}
 
     def save(self, name: str, trainable: Params, scores: Scores) -> None:
-        """Writes the prompt, the adapter, the tuned model, or two of them, to `model_dir/name`."""
+        """Writes the adapter, or the prompt, the tuned model, or both, to `model_dir/name`."""
         model, prompt = self._divide(trainable)
         if self.config.adapter is not None:
             self._write_adapter(name, trainable, scores)
-        elif without_prompt(trainable):
+            return
+        if without_prompt(trainable):
             params = model.params
             if jax.process_count() > 1:
                 params = sharding.to_host(params)  # all hosts take part
@@ -124,13 +126,13 @@ class Outputs:
             self._write_prompt(name, model, prompt, scores)
 
     def keep_prompt(self, trainable: Params, scores: Scores) -> None:
-        """Writes the prompt, but no tuned model, to `model_dir/prompts/STEP`.
+        """Writes the prompt, but no adapter or tuned model, to `model_dir/prompts/STEP`.
 
         Written before the state of the same step: what a kill leaves too early or not at all, the
         resumed run writes again, the same.
         """
         model, prompt = self._divide(trainable)
-        if prompt is not None:
+        if prompt is not None and self.config.adapter is None:
             self._write_prompt(f"{SNAPSHOTS}/{scores['step']}", model, prompt, scores)
 
     def _write_prompt(
@@ -150,7 +152,10 @@ class Outputs:
 
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:
         identity = self.model.identity  # all hosts take part
-        leaves = sharding.to_host(leaves_of({**self.frozen, **trainable}))
+        flat = {**self.frozen, **trainable}
+        leaves = sharding.to_host(leaves_of(flat))
+        if (prompt := whole_prompt(folded(flat))) is not None:
+            leaves[PROMPT_NAME] = prompt
         if not hosts.is_first():
             return
         facts = {

@@ -45,13 +45,16 @@ def _rules(config: TrainConfig, pace: Pace) -> Sequence[optim.Rule]:
     if config.trainable is not None:
         return config.trainable
     rate = optim.scheduled(*pace, config.schedule, config.warmup_steps)
+    rules = []
     if config.adapter is not None:
-        made = optim.OPTIMIZERS[config.optimizer or "adamw"]
-        return [(adapters.trainable_pattern(config.adapter), made(rate))]
+        made = optim.OPTIMIZERS[config.optimizer or adapters.METHODS[config.adapter].OPTIMIZER]
+        rules.append((adapters.trainable_pattern(config.adapter), made(rate)))
     if config.input_rows:
         names = parameterizations.trainable_names(config.prompt_parameterization)
         made = optim.OPTIMIZERS[config.optimizer or "adafactor"]
-        return optim.prompt_rules(rate, names=names, optimizer=made)
+        rules += optim.prompt_rules(rate, names=names, optimizer=made)
+    if rules:
+        return rules
     if config.optimizer in (None, "adafactor"):
         return optim.model_rules(rate)
     return [(".*", optim.OPTIMIZERS[config.optimizer](rate))]

@@ -24,6 +24,7 @@ from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.initializers import Initializer, sampled_vocabulary
+from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.adapters.choice import without_leaves
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
@@ -160,6 +161,10 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
     if config.shared_prompt is not None:
         params = with_shared(params, shared_values(config, model))
     flat = flatten(params)
+    if config.wayward_text is not None:
+        words = model.text_vocabulary("embed")
+        told = config.wayward_text, model.embeddings, words, config.input_rows
+        flat[wayward.NAME] = wayward.rows_of(*told)
     sample = sampled_vocabulary(model.embeddings)
     return unflatten(flat | prompt_leaves(config, flat.pop(PROMPT_NAME), key, sample))
 

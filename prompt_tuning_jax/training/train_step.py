@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.assemble import assembled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
@@ -55,18 +56,23 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
     """
     network = network_config(config, model)
     layout, of_loss = config.prompt_layout, (config.z_loss, config.label_smoothing)
-    apply = family_of(network).apply
+    apply, parts = family_of(network).apply, config.microbatches or 1
 
     def loss_fn(
         trainable: Params, frozen: Params, batch: DeviceBatch, key: Key | None
     ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
+        params = assembled(trainable, frozen)
         with sharding.active(model.mesh):
-            logits = apply(network, assembled(trainable, frozen), batch, layout, key)
+            logits = apply(network, params, batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        return weighted_loss(logits, targets, weights, *of_loss), weights.sum()
+        tokens = weights.sum()
+        total = weighted_loss(logits, targets, weights, *of_loss)
+        if config.wayward_text is not None:  # once for each update, whatever that is divided by
+            share = tokens if config.loss_normalization == "mean" else 1 / parts
+            total += config.wayward_weight * wayward.distance(params) * share
+        return total, tokens
 
-    parts = config.microbatches or 1
     gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)
 
     def step(

@@ -11,8 +11,14 @@ from jax.sharding import Mesh
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.methods.adapters.choice import without_leaves
-from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, PREFIX_KEY, PREFIX_VALUE
-from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.models.adapters import (
+    DECODER_PROMPT,
+    IN_SCALE,
+    LORA_A,
+    PREFIX_KEY,
+    PREFIX_VALUE,
+)
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY
 
 
@@ -100,6 +106,11 @@ def _size_beside(folder: str, leaf: str, weights: Mapping[str, Any]) -> int | No
             return key.shape[1]
         joined = weights.get(f"{folder}/qkv/kernel")
         return None if joined is None else joined.shape[1] // 3
+    if leaf == DECODER_PROMPT or f"{folder}/{leaf}" == PROMPT_NAME:
+        cross = [
+            name for name in weights if name.endswith("encoder_decoder_attention/query/kernel")
+        ]
+        return weights[cross[0]].shape[0] if cross else None
     kernel = weights.get(f"{folder}/kernel") if leaf.startswith("kernel") else None
     if kernel is None:
         return None

@@ -73,7 +73,9 @@ def read_lora(
         ending = LORA_A if match[2] == "A" else LORA_B
         leaves[kernel + ending] = np.asarray(values, np.float32).T
         rank = values.shape[0 if match[2] == "A" else 1]
-        alpha = _of_module(facts.get("alpha_pattern"), match[1], facts.get("lora_alpha"))
+        alpha = _of_module(facts.get("alpha_pattern"), match[1], facts.get("lora_alpha", 8))
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+            raise ValueError(f"{where}: lora_alpha must be a number, not {alpha!r}.")
         scale = alpha / (rank**0.5 if facts.get("use_rslora") else rank)
         leaves[kernel + LORA_SCALE] = np.float32(scale)
     return leaves
@@ -152,12 +154,12 @@ def targets(modules: Mapping[str, str], changed: list[str]) -> list[str]:
     return ends if alike == set(changed) else sorted(modules[name] for name in changed)
 
 
-def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> float:
+def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> Any:
     """What PEFT finds for a module: by the first pattern that its name ends with."""
     for pattern, value in (patterns or {}).items():
         if re.fullmatch(rf"(?:.*\.)?{pattern}", module):
-            return float(value)
-    return float(usual)
+            return value
+    return usual
 
 
 def _ia3(module: str) -> str:

@@ -15,6 +15,7 @@ from prompt_tuning_jax.params import FlatParams
 TRAINABLE: tuple[str, ...] = ("kernel" + BIAS,)
 FROZEN: tuple[str, ...] = ()
 RATE = 0.001
+OPTIMIZER = "adamw"
 
 
 def start(key: jax.Array, shapes: Shapes, options: Options) -> FlatParams:

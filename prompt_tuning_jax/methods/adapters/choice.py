@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from prompt_tuning_jax.methods.adapters import bitfit, ia3, lora, prefix
+from prompt_tuning_jax.methods.adapters import bitfit, decoder_prompt, ia3, lora, prefix
 from prompt_tuning_jax.methods.adapters.method import Method, Options, Shapes
 from prompt_tuning_jax.params import FlatParams
 
@@ -13,6 +13,7 @@ METHODS: Mapping[str, Method] = {
     "ia3": ia3,
     "prefix": prefix,
     "bitfit": bitfit,
+    "decoder_prompt": decoder_prompt,
 }
 NAMES = tuple(METHODS)
 _LEAVES = {leaf for method in METHODS.values() for leaf in (*method.TRAINABLE, *method.FROZEN)}

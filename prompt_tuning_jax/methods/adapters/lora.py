@@ -14,6 +14,7 @@ from prompt_tuning_jax.params import FlatParams
 TRAINABLE: tuple[str, ...] = ("kernel" + LORA_A, "kernel" + LORA_B)
 FROZEN: tuple[str, ...] = ("kernel" + LORA_SCALE,)
 RATE = 0.001
+OPTIMIZER = "adamw"
 # The paper's, and PEFT's: queries and values, or, where these are one product with the keys, that.
 USUAL, JOINED = ("query", "value"), ("qkv",)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from prompt_tuning_jax.initializers import Initializer, uniform
 from prompt_tuning_jax.params import FlatParams
 
 Shapes = Mapping[str, Any]
@@ -24,8 +25,9 @@ class Options(NamedTuple):
     Attributes:
       rank, alpha, rslora: of LoRA.
       targets: the products that LoRA changes, by the names of their folders; None: the usual ones.
-      length: of a prefix.
-      stack: where it stands, one of `prefix.STACKS`.
+      length: of a prefix, or a decoder's prompt.
+      stack: where a prefix stands, one of `prefix.STACKS`.
+      sample: rows of the vocabulary, from (key, shape).
     """
 
     rank: int = 8
@@ -34,19 +36,26 @@ class Options(NamedTuple):
     targets: Sequence[str] | None = None
     length: int = 100
     stack: str = "decoder"
+    sample: Initializer = uniform()
 
 
 class Method(Protocol):
     """A module with these names.
 
     Attributes:
-      TRAINABLE, FROZEN: what its leaves are called in their folders; the latter stay as they start.
-      RATE: the learning rate where none is asked for, of AdamW.
+      RATE, OPTIMIZER: where none is asked for.
     """
 
-    TRAINABLE: tuple[str, ...]
-    FROZEN: tuple[str, ...]
     RATE: float
+    OPTIMIZER: str
+
+    @property
+    def TRAINABLE(self) -> tuple[str, ...]:
+        """What its leaves are called in their folders."""
+
+    @property
+    def FROZEN(self) -> tuple[str, ...]:
+        """Those that stay as they start."""
 
     def start(self, key: jax.Array, shapes: Shapes, options: Options) -> FlatParams:
         """The leaves of a network of these weights, by their flat names, float32; may be traced.

@@ -63,9 +63,9 @@ def embedded(
 
 def prefix_length(config: CausalConfig, params: Weights) -> int:
     """How many keys of an adapter stand before all rows; see `models.adapters`."""
-    if config.scan_layers:
-        return 0
-    return len(params["decoder"]["layers_0"]["attention"].get(PREFIX_KEY, ()))
+    layer = params["decoder"]["layers" if config.scan_layers else "layers_0"]
+    prefix = layer["attention"].get(PREFIX_KEY)
+    return 0 if prefix is None else prefix.shape[-2]
 
 
 def prefix_block(config: CausalConfig, weights: Weights) -> list[Block]:

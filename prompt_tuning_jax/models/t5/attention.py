@@ -115,6 +115,7 @@ class SelfAttention(_Attention):
         before: PromptKeyValue | None = None,
         cache_index: Int[Array, ""] | Int[Array, " B"] | None = None,
         make_cache: bool = False,
+        fill_cache: bool = False,
     ) -> Float[Array, "B L D"]:
         """What each position gathers from those that `bias` lets it see.
 
@@ -125,6 +126,7 @@ class SelfAttention(_Attention):
           cache_index: x is only the next tokens and goes there in the cache, which holds those
             before them; see `cache.extend`.
           make_cache: make an empty cache, with room for as many positions as x has.
+          fill_cache: do not leave it empty.
         """
         q_BxHxLxK = self._heads(x_BxLxD, self.query)
         k_BxHxSxK, v_BxHxSxK = self.project(x_BxLxD)
@@ -132,7 +134,7 @@ class SelfAttention(_Attention):
             k_BxHxSxK = jnp.concatenate([before[0], k_BxHxSxK], axis=2)
             v_BxHxSxK = jnp.concatenate([before[1], v_BxHxSxK], axis=2)
         if make_cache:
-            cache.make(self, k_BxHxSxK, v_BxHxSxK)
+            cache.make(self, k_BxHxSxK, v_BxHxSxK, fill_cache)
         if cache_index is not None:
             k_BxHxSxK, v_BxHxSxK = cache.extend(self, k_BxHxSxK, v_BxHxSxK, cache_index)
         if self.prefix_length():
@@ -146,7 +148,7 @@ class SelfAttention(_Attention):
     def prefix_length(self) -> int:
         """How many keys of an adapter stand before all others; see `models.adapters`."""
         found = self.get_variable("params", PREFIX_KEY)
-        return 0 if found is None else len(found)
+        return 0 if found is None else found.shape[-2]
 
     def _behind_prefix(self, name: str, x_BxHxSxK: jax.Array) -> Float[Array, "B H S K"]:
         leaf = self.get_variable("params", name)

@@ -19,13 +19,16 @@ KEY, VALUE = "cached_key", "cached_value"
 # ---- of a decoder ----------------------------------------------------------------------------
 
 
-def advance(decoder: nn.Module, count: int) -> tuple[Int[Array, ""] | None, bool]:
-    """(where the next `count` tokens go, whether to make an empty cache).
+def advance(decoder: nn.Module, count: int, first: int = 0) -> tuple[Int[Array, ""] | None, bool]:
+    """(where the next `count` tokens go, whether to make a cache).
 
     A decoder's first call makes the cache, and gets None for the place.
+
+    Args:
+      first: where the first token goes.
     """
     if not decoder.has_variable("cache", INDEX):
-        decoder.put_variable("cache", INDEX, jnp.zeros((), jnp.int32))
+        decoder.put_variable("cache", INDEX, jnp.full((), first, jnp.int32))
         return None, True
     index = decoder.get_variable("cache", INDEX)
     decoder.put_variable("cache", INDEX, index + count)
@@ -35,10 +38,18 @@ def advance(decoder: nn.Module, count: int) -> tuple[Int[Array, ""] | None, bool
 # ---- of one layer's self-attention -----------------------------------------------------------
 
 
-def make(attention: nn.Module, k: Float[Array, "B H S K"], v: Float[Array, "B H S K"]) -> None:
-    """An empty cache with room for as many positions as k and v have."""
-    attention.put_variable("cache", KEY, jnp.zeros_like(k))
-    attention.put_variable("cache", VALUE, jnp.zeros_like(v))
+def make(
+    attention: nn.Module,
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    filled: bool = False,
+) -> None:
+    """A cache with room for as many positions as k and v have, empty or filled with them.
+
+    Tokens that come later stand over what is not to stay, and until then no query sees it.
+    """
+    attention.put_variable("cache", KEY, k if filled else jnp.zeros_like(k))
+    attention.put_variable("cache", VALUE, v if filled else jnp.zeros_like(v))
 
 
 def extend(

@@ -1,4 +1,4 @@
-"""T5's decoder. It knows nothing of prompts but which of the encoder's positions it may look at.
+"""T5's decoder. Of prompts it knows which of the encoder's positions it may look at, and its own.
 
 B batch   S joined length   L target length   D embed   H heads   K head dim   V vocabulary
 """
@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout
+from prompt_tuning_jax.models.adapters import DECODER_PROMPT
 from prompt_tuning_jax.models.attention.bias import Bias, mask_bias
 from prompt_tuning_jax.models.t5 import cache, cross_keys_values, layers, scan
 from prompt_tuning_jax.models.t5.attention import CrossAttention, KeyValue, SelfAttention
@@ -44,6 +45,7 @@ class DecoderLayer(nn.Module):
         cross_kv: KeyValue | None,
         cache_index: Int[Array, ""] | None,
         make_cache: bool,
+        fill_cache: bool,
     ) -> Float[Array, "B L D"]:
         if self.config.each_layer_has_bias:
             queries, keys = self_bias.mask.shape[-2:]
@@ -59,6 +61,7 @@ class DecoderLayer(nn.Module):
             deterministic=deterministic,
             cache_index=cache_index,
             make_cache=make_cache,
+            fill_cache=fill_cache,
         )
         y_BxLxD = y_BxLxD + self.dropout(z_BxLxD, deterministic=deterministic)
 
@@ -126,13 +129,25 @@ class Decoder(ToLogits):
         decode: bool,
         cross_kv: KeyValues | None,
     ) -> Float[Array, "B L V"]:
-        """Logits; `cross_mask` is True where a target may attend to a position of the encoder."""
+        """Logits; `cross_mask` is True where a target may attend to a position of the encoder.
+
+        A prompt of its own stands before the targets, as more of them would, and has no logits.
+        """
+        prompt_PxD = self.get_variable("params", DECODER_PROMPT)
+        if prompt_PxD is not None and segment_ids is not None:
+            raise ValueError("A decoder's prompt stands before whole rows: they cannot be packed.")
+        P = 0 if prompt_PxD is None else len(prompt_PxD)
         cache_index, make_cache = None, False
         if decode:
-            cache_index, make_cache = cache.advance(self, tokens_BxL.shape[1])
-        self_bias = self._self_bias(tokens_BxL, segment_ids, cache_index)
+            cache_index, make_cache = cache.advance(self, tokens_BxL.shape[1], first=P)
+        y_BxLxD = self.token_embedder(tokens_BxL)
+        if P and cache_index is None:
+            shape = len(y_BxLxD), *prompt_PxD.shape
+            rows_BxPxD = jnp.broadcast_to(prompt_PxD.astype(y_BxLxD.dtype)[None], shape)
+            y_BxLxD = jnp.concatenate([rows_BxPxD, y_BxLxD], axis=1)
+        self_bias = self._self_bias(y_BxLxD.shape[1], segment_ids, cache_index)
         cross_bias = Bias(mask_bias(cross_mask_BxLxS))
-        y_BxLxD = self.dropout(self.token_embedder(tokens_BxL), deterministic=deterministic)
+        y_BxLxD = self.dropout(y_BxLxD, deterministic=deterministic)
 
         def step(layer, y_BxLxD, cross_kv):
             y_BxLxD = layer(
@@ -144,11 +159,13 @@ class Decoder(ToLogits):
                 cross_kv=cross_kv,
                 cache_index=cache_index,
                 make_cache=make_cache,
+                fill_cache=P > 0,
             )
             return y_BxLxD, None
 
         depth = self.config.num_decoder_layers
         y_BxLxD, _ = scan.through(self.layers, step, y_BxLxD, depth=depth, per_layer=cross_kv)
+        y_BxLxD = y_BxLxD[:, y_BxLxD.shape[1] - tokens_BxL.shape[1] :]
         return self.to_logits(y_BxLxD, self.token_embedder, deterministic)
 
     def project_encoded(self, encoded_BxSxD: Float[Array, "B S D"]) -> KeyValues:
@@ -158,7 +175,7 @@ class Decoder(ToLogits):
 
     def _self_bias(
         self,
-        tokens_BxL: Int[Array, "B L"],
+        L: int,
         segment_ids: Int[Array, "B L"] | None,
         cache_index: Int[Array, ""] | None,
     ) -> Bias:
@@ -166,7 +183,6 @@ class Decoder(ToLogits):
 
         Padding of the targets needs no mask: it stands at the end, where causality hides it.
         """
-        L = tokens_BxL.shape[1]
         keys = L if cache_index is None else cache.length(self.layers[0].self_attention)
         first = 0 if cache_index is None else cache_index
         causal_1xLxS = jnp.arange(keys)[None, None, :] <= first + jnp.arange(L)[None, :, None]

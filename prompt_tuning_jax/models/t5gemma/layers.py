@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.models.causal.attention import (
@@ -21,7 +22,7 @@ from prompt_tuning_jax.models.causal.attention import (
 )
 from prompt_tuning_jax.models.causal.config import CausalConfig
 from prompt_tuning_jax.models.causal.layers import Weights, mlp, norm, project
-from prompt_tuning_jax.models.causal.network import dropout, each_layer
+from prompt_tuning_jax.models.causal.network import dropout, each_layer, prefix_block
 
 Window = int | Int[Array, ""] | None
 
@@ -91,7 +92,11 @@ def block(
     q_BxHxLxK, own = project_heads(config, y_BxLxD, weights["attention"], positions_BxL, kind)
     if cached is not None:
         own = cached = _joined(cached, own, index)
-    y_BxLxD = attend(config, q_BxHxLxK, [(own, seen(kind.window))], weights["attention"])
+    blocks = [(own, seen(kind.window))]
+    for prefix in prefix_block(config, weights["attention"]):
+        shape = (1, x_BxLxD.shape[1], prefix.kv.keys.shape[2])
+        blocks.insert(0, (prefix.kv, jnp.ones(shape, bool)))
+    y_BxLxD = attend(config, q_BxHxLxK, blocks, weights["attention"])
     x_BxLxD = added(x_BxLxD, y_BxLxD, "attention", 0)
 
     # Cross-attention block: nothing is turned, and there is no window.

@@ -6,13 +6,17 @@ from typing import Any
 import jax
 
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.initializers import Initializer, sampled_vocabulary
+from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.adapters import choice
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.causal import CausalConfig
-from prompt_tuning_jax.params import flatten, unflatten
+from prompt_tuning_jax.params import flatten, is_of_prompt, unflatten
+from prompt_tuning_jax.settings.method_config import BOTH
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.step_types import Params
 
+USUAL = "prefix", "full"
 SPELLED = {"lora": "lora_targets", "prefix": "prefix_stack"}
 
 
@@ -33,13 +37,22 @@ def with_adapter(
             "model without it."
         )
     check_model(config, model)
-    return unflatten(flat | leaves_at_start(config, flat, jax.random.key(config.seed)))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # others than a prompt's numbers
+    sample = sampled_vocabulary(model.embeddings)
+    return unflatten(flat | leaves_at_start(config, flat, key, sample))
 
 
-def leaves_at_start(config: TrainConfig, shapes: Mapping[str, Any], key: jax.Array) -> Params:
-    """The leaves of the run's method for a network of these weights; may be traced."""
+def leaves_at_start(
+    config: TrainConfig, shapes: Mapping[str, Any], key: jax.Array, sample: Initializer
+) -> Params:
+    """The leaves of the run's method for a network of these weights; may be traced.
+
+    Args:
+      sample: of the vocabulary.
+    """
     try:
-        return choice.start(config.adapter, key, shapes, config.adapter_options)
+        options = config.adapter_options._replace(sample=sample)
+        return choice.start(config.adapter, key, shapes, options)
     except ValueError as error:
         name = SPELLED.get(config.adapter, "method")
         raise ValueError(f"{spelled(name, getattr(config, name))}: {error}") from error
@@ -47,7 +60,16 @@ def leaves_at_start(config: TrainConfig, shapes: Mapping[str, Any], key: jax.Arr
 
 def check_model(config: TrainConfig, model: FrozenModel) -> None:
     """Refuses a form of the model, or of its data, in which an adapter computes something else."""
-    asked = spelled("method", config.adapter)
+    asked = spelled("method", config.method)
+    if config.method == BOTH and (config.prompt_layout, config.prompt_visibility) != USUAL:
+        raise ValueError(
+            f"{asked} has its prompts before the input and before the targets: leave out "
+            f"{spelled('prompt_layout')} and {spelled('prompt_visibility')}."
+        )
+    if config.adapter == "decoder_prompt" and config.pack:
+        raise ValueError(
+            f"{asked} stands before whole rows of targets: leave out {spelled('pack', True)}."
+        )
     if model.config.scan_layers:
         raise ValueError(
             f"{asked} changes each layer by itself: leave out {spelled('scan_layers', True)}."
@@ -61,11 +83,17 @@ def check_model(config: TrainConfig, model: FrozenModel) -> None:
 
 def check_adapter_trains(config: TrainConfig, trainable: Params) -> None:
     """Refuses rules by which other weights train than an adapter's, or none of its leaves."""
+    if wayward.NAME in trainable:
+        raise ValueError(
+            f"{spelled('trainable')}: a rule matches {wayward.NAME!r}, the text that stays as it "
+            "is: name what is to train more closely."
+        )
     if config.adapter is None:
         return
     mine = choice.METHODS[config.adapter].TRAINABLE
-    others = [name for name in trainable if name.rpartition("/")[2] not in mine]
-    if others or not trainable:
+    trained = [name for name in trainable if not is_of_prompt(name)]
+    others = [name for name in trained if name.rpartition("/")[2] not in mine]
+    if others or not trained:
         raise ValueError(
             f"{spelled('trainable')}: with {spelled('method', config.adapter)} leaves called "
             f"{' and '.join(mine)} train and nothing else, but the rules match "
