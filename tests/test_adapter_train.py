@@ -16,8 +16,10 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.commands.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
+from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.adapters import choice
-from prompt_tuning_jax.params import flatten
+from prompt_tuning_jax.params import PROMPT_NAME, flatten, without_prompt
+from prompt_tuning_jax.settings.method_config import OF_LENGTH
 from prompt_tuning_jax.training import compiled_step, set_up
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -31,7 +33,7 @@ def causal():
 def settings(model, directory, method, **changes):
     """Two evaluations; `prompt_length` only where the method has one."""
     short = tiny.short_run(model, directory, method=method, learning_rate=None, **changes)
-    if method != "prefix" and "prompt_length" not in changes:
+    if method not in OF_LENGTH and "prompt_length" not in changes:
         del short["prompt_length"]
     return short
 
@@ -44,13 +46,15 @@ def leaves_in(directory, model):
     ("kind", "method"),
     [
         ("model", "lora"),
-        ("causal", "lora"),
-        ("model", "prefix"),
+        slow("causal", "lora"),
+        slow("model", "prefix"),
         slow("causal", "prefix"),
         slow("model", "ia3"),
         slow("causal", "ia3"),
         slow("model", "bitfit"),
         slow("causal", "bitfit"),
+        slow("model", "decoder_prompt"),
+        slow("model", "both_prompts"),
     ],
 )
 def test_its_leaves_train_and_nothing_else(request, kind, method, tmp_path):
@@ -60,17 +64,17 @@ def test_its_leaves_train_and_nothing_else(request, kind, method, tmp_path):
     assert result.prompt is None
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     jax.tree.map(np.testing.assert_array_equal, model.params, before)
-    kept = choice.without_leaves(flatten(result.model.params))
+    kept = without_prompt(choice.without_leaves(flatten(result.model.params)))
     assert kept.keys() == flatten(before).keys()
     for name, values in kept.items():
         np.testing.assert_array_equal(values, flatten(before)[name])
-    start = choice.start(
-        method, jax.random.key(0), flatten(before), pt.TrainConfig(prompt_length=5).adapter_options
-    )
+    config = pt.TrainConfig(**settings(model, tmp_path, method))
+    begun = set_up.with_adapter(config, model, set_up.start_params(config, model, tiny.make_task()))
+    start = {name: x for name, x in flatten(begun).items() if name not in kept}
     last = leaves_in(tmp_path / "run" / "last", model)
     assert last.keys() == start.keys()
     for name, values in last.items():
-        frozen = name.rpartition("/")[2] in choice.METHODS[method].FROZEN
+        frozen = name.rpartition("/")[2] in choice.METHODS[config.adapter].FROZEN
         assert frozen == np.array_equal(values, start[name]), name
     # What was written scores as it did in the run.
     adapter = str(tmp_path / "run" / "last")
@@ -83,7 +87,8 @@ def test_its_leaves_train_and_nothing_else(request, kind, method, tmp_path):
     assert scores["loss"] == pytest.approx(result.history[-1]["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", slow("prefix")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "prefix"])
 def test_resumed_it_is_the_run_that_was_never_stopped(model, method, tmp_path):
     common = {"dropout_rate": 0.1, "checkpoint_period": 3}
     pt.train(**settings(model, tmp_path / "whole", method, **common))
@@ -97,6 +102,7 @@ def test_resumed_it_is_the_run_that_was_never_stopped(model, method, tmp_path):
         pt.train(**settings(model, tmp_path / "parts", method, **common, **changed))
 
 
+@pytest.mark.slow
 def test_several_at_once_are_as_alone(model, tmp_path):
     """Each run an adapter of its own, on one copy of the frozen model."""
     common = {"train_steps": 3, "eval_period": 3}
@@ -110,9 +116,10 @@ def test_several_at_once_are_as_alone(model, tmp_path):
         assert_alike(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [("model", "lora"), slow("causal", "prefix"), slow("causal", "ia3"), slow("model", "bitfit")],
+    [("model", "lora"), ("causal", "prefix"), ("causal", "ia3"), ("model", "bitfit")],
 )
 def test_packed_it_is_the_same(request, kind, method, tmp_path):
     model = request.getfixturevalue(kind)
@@ -126,6 +133,7 @@ def test_packed_it_is_the_same(request, kind, method, tmp_path):
         assert close.mean() > 0.97, name
 
 
+@pytest.mark.slow
 def test_int8_weights_stay_as_they_are(model_dir, tmp_path):
     model = pt.load_model(model_dir, "int8")
     before = jax.tree.map(np.asarray, model.params)
@@ -172,7 +180,7 @@ def test_commands(model_dir, tmp_path, capsys):
         ("lora", {"lora_targets": ["gate"]}, "no layer of this network has a product 'gate'"),
         ("lora", {"scan_layers": True}, "leave out scan_layers"),
         ("lora", {"prompt_length": 7}, "has no prompt: leave prompt_length out"),
-        ("ia3", {"lora_rank": 4}, "lora_rank is for method='lora'"),
+        ("ia3", {"lora_rank": 4}, "lora_rank is for method=lora"),
         ("prefix", {"pack": True}, "leave out pack"),
         ("prefix", {"prompt_length": 0}, "set it above 0"),
         ("lora", {"trainable": [(".*", optax.sgd(0.1))]}, "kernel_lora_b train and nothing else"),
@@ -182,3 +190,20 @@ def test_commands(model_dir, tmp_path, capsys):
 def test_what_is_refused(model, tmp_path, method, changes, what):
     with pytest.raises(ValueError, match=what):
         pt.train(**settings(model, tmp_path / "run", method, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, {"microbatches": 2}, {"loss_normalization": "mean"}])
+def test_a_wayward_prompt_stays_near_its_text(model, tmp_path, how):
+    """The further the more it is pulled, by as much in parts of a batch and of a mean."""
+    rows = np.asarray(wayward.rows_of("the soup", model.embeddings, model.vocabulary, 5))
+    moved = {}
+    for weight in (0.0, 0.5):
+        told = {"wayward_text": "the soup", "wayward_weight": weight, "prompt_init": "uniform"}
+        rule = [(PROMPT_NAME, optax.sgd(0.1))]
+        run = settings(model, tmp_path / str(weight), "prompt", **told, **how, prompt_length=5)
+        result = pt.train(**run | {"train_steps": 1, "eval_period": 1, "trainable": rule})
+        moved[weight] = result.prompt.values
+    start = pt.load_prompt(tmp_path / "0.5" / "prompts" / "0").values
+    pulled = 0.1 * 0.5 * 2 * (start - rows) / 5
+    np.testing.assert_allclose(moved[0.0] - moved[0.5], pulled, atol=1e-5)

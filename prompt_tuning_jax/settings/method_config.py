@@ -11,6 +11,8 @@ from prompt_tuning_jax.settings.common import LengthConfig
 from prompt_tuning_jax.settings.setting import setting, settings, settings_of
 
 BOTH = "both_prompts"
+# The methods that train `prompt_length` vectors.
+OF_LENGTH = ("prompt", "prefix", "decoder_prompt", BOTH)
 # The settings of one method alone -> that method.
 _OWN = {
     "lora_rank": "lora",
@@ -132,7 +134,7 @@ def check_method(config: MethodConfig) -> None:
             f"{spelled('wayward_text')} pulls a prompt at the input: set "
             f"{spelled('prompt_length')} above 0, and leave out {spelled('method', config.method)}."
         )
-    has_vectors = config.method in ("prompt", "prefix", "decoder_prompt", BOTH)
+    has_vectors = config.method in OF_LENGTH
     if has_vectors and not config.prompt_length:
         raise ValueError(
             f"{spelled('method', config.method)} trains {spelled('prompt_length')} vectors: set it "

@@ -21,6 +21,7 @@ from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.compare_config import CompareConfig
+from prompt_tuning_jax.settings.method_config import OF_LENGTH
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
@@ -235,7 +236,7 @@ def run_config(setting: Setting, method: str, rate: float | None, seed: int) -> 
     base, declared = setting.base, settings_of(TrainConfig)
     steps = (setting.config.method_steps or {}).get(method, base.train_steps)
     own = {name: declared[name].default for name in _PROMPTS_OWN} if method != "prompt" else {}
-    if method not in ("prompt", "prefix"):
+    if method not in OF_LENGTH:
         own["prompt_length"] = declared["prompt_length"].default
     part = "" if rate is None else f"rate{rate:g}"
     return dataclasses.replace(
