@@ -59,6 +59,7 @@ tokens = jax.numpy.zeros((2, 8), int)
 assert_type(model.logits(tokens, tokens, prompt), jax.Array)
 model.generate(texts, temperature="hot")  # type: ignore[arg-type]
 
+assert_type(pt.recycle("bundled_topic", model, "bundled_causal"), pt.TunedPrompt)
 found = pt.similar("runs", task="bundled_topic", step=200)
 assert_type(found.ranking[0].similarity, float)
 
