@@ -22,7 +22,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax.checkpoints.run_state import RunState
+from prompt_tuning_jax.checkpoints.run_state import RunState, is_saved
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import interruption, sharding
 from prompt_tuning_jax.errors import same_call
@@ -114,7 +114,7 @@ def train_runs(
         for run in runs:
             run.log = closing.enter_context(trainer.open_log(run, monitor))
             if step == 0:
-                run.outputs.keep_prompt(trainer.trainable(run), {"step": 0})
+                run.begin(trainer.trainable(run))
         stop, stopping = closing.enter_context(interruption.stop_signal()), False
 
         # The runs that are not done go on together until the next of them is.
@@ -181,5 +181,5 @@ def set_up(
     form = fitting.fit(config, model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)
     configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
-    prepared = prepare(configs, model, mesh, trainer_class.check)
+    prepared = prepare(configs, model, mesh, trainer_class.check, is_saved(config.model_dir))
     return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

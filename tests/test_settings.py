@@ -41,6 +41,7 @@ IDENTITY = """
     target_template verbalizers columns encoding delimiter missing validation_share metric positive
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
     schedule warmup_steps average_decay label_smoothing halve_at
+    schedule warmup_steps average_decay label_smoothing probe_steps
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh

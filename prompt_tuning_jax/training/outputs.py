@@ -35,6 +35,7 @@ from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
 
 Scores = Mapping[str, Any]
+START = "prompt_start"  # what a prompt's file says of the prompts at which its run started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Outputs:
     """Scores a run on eval_split, and writes its parameters to best/, last/ and prompts/STEP/.
 
     All hosts call the same methods; the first one writes.
+
+    Attributes:
+      start: the record of other tasks' prompts at which the run starts; None where at none.
     """
 
     config: TrainConfig
@@ -49,6 +53,7 @@ class Outputs:
     task: Task
     frozen: Params
     feature_lengths: Mapping[str, int]
+    start: Mapping[str, Any] | None = None
 
     @property
     def model_dir(self) -> Path:
@@ -146,6 +151,9 @@ class Outputs:
             **identity,
             **self._known(scores),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
+            step=scores["step"],
+            **({} if self.start is None else {START: dict(self.start)}),
+            scores={name: x for name, x in scores.items() if name != "step"},
         )
 
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:

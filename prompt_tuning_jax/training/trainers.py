@@ -24,9 +24,9 @@ from prompt_tuning_jax.optim import averages
 from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, Monitor
-from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of
+from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of, start_optimizer
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.training.set_up import Prepared, start_optimizer
+from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import make_train_step, step_function
 
