@@ -10,8 +10,8 @@ class TransferConfig:
 
     probe_steps: int = setting(
         default=50,
-        help="""with prompt_init nearest:FOLDER, how many steps of its own the task takes first, from
-        the default start, to be compared with the prompts in the folder.""",
+        help="""with prompt_init nearest:FOLDER, how many steps of its own the task takes first,
+        from the default start, to be compared with the prompts in the folder.""",
         group="prompt",
         identity=True,
         bounds=COUNT,

@@ -58,8 +58,8 @@ def resolve(
         return spec
     if nearest.parse(spec) is not None:
         raise ValueError(
-            f"{spelled('prompt_init')} {spec!r} is looked for by `prompt-tuning train` alone: start "
-            "at the prompt's own path here."
+            f"{spelled('prompt_init')} {spec!r} is looked for by `prompt-tuning train` alone: "
+            "start at the prompt's own path here."
         )
     if spec == "uniform":
         return uniform()

@@ -103,11 +103,7 @@ def recycle(
       ValueError: no such map; a prompt that is not the model's; a model without a vocabulary, or
         vocabularies with too few pieces in common.
     """
-    if embedding_map not in MAPS:
-        known = ", ".join(MAPS)
-        raise ValueError(f"{spelled('embedding_map')} is one of {known}, not {embedding_map!r}.")
-    if pieces is not None:
-        COUNT.check(spelled("pieces"), pieces)
+    _check_settings(embedding_map, pieces)
     tuned = prompt if isinstance(prompt, TunedPrompt) else load_prompt(prompt)
     source = model if isinstance(model, FrozenModel) else load_model(model)
     target = target_model if isinstance(target_model, FrozenModel) else load_model(target_model)
@@ -115,20 +111,10 @@ def recycle(
     shared = shared_pieces(
         source.text_vocabulary("compare"), target.text_vocabulary("compare"), pieces
     )
-    if len(shared.source) < LEAST:
-        raise ValueError(
-            f"The vocabularies of {source.name} and {target.name} have {len(shared.source)} pieces "
-            f"in common; a map between them needs at least {LEAST}."
-        )
+    _check_common(source, target, len(shared.source))
     rows = _rows(source, shared.source), _rows(target, shared.target)
     chosen, errors = fit(*rows, embedding_map, intercept, seed)
-    if errors["held_out_error"] >= USELESS:
-        warnings.warn(
-            f"The map carries nothing over: on pieces that it was not fitted on its error is "
-            f"{errors['held_out_error']:.2f} of their variance, and the mean's is 1. "
-            f"{source.name} and {target.name} have little in common, and nor will the prompt.",
-            stacklevel=2,
-        )
+    _warn_of_nothing_carried(source, target, errors["held_out_error"])
     done = {
         "from_prompt": None if isinstance(prompt, TunedPrompt) else str(prompt),
         "from_model": source.name,
@@ -146,6 +132,32 @@ def recycle(
         "recycled": {name: fact for name, fact in done.items() if fact is not None},
     }
     return TunedPrompt(chosen(tuned.values), tuned.layout, facts, tuned.visibility)
+
+
+def _check_settings(embedding_map: str, pieces: int | None) -> None:
+    if embedding_map not in MAPS:
+        known = ", ".join(MAPS)
+        raise ValueError(f"{spelled('embedding_map')} is one of {known}, not {embedding_map!r}.")
+    if pieces is not None:
+        COUNT.check(spelled("pieces"), pieces)
+
+
+def _check_common(source: FrozenModel, target: FrozenModel, pieces: int) -> None:
+    if pieces < LEAST:
+        raise ValueError(
+            f"The vocabularies of {source.name} and {target.name} have {pieces} pieces in common; "
+            f"a map between them needs at least {LEAST}."
+        )
+
+
+def _warn_of_nothing_carried(source: FrozenModel, target: FrozenModel, error: float) -> None:
+    if error >= USELESS:
+        warnings.warn(
+            "The map carries nothing over: on pieces that it was not fitted on its error is "
+            f"{error:.2f} of their variance, and the mean's is 1. {source.name} and {target.name} "
+            "have little in common, and nor will the prompt.",
+            stacklevel=3,
+        )
 
 
 def _rows(model: FrozenModel, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
