@@ -40,8 +40,7 @@ IDENTITY = """
     scan_layers z_loss loss_normalization feature_lengths data_dir train_file input_template
     target_template verbalizers columns encoding delimiter missing validation_share metric positive
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
-    schedule warmup_steps average_decay label_smoothing halve_at
-    schedule warmup_steps average_decay label_smoothing probe_steps
+    schedule warmup_steps average_decay label_smoothing halve_at probe_steps
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh

@@ -60,8 +60,8 @@ assert_type(model.logits(tokens, tokens, prompt), jax.Array)
 model.generate(texts, temperature="hot")  # type: ignore[arg-type]
 
 assert_type(pt.recycle("bundled_topic", model, "bundled_causal"), pt.TunedPrompt)
-found = pt.similar("runs", task="bundled_topic", step=200)
-assert_type(found.ranking[0].similarity, float)
+near = pt.similar("runs", task="bundled_topic", step=200)
+assert_type(near.ranking[0].similarity, float)
 
 evaluation = pt.evaluate(task="bundled_sentiment", prompt="runs/sentiment/best")
 if isinstance(evaluation, pt.Evaluation):

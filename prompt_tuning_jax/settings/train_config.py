@@ -38,7 +38,6 @@ class TrainConfig(
     RecipeConfig,
     MethodConfig,
     TransferConfig,
-    LengthConfig,
     LayoutConfig,
     MismatchConfig,
     PredictionConfig,

@@ -151,9 +151,7 @@ class Outputs:
             **identity,
             **self._known(scores),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
-            step=scores["step"],
             **({} if self.start is None else {START: dict(self.start)}),
-            scores={name: x for name, x in scores.items() if name != "step"},
         )
 
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:

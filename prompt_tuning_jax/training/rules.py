@@ -8,8 +8,8 @@ import optax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax import optim
-from prompt_tuning_jax.methods.adapters import choice as adapters
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.methods.adapters import choice as adapters
 from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig

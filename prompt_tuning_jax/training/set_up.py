@@ -162,11 +162,9 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
-    initializer = prompt_start.resolve(config.prompt_init, *known, check)
-    shape = (config.input_rows, model.config.emb_dim)
     spec = None if nearest_asked(config) else config.prompt_init  # then to be compared from
     initializer = prompt_start.resolve(spec, *known, check)
-    shape = (config.prompt_length, model.config.emb_dim)
+    shape = (config.input_rows, model.config.emb_dim)
     key = jax.random.key(config.seed)
     prompt = initializer(key, shape)
     params = model.prompted(sharding.to_host(prompt)).params
@@ -179,7 +177,7 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
 
 def nearest_asked(config: TrainConfig) -> nearest.Nearest | None:
     """Which of other tasks' prompts a run is to start at; None where at none."""
-    return nearest.parse(config.prompt_init) if config.prompt_length else None
+    return nearest.parse(config.prompt_init) if config.input_rows else None
 
 
 def recorded_start(config: TrainConfig) -> Mapping[str, Any] | None:

@@ -38,7 +38,7 @@ def find_start(
       FileNotFoundError, ValueError: see `candidates` and `embed_task`.
     """
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
-    sources = candidates(asked, config.prompt_length, config.model_dir, check)
+    sources = candidates(asked, config.input_rows, config.model_dir, check)
     embedding = embed_task(config, model, trainable, frozen, batches, mesh)
     return nearest_start(asked, sources, embedding, config.probe_steps)
 
