@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from prompt_tuning_jax.checkpoints.run_state import RunState, is_saved
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import interruption, sharding
-from prompt_tuning_jax.errors import same_call
+from prompt_tuning_jax.errors import same_call, spelled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import fitting, run_lock
@@ -39,6 +39,7 @@ from prompt_tuning_jax.training.set_up import (
     read_result,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
+from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
@@ -52,6 +53,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
+    if config.share is not None:
+        raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
     check_settings(config)
     (result,) = train_runs(config, {"": config}, SingleTrainer).values()
     return result
@@ -68,12 +71,19 @@ def train_many(
     what a run leaves behind, model_dir/state where all of them stand. A run whose loss becomes NaN
     ends with its last good prompt; the others go on.
 
+    With `share` the prompts have a part in common, which trains on all tasks and is written to
+    model_dir/shared; each run's own prompt is whole all the same.
+
     Raises:
       ValueError: as `train`; or a run changes a setting that all runs share.
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     check_settings(config)
-    return train_runs(config, run_configs(config, runs), StackedTrainer)
+    configs = run_configs(config, runs)
+    if config.share is None:
+        return train_runs(config, configs, StackedTrainer)
+    check_sharing(config, configs)
+    return train_runs(config, configs, SharedTrainer)
 
 
 def train_runs(
@@ -161,6 +171,7 @@ def train_runs(
             stop.leave()
         for run in runs:
             run.finish(trainer.trainable(run))
+        trainer.finish()
     return {
         run.name: read_result(Path(run.config.model_dir), model, run.history, config.model_dtype)
         for run in runs

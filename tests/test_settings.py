@@ -41,13 +41,14 @@ IDENTITY = """
     target_template verbalizers columns encoding delimiter missing validation_share metric positive
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
     schedule warmup_steps average_decay label_smoothing halve_at probe_steps
+    share share_rows share_rank
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
     device_memory batch_size pack microbatches prompt_length prompt_layout prompt_visibility
     shared_prompt trainable loss_normalization dropout_rate z_loss eval_period checkpoint_period
     log_period quiet runs halve_at prompt_parameterization parameterization_size optimizer schedule
-    warmup_steps average_decay label_smoothing
+    warmup_steps average_decay label_smoothing share share_rows share_rank
 """
 
 

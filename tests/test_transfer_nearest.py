@@ -202,6 +202,7 @@ def test_another_start_is_another_run(go, options, message):
         go(**options)
 
 
+@pytest.mark.slow
 def test_runs_together_start_each_at_its_own(frozen, tmp_path):
     for seed in range(4):
         width = frozen.config.emb_dim

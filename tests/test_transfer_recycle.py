@@ -67,6 +67,7 @@ def test_a_network_finds_what_a_linear_map_cannot():
     assert held_out["network"] < 0.2 < 0.8 < held_out["linear"]
 
 
+@pytest.mark.slow
 def test_a_network_is_the_same_for_the_same_seed():
     given = rows(0), rows(1)
     one, again, other = (fit_network(*given, intercept=False, seed=s)(rows(2)) for s in (0, 0, 1))
