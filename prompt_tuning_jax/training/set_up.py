@@ -118,8 +118,9 @@ def prepare(
         if not runs:
             placed = on_mesh(model, frozen)
         batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh)
-        record = recorded_start(config) if resumes else None
-        if (asked := nearest_asked(config)) and record is None:
+        asked = nearest_asked(config)
+        record = recorded_start(config) if asked and resumes else None
+        if asked and record is None:
             found = find_start(config, asked, placed, trainable, frozen, batches, mesh)
             begun = dataclasses.replace(config, prompt_init=found.initializer)
             parts = split_params(start_params(begun, model, task), trainable_rules(begun))
