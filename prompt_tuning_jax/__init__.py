@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.training.comparison.compare import compare
     from prompt_tuning_jax.training.search.search import search
     from prompt_tuning_jax.training.set_up import TrainResult
+    from prompt_tuning_jax.transfer.recycling import recycle
+    from prompt_tuning_jax.transfer.similarity import similar
     from prompt_tuning_jax.tuned_prompt import TunedPrompt
     from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
@@ -53,8 +55,10 @@ __all__ = [
     "load_prompt",
     "load_vocabulary",
     "paper_adafactor",
+    "recycle",
     "save_prompt",
     "search",
+    "similar",
     "train",
     "train_many",
 ]
@@ -76,6 +80,8 @@ _MODULES = {
     "training.comparison.compare": ("compare",),
     "training.search.search": ("search",),
     "training.set_up": ("TrainResult",),
+    "transfer.recycling": ("recycle",),
+    "transfer.similarity": ("similar",),
     "tuned_prompt": ("TunedPrompt",),
     "vocabularies": ("Vocabulary", "load_vocabulary"),
 }

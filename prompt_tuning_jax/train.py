@@ -22,10 +22,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax.checkpoints.run_state import RunState
+from prompt_tuning_jax.checkpoints.run_state import RunState, is_saved
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import interruption, sharding
-from prompt_tuning_jax.errors import same_call
+from prompt_tuning_jax.errors import same_call, spelled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import fitting, run_lock
@@ -39,6 +39,7 @@ from prompt_tuning_jax.training.set_up import (
     read_result,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
+from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
@@ -52,6 +53,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
+    if config.share is not None:
+        raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
     check_settings(config)
     (result,) = train_runs(config, {"": config}, SingleTrainer).values()
     return result
@@ -68,12 +71,19 @@ def train_many(
     what a run leaves behind, model_dir/state where all of them stand. A run whose loss becomes NaN
     ends with its last good prompt; the others go on.
 
+    With `share` the prompts have a part in common, which trains on all tasks and is written to
+    model_dir/shared; each run's own prompt is whole all the same.
+
     Raises:
       ValueError: as `train`; or a run changes a setting that all runs share.
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     check_settings(config)
-    return train_runs(config, run_configs(config, runs), StackedTrainer)
+    configs = run_configs(config, runs)
+    if config.share is None:
+        return train_runs(config, configs, StackedTrainer)
+    check_sharing(config, configs)
+    return train_runs(config, configs, SharedTrainer)
 
 
 def train_runs(
@@ -114,7 +124,7 @@ def train_runs(
         for run in runs:
             run.log = closing.enter_context(trainer.open_log(run, monitor))
             if step == 0:
-                run.outputs.keep_prompt(trainer.trainable(run), {"step": 0})
+                run.begin(trainer.trainable(run))
         stop, stopping = closing.enter_context(interruption.stop_signal()), False
 
         # The runs that are not done go on together until the next of them is.
@@ -161,6 +171,7 @@ def train_runs(
             stop.leave()
         for run in runs:
             run.finish(trainer.trainable(run))
+        trainer.finish()
     return {
         run.name: read_result(Path(run.config.model_dir), model, run.history, config.model_dtype)
         for run in runs
@@ -181,5 +192,5 @@ def set_up(
     form = fitting.fit(config, model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)
     configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
-    prepared = prepare(configs, model, mesh, trainer_class.check)
+    prepared = prepare(configs, model, mesh, trainer_class.check, is_saved(config.model_dir))
     return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

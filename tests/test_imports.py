@@ -32,7 +32,15 @@ FLOORS = (
     {"checkpoints", "decoding", "devices"},
     {"model"},
     {"bundled", "settings"},
-    {"evaluation", "interpretation", "planning", "t5x_plugin", "train", "training"},
+    {
+        "evaluation",
+        "interpretation",
+        "planning",
+        "t5x_plugin",
+        "train",
+        "training",
+        "transfer",
+    },
     {"commands"},
     {"__main__"},
 )

@@ -42,6 +42,7 @@ IDENTITY = """
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
     schedule warmup_steps average_decay label_smoothing halve_at method lora_rank lora_alpha rslora
     lora_targets prefix_stack wayward_text wayward_weight
+    probe_steps share share_rows share_rank
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
@@ -50,6 +51,7 @@ SHARED = """
     log_period quiet runs halve_at prompt_parameterization parameterization_size optimizer schedule
     warmup_steps average_decay label_smoothing method lora_rank lora_alpha rslora lora_targets
     prefix_stack wayward_text wayward_weight
+    share share_rows share_rank
 """
 
 

@@ -59,6 +59,10 @@ tokens = jax.numpy.zeros((2, 8), int)
 assert_type(model.logits(tokens, tokens, prompt), jax.Array)
 model.generate(texts, temperature="hot")  # type: ignore[arg-type]
 
+assert_type(pt.recycle("bundled_topic", model, "bundled_causal"), pt.TunedPrompt)
+near = pt.similar("runs", task="bundled_topic", step=200)
+assert_type(near.ranking[0].similarity, float)
+
 evaluation = pt.evaluate(task="bundled_sentiment", prompt="runs/sentiment/best")
 if isinstance(evaluation, pt.Evaluation):
     assert_type(evaluation.scores, dict[str, float])

@@ -34,7 +34,8 @@ _TASK = "peft_task_type"
 # P-tuning trains its prompt through a small network, but saves, and then uses, that one's output.
 _PROMPTS = ("PROMPT_TUNING", "P_TUNING")
 _OTHERS = {
-    "MULTITASK_PROMPT_TUNING": "a prompt and factors that change it for each task",
+    "MULTITASK_PROMPT_TUNING": "a prompt and factors that change it for each task, which "
+    "`prompt-tuning import` writes as a prompt for each",
     "PREFIX_TUNING": "keys and values for the attention of every layer",
     "CARTRIDGE": "keys and values for the attention of every layer",
     "CPT": "a prompt for causal models",

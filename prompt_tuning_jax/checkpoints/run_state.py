@@ -38,6 +38,12 @@ class Digest(Protocol):
         """What has changed since it had the facts `before`, in words; None if nothing has."""
 
 
+def is_saved(model_dir: str | Path) -> bool:
+    """Whether a run in this directory has a state to go on from."""
+    places = (Path(model_dir) / DIRECTORY).glob("*")
+    return any(place.name.isdecimal() for place in places)
+
+
 class RunState:
     """Saves and restores the state of one run under `model_dir/state`.
 

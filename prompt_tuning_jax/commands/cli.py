@@ -48,6 +48,8 @@ COMMANDS = {
     "export": Command("export_prompt", "a prompt for PEFT, or as a bare array"),
     "import": Command("import_prompt", "a prompt from PEFT, T5X or a bare array"),
     "combine": Command("combine", "average, interpolate or compose prompts"),
+    "similar": Command("transfer.similar", "how near prompts, and so their tasks, are"),
+    "recycle": Command("transfer.recycle", "a prompt of one model for another, without training"),
     "completion": Command("completion", "complete all this with the Tab key: bash, zsh or fish"),
 }
 PROGRAM = "prompt-tuning"

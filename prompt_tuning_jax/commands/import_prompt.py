@@ -4,13 +4,16 @@
     prompt-tuning import topic-adapter prompts/topic --model bundled
 
 With --model, the file records the frozen model that the prompt was tuned for, and no other will
-take it. --verbalizers are the answers to choose from when it is used for inference.
+take it. --verbalizers are the answers to choose from when it is used for inference. PEFT's
+multitask prompt becomes one prompt for each of its tasks, as 0, 1, ... in the directory.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 
+from prompt_tuning_jax.checkpoints.adapters.peft_multitask import is_multitask, read_multitask
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.errors import UsageError, spelled
@@ -59,14 +62,23 @@ CONFIG = ImportConfig
 
 
 def import_prompt(config: ImportConfig) -> str:
-    """Writes any prompt as a prompt file; says what was written.
+    """Writes any prompt as a prompt file, or each of several; says what was written.
 
     Raises:
       FileNotFoundError, ValueError: as `load_prompt` and `load_model`; or the prompt is of
         another model.
     """
     check_directory(config.destination, "a prompt file")
-    tuned = load_prompt(config.source)
+    if not is_multitask(config.source):
+        return _write(config, load_prompt(config.source), config.destination)
+    lines = [
+        _write(config, tuned, Path(config.destination) / str(number))
+        for number, tuned in enumerate(read_multitask(config.source))
+    ]
+    return "\n".join(lines)
+
+
+def _write(config: ImportConfig, tuned: TunedPrompt, destination: PathLike) -> str:
     check_use(config, tuned)
     facts = {"task": config.task, "verbalizers": config.verbalizers}
     if config.model is not None:
@@ -74,9 +86,9 @@ def import_prompt(config: ImportConfig) -> str:
         frozen.check(tuned, config.allow_prompt_mismatch)
         facts |= frozen.identity | {"base_model": str(config.model)}
     use = {"layout": config.prompt_layout, "visibility": config.prompt_visibility}
-    save_prompt(config.destination, tuned, **use, **facts)
-    saved = load_prompt(config.destination)
-    line = written(config.destination, "a prompt file", saved, saved.metadata.get("base_model"))
+    save_prompt(destination, tuned, **use, **facts)
+    saved = load_prompt(destination)
+    line = written(destination, "a prompt file", saved, saved.metadata.get("base_model"))
     if unused := saved.metadata.get("peft_unused_rows"):
         line += f"; {unused} more rows, which PEFT never uses, are left out"
     if "base_model_fingerprint" not in saved.metadata:

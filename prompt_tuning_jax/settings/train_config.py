@@ -30,12 +30,14 @@ from prompt_tuning_jax.settings.method_config import MethodConfig, check_method
 from prompt_tuning_jax.settings.recipe_config import RecipeConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
+from prompt_tuning_jax.settings.transfer_config import TransferConfig
 
 
 @settings
 class TrainConfig(
     RecipeConfig,
     MethodConfig,
+    TransferConfig,
     LayoutConfig,
     MismatchConfig,
     PredictionConfig,
@@ -63,8 +65,9 @@ class TrainConfig(
     prompt_init: Any = setting(
         default=None,
         help="""where it starts: an initializer, "uniform", "sampled_vocabulary", "class_labels",
-        "text: ...", or a prompt file. None: class labels where the task declares verbalizers, else
-        sampled vocabulary.""",
+        "text: ...", a prompt file, or "nearest:FOLDER", the prompt below it that is nearest to this
+        task ("nearest:FOLDER:3": a mean of the nearest three; see probe_steps). None: class labels
+        where the task declares verbalizers, else sampled vocabulary.""",
         group="prompt",
     )
     shared_prompt: PathLike | None = setting(

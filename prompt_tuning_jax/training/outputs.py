@@ -36,6 +36,7 @@ from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
 
 Scores = Mapping[str, Any]
+START = "prompt_start"  # what a prompt's file says of the prompts at which its run started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Outputs:
     """Scores a run on eval_split, and writes its parameters to best/, last/ and prompts/STEP/.
 
     All hosts call the same methods; the first one writes.
+
+    Attributes:
+      start: the record of other tasks' prompts at which the run starts; None where at none.
     """
 
     config: TrainConfig
@@ -50,6 +54,7 @@ class Outputs:
     task: Task
     frozen: Params
     feature_lengths: Mapping[str, int]
+    start: Mapping[str, Any] | None = None
 
     @property
     def model_dir(self) -> Path:
@@ -148,6 +153,7 @@ class Outputs:
             **identity,
             **self._known(scores),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
+            **({} if self.start is None else {START: dict(self.start)}),
         )
 
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:

@@ -1,4 +1,7 @@
-"""Where a prompt starts, as a setting says it: a name, a text, a prompt file, an initializer."""
+"""Where a prompt starts, as a setting says it: a name, a text, a prompt file, an initializer.
+
+(The nearest of other tasks' prompts is `transfer.nearest`, and found in `set_up`.)
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,6 +23,7 @@ from prompt_tuning_jax.initializers import (
     text,
     uniform,
 )
+from prompt_tuning_jax.transfer import nearest
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 NAMED = ("uniform", "sampled_vocabulary", "class_labels")  # settings that `resolve` knows by name
@@ -52,6 +56,11 @@ def resolve(
         spec = "class_labels" if verbalizers and vocabulary else "sampled_vocabulary"
     if callable(spec):
         return spec
+    if nearest.parse(spec) is not None:
+        raise ValueError(
+            f"{spelled('prompt_init')} {spec!r} is looked for by `prompt-tuning train` alone: "
+            "start at the prompt's own path here."
+        )
     if spec == "uniform":
         return uniform()
     if spec == "sampled_vocabulary":
@@ -79,7 +88,8 @@ def resolve(
 
 def names_a_file(spec: Any) -> bool:
     """Whether a setting is the path of a prompt."""
-    return not (spec is None or callable(spec) or spec in NAMED or text_of(spec) is not None)
+    words = spec is None or callable(spec) or spec in NAMED or text_of(spec) is not None
+    return not words and nearest.parse(spec) is None
 
 
 def text_of(spec: Any) -> str | None:

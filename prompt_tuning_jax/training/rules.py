@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import optax
+from jax.sharding import Mesh
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.methods.adapters import choice as adapters
 from prompt_tuning_jax.methods.parameterizations import choice as parameterizations
+from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.step_types import Params
 
@@ -72,3 +76,12 @@ def make_optimizer(
     if not config.average_decay:
         return optimizer
     return optim.averaging(optimizer, config.average_decay)
+
+
+def start_optimizer(
+    mesh: Mesh, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Params
+) -> optax.OptState:
+    """The optimizer's first state, each part of it where its parameter is."""
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    places = sharding.param_shardings(mesh, model.config, shapes)
+    return jax.jit(optimizer.init, out_shardings=places)(trainable)

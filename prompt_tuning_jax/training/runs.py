@@ -16,6 +16,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
 from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.transfer.nearest import told
 
 # Settings whose scores do not compare.
 DATA = {"task", "task_module", "data_dir", "train_file", "eval_split", "metric"}
@@ -78,6 +79,12 @@ class Run:
         for name, value in saved.items():
             setattr(self, name, value)
         self.batches.set_state(self.data)
+
+    def begin(self, trainable: Params) -> None:
+        """Keeps the prompt as it starts, and says where that is if other prompts led to it."""
+        if self.outputs.start is not None:
+            self.log.say(told(self.outputs.start))
+        self.outputs.keep_prompt(trainable, {"step": 0})
 
     def evaluate(self, trainable: Params) -> None:
         """Scores the run as it is now, and keeps the best."""

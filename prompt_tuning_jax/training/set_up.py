@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import is_adapter
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
-from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, load_prompt
 from prompt_tuning_jax.checkpoints.quantize import is_quantized
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import check_distinct
@@ -46,10 +45,12 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.adapters.start import check_adapter_trains, with_adapter
 from prompt_tuning_jax.training.identity import run_identity, run_inputs
-from prompt_tuning_jax.training.outputs import Outputs
+from prompt_tuning_jax.training.outputs import START, Outputs
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.transfer import nearest
+from prompt_tuning_jax.transfer.probe import find_start
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 
@@ -93,12 +94,14 @@ def prepare(
     model: FrozenModel,
     mesh: Mesh,
     check: Callable[[Params], None],
+    resumes: bool = False,
 ) -> Prepared:
     """The runs in order of their names, and the weights that they share.
 
     Args:
       configs: name -> settings.
       check: refuses what would train, with a ValueError, before it is placed.
+      resumes: whether a saved state will take the place of where the runs start.
     """
     vocabulary = model.text_vocabulary("train on")
     runs, starts, placed, frozen = [], [], model, {}
@@ -116,13 +119,21 @@ def prepare(
         if not runs:
             placed = on_mesh(model, frozen)
         batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh)
+        asked = nearest_asked(config)
+        record = recorded_start(config) if asked and resumes else None
+        if asked and record is None:
+            found = find_start(config, asked, placed, trainable, frozen, batches, mesh)
+            begun = dataclasses.replace(config, prompt_init=found.initializer)
+            parts = split_params(start_params(begun, model, task), trainable_rules(begun))
+            trainable, frozen = place(mesh, model, parts[0], frozen)
+            record = found.record
         runs.append(
             Run(
                 name=name,
                 config=config,
                 identity=identity,
                 batches=batches,
-                outputs=Outputs(config, placed, task, frozen, lengths),
+                outputs=Outputs(config, placed, task, frozen, lengths, record),
                 data=batches.get_state(),
             )
         )
@@ -153,7 +164,8 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
         return model.params
     known = model.embeddings, model.vocabulary, task.verbalizers
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
-    initializer = prompt_start.resolve(config.prompt_init, *known, check)
+    spec = None if nearest_asked(config) else config.prompt_init  # then to be compared from
+    initializer = prompt_start.resolve(spec, *known, check)
     shape = (config.input_rows, model.config.emb_dim)
     key = jax.random.key(config.seed)
     prompt = initializer(key, shape)
@@ -167,6 +179,17 @@ def start_params(config: TrainConfig, model: FrozenModel, task: Task) -> Mapping
         flat[wayward.NAME] = wayward.rows_of(*told)
     sample = sampled_vocabulary(model.embeddings)
     return unflatten(flat | prompt_leaves(config, flat.pop(PROMPT_NAME), key, sample))
+
+
+def nearest_asked(config: TrainConfig) -> nearest.Nearest | None:
+    """Which of other tasks' prompts a run is to start at; None where at none."""
+    return nearest.parse(config.prompt_init) if config.input_rows else None
+
+
+def recorded_start(config: TrainConfig) -> Mapping[str, Any] | None:
+    """The nearest prompts at which a run started, as the first one that it kept says."""
+    first = Path(config.model_dir) / SNAPSHOTS / "0"
+    return load_prompt(first).metadata.get(START) if first.is_dir() else None
 
 
 def prompt_leaves(
@@ -264,15 +287,6 @@ def place(
     masters = {name: jnp.array(x, jnp.float32, copy=True) for name, x in trainable.items()}
     masters = sharding.put(masters, sharding.param_shardings(mesh, model.config, masters))
     return masters, sharding.put(frozen, sharding.param_shardings(mesh, model.config, frozen))
-
-
-def start_optimizer(
-    mesh: Mesh, model: FrozenModel, optimizer: optax.GradientTransformation, trainable: Params
-) -> optax.OptState:
-    """The optimizer's first state, each part of it where its parameter is."""
-    shapes = jax.eval_shape(optimizer.init, trainable)
-    places = sharding.param_shardings(mesh, model.config, shapes)
-    return jax.jit(optimizer.init, out_shardings=places)(trainable)
 
 
 def make_batches(

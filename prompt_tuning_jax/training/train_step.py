@@ -17,6 +17,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
 from prompt_tuning_jax.training.step_types import (
     DeviceBatch,
+    Gradients,
     Key,
     Metrics,
     Params,
@@ -49,11 +50,8 @@ def make_train_step(
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
-    """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
-
-    A step whose loss, gradient or update is not finite changes nothing.
-    """
+def loss_gradients(config: TrainConfig, model: FrozenModel) -> Gradients:
+    """Of the loss, with respect to what trains; from (trainable, frozen, batch, dropout key)."""
     network = network_config(config, model)
     layout, of_loss = config.prompt_layout, (config.z_loss, config.label_smoothing)
     apply, parts = family_of(network).apply, config.microbatches or 1
@@ -73,7 +71,15 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
             total += config.wayward_weight * wayward.distance(params) * share
         return total, tokens
 
-    gradients = in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)
+    return in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)
+
+
+def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
+    """The step, from (optimizer, trainable, opt_state, frozen, batch, dropout key), to compile.
+
+    A step whose loss, gradient or update is not finite changes nothing.
+    """
+    gradients = loss_gradients(config, model)
 
     def step(
         optimizer: optax.GradientTransformation,

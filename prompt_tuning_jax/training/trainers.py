@@ -24,9 +24,9 @@ from prompt_tuning_jax.optim import averages
 from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, Monitor
-from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of
+from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of, start_optimizer
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.training.set_up import Prepared, start_optimizer
+from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import make_train_step, step_function
 
@@ -88,6 +88,9 @@ class Trainer(Protocol):
     def trainable(self, run: Run) -> Params:
         """The trainable parameters of one of the runs."""
 
+    def finish(self) -> None:
+        """Writes what runs leave behind together, beside what each of them does."""
+
 
 class SingleTrainer:
     """One run, in which anything may train. A step that is not finite raises in the monitor."""
@@ -148,6 +151,9 @@ class SingleTrainer:
     def trainable(self, run: Run) -> Params:
         trainable, opt_state = self.arrays
         return averages(opt_state) or trainable
+
+    def finish(self) -> None:
+        pass
 
 
 class StackedTrainer:
@@ -233,6 +239,9 @@ class StackedTrainer:
         stack, row = (self._part, int(at_work[0])) if at_work.size else (self._stack, i)
         trainable, opt_state, _ = stack
         return {name: x[row] for name, x in (averages(opt_state) or trainable).items()}
+
+    def finish(self) -> None:
+        pass
 
 
 def make_stacked_step(
