@@ -40,14 +40,15 @@ IDENTITY = """
     scan_layers z_loss loss_normalization feature_lengths data_dir train_file input_template
     target_template verbalizers columns encoding delimiter missing validation_share metric positive
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
-    schedule warmup_steps average_decay label_smoothing halve_at
+    schedule warmup_steps average_decay label_smoothing halve_at dp_noise_multiplier dp_clip_norm
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
     device_memory batch_size pack microbatches prompt_length prompt_layout prompt_visibility
     shared_prompt trainable loss_normalization dropout_rate z_loss eval_period checkpoint_period
     log_period quiet runs halve_at prompt_parameterization parameterization_size optimizer schedule
-    warmup_steps average_decay label_smoothing
+    warmup_steps average_decay label_smoothing dp_epsilon dp_noise_multiplier dp_clip_norm
+    dp_delta
 """
 
 

@@ -27,6 +27,7 @@ from prompt_tuning_jax.settings.common import (
     MismatchConfig,
     PredictionConfig,
 )
+from prompt_tuning_jax.settings.privacy_config import PrivacyConfig, check_privacy
 from prompt_tuning_jax.settings.recipe_config import RecipeConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
@@ -35,6 +36,7 @@ from prompt_tuning_jax.settings.task_config import TaskConfig
 @settings
 class TrainConfig(
     RecipeConfig,
+    PrivacyConfig,
     LengthConfig,
     LayoutConfig,
     MismatchConfig,
@@ -243,6 +245,7 @@ def check_settings(config: TrainConfig) -> None:
                 f"{spelled('halve_at')} {step} is no step of an evaluation: "
                 f"{spelled('eval_period')} is {config.eval_period}."
             )
+    check_privacy(config)
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(
