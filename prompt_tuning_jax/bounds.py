@@ -66,4 +66,4 @@ NOISE = Bounds(1e-2, 1e4)
 # A gradient's norm: what float32 squares.
 NORM = Bounds(1e-12, 1e12)
 # A probability that is next to nothing; the accountant's own rounding is below it.
-DELTA = Bounds(1e-12, 0.1)
+DELTA = Bounds(1e-12, 0.999999)
