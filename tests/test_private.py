@@ -19,7 +19,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.private.gradients import noised
 from prompt_tuning_jax.training.private.sampling import PoissonBatches, rows_at_once
 from prompt_tuning_jax.training.private.secret import FILE
-from prompt_tuning_jax.training.set_up import place
+from prompt_tuning_jax.training.set_up import check_private, place
 from prompt_tuning_jax.training.train_step import make_train_step
 
 NEEDS_EXTRA = "need dp-accounting: pip install '.[privacy]'"
@@ -366,6 +366,12 @@ def test_data_and_rules_that_it_does_not_hold_for(settings, tmp_path, changes, w
         del settings["learning_rate"]
     with pytest.raises(ValueError, match=words):
         train(**(settings | {"dp_epsilon": 3.0, "model_dir": str(tmp_path)} | changes))
+
+
+def test_several_hosts_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="Private training runs on one host, and these are 2"):
+        check_private(private_config(), {})
 
 
 def test_without_the_library_it_says_which_extra(settings, tmp_path, monkeypatch):

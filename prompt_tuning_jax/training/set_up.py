@@ -257,9 +257,17 @@ def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -
 
 
 def check_private(config: TrainConfig, trainable: Params) -> None:
-    """Refuses to train more than a prompt privately: a gradient of each example is in memory."""
+    """Refuses to train more than a prompt privately, or on several hosts.
+
+    A gradient of each example is in memory, and a host that did not know the secret of the others
+    would add other noise.
+    """
+    if not config.is_private:
+        return
+    if (count := jax.process_count()) > 1:
+        raise ValueError(f"Private training runs on one host, and these are {count}: start one.")
     others = sorted(name for name in trainable if not is_of_prompt(name))
-    if config.is_private and others:
+    if others:
         raise ValueError(
             f"Only a prompt can be trained privately, not {', '.join(others[:4])}: leave "
             f"{spelled('trainable')} out."

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.step_types import Key
 
@@ -57,7 +56,7 @@ def read(directory: Path) -> list[int]:
       ValueError: the file holds none.
     """
     path = directory / FILE
-    if hosts.is_first() and not path.exists():
+    if not path.exists():
         words = [secrets.randbits(32) for _ in range(WORDS)]
         partial = path.with_suffix(".partial")
         partial.unlink(missing_ok=True)
@@ -65,7 +64,6 @@ def read(directory: Path) -> list[int]:
         with os.fdopen(owner_only, "w") as file:
             json.dump({"what": _WHAT, "words": words}, file)
         partial.replace(path)
-    hosts.wait_for_all("secret")
     try:
         words = json.loads(path.read_text())["words"]
         whole = len(words) == WORDS and all(0 <= int(word) < 2**32 for word in words)
