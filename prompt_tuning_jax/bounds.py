@@ -61,3 +61,9 @@ LEARNING_RATE = Bounds(0, 3e38)
 Z_LOSS = Bounds(0, 1)
 # Of a device's memory: from less than the smallest model's step to more than any device has.
 GIBIBYTES = Bounds(1e-6, 1e6)
+# Of private training: a noise multiplier, and an epsilon. Beyond, noise is all, or next to none.
+NOISE = Bounds(1e-2, 1e4)
+# A gradient's norm: what float32 squares.
+NORM = Bounds(1e-12, 1e12)
+# A probability that is next to nothing; the accountant's own rounding is below it.
+DELTA = Bounds(1e-12, 0.999999)

@@ -31,6 +31,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import fitting, run_lock
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
+from prompt_tuning_jax.training.private.budget import with_any_noise, with_common_noise
 from prompt_tuning_jax.training.runs import RunBatches, check_level, drop_worse_half, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
@@ -123,6 +124,8 @@ def train_runs(
             monitor.say(form)
         for run in runs:
             run.log = closing.enter_context(trainer.open_log(run, monitor))
+            if run.outputs.budget is not None:
+                run.log.say(run.outputs.budget.told())
             if step == 0:
                 run.begin(trainer.trainable(run))
         stop, stopping = closing.enter_context(interruption.stop_signal()), False
@@ -189,8 +192,9 @@ def set_up(
     From here on the frozen weights are where the mesh holds them; no other copy stays alive.
     """
     model = open_model(config, mesh)
-    form = fitting.fit(config, model, mesh, trainer_class.copies(len(configs)))
+    form = fitting.fit(with_any_noise(config), model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)
     configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
     prepared = prepare(configs, model, mesh, trainer_class.check, is_saved(config.model_dir))
+    config = with_common_noise(config, [run.config for run in prepared.runs])
     return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

@@ -43,6 +43,7 @@ IDENTITY = """
     schedule warmup_steps average_decay label_smoothing halve_at method lora_rank lora_alpha rslora
     lora_targets prefix_stack wayward_text wayward_weight
     probe_steps share share_rows share_rank
+    dp_noise_multiplier dp_clip_norm
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
@@ -52,6 +53,7 @@ SHARED = """
     warmup_steps average_decay label_smoothing method lora_rank lora_alpha rslora lora_targets
     prefix_stack wayward_text wayward_weight
     share share_rows share_rank
+    dp_epsilon dp_noise_multiplier dp_clip_norm dp_delta
 """
 
 

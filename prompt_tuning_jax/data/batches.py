@@ -82,9 +82,15 @@ class IndexReader:
                 yield _pair(tokens, index)
 
     def restore(self, index: int) -> Pair:
+        (pair,) = self.at([index])
+        return pair
+
+    def at(self, indices: Sequence[int]) -> list[Pair]:
+        """Those examples, in that order."""
         if self._sizes is not None:
-            return self._sized(index, self._sizes[index])
-        return _pair(next(self._encoder.pairs([self._source[index]])), index)
+            return [self._sized(index, self._sizes[index]) for index in indices]
+        pairs = self._encoder.pairs([self._source[index] for index in indices])
+        return [_pair(tokens, index) for index, tokens in zip(indices, pairs, strict=True)]
 
     def _sized(self, index: int, sizes: np.ndarray) -> Pair:
         inputs, targets, *cut = sizes.tolist()
@@ -202,14 +208,18 @@ class TrainBatches:
 
     def assemble(self, pairs: Sequence[Pair]) -> Batch:
         """The batch of some examples."""
+        return self.padded(pairs, self._batch_size)
+
+    def padded(self, pairs: Sequence[Pair], count: int) -> Batch:
+        """Some examples in a batch of `count` rows, of which those beyond them are padding."""
         longest = np.max([pair.sizes for pair in pairs], axis=0).tolist()
         lengths = [self._encoder.bucket(n, f) for n, f in zip(longest, FEATURES, strict=True)]
-        own = set(self._own_rows(self._batch_size))
+        own = set(self._own_rows(count))
         rows = [pair.tokens() if row in own else ([], []) for row, pair in enumerate(pairs)]
         inputs, targets = zip(*rows, strict=True)
         vocabulary = self._encoder.vocabulary
-        batch = encoder_features(inputs, self._batch_size, lengths[0], vocabulary)
-        return batch | decoder_features(targets, self._batch_size, lengths[1], vocabulary)
+        batch = encoder_features(inputs, count, lengths[0], vocabulary)
+        return batch | decoder_features(targets, count, lengths[1], vocabulary)
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands: counters, and the examples that wait for their bucket to fill."""

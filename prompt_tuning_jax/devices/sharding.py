@@ -111,12 +111,16 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def active(mesh: Mesh | None) -> Iterator[None]:
-    """While inside, the network's constraints on logical axes apply to `mesh`."""
+def active(mesh: Mesh | None, split_rows: bool = True) -> Iterator[None]:
+    """While inside, the network's constraints on logical axes apply to `mesh`.
+
+    Args:
+      split_rows: whether those on a batch's rows do.
+    """
     if mesh is None:
         yield
         return
-    rules = tuple(RULES_IN_USE.items())
+    rules = tuple((RULES_IN_USE | ({} if split_rows else {"batch": None})).items())
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), partitioning.axis_rules(rules):
         yield
 
@@ -129,6 +133,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_parts(mesh: Mesh) -> int:
     """The number of parts that a batch's rows are split into."""
     return math.prod(mesh.shape[axis] for axis in AXIS_RULES["batch"])
+
+
+def batch_parts_of(mesh: Mesh | None) -> int:
+    """The same; 1 without a mesh."""
+    return 1 if mesh is None else batch_parts(mesh)
 
 
 def own_rows(mesh: Mesh, rows: int) -> set[int]:

@@ -27,6 +27,7 @@ from prompt_tuning_jax.settings.common import (
     PredictionConfig,
 )
 from prompt_tuning_jax.settings.method_config import MethodConfig, check_method
+from prompt_tuning_jax.settings.privacy_config import PrivacyConfig, check_privacy
 from prompt_tuning_jax.settings.recipe_config import RecipeConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
@@ -36,6 +37,7 @@ from prompt_tuning_jax.settings.transfer_config import TransferConfig
 @settings
 class TrainConfig(
     RecipeConfig,
+    PrivacyConfig,
     MethodConfig,
     TransferConfig,
     LayoutConfig,
@@ -247,6 +249,7 @@ def check_settings(config: TrainConfig) -> None:
                 f"{spelled('halve_at')} {step} is no step of an evaluation: "
                 f"{spelled('eval_period')} is {config.eval_period}."
             )
+    check_privacy(config)
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(

@@ -28,6 +28,7 @@ from prompt_tuning_jax.params import (
 from prompt_tuning_jax.settings.task_config import lengths_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.adapters.start import leaves_at_start
+from prompt_tuning_jax.training.private.sampling import rows_of_most
 from prompt_tuning_jax.training.rules import Pace, make_optimizer, trainable_rules
 from prompt_tuning_jax.training.set_up import prompt_leaves, shared_values
 from prompt_tuning_jax.training.step_types import Params
@@ -53,7 +54,7 @@ def step_and_shapes(
     trainable, frozen = split_params(_params(config, model), rules)
     trainable = {name: _shape(x.shape, jnp.float32) for name, x in trainable.items()}
     frozen = {name: _shape(x.shape, x.dtype) for name, x in frozen.items()}
-    batch, key = _batch(config), jax.eval_shape(lambda: jax.random.key(0))
+    batch, key = _batch(config, mesh), jax.eval_shape(lambda: jax.random.key(0))
     if copies is None:
         optimizer = make_optimizer(config, trainable)
         trained = trainable, jax.eval_shape(optimizer.init, trainable)
@@ -107,11 +108,13 @@ def _with_prompt(config: TrainConfig, model: FrozenModel) -> Mapping[str, Any]:
     return unflatten(flat | jax.eval_shape(leaves, flat.pop(PROMPT_NAME)))
 
 
-def _batch(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    lengths = lengths_of(config.feature_lengths)
-    targets = config.batch_size, lengths["targets"]
+def _batch(config: TrainConfig, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
+    lengths, rows = lengths_of(config.feature_lengths), config.batch_size
+    if config.is_private:
+        rows = rows_of_most(config, sharding.batch_parts_of(mesh))
+    targets = rows, lengths["targets"]
     return {
-        "encoder_input_tokens": _shape((config.batch_size, lengths["inputs"]), np.int32),
+        "encoder_input_tokens": _shape((rows, lengths["inputs"]), np.int32),
         "decoder_input_tokens": _shape(targets, np.int32),
         "decoder_target_tokens": _shape(targets, np.int32),
         "decoder_loss_weights": _shape(targets, np.float32),

@@ -154,6 +154,7 @@ def _remembered(config: TrainConfig, model: FrozenModel, mesh: Mesh, shapes: Sha
         config.prompt_layout,
         config.z_loss,
         config.loss_normalization,
+        config.is_private,
         jax.tree.map(lambda x: (x.shape, str(x.dtype)), shapes),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -15,7 +15,7 @@ from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import save_adapter
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, save_prompt
+from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, load_prompt, save_prompt
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.devices import hosts, sharding
@@ -32,6 +32,7 @@ from prompt_tuning_jax.params import (
 )
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, collapse_warning, prompt_signs
+from prompt_tuning_jax.training.private.budget import SPENT, Budget
 from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
 
@@ -47,6 +48,7 @@ class Outputs:
 
     Attributes:
       start: the record of other tasks' prompts at which the run starts; None where at none.
+      budget: of a private run.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class Outputs:
     frozen: Params
     feature_lengths: Mapping[str, int]
     start: Mapping[str, Any] | None = None
+    budget: Budget | None = None
 
     @property
     def model_dir(self) -> Path:
@@ -96,6 +99,8 @@ class Outputs:
         if prompt is not None:
             signs = prompt_signs(jnp.asarray(prompt.values), model.embeddings)
             scores |= {name: float(x) for name, x in signs.items()}
+        if self.budget is not None:
+            scores |= self.budget.scores(step)
         log.scalars(step, self.config.eval_split, scores)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         seconds = time.perf_counter() - started
@@ -107,6 +112,8 @@ class Outputs:
                 f"The best step of {self.task.name!r} is chosen by {self.metric!r}, which is none "
                 f"of its scores: {', '.join(scores)}. Name another as the task's best_metric."
             )
+        if self.budget is not None:  # a loss has no noise: it is for the log alone
+            return {"step": step, **scores}
         return {"step": step, "train_loss": log.loss, **scores}
 
     def save(self, name: str, trainable: Params, scores: Scores) -> None:
@@ -154,7 +161,14 @@ class Outputs:
             **self._known(scores),
             shared_rows=len(self.frozen.get(SHARED_NAME, ())) or None,
             **({} if self.start is None else {START: dict(self.start)}),
+            privacy=None if self.budget is None else self.budget.facts(scores["step"]),
         )
+
+    def _spend_all(self, step: int) -> None:
+        """Says of the best prompt what all steps cost, since it was chosen among all."""
+        directory = self.model_dir / "best"
+        if hosts.is_first():
+            save_prompt(directory, load_prompt(directory), privacy=self.budget.facts(step))
 
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:
         identity = self.model.identity  # all hosts take part
@@ -180,7 +194,7 @@ class Outputs:
             "task": self.task.name,
             "verbalizers": self.task.verbalizers,
             "step": scores["step"],
-            "scores": {name: x for name, x in scores.items() if name != "step"},
+            "scores": {name: x for name, x in scores.items() if name not in ("step", *SPENT)},
             "input_template": self.task.input_template,
             "target_template": self.task.target_template,
             "feature_lengths": dict(self.feature_lengths),
@@ -205,6 +219,8 @@ class Outputs:
         self.save("last", trainable, last)
         if best is None:
             self.save("best", trainable, last)
+        elif self.budget is not None:
+            self._spend_all(step)
         if hosts.is_first():
             with new_file(self.model_dir / "history.json") as partial:
                 partial.write_text(json.dumps(history, indent=1) + "\n")
@@ -215,7 +231,8 @@ class Outputs:
                 log.say(f"Training {feature} were cut to {limit} tokens {count} times.")
         best = best or last
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""
-        log.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}")
+        cost = "" if self.budget is None else f", {self.budget.spent(step)}"
+        log.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}{cost}")
 
     def _divide(self, trainable: Params) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""

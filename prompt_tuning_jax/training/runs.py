@@ -15,7 +15,7 @@ from prompt_tuning_jax.settings.setting import check_value, macro_name, names_wh
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
-from prompt_tuning_jax.training.step_types import Params
+from prompt_tuning_jax.training.step_types import Key, Params
 from prompt_tuning_jax.transfer.nearest import told
 
 # Settings whose scores do not compare.
@@ -30,6 +30,7 @@ class Run:
     Attributes:
       name: empty for a run alone.
       identity: what makes two runs the same run.
+      key: of its dropout, and of a private run's noise.
       outputs: scores it and writes what it leaves behind; knows its task.
       log: its scalars and messages, once it is under way.
       data: where its batches stand after `step`.
@@ -43,6 +44,7 @@ class Run:
     identity: Mapping[str, Any]
     batches: TrainBatches
     outputs: Outputs
+    key: Key
     log: Log | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     step: int = 0

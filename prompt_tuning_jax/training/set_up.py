@@ -46,6 +46,13 @@ from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.adapters.start import check_adapter_trains, with_adapter
 from prompt_tuning_jax.training.identity import run_identity, run_inputs
 from prompt_tuning_jax.training.outputs import START, Outputs
+from prompt_tuning_jax.training.private.budget import Budget, resolved
+from prompt_tuning_jax.training.private.sampling import (
+    PoissonBatches,
+    rows_at_once,
+    rows_of_most,
+)
+from prompt_tuning_jax.training.private.secret import Secret
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
@@ -108,17 +115,20 @@ def prepare(
     for name, config in sorted(configs.items()):
         task = load_task(config, model.vocabulary)
         lengths = check_task(config, task, vocabulary)
+        config = resolved(config, task.split("train"))
         start = with_adapter(config, model, start_params(config, model, task))
         parts = split_params(start, trainable_rules(config))
         check_adapter_trains(config, parts[0])
         check_prompt_trains(config.input_rows, parts[1])
         check_weights_train(model, *parts)
         check(parts[0])
+        check_private(config, parts[0])
+        secret = Secret(config)
         identity = run_inputs(config, task) | run_identity(config, model, task, *parts)
         trainable, frozen = place(mesh, model, parts[0], frozen or parts[1])
         if not runs:
             placed = on_mesh(model, frozen)
-        batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh)
+        batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh, secret)
         asked = nearest_asked(config)
         record = recorded_start(config) if asked and resumes else None
         if asked and record is None:
@@ -127,13 +137,15 @@ def prepare(
             parts = split_params(start_params(begun, model, task), trainable_rules(begun))
             trainable, frozen = place(mesh, model, parts[0], frozen)
             record = found.record
+        budget = Budget(config, len(task.split("train"))) if config.is_private else None
         runs.append(
             Run(
                 name=name,
                 config=config,
-                identity=identity,
+                identity=identity | {"SECRET": secret},
+                key=secret.key(config.seed),
                 batches=batches,
-                outputs=Outputs(config, placed, task, frozen, lengths, record),
+                outputs=Outputs(config, placed, task, frozen, lengths, record, budget),
                 data=batches.get_state(),
             )
         )
@@ -277,6 +289,24 @@ def check_weights_train(model: FrozenModel, trainable: Params, frozen: Params) -
             )
 
 
+def check_private(config: TrainConfig, trainable: Params) -> None:
+    """Refuses to train more than a prompt privately, or on several hosts.
+
+    A gradient of each example is in memory, and a host that did not know the secret of the others
+    would add other noise.
+    """
+    if not config.is_private:
+        return
+    if (count := jax.process_count()) > 1:
+        raise ValueError(f"Private training runs on one host, and these are {count}: start one.")
+    others = sorted(name for name in trainable if not is_of_prompt(name))
+    if others:
+        raise ValueError(
+            f"Only a prompt can be trained privately, not {', '.join(others[:4])}: leave "
+            f"{spelled('trainable')} out."
+        )
+
+
 def place(
     mesh: Mesh, model: FrozenModel, trainable: Params, frozen: Params
 ) -> tuple[Params, Params]:
@@ -296,21 +326,27 @@ def make_batches(
     lengths: Mapping[str, int],
     params: Params,
     mesh: Mesh,
+    secret: Secret,
 ) -> TrainBatches:
     """The training split's batches, each of `batch_size` examples; hosts share the reading."""
     given = task.split("train"), vocabulary
-    common = {"batch_size": config.batch_size, "lengths": lengths, "seed": config.seed}
-    if config.pack:
+    common = {"batch_size": config.batch_size, "lengths": lengths}
+    if config.is_private:
+        parts = sharding.batch_parts(mesh)
+        rows = {"rows": rows_of_most(config, parts), "at_once": rows_at_once(config, parts)}
+        batches = PoissonBatches(*given, **common, secret=secret.of_samples, **rows)
+    elif config.pack:
         prompt = whole_prompt(folded(params))
         batches = PackedBatches(
             *given,
             **common,
+            seed=config.seed,
             prompt_length=0 if prompt is None else len(prompt),
             layout=config.prompt_layout,
             row_multiple=sharding.batch_parts(mesh) * (config.microbatches or 1),
         )
     else:
-        batches = TrainBatches(*given, **common)
+        batches = TrainBatches(*given, **common, seed=config.seed)
     if (count := jax.process_count()) > 1:
         own_rows = functools.partial(sharding.own_rows, mesh)
         batches.share(hosts.gather, jax.process_index(), count, own_rows)

@@ -15,6 +15,7 @@ from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
+from prompt_tuning_jax.training.private.gradients import noised, private_gradients
 from prompt_tuning_jax.training.step_types import (
     DeviceBatch,
     Gradients,
@@ -61,7 +62,8 @@ def loss_gradients(config: TrainConfig, model: FrozenModel) -> Gradients:
     ) -> tuple[jax.Array, jax.Array]:
         """The loss summed over target tokens, and the sum of their weights."""
         params = assembled(trainable, frozen)
-        with sharding.active(model.mesh):
+        # A private step takes the rows one by one, and where each is follows from the batch.
+        with sharding.active(model.mesh, split_rows=not config.is_private):
             logits = apply(network, params, batch, layout, key)
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         tokens = weights.sum()
@@ -71,7 +73,10 @@ def loss_gradients(config: TrainConfig, model: FrozenModel) -> Gradients:
             total += config.wayward_weight * wayward.distance(params) * share
         return total, tokens
 
-    return in_microbatches(jax.value_and_grad(loss_fn, has_aux=True), parts)
+    gradients = jax.value_and_grad(loss_fn, has_aux=True)
+    if config.is_private:
+        return private_gradients(gradients, config, sharding.batch_parts_of(model.mesh))
+    return in_microbatches(gradients, parts)
 
 
 def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
@@ -89,8 +94,10 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
         batch: DeviceBatch,
         key: Key | None,
     ) -> Updated:
-        key = key if config.dropout_rate else None
-        (total, tokens), grads = gradients(trainable, frozen, batch, key)
+        of_dropout = key if config.dropout_rate else None
+        (total, tokens), grads = gradients(trainable, frozen, batch, of_dropout)
+        if config.is_private:
+            grads = noised(grads, config, key)
         if config.loss_normalization == "mean":
             grads = jax.tree.map(lambda g: g / tokens, grads)
         # Whoever forbids that dtypes are promoted silently means us, not optax, whose Adam does it.

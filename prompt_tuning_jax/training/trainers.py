@@ -101,7 +101,7 @@ class SingleTrainer:
         optimizer = make_optimizer(config, trainable)
         self.arrays = trainable, start_optimizer(mesh, model, optimizer, trainable)
         self._step = make_train_step(config, model, optimizer)
-        self._key, self._rows = jax.random.key(config.seed), sharding.batch_sharding(mesh)
+        self._key, self._rows = self.runs[0].key, sharding.batch_sharding(mesh)
         self._metrics: Metrics | None = None
 
     @staticmethod
@@ -208,7 +208,7 @@ class StackedTrainer:
         self._stack = self.arrays if stack is None else stack
         self._rows = np.array([self.runs.index(run) for run in active])
         self._part = take_rows(self._stack, self._rows, self._mesh)
-        self._keys, self._paces = dropout_keys(active), paces(active)
+        self._keys, self._paces = jnp.stack([run.key for run in active]), paces(active)
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
         """As one, [N, B, ...], padded to the largest among them."""
@@ -297,11 +297,6 @@ def start_stack(config: TrainConfig, starts: Sequence[Params]) -> Stack:
 def take_rows(stack: Stack, rows: np.ndarray, mesh: Mesh) -> Stack:
     """Copies of some runs' arrays, placed as a step returns them: it is not compiled again."""
     return sharding.put(jax.tree.map(lambda x: x[rows], stack), sharding.replicated(mesh))
-
-
-def dropout_keys(runs: Sequence[Run]) -> Key:
-    """A key of each run, [N]."""
-    return jnp.stack([jax.random.key(run.config.seed) for run in runs])
 
 
 def paces(runs: Sequence[Run]) -> Pace:

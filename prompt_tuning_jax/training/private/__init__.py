@@ -1,0 +1,1 @@
+"""Private training: per-example clipping, noise, Poisson sampling, and what epsilon they give."""
