@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from common import GOLDENS, slow
+from common import GOLDENS
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface
@@ -133,7 +133,8 @@ def cpu_for_gpus(monkeypatch):
 
 
 @pytest.mark.usefixtures("cpu_for_gpus")
-@pytest.mark.parametrize("mesh", ["fsdp:2", slow("data:2"), slow("fsdp:2 int8")])
+@pytest.mark.slow  # the way is every family's, and test_planning_causal goes it
+@pytest.mark.parametrize("mesh", ["fsdp:2", "data:2", "fsdp:2 int8"])
 def test_a_plan_from_end_to_end(mesh, tmp_path, capsys):
     mesh, _, dtype = mesh.partition(" ")
     file = tmp_path / "plan.json"
