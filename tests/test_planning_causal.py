@@ -92,6 +92,8 @@ def test_published_models_differ_in_what_they_differ_in():
     assert llama.layers[0].rotary == Rotary(500000.0, "llama3", 32.0, 1.0, 4.0, 8192)
     assert (llama.eos_id, llama.pad_id) == (128001, llama.vocab_size)
     assert published_config("qwen2.5-7b").qkv_bias
+    lengths = {n: published_config(f"qwen{n}").max_length for n in ("2.5-0.5b", "2.5-7b", "3-8b")}
+    assert lengths == {"2.5-0.5b": 32768, "2.5-7b": 131072, "3-8b": 32768}
     assert published_config("qwen3-8b").qk_norm
     assert not published_config("qwen3-8b").logits_via_embedding
     assert published_config("gemma2-27b").score_scale == 144**-0.5

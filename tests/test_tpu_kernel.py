@@ -186,17 +186,9 @@ def test_costs():
     assert kernel_cost(2, 4, 8, 16, 64, 2, full_mask=True)[1] == traffic + 2 * 2 * 16 * 4
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="need libtpu: pip install '.[plan]'"
-)
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize(
-    ("L", "S", "full", "bias"),
-    [(612, 612, False, True), (164, 164, True, True), (1024, 1024, True, True), (8, 612, 0, 0)],
-)
-def test_the_tpu_compiler_takes_it(topology, L, S, full, bias):
-    B, H, K = 4, 4, 64
+def assert_compiles(topology, L, S, K, *, full, bias, cap=None):
+    """Both kernels, over four TPUs, without the scores in main memory."""
+    B, H = 4, 4
     mesh = sharding.make_mesh("data:2,model:2", hardware.parse_slice(topology).devices())
 
     def array(shape, dtype, *spec):
@@ -205,7 +197,7 @@ def test_the_tpu_compiler_takes_it(topology, L, S, full, bias):
         )
 
     def loss(q, k, v, mask, by_offset):
-        attend = functools.partial(tpu_kernel.sharded_attention, mesh, **AXES)
+        attend = functools.partial(tpu_kernel.sharded_attention, mesh, cap=cap, **AXES)
         return jnp.sum(attend(q, k, v, mask, by_offset).astype(jnp.float32) ** 2)
 
     inputs = [array((B, H, n, K), jnp.bfloat16, "data", "model") for n in (L, S, S)]
@@ -218,3 +210,28 @@ def test_the_tpu_compiler_takes_it(topology, L, S, full, bias):
     assert "attention_backward" in kernels
     # The scores [B, H, L, S] are never in main memory.
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * B * H * (L + S) * K
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="need libtpu: pip install '.[plan]'"
+)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize(
+    ("L", "S", "full", "bias"),
+    [(612, 612, False, True), (164, 164, True, True), (1024, 1024, True, True), (8, 612, 0, 0)],
+)
+def test_the_tpu_compiler_takes_it(topology, L, S, full, bias):
+    assert_compiles(topology, L, S, 64, full=full, bias=bias)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(("K", "longest"), [(64, 1024), (128, 1280), (256, 896)])
+def test_the_tpu_compiler_takes_the_longest_capped_scores_that_fit(K, longest):
+    assert fits(longest, longest, K, jnp.bfloat16, is_capped=True)
+    assert not fits(longest + 1, longest + 1, K, jnp.bfloat16, is_capped=True)
+    assert_compiles("v4:2x2x1", longest, longest, K, full=True, bias=False, cap=50.0)

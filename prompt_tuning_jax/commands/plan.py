@@ -43,8 +43,8 @@ class PlanConfig:
     """What `prompt-tuning plan` takes."""
 
     model: PathLike = setting(
-        help="""xxl, t5_1_0_large, mt5_xl, llama3.2-1b, qwen3-8b, gemma2-2b (a name that there is
-        not tells all), or a directory with a Hugging Face config.json.""",
+        help="""xxl, t5_1_0_large, mt5_xl, llama3.2-1b, gemma2-2b, t5gemma-9b-2b (a name that there
+        is not tells all), or a directory with a Hugging Face config.json.""",
         group="model",
     )
     model_dtype: str = setting(

@@ -13,8 +13,10 @@ from jax.extend import core
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.planning.step import Lengths
 
-# The output layer, in every family; where there is none, it is the embedding table.
+# The output layer, in every family; where there is none, it is the embedding table: the decoder's,
+# if it has its own.
 OUTPUT_NAME = "decoder/logits_dense/kernel"
+_DECODER_TABLE = "decoder/token_embedder/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,5 +118,6 @@ def useful_flops(parameters: Mapping[str, int], config: NetworkConfig, lengths: 
         if name.endswith("/kernel")
     }
     if OUTPUT_NAME not in parameters:
-        tokens[family_of(config).EMBEDDING_NAME] = targets
+        embedding = family_of(config).EMBEDDING_NAME
+        tokens[_DECODER_TABLE if _DECODER_TABLE in parameters else embedding] = targets
     return 4 * lengths.batch * sum(parameters[name] * count for name, count in tokens.items())

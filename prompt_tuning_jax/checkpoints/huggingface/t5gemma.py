@@ -6,6 +6,7 @@ Each stack's fields are those of a Gemma 2, which the reader of causal models re
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,52 @@ _NAMES = _GEMMA.names | {
 # The encoder's table is no stack's in our tree, since the prompt joins what is embedded by it.
 _IN_STACK = {EMBEDDING_NAME: f"encoder/{EMBEDDING_NAME}"}
 _STACK = re.compile(r"(encoder|decoder)/(?:layers_(\d+)/)?(.+)")
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+)
+# Of the published stacks their _SIZES; scores are scaled by head_dim**-0.5 in all of them.
+_PUBLISHED_STACKS = {
+    "s": (512, 8, 8, 8, 64, 1024),
+    "b": (768, 12, 12, 12, 64, 2048),
+    "l": (1024, 24, 16, 16, 64, 2816),
+    "ml": (1152, 26, 4, 4, 256, 6912),
+    "xl": (2048, 24, 32, 32, 64, 5120),
+    "2b": (2304, 26, 8, 4, 256, 9216),
+    "9b": (3584, 42, 16, 8, 256, 14336),
+}
+_PAIRS = ("s-s", "b-b", "l-l", "ml-ml", "xl-xl", "2b-2b", "9b-2b", "9b-9b")
+PUBLISHED = tuple(f"{MODEL_TYPE}-{pair}" for pair in _PAIRS)
 
 
 def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None) -> T5GemmaConfig:
-    """The T5GemmaConfig that a `config.json` describes.
+    """The T5GemmaConfig that a `config.json` describes; see `parse_config`."""
+    return parse_config(json_object(path.read_bytes(), path, _FETCH), path, dtype, eos_id)
+
+
+def parse_config(
+    raw: Mapping[str, Any],
+    path: str | Path,
+    dtype: Any = jnp.float32,
+    eos_id: int | None = None,
+) -> T5GemmaConfig:
+    """The T5GemmaConfig that the fields of a `config.json` describe.
 
     The decoder starts from its `bos_token_id`, as in transformers; `decoder_start_token_id` says
     where generation starts, see `generation`.
 
     Args:
+      path: what errors call them.
       dtype: of the activations.
       eos_id: what ends a text by the vocabulary: it counts where the file names several.
 
     Raises:
-      ValueError: the file is no JSON object, lacks a key, or asks for what is not done here.
+      ValueError: a key is missing, or asks for what is not done here.
     """
-    raw = json_object(path.read_bytes(), path, _FETCH)
     fields = Fields(path, raw)
     whole = {key: raw[key] for key in ("eos_token_id", "quantization_config") if key in raw}
     stacks = {}
@@ -85,6 +116,25 @@ def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None)
         eos_id=decoder.eos_id,
         start_id=decoder.bos_id,
     )
+
+
+def published_config(name: str, dtype: Any = jnp.float32) -> T5GemmaConfig:
+    """The shape of a published model, such as "t5gemma-9b-2b", as its `config.json` says it.
+
+    Args:
+      dtype: of the activations.
+
+    Raises:
+      ValueError: it is none of `PUBLISHED`.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"There is no {name!r} here: choose from {', '.join(PUBLISHED)}.")
+    raw = {}
+    for stack, size in zip(_STACKS, name.split("-")[1:], strict=True):
+        sizes = dict(zip(_SIZES, _PUBLISHED_STACKS[size], strict=True))
+        given = {"vocab_size": 256000, "max_position_embeddings": 8192}
+        raw[stack] = given | sizes | {"query_pre_attn_scalar": sizes["head_dim"]}
+    return parse_config(raw, f"the config.json of {name}", dtype)
 
 
 def config_json(config: T5GemmaConfig, weights_dtype: str) -> str:

@@ -1,6 +1,7 @@
 """What defines a T5Gemma's shape and arithmetic: a CausalConfig for each of its two stacks."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -83,6 +84,11 @@ class T5GemmaConfig(EncoderDecoder):
     def num_heads(self) -> int:
         """Of the encoder."""
         return self.encoder.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """The most parts that the heads of keys and values of both stacks divide into."""
+        return math.gcd(self.encoder.num_kv_heads, self.decoder.num_kv_heads)
 
     @property
     def logits_via_embedding(self) -> bool:

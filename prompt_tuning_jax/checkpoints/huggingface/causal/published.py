@@ -52,6 +52,7 @@ _MISTRAL = {
     "sliding_window": None, "max_position_embeddings": 32768,
 }  # fmt: skip
 _QWEN2, _QWEN3 = _qwen("qwen2"), _qwen("qwen3")
+_QWEN2_LONG = {**_QWEN2, "max_position_embeddings": 131072}
 _GEMMA2 = {"model_type": "gemma2", "vocab_size": 256000, "max_position_embeddings": 8192}
 _GEMMA3 = {
     "model_type": "gemma3_text", "vocab_size": 262144, "sliding_window": 512,
@@ -79,8 +80,8 @@ _MODELS: dict[str, tuple[Mapping[str, Any], tuple[int, ...], Mapping[str, Any]]]
     "smollm3-3b": (_SMOLLM3, (2048, 36, 16, 4, 128, 11008), {"rope_theta": 5000000.0}),
     "mistral-7b": (_MISTRAL, (4096, 32, 32, 8, 128, 14336), {}),
     "qwen2.5-0.5b": (_QWEN2, (896, 24, 14, 2, 64, 4864), _TIED),
-    "qwen2.5-1.5b": (_QWEN2, (1536, 28, 12, 2, 128, 8960), _TIED),
-    "qwen2.5-7b": (_QWEN2, (3584, 28, 28, 4, 128, 18944), {"vocab_size": 152064}),
+    "qwen2.5-1.5b": (_QWEN2_LONG, (1536, 28, 12, 2, 128, 8960), _TIED),
+    "qwen2.5-7b": (_QWEN2_LONG, (3584, 28, 28, 4, 128, 18944), {"vocab_size": 152064}),
     "qwen3-0.6b": (_QWEN3, (1024, 28, 16, 8, 128, 3072), _TIED),
     "qwen3-1.7b": (_QWEN3, (2048, 28, 16, 8, 128, 6144), _TIED),
     "qwen3-4b": (_QWEN3, (2560, 36, 32, 8, 128, 9728), _TIED),
