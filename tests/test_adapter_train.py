@@ -19,7 +19,7 @@ from prompt_tuning_jax.commands.train import main as train
 from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.adapters import choice
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, without_prompt
-from prompt_tuning_jax.settings.method_config import OF_LENGTH
+from prompt_tuning_jax.settings.parts.method import OF_LENGTH
 from prompt_tuning_jax.training import compiled_step, set_up
 
 pytestmark = pytest.mark.usefixtures("one_device")

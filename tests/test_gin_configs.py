@@ -12,7 +12,7 @@ from prompt_tuning_jax import gin_configs, load_model
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.compare_config import CompareConfig
-from prompt_tuning_jax.settings.recipe_config import RecipeConfig
+from prompt_tuning_jax.settings.parts.recipe import RecipeConfig
 from prompt_tuning_jax.settings.setting import macro_name, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 

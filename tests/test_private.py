@@ -16,10 +16,11 @@ from prompt_tuning_jax import ExampleList, load_model, load_prompt, train, train
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.params import PROMPT_NAME, split_params
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training.checks import check_private
 from prompt_tuning_jax.training.private.gradients import noised
 from prompt_tuning_jax.training.private.sampling import PoissonBatches, rows_at_once
 from prompt_tuning_jax.training.private.secret import FILE
-from prompt_tuning_jax.training.set_up import check_private, place
+from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_step import make_train_step
 
 NEEDS_EXTRA = "need dp-accounting: pip install '.[privacy]'"

@@ -26,12 +26,12 @@ from prompt_tuning_jax.settings.common import (
     MismatchConfig,
     PredictionConfig,
 )
-from prompt_tuning_jax.settings.method_config import MethodConfig, check_method
-from prompt_tuning_jax.settings.privacy_config import PrivacyConfig, check_privacy
-from prompt_tuning_jax.settings.recipe_config import RecipeConfig
+from prompt_tuning_jax.settings.parts.method import MethodConfig, check_method
+from prompt_tuning_jax.settings.parts.privacy import PrivacyConfig, check_privacy
+from prompt_tuning_jax.settings.parts.recipe import RecipeConfig
+from prompt_tuning_jax.settings.parts.transfer import TransferConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
-from prompt_tuning_jax.settings.transfer_config import TransferConfig
 
 
 @settings

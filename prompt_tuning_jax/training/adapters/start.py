@@ -12,7 +12,7 @@ from prompt_tuning_jax.methods.adapters import choice
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.params import flatten, is_of_prompt, unflatten
-from prompt_tuning_jax.settings.method_config import BOTH
+from prompt_tuning_jax.settings.parts.method import BOTH
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.step_types import Params
 

@@ -21,7 +21,7 @@ from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.compare_config import CompareConfig
-from prompt_tuning_jax.settings.method_config import OF_LENGTH
+from prompt_tuning_jax.settings.parts.method import OF_LENGTH
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings

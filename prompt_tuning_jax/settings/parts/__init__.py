@@ -1,0 +1,1 @@
+"""The parts of a training run's settings, each of one capability."""
