@@ -30,7 +30,7 @@ from prompt_tuning_jax.settings.method_config import MethodConfig, check_method
 from prompt_tuning_jax.settings.recipe_config import RecipeConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
-from prompt_tuning_jax.settings.transfer_config import TransferConfig
+from prompt_tuning_jax.settings.training.transfer_config import TransferConfig
 
 
 @settings
