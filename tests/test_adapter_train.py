@@ -13,11 +13,13 @@ from common import slow
 from family_laws import assert_alike
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.commands.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
 from prompt_tuning_jax.methods import wayward
 from prompt_tuning_jax.methods.adapters import choice
+from prompt_tuning_jax.methods.adapters.method import Options
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, without_prompt
 from prompt_tuning_jax.settings.parts.method import OF_LENGTH
 from prompt_tuning_jax.training import compiled_step, set_up
@@ -172,6 +174,14 @@ def test_commands(model_dir, tmp_path, capsys):
     facts = json.loads((tmp_path / "run" / "best" / "adapter.json").read_text())
     assert facts["input_template"] == "{text}"
     assert facts["base_model_fingerprint"] == pt.load_model(model_dir).fingerprint
+
+
+@pytest.mark.parametrize("method", ["lora", None])
+def test_a_model_that_has_an_adapter_is_refused(model, tmp_path, method):
+    """With the leaves among its weights a prompt too would be trained for another model."""
+    leaves = choice.start("ia3", jax.random.key(0), flatten(model.params), Options())
+    with pytest.raises(ValueError, match="has an adapter already"):
+        pt.train(**settings(model.adapted(Adapter("ia3", leaves)), tmp_path, method))
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,12 @@ def test_a_prefix_that_peft_would_read_otherwise_is_ours(base, t5, tmp_path):
     for name, model, is_pefts in (("two", base, False), ("one", t5, True)):
         adapter_file.save_adapter(tmp_path / name, drawn("prefix", model), model.config, "m")
         assert (tmp_path / name / peft.CONFIG).exists() == is_pefts
+    # One in another's place: nothing of that stays.
+    adapter_file.save_adapter(tmp_path / "two", drawn("lora", base), base.config, "m")
+    assert adapter_file.load_adapter(tmp_path / "two", base.config).method == "lora"
+    adapter_file.save_adapter(tmp_path / "two", drawn("bitfit", base), base.config, "m")
+    assert adapter_file.load_adapter(tmp_path / "two", base.config).method == "bitfit"
+    assert not (tmp_path / "two" / peft.CONFIG).exists()
 
 
 # --- refusals

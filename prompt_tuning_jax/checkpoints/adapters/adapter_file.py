@@ -58,7 +58,10 @@ def save_adapter(
     directory = Path(directory)
     facts = {**adapter.metadata, "method": adapter.method, "base_model": base_model}
     write = _WRITERS.get(adapter.method, lambda *_: None)
-    if (peft_form := write(config, adapter.leaves)) is None:
+    peft_form = write(config, adapter.leaves)
+    for name in (peft.CONFIG, peft.WEIGHTS) if peft_form is None else (WEIGHTS,):
+        (directory / name).unlink(missing_ok=True)  # of an adapter of the other form
+    if peft_form is None:
         with new_file(directory / WEIGHTS) as partial:
             save_tensors(dict(adapter.leaves), partial, {"format": "numpy"})
     else:

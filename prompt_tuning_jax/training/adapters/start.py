@@ -28,14 +28,14 @@ def with_adapter(
     Raises:
       ValueError: this model cannot have them.
     """
-    if config.adapter is None:
-        return params
     flat = flatten(params)
     if taken := choice.leaves_of(flat):
         raise ValueError(
             f"The model given has an adapter already ({next(iter(taken))}, ...): train on the "
             "model without it."
         )
+    if config.adapter is None:
+        return params
     check_model(config, model)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # others than a prompt's numbers
     sample = sampled_vocabulary(model.embeddings)
