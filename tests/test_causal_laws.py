@@ -21,6 +21,7 @@ from prompt_tuning_jax.params import with_prompt
 PAD, START = 50, 50
 P = 3
 INPUTS = ("encoder_input_tokens", "decoder_input_tokens")
+applied = jax.jit(causal.apply, static_argnums=0)
 
 
 def config_of(**changes) -> CausalConfig:
@@ -99,7 +100,7 @@ def batch_of(model, texts=TEXTS, targets=TARGETS, length=7):
 
 
 class TestPadding:
-    @pytest.mark.parametrize("with_prompt", [False, True])
+    @pytest.mark.parametrize("with_prompt", [slow(False), True])
     def test_side_and_amount_change_nothing(self, model, prompt, with_prompt):
         given, batch = prompt if with_prompt else None, batch_of(model)
         laws.side_and_amount_of_padding_change_nothing(model, batch, TEXTS, TARGETS, given)
@@ -130,10 +131,14 @@ def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
 
 
 class TestCache:
-    def test_step_by_step_is_as_all_at_once(self, model, prompt):
-        laws.step_by_step_is_as_all_at_once(model, batch_of(model), prompt)
+    @pytest.mark.parametrize("scan", [slow(False), True])
+    def test_step_by_step_is_as_all_at_once(self, model, prompt, scan):
+        each = model.scanned() if scan else model
+        laws.step_by_step_is_as_all_at_once(each, batch_of(model), prompt)
 
-    def test_beams_score_what_the_model_says(self, model, prompt):
+    @pytest.mark.parametrize("scan", [slow(False), True])
+    def test_beams_score_what_the_model_says(self, model, prompt, scan):
+        model = model.scanned() if scan else model
         laws.beams_score_what_the_model_says(model, right_padded(TEXTS, 7), prompt)
 
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
@@ -167,7 +172,7 @@ class TestInFront:
         decoded = batch["decoder_input_tokens"]
         placed = in_rows(batch, prompt)
         config, params = model.config, model.prompted(prompt).params
-        found, expected = (causal.apply(config, params, each) for each in (batch, placed))
+        found, expected = (applied(config, params, each) for each in (batch, placed))
         valid = batch["decoder_loss_weights"] > 0
         laws.assert_alike(found[valid], expected[valid])
         changed = model.logits(batch["encoder_input_tokens"], decoded, prompt + 1)
@@ -182,9 +187,7 @@ class TestInFront:
         bank = np.stack([prompt, 2 * prompt])
         batch = batch_of(model) | {"prompt_ids": np.array([1, 0, 1], np.int32)}
         config, params = model.config, with_prompt(model.params, jnp.asarray(bank))
-        found, expected = (
-            causal.apply(config, params, each) for each in (batch, in_rows(batch, bank))
-        )
+        found, expected = (applied(config, params, each) for each in (batch, in_rows(batch, bank)))
         valid = batch["decoder_loss_weights"] > 0
         laws.assert_alike(found[valid], expected[valid])
         for i, which in enumerate(batch["prompt_ids"]):
@@ -206,7 +209,7 @@ class TestInFront:
 FORMS = [{"attention": "chunked", "attention_chunk": 4}, {"attention": "fused"}]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form["attention"])
+@pytest.mark.parametrize("form", [slow(FORMS[0], id="chunked"), pytest.param(FORMS[1], id="fused")])
 @pytest.mark.parametrize("place", [slow("in rows"), "in front"])
 @pytest.mark.parametrize("scan", [False, slow(True)])
 def test_every_form_of_attention_is_the_dense_one(prompt, form, place, scan):
@@ -240,12 +243,16 @@ def test_dropout_drops_and_is_off_without_a_key(model, prompt):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_every_weight_has_axes_and_a_place_on_a_mesh(model, prompt, scan):
-    whole = model.scanned() if scan else model
-    laws.every_weight_has_axes_and_a_place_on_a_mesh(whole, batch_of(model), prompt)
+def test_every_weight_has_axes(model, scan):
+    laws.every_weight_has_axes(model.scanned() if scan else model)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, "int8"])
+@pytest.mark.parametrize("scan", [slow(False), True])
+def test_a_mesh_changes_nothing(model, prompt, scan):
+    laws.a_mesh_changes_nothing(model.scanned() if scan else model, batch_of(model), prompt)
+
+
+@pytest.mark.parametrize("dtype", [slow(jnp.bfloat16), "int8"])
 def test_fewer_bits(dtype):
     whole, small = pt.load_model(MODELS["qwen3"]), pt.load_model(MODELS["qwen3"], dtype=dtype)
     tokens = ids((2, 6))

@@ -147,10 +147,14 @@ def test_mixed_rows_of_a_bank_are_as_each_alone(model, prompt):
 
 
 class TestCache:
-    def test_step_by_step_is_as_all_at_once(self, model, prompt):
-        laws.step_by_step_is_as_all_at_once(model, batch_of(), prompt)
+    @pytest.mark.parametrize("scan", [slow(False), True])
+    def test_step_by_step_is_as_all_at_once(self, model, prompt, scan):
+        each = model.scanned() if scan else model
+        laws.step_by_step_is_as_all_at_once(each, batch_of(), prompt)
 
-    def test_beams_score_what_the_model_says(self, model, prompt):
+    @pytest.mark.parametrize("scan", [slow(False), True])
+    def test_beams_score_what_the_model_says(self, model, prompt, scan):
+        model = model.scanned() if scan else model
         laws.beams_score_what_the_model_says(model, padded(TEXTS, 7), prompt)
 
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
@@ -175,13 +179,22 @@ def test_dropout_drops_and_is_off_without_a_key(model, prompt):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_every_weight_has_axes_and_a_place_on_a_mesh(prompt, scan):
-    decoder = stack(emb_dim=12, qkv_bias=True, out_bias=True, logits_via_embedding=False)
-    whole = model_of(config_of(decoder=decoder))
-    whole = whole.scanned() if scan else whole
+def test_every_weight_has_axes(scan):
+    whole = with_biases(scan)
     weights = flatten(whole.params)
     assert {name: w.shape for name, w in weights.items()} == shapes(whole.config)
-    laws.every_weight_has_axes_and_a_place_on_a_mesh(whole, batch_of(), prompt)
+    laws.every_weight_has_axes(whole)
+
+
+@pytest.mark.parametrize("scan", [slow(False), True])
+def test_a_mesh_changes_nothing(prompt, scan):
+    laws.a_mesh_changes_nothing(with_biases(scan), batch_of(), prompt)
+
+
+def with_biases(scan):
+    decoder = stack(emb_dim=12, qkv_bias=True, out_bias=True, logits_via_embedding=False)
+    model = model_of(config_of(decoder=decoder))
+    return model.scanned() if scan else model
 
 
 @pytest.mark.parametrize("form", ["chunked", slow("fused")])
