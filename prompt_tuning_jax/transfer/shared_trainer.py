@@ -25,7 +25,7 @@ from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import loss_gradients
-from prompt_tuning_jax.training.trainers import StackedTrainer, dropout_keys, no_hidden_transfer
+from prompt_tuning_jax.training.trainers import StackedTrainer, no_hidden_transfer
 
 SHARED = "shared"  # the directory of what is in common
 Arrays = tuple[Parts, tuple[optax.OptState, optax.OptState]]
@@ -92,7 +92,7 @@ class SharedTrainer(StackedTrainer):
         arrays = parts, start_states(make_optimizer(config), parts)
         self._arrays = sharding.put(arrays, sharding.replicated(mesh))
         self._step = make_shared_step(config, prepared.model)
-        self._keys = dropout_keys(self.runs)
+        self._keys = jnp.stack([run.key for run in self.runs])
         self._metrics: Metrics | None = None
 
     @property
