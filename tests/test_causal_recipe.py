@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from prompt_tuning_jax import load_model
 from prompt_tuning_jax.bundled import causal_recipe as recipe
 from prompt_tuning_jax.bundled.causal_tokenizer import save_tokenizer
+from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.task import ExampleList, Task
 from prompt_tuning_jax.params import flatten, split_params
@@ -38,6 +40,14 @@ def test_a_new_model_embeds_the_pieces_and_has_learnt_nothing(new_model):
     tokens = np.arange(3, 11, dtype=np.int32)[None]
     probabilities = jax.nn.softmax(new_model.logits(tokens, np.array([[0]])))
     assert float(probabilities.max()) < 10 / 4096
+
+
+def test_what_is_trained_from_it_is_saved_and_loaded(new_model, tmp_path, vocabulary):
+    huggingface.save(tmp_path / "m", new_model.config, new_model.params, new_model.vocabulary)
+    loaded = load_model(tmp_path / "m")
+    assert loaded.fingerprint == new_model.fingerprint
+    text = "The old farmer crossed the bridge."
+    assert loaded.vocabulary.encode(text) == vocabulary.encode(text)
 
 
 def test_documents_are_followed_by_answers_and_resume_where_they_were(vocabulary):

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from prompt_tuning_jax import optim
+from prompt_tuning_jax.bundled.causal_tokenizer import continuing_vocabulary
 from prompt_tuning_jax.bundled.skills import SkillSource, questioned_document
 from prompt_tuning_jax.bundled.worlds import generator
 from prompt_tuning_jax.data.pretraining import MixtureSource, TextDirectory, TextSource, next_tokens
@@ -26,7 +27,7 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 from prompt_tuning_jax.models.causal.weights import shapes
 from prompt_tuning_jax.params import unflatten
-from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary, load_vocabulary
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 
 LAYERS = 4
 STDDEV = 0.02
@@ -59,8 +60,7 @@ def new_causal_model(vocabulary_file: str = gin.REQUIRED, seed: int = 0) -> Froz
     They are normal, of standard deviation 0.02, and in the kernels that write to the residual
     stream smaller by sqrt(2 * layers) (Radford et al. 2019, section 2.3).
     """
-    content = Path(vocabulary_file).read_bytes()
-    vocabulary = SentencePieceVocabulary(content, extra_ids=0, name=vocabulary_file)
+    vocabulary = continuing_vocabulary(Path(vocabulary_file).read_bytes())
     config = bundled_causal_config(vocabulary.size)
     rng, weights = np.random.default_rng(seed), {}
     for name, shape in shapes(config).items():
@@ -70,7 +70,7 @@ def new_causal_model(vocabulary_file: str = gin.REQUIRED, seed: int = 0) -> Froz
         writes = name.endswith(("out/kernel", "wo/kernel"))
         stddev = STDDEV / math.sqrt(2 * LAYERS) if writes else STDDEV
         weights[name] = jnp.asarray(stddev * rng.standard_normal(shape), jnp.float32)
-    return FrozenModel(config, unflatten(weights), vocabulary.continuing(), "new")
+    return FrozenModel(config, unflatten(weights), vocabulary, "new")
 
 
 @dataclasses.dataclass(frozen=True)

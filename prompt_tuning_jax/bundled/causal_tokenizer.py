@@ -5,6 +5,7 @@ where a text ends, so its file says that nothing goes around one.
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 from prompt_tuning_jax.vocabularies.files import CONFIG, TOKENIZER
 
 _WORD = "▁"
@@ -29,6 +31,13 @@ def save_tokenizer(directory: Path, model_bytes: bytes) -> None:
     config |= {f"{role}_token": model.id_to_piece(token) for role, token in special.items()}
     (directory / TOKENIZER).write_text(tokenizer_json(model_bytes) + "\n", encoding="utf-8")
     (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def continuing_vocabulary(model_bytes: bytes) -> Vocabulary:
+    """The vocabulary of that tokenizer.json, which a model of it is saved with."""
+    with tempfile.TemporaryDirectory() as directory:
+        save_tokenizer(Path(directory), model_bytes)
+        return load_vocabulary(Path(directory) / TOKENIZER).continuing()
 
 
 def tokenizer_json(model_bytes: bytes) -> str:
