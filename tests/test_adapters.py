@@ -158,7 +158,7 @@ def in_pefts_form(config, kind, gradients, golden):
 
 
 @BOTH
-@pytest.mark.parametrize("method", ["lora", "ia3", "bitfit"])
+@pytest.mark.parametrize("method", ["lora", slow("ia3"), slow("bitfit")])
 def test_an_adapter_begins_as_nothing(model, method):
     leaves = choice.start(method, jax.random.key(0), flatten(model.params), OPTIONS)
     batch = some_batch(model)
@@ -167,7 +167,7 @@ def test_an_adapter_begins_as_nothing(model, method):
 
 
 @BOTH
-@pytest.mark.parametrize("targets", [3, 20])  # fewer and more than T5's head has dimensions
+@pytest.mark.parametrize("targets", [3, slow(20)])  # fewer and more than T5's head has dimensions
 @pytest.mark.parametrize("dtype", ["float32", slow("int8")])
 def test_applied_it_is_as_if_merged_into_the_weights(model, targets, dtype):
     """LoRA in every product, and IA3 around it."""
@@ -213,10 +213,10 @@ def test_a_bias_is_a_bias():
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        ("t5", "prefix"),
-        ("causal", "prefix"),
         ("t5", "decoder_prompt"),
-        ("t5", "bitfit"),
+        slow("t5", "prefix"),
+        slow("causal", "prefix"),
+        slow("t5", "bitfit"),
         slow("causal", "bitfit"),
         slow("t5", "lora"),
         slow("t5gemma", "lora"),
@@ -300,6 +300,7 @@ def test_two_prompts_at_the_input_are_refused(t5):
         adapted.logits(batch["encoder_input_tokens"], batch["decoder_input_tokens"], rows)
 
 
+@pytest.mark.slow
 def test_however_it_is_sharded_it_trains_alike(t5, tmp_path):
     """Its leaves are on all devices, beside weights that are split."""
     model = t5.replace(vocabulary=tiny.make_vocabulary())
