@@ -144,6 +144,7 @@ def test_runs_leave_whole_prompts_and_what_they_share(frozen, tmp_path, form):
         frozen.check(prompt)
 
 
+@pytest.mark.slow
 def test_runs_that_go_on_are_the_runs_uninterrupted(frozen, tmp_path):
     settings = settings_of(frozen, tmp_path, share="add", dropout_rate=0.1)
     train_many(RUNS, **settings | {"model_dir": str(tmp_path / "whole")})
