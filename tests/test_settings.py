@@ -103,7 +103,9 @@ def sample(field):
         )
         return [f"{name}={value}" for name, value in values.items()], values
     if Sequence in kinds:
-        values = {float: [0.5, -2.0]}.get(element_type(field.type, Sequence), ["a b", "c"])
+        values = {float: [0.5, -2.0], int: [7000, 14000]}.get(
+            element_type(field.type, Sequence), ["a b", "c"]
+        )
         return list(map(str, values)), values
     for kind, value in ((int, 7), (float, 0.25)):
         if kind in kinds:

@@ -33,6 +33,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import trainers
 from prompt_tuning_jax.training.identity import run_identity
 from prompt_tuning_jax.training.monitor import NotFiniteError
+from prompt_tuning_jax.training.private.secret import Secret
 from prompt_tuning_jax.training.set_up import make_batches, open_model
 from prompt_tuning_jax.training.train_step import make_train_step
 
@@ -673,7 +674,7 @@ def test_of_several_hosts_each_reads_its_own_rows(vocabulary, monkeypatch):
     for pack in (False, True):
         chosen = dataclasses.replace(config, pack=pack)
         mesh = sharding.make_mesh("data:1")
-        batch = next(make_batches(chosen, task, vocabulary, tiny.LENGTHS, {}, mesh))
+        batch = next(make_batches(chosen, task, vocabulary, tiny.LENGTHS, {}, mesh, Secret(chosen)))
         has_tokens = (batch["encoder_input_tokens"] > 0).any(axis=1)
         half = len(has_tokens) // 2
         assert has_tokens[:half].any()

@@ -12,10 +12,11 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 class CompareConfig(TrainConfig):
     """A training run, and the methods that are tried in its place."""
 
-    methods: Sequence[str] = setting(
-        default=("majority", "no_prompt", "hand_written", "prompt", "lora", "ia3", "model"),
+    methods: Sequence[str] | None = setting(
+        default=None,
         help="""what is compared: majority (the commonest answer), no_prompt (the frozen model as it
-        is), hand_written (the best of some texts), and every method that trains.""",
+        is), hand_written (the best of some texts), and every method that trains. None: majority
+        no_prompt prompt lora ia3 model.""",
         group="training",
         first=True,
     )

@@ -32,7 +32,8 @@ def help_text(
     groups = {name: found for name, found in groups.items() if found}
     if part and part not in ("all", *groups):
         raise UsageError(f"--help {part}: choose all, {', '.join(groups)}.")
-    head = [f"usage: {_usage(prog, fields)}", "", description.strip(), ""]
+    usage = textwrap.wrap(f"usage: {_usage(prog, fields)}", _WIDTH, subsequent_indent=" " * 7)
+    head = [*usage, "", description.strip(), ""]
     if part:
         asked = groups if part == "all" else {part: groups[part]}
         return "\n".join([*head, *_in_full(asked), *_paragraph("gin:", others.items())])

@@ -32,6 +32,7 @@ from prompt_tuning_jax.training.set_up import TrainResult, open_model
 
 UNTRAINED = ("majority", "no_prompt", "hand_written")
 TRAINED = ("prompt", *ADAPTERS, "model")
+USUAL = ("majority", "no_prompt", "prompt", "lora", "ia3", "model")
 HELD_OUT = 0.1, 50, 1000  # of train: a share, but at least and at most so many examples
 
 
@@ -104,7 +105,7 @@ def compare(config: CompareConfig | None = None, **options: Any) -> list[Row]:
 
 def chosen_methods(config: CompareConfig) -> list[str]:
     """The methods that are asked for, in their order; words may hold several, with commas."""
-    methods = [name for word in config.methods for name in word.split(",")]
+    methods = [name for word in config.methods or USUAL for name in word.split(",")]
     for name in (*methods, *(config.rates or ()), *(config.method_steps or ())):
         if name not in UNTRAINED + TRAINED:
             raise UsageError(
