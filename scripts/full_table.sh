@@ -9,7 +9,7 @@ super_glue=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."
 compare() { # NAME SEEDS [settings]
   .venv/bin/python -m prompt_tuning_jax compare --gin_file=experiments/quickstart.gin \
-    --seeds "$2" --model_dir "runs/table/$1" "${@:3}"
+    --average_decay 0 --seeds "$2" --model_dir "runs/table/$1" "${@:3}"
   cp -f "runs/table/$1/comparison.json" "scripts/results/comparison/$1.json"
 }
 files() { # NAME DIRECTORY TEXT_PROMPTS [settings]

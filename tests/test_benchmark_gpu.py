@@ -103,6 +103,7 @@ def test_the_important_rows_come_first_and_name_each_other(gpu):
             assert set(contender.against) <= set(row.contenders)
 
 
+@pytest.mark.slow
 def test_useful_work_counts_every_row_and_half_where_nothing_trains(checks, gpu):
     chosen = {name: row for name, row in gpu.ROWS.items() if row.size == "xl"}
     rows = gpu.check_settings(chosen, tiny=False)["rows"]

@@ -65,6 +65,7 @@ def test_its_vocabulary_is_the_bundled_t5s_and_ends_no_text(model):
 
 
 @pytest.mark.parametrize("name", [slow("bundled_causal_narrator"), "bundled_causal_topic"])
+@pytest.mark.slow
 def test_a_shipped_prompt_scores_what_its_card_says(model, name):
     prompt, card = pt.load_prompt(name), (PREBUILT / name / "CARD.md").read_text()
     assert model.fingerprint in card

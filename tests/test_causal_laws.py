@@ -141,6 +141,7 @@ class TestCache:
         model = model.scanned() if scan else model
         laws.beams_score_what_the_model_says(model, right_padded(TEXTS, 7), prompt)
 
+    @pytest.mark.slow
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
         laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, right_padded(TEXTS, 7), prompt)
 
@@ -167,6 +168,7 @@ class TestInFront:
         assert np.abs(expected[1]).max() > 1e-3
         laws.assert_alike(found, expected)
 
+    @pytest.mark.slow
     def test_before_a_text_that_is_empty(self, model, prompt):
         batch = batch_of(model, texts=[[], TEXTS[0], []])
         decoded = batch["decoder_input_tokens"]

@@ -27,6 +27,7 @@ class BagConfig:
     dtype: str = "float32"
     scan_layers: bool = False
     prompt_visibility: str = "full"
+    continues_inputs: bool = False
 
     def visibility_in(self, layouts, visibility):
         return visibility

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
 from prompt_tuning_jax import FrozenModel, train, train_many
 from prompt_tuning_jax.devices import sharding
@@ -105,6 +106,7 @@ def test_what_cannot_be_remembered_is_asked_anew(tmp_path, monkeypatch, kept):
     assert file.is_file() == (kept in (None, "no JSON"))
 
 
+@pytest.mark.slow
 def test_what_the_compiler_said_is_remembered(deep, mesh, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
@@ -118,7 +120,7 @@ def test_what_the_compiler_said_is_remembered(deep, mesh, tmp_path, monkeypatch)
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-@pytest.mark.parametrize("copies", [None, 2])
+@pytest.mark.parametrize("copies", [None, slow(2)])
 def test_the_shapes_are_those_that_the_step_is_called_with(model, tmp_path, monkeypatch, copies):
     settings = {
         "model": model,

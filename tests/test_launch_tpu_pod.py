@@ -105,6 +105,7 @@ def test_run_starts_the_same_program_on_every_host_and_ends_with_it(cloud):
     assert "delete" not in actions(cloud)
 
 
+@pytest.mark.slow
 def test_a_pre_empted_slice_is_made_again_and_the_program_started_again(cloud):
     python(cloud, '[ -f "$CLOUD/again" ] || sleep 600')
     line, environment = command_line(cloud, "run", "--delete_after", program=PROGRAM)

@@ -239,6 +239,7 @@ def test_settings_of_memory_change_no_number(name, change):
     assert_same(found[1], expected[1])
 
 
+@pytest.mark.slow
 def test_packed_examples_do_not_know_that_they_are_packed():
     """Windows, summaries and prompts are those of the example alone."""
     rng = np.random.default_rng(0)

@@ -140,6 +140,7 @@ def test_labels_that_look_alike_are_refused_however_an_answer_is_found(model, pr
         scoring.evaluate_task(model, task, predictions=predictions)
 
 
+@pytest.mark.slow
 def test_training_tells_what_is_lost(model_dir, tmp_path):
     from prompt_tuning_jax import train
 

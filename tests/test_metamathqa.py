@@ -96,6 +96,7 @@ def test_a_file_of_another_kind_is_refused(program, tmp_path):
 
 
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.slow
 def test_the_experiment_runs_with_a_tiny_model(data, tmp_path, capsys):
     run, few = tmp_path / "run", tmp_path / "few"
     few.mkdir()

@@ -63,6 +63,7 @@ def test_parts_are_spread_over_devices(model):
     assert_same_step(step(model, "data:2", microbatches=2), step(model))
 
 
+@pytest.mark.slow
 def test_each_part_has_its_own_dropout(model):
     config = dataclasses.replace(model.config, dropout_rate=0.5)
     dropped = model.replace(config=config)

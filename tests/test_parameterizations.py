@@ -14,6 +14,7 @@ from prompt_tuning_jax import initializers
 from prompt_tuning_jax.methods.assemble import assembled
 from prompt_tuning_jax.methods.parameterizations import choice
 from prompt_tuning_jax.params import PROMPT_FOLDER, PROMPT_NAME, prompt_of
+from prompt_tuning_jax.settings.train_config import TrainConfig
 
 P, D, V = 5, 12, 40
 FORMS = tuple(choice.PARAMETERIZATIONS)
@@ -131,6 +132,7 @@ def _interrupt(whole, again, step):
             shutil.rmtree(saved)
 
 
+@pytest.mark.slow
 def test_runs_together_come_out_as_alone(model, tmp_path):
     changes = {"slow": {"learning_rate": 0.05, "seed": 1}, "short": {"train_steps": 2}}
     together = pt.train_many(changes, **options(model, tmp_path / "many", **EVERYTHING))
@@ -138,6 +140,30 @@ def test_runs_together_come_out_as_alone(model, tmp_path):
         alone = pt.train(**options(model, tmp_path / name, **EVERYTHING | own))
         values = together[name].prompt.values
         np.testing.assert_allclose(values, alone.prompt.values, rtol=0, atol=2e-5)
+
+
+def test_a_prompt_is_averaged_and_nothing_dropped_unless_it_is_said():
+    """The default recipe is a prompt's; whatever else trains has the paper's."""
+    usual = TrainConfig()
+    assert (usual.averaging, usual.dropout) == (0.95, 0.0)
+    for others in ({"prompt_length": 0}, {"method": "lora"}):
+        assert (TrainConfig(**others).averaging, TrainConfig(**others).dropout) == (0.0, 0.1)
+    asked = TrainConfig(average_decay=0.0, dropout_rate=0.1)
+    assert (asked.averaging, asked.dropout) == (0.0, 0.1)
+
+
+def test_what_is_saved_is_the_average_of_the_steps(model, tmp_path):
+    """By its definition, from the prompts that a run without it leaves after every step."""
+    steps = {"eval_period": 1, "train_steps": 3, "learning_rate": 0.1}
+    pt.train(**options(model, tmp_path / "plain", average_decay=0.0, **steps))
+    pt.train(**options(model, tmp_path / "averaged", average_decay=0.15, **steps))
+    after = [pt.load_prompt(tmp_path / "plain" / "prompts" / str(i)).values for i in range(4)]
+    expected = after[0]
+    for step, prompt in enumerate(after[1:]):
+        kept = min(0.15, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * prompt
+        found = pt.load_prompt(tmp_path / "averaged" / "prompts" / str(step + 1)).values
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

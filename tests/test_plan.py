@@ -53,6 +53,7 @@ def cpu_for_gpus(monkeypatch):
 
 @pytest.mark.usefixtures("cpu_for_gpus")
 @pytest.mark.parametrize("policy", [["--remat_policy", "full"], slow([])], ids=["one", "any"])
+@pytest.mark.slow
 def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir, policy):
     file = tmp_path / "new" / "plan.json"
     asked = ["--model", str(model_dir), *GPU, *SIZES, "--prompt_visibility", "isolated"]

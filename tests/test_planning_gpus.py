@@ -185,6 +185,7 @@ def test_a_program_has_as_much_memory_as_jax_takes(monkeypatch):
     assert h100.usable == int(0.9 * h100.memory)
 
 
+@pytest.mark.slow
 def test_a_larger_model_than_a_gpu_is_split_over_several():
     """The weights of XXL in bfloat16 take 20.7 GiB: too much for an L4, not for an H100."""
     config, lengths = model_config("xxl"), Lengths(batch=8, inputs=64)

@@ -280,6 +280,7 @@ def test_a_run_says_what_it_cost_and_goes_on_as_if_never_stopped(
     assert facts["sampling_probability"] == 8 / 60
 
 
+@pytest.mark.slow
 def test_epsilon_finds_its_noise_which_stays(settings, library, tmp_path):
     result = train(**settings, dp_epsilon=3.0, model_dir=str(tmp_path / "a"))
     assert 2.99 < result.history[-1]["epsilon"] <= 3.0
@@ -311,6 +312,7 @@ def test_together_each_is_as_alone(settings, tmp_path):
         assert epsilons[0] == epsilons[1]
 
 
+@pytest.mark.slow
 def test_runs_of_other_noise_are_trained_apart(settings, tmp_path):
     runs = {"a": {}, "b": {"train_steps": 3}}
     with pytest.raises(ValueError, match="dp_epsilon 3 asks for another noise in each"):

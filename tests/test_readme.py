@@ -139,7 +139,7 @@ def own_data(tmp_path_factory):
     ]
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train = block("prompt-tuning train --data_dir my_data")
+    train = block("--eval_period 100 --model_dir runs/mine")
     run(changed(train, train_steps=4, eval_period=2), folder)
     return folder
 
@@ -240,6 +240,7 @@ def test_under_t5x(tmp_path):
 
 
 @needs_model
+@pytest.mark.slow
 def test_a_first_run(tmp_path):
     train = block("train bundled_topic --prompt_length 20")
     run(changed(train, train_steps=2).rstrip() + " --eval_period 2 --eval_limit 8", tmp_path)

@@ -22,7 +22,8 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.set_up import place, start_optimizer
+from prompt_tuning_jax.training.rules import start_optimizer
+from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_step import make_train_step
 
 TIED = {"logits_via_embedding": True, "mlp_activations": ("relu",)}

@@ -226,6 +226,7 @@ class TestSeqio:
             assert theirs[name] == ours[name]
         assert theirs["targets"]["counts"] == ours["targets"]["counts"]
 
+    @pytest.mark.slow
     def test_a_mixture_is_sampled_at_its_rates(self):
         import seqio
 

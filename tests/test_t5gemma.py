@@ -275,6 +275,7 @@ def test_a_target_does_not_begin_with_what_the_decoder_starts_from():
 
 
 @pytest.mark.parametrize("dtype", [slow(jnp.bfloat16), "int8"])
+@pytest.mark.slow
 def test_fewer_bits(dtype):
     whole, small = pt.load_model(HERE), pt.load_model(HERE, dtype=dtype)
     batch = batch_of("untied")

@@ -61,6 +61,7 @@ def test_mixtures_train_on_one_and_add_the_other(source, target, form, version):
 
 
 @ONE_PAIR
+@pytest.mark.slow
 def test_a_model_that_speaks_one_tasks_words_is_right_on_both(root, vocabulary, source, target):
     name = f"taskless_glue_{target}_from_{source}_zeroshot_v200"
     task = seqio_task(name, MODULE, vocabulary, LENGTHS)

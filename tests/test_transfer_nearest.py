@@ -175,6 +175,7 @@ def test_a_run_starts_at_the_prompt_nearest_to_its_own_after_the_probe(go, tmp_p
     assert "prompt_start" not in plain.prompt.metadata
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_looks_for_nothing(go, tmp_path, monkeypatch):
     whole = go(train_steps=4, model_dir=str(tmp_path / "whole"))
     go()

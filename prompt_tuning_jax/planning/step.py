@@ -129,6 +129,8 @@ def traced_step(
         batch_size=lengths.batch,
         feature_lengths={"inputs": lengths.inputs, "targets": lengths.targets},
         trainable=rules,
+        dropout_rate=0.1,  # the paper's recipe; what is averaged by default is but a prompt
+        average_decay=0.0,
     )
     step, shapes = step_and_shapes(asked, model, mesh)
     with _meant_for(mesh):

@@ -33,6 +33,9 @@ from prompt_tuning_jax.settings.parts.transfer import TransferConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
 
+MODEL_DROPOUT = 0.1
+PROMPT_AVERAGE = 0.95
+
 
 @settings
 class TrainConfig(
@@ -46,7 +49,7 @@ class TrainConfig(
     DeviceConfig,
     TaskConfig,
 ):
-    """What a training run takes. The defaults are the paper's recipe."""
+    """What a training run takes."""
 
     model_dir: PathLike | None = setting(
         default=None,
@@ -219,6 +222,21 @@ class TrainConfig(
         bounds=Bounds(1, TOKENS.most),
         shared=True,
     )
+
+    @property
+    def dropout(self) -> float:
+        """`dropout_rate`, or what it is by default."""
+        if self.dropout_rate is None:
+            return 0.0 if self.input_rows else MODEL_DROPOUT
+        return self.dropout_rate
+
+    @property
+    def averaging(self) -> float:
+        """`average_decay`, or what it is by default."""
+        if self.average_decay is None:
+            trains_prompt = self.input_rows and self.trainable is None and self.share is None
+            return PROMPT_AVERAGE if trains_prompt else 0.0
+        return self.average_decay
 
 
 def check_settings(config: TrainConfig) -> None:

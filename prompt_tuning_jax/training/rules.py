@@ -73,9 +73,9 @@ def make_optimizer(
       pace: None for the run's own.
     """
     optimizer = optim.make_optimizer(trainable, trainable_rules(config, pace))
-    if not config.average_decay:
+    if not config.averaging:
         return optimizer
-    return optim.averaging(optimizer, config.average_decay)
+    return optim.averaging(optimizer, config.averaging)
 
 
 def start_optimizer(

@@ -34,7 +34,7 @@ def network_config(config: TrainConfig, model: FrozenModel) -> NetworkConfig:
     asked = {name: getattr(config, name) for name in names}
     return dataclasses.replace(
         model.config,
-        dropout_rate=config.dropout_rate,
+        dropout_rate=config.dropout,
         prompt_visibility=config.prompt_visibility,
         **{name: value for name, value in asked.items() if value is not None},
     )
@@ -94,7 +94,7 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
         batch: DeviceBatch,
         key: Key | None,
     ) -> Updated:
-        of_dropout = key if config.dropout_rate else None
+        of_dropout = key if config.dropout else None
         (total, tokens), grads = gradients(trainable, frozen, batch, of_dropout)
         if config.is_private:
             grads = noised(grads, config, key)

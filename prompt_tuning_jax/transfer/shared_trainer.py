@@ -178,7 +178,7 @@ def make_shared_step(config: TrainConfig, model: FrozenModel) -> Callable[..., A
         prompt: jax.Array, batch: DeviceBatch, key: Key, frozen: Params, number: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """The gradient [P, D] of a run's prompt."""
-        key = jax.random.fold_in(key, number) if config.dropout_rate else None
+        key = jax.random.fold_in(key, number) if config.dropout else None
         (total, tokens), grads = gradients({PROMPT_NAME: prompt}, frozen, batch, key)
         scale = tokens if config.loss_normalization == "mean" else 1
         grad = grads[PROMPT_NAME] / scale

@@ -49,6 +49,7 @@ def test_an_experiment_reaches_training(errors_of_experiments, name):
 
 
 @pytest.mark.parametrize("name", TASK_MODULES)
+@pytest.mark.slow
 def test_a_task_module_can_be_imported_once_gin_is_locked(errors_of_task_modules, name):
     assert errors_of_task_modules[name] == ""
 

@@ -63,19 +63,19 @@ class RecipeConfig:
         shared=True,
         bounds=STEP,
     )
-    average_decay: float = setting(
-        default=0.0,
+    average_decay: float | None = setting(
+        default=None,
         help="""what is evaluated and saved is the mean of all steps, each of which counts this
         share of the next one (an exponential moving average, such as 0.99); 0 for the last step
-        alone.""",
+        alone. None: 0.95 for a prompt, else 0.""",
         group="training",
         identity=True,
         shared=True,
         bounds=SHARE_OR_NONE,
     )
-    dropout_rate: float = setting(
-        default=0.1,
-        help="of the frozen network, as in T5X.",
+    dropout_rate: float | None = setting(
+        default=None,
+        help="of the network. None: 0 for a prompt, else 0.1, as in T5X.",
         group="training",
         bounds=Bounds(0, 0.999),
         identity=True,

@@ -219,10 +219,10 @@ class Timed(NamedTuple):
 
 
 def runs(setting: Setting, method: str, rate: float | None, seeds: Sequence[int]) -> Timed:
-    """A method from some seeds; prompts are trained together."""
+    """A method from some seeds; what leaves the model as it is trains together."""
     configs = [run_config(setting, method, rate, seed) for seed in seeds]
     started = time.perf_counter()
-    if method == "prompt" and len(seeds) > 1:
+    if method != "model" and len(seeds) > 1:
         directory = str(Path(configs[0].model_dir).parent)
         own = {Path(one.model_dir).name: {"seed": one.seed} for one in configs}
         together = dataclasses.replace(configs[0], model_dir=directory)
