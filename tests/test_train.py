@@ -119,7 +119,7 @@ def test_the_prompt_moves_and_is_float32(learnt, model):
     assert last.values.dtype == np.float32
     labels = [model.vocabulary.encode(label)[0] for label in tiny.LABELS]
     began = np.asarray(model.embeddings)[labels]  # class labels start the first rows
-    assert (np.abs(last.values[:2] - began) > 0.1).mean() > 0.9
+    assert (np.abs(last.values[:2] - began) > 0.1).mean() > 0.8
 
 
 def test_the_best_prompt_is_the_first_of_the_highest_score(learnt):
@@ -180,12 +180,14 @@ def test_the_best_prompt_scores_the_same_outside_training(learnt, model_dir, tmp
 def test_the_state_holds_only_the_prompt_and_its_optimizer(learnt, model):
     directory, _ = learnt
     parts = split_params({"encoder": {"prompt": {"prompt": jnp.zeros((5, 16))}}}, RULES)
-    arrays = (parts[0], optim.make_optimizer(parts[0], RULES).init(parts[0]))
+    averaged = optim.averaging(optim.make_optimizer(parts[0], RULES), 0.95)
+    arrays = (parts[0], averaged.init(parts[0]))
     saved = json.loads((directory / "state" / "150" / "meta" / "metadata").read_text())
     state = RunState(directory, saved["identity"])
     restored, meta = state.restore(150, arrays)  # which fails on any array more or less
     state.close()
-    np.testing.assert_array_equal(restored[0][PROMPT_NAME], load_prompt(directory / "last").values)
+    last = load_prompt(directory / "last").values
+    np.testing.assert_array_equal(restored[1].average[PROMPT_NAME], last)
     assert meta["history"][-1]["step"] == 150
 
 

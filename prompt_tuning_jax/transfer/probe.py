@@ -12,6 +12,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.optim import averages
 from prompt_tuning_jax.params import PROMPT_NAME
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.rules import make_optimizer, start_optimizer
@@ -76,4 +77,4 @@ def embed_task(
             f"In the {config.probe_steps} steps before {spelled('prompt_init')} looks for the "
             f"nearest prompts a loss or gradient was not finite: lower {spelled('learning_rate')}."
         )
-    return np.asarray(sharding.to_host(folded(trainable)[PROMPT_NAME]))
+    return np.asarray(sharding.to_host(folded(averages(opt_state) or trainable)[PROMPT_NAME]))
