@@ -81,6 +81,7 @@ def test_a_shipped_prompt_scores_what_its_card_says(model, name):
     assert tuned > bare + 25
 
 
+@pytest.mark.slow
 def test_it_generates_and_classifies(model):
     prompt = pt.load_prompt("bundled_causal_topic")
     texts, answers = first("bundled_topic", 12)

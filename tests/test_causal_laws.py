@@ -146,6 +146,7 @@ class TestCache:
         laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, right_padded(TEXTS, 7), prompt)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_as_if_alone(model, prompt):
     laws.packed_rows_are_as_if_alone(model, batch_of(model), TEXTS, TARGETS, prompt)
 
@@ -240,6 +241,7 @@ def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan
     laws.another_form_is_the_same(model, batch_of(model), prompt, **how)
 
 
+@pytest.mark.slow
 def test_dropout_drops_and_is_off_without_a_key(model, prompt):
     laws.dropout_drops_and_is_off_without_a_key(model, batch_of(model), prompt)
 

@@ -50,6 +50,7 @@ def test_a_prompt_trains_and_nothing_else(model, tmp_path):
         (NAME, {"scan_layers": True, "remat_policy": "full"}),
     ],
 )
+@pytest.mark.slow
 def test_packed_or_scanned_it_is_the_same_prompt(name, tmp_path, how):
     model = pt.load_model(MODELS[name])
     steps = {
@@ -157,6 +158,7 @@ def eval_inputs(vocabulary):
     return eval_batches(inputs, vocabulary, batch_size=1, lengths={"inputs": 8, "targets": 4})
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_cut_and_how_texts_join(tmp_path, capsys):
     """The input's beginning; a target that is longer than its limit stays whole."""
     data = tiny.save_files(tmp_path / "data")

@@ -104,6 +104,7 @@ def test_exchange_with_peft(tmp_path):
     np.testing.assert_array_equal(array, load_prompt("bundled_topic").values)
 
 
+@pytest.mark.slow
 def test_show_a_task(tmp_path):
     printed = run("show_a_task.sh", tmp_path)
     assert any("[prompt 0..19]" in line for line in printed)

@@ -294,6 +294,7 @@ def test_a_mesh_that_splits_rows_unevenly_is_refused():
         options.only_mesh(mesh, 5)
 
 
+@pytest.mark.slow
 def test_what_is_too_large_to_copy_is_split():
     config, splits = small(), options.meshes(4, 4, 2)
     weights = options.weights_size(config, LENGTHS)

@@ -145,6 +145,7 @@ def own_data(tmp_path_factory):
 
 
 @needs_model
+@pytest.mark.slow
 def test_your_own_data(own_data):
     printed = run(block("prompt-tuning evaluate --prompt runs/mine"), own_data).splitlines()
     scores, answer = json.loads(printed[-2]), json.loads(printed[-1])

@@ -80,6 +80,7 @@ def test_padding_is_no_token():
     np.testing.assert_array_equal(one.generate_tokens(padded, **how)[0], alone)
 
 
+@pytest.mark.slow
 def test_a_prompts_rows_are_no_tokens_wherever_they_stand():
     """Greedy by hand: the logits of text, prompt and what was generated, penalised by their ids."""
     one, penalty = model("qwen3"), 0.05

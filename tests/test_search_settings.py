@@ -100,6 +100,7 @@ def test_a_search_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path
     np.testing.assert_array_equal(again.prompt.values, found.prompt.values)
 
 
+@pytest.mark.slow
 def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
     rates = {"a": 1e-9, "b": 0.3, "c": 0.5, "d": 1e-8}
     runs = {name: {"learning_rate": rate} for name, rate in rates.items()}

@@ -191,6 +191,7 @@ def temporary_bytes(config, batch=8, length=612):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_length_of_rows_and_not_with_its_square():
     config = dataclasses.replace(DENSE, num_encoder_layers=3, num_decoder_layers=1)
     lengths = (612, 4 * 612)

@@ -138,6 +138,7 @@ def test_every_gradient_equals_that_of_layers_of_their_own():
             assert_same(scanned[name], expected)
 
 
+@pytest.mark.slow
 def test_layers_may_come_first():
     """Numbers, initial shapes and shardings are those of T5X's order."""
     config, params = scan.scanned(CONFIG, PROMPTED_PARAMS)

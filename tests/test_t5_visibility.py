@@ -87,7 +87,7 @@ def test_masks_follow_the_rules(visibility, layout):
 
 @pytest.mark.parametrize(
     ("visibility", "scan_layers"),
-    [(ISOLATED[0], True), *((name, False) for name in ISOLATED[1:]), slow(ISOLATED[0], False)]
+    [slow(ISOLATED[0], True), *((name, False) for name in ISOLATED[1:]), slow(ISOLATED[0], False)]
     + [slow(name, True) for name in ISOLATED[1:]],
 )
 def test_prompts_computed_once_equal_the_masked_computation(visibility, scan_layers):
@@ -113,6 +113,7 @@ def test_so_do_banks(visibility):
 
 
 @pytest.mark.parametrize("visibility", [*map(slow, ISOLATED[:-1]), ISOLATED[-1]])
+@pytest.mark.slow
 def test_so_do_gradients(visibility):
     net = network(visibility)
     joined, places = placed()

@@ -135,6 +135,7 @@ def test_resumed_on_two_devices_too(together, monkeypatch):
         np.testing.assert_array_equal(result.prompt.values, whole[name].prompt.values)
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_leaves_the_others_alone(together, alone, capsys):
     runs = {"good": {"seed": 0}, "bad": {"seed": 0, "learning_rate": 1e38}}
     results = together(runs, **SLOWLY)
