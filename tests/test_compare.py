@@ -16,13 +16,11 @@ from prompt_tuning_jax.training.comparison.compare import chosen_methods, rates_
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return pt.load_model(tiny.save_model(tmp_path_factory.mktemp("t5"), tiny.make_vocabulary()))
+    return tiny.own_model(tmp_path_factory.mktemp("t5"))
 
 
 def options(model, model_dir, **changes):
-    given = {"feature_lengths": tiny.LENGTHS, "prompt_length": 4, "learning_rate": None}
-    given |= {"train_steps": 2, "eval_period": 2, "batch_size": 4, "seeds": 1}
-    return tiny.short_run(model, model_dir, **given | changes)
+    return tiny.own_run(model, model_dir, **{"train_steps": 2, "seeds": 1} | changes)
 
 
 def test_methods_are_scored_alike_and_their_costs_are_told(model, tmp_path):

@@ -78,13 +78,11 @@ def test_a_superposition_needs_a_vector_for_each_row():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return pt.load_model(tiny.save_model(tmp_path_factory.mktemp("t5"), tiny.make_vocabulary()))
+    return tiny.own_model(tmp_path_factory.mktemp("t5"))
 
 
 def options(model, model_dir, **changes):
-    given = {"prompt_length": 4, "batch_size": 4, "train_steps": 4, "eval_period": 2}
-    given |= {"feature_lengths": tiny.LENGTHS, "checkpoint_period": 2, "learning_rate": 0.1}
-    return tiny.short_run(model, model_dir, **given | changes)
+    return tiny.own_run(model, model_dir, **{"learning_rate": 0.1} | changes)
 
 
 @pytest.mark.parametrize("name", ["low_rank", slow("residual"), slow("superposition")])

@@ -16,13 +16,7 @@ from prompt_tuning_jax.training.search.report import Outcome, rows_of
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return pt.load_model(tiny.save_model(tmp_path_factory.mktemp("t5"), tiny.make_vocabulary()))
-
-
-def options(model, model_dir, **changes):
-    given = {"feature_lengths": tiny.LENGTHS, "prompt_length": 4, "learning_rate": None}
-    given |= {"train_steps": 4, "eval_period": 2, "checkpoint_period": 2, "batch_size": 4}
-    return tiny.short_run(model, model_dir, **given | changes)
+    return tiny.own_model(tmp_path_factory.mktemp("t5"))
 
 
 # --- the grid
@@ -83,7 +77,7 @@ def test_a_loss_is_better_when_it_is_less():
 
 def test_a_search_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path):
     grid = {"learning_rate": [1e-6, 0.3], "prompt_length": [4, 6]}
-    found = pt.search(grid, **options(model, tmp_path / "search", prompt_length=5))
+    found = pt.search(grid, **tiny.own_run(model, tmp_path / "search", prompt_length=5))
     told = json.loads((tmp_path / "search" / "search.json").read_text())
     assert len(told["rows"]) == 4
     scores = [row["trials"][0]["score"] for row in told["rows"]]
@@ -95,7 +89,7 @@ def test_a_search_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path
     assert (tmp_path / "search" / "search.png").read_bytes().startswith(b"\x89PNG")
 
     shutil.rmtree(tmp_path / "search" / "best")
-    again = pt.search(grid, **options(model, tmp_path / "search", prompt_length=5))
+    again = pt.search(grid, **tiny.own_run(model, tmp_path / "search", prompt_length=5))
     assert json.loads((tmp_path / "search" / "search.json").read_text()) == told
     np.testing.assert_array_equal(again.prompt.values, found.prompt.values)
 
@@ -105,8 +99,8 @@ def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
     rates = {"a": 1e-9, "b": 0.3, "c": 0.5, "d": 1e-8}
     runs = {name: {"learning_rate": rate} for name, rate in rates.items()}
     runs["b"]["seed"] = runs["c"]["seed"] = 3
-    whole = pt.train_many(runs, **options(model, tmp_path / "whole"))
-    halved = pt.train_many(runs, **options(model, tmp_path / "halved", halve_at=[2]))
+    whole = pt.train_many(runs, **tiny.own_run(model, tmp_path / "whole"))
+    halved = pt.train_many(runs, **tiny.own_run(model, tmp_path / "halved", halve_at=[2]))
     first = {name: result.history[0]["accuracy"] for name, result in whole.items()}
     went_on = [name for name, result in halved.items() if len(result.history) == 2]
     assert len(went_on) == 2
@@ -114,7 +108,7 @@ def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
     assert min(first[name] for name in went_on) >= max(others)
     for name in went_on:
         np.testing.assert_allclose(halved[name].prompt.values, whole[name].prompt.values, atol=2e-5)
-    again = pt.train_many(runs, **options(model, tmp_path / "halved", halve_at=[2]))
+    again = pt.train_many(runs, **tiny.own_run(model, tmp_path / "halved", halve_at=[2]))
     assert {name: len(result.history) for name, result in again.items()} == {
         name: len(result.history) for name, result in halved.items()
     }
@@ -130,7 +124,7 @@ def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
 def test_halving_that_cannot_be_is_refused(model, tmp_path, changes, words):
     runs = changes.pop("runs", {"a": {}, "b": {"seed": 1}})
     with pytest.raises(ValueError, match=words):
-        pt.train_many(runs, **options(model, tmp_path / "run", **changes))
+        pt.train_many(runs, **tiny.own_run(model, tmp_path / "run", **changes))
 
 
 @pytest.mark.slow

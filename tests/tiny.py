@@ -17,6 +17,7 @@ from prompt_tuning_jax import (
     Task,
     Transformer,
     Vocabulary,
+    load_model,
 )
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.data.metrics import get_metric
@@ -133,6 +134,18 @@ def short_run(model: FrozenModel, model_dir: Path, **changes) -> dict:
         "dropout_rate": 0.0,
         "quiet": True,
     } | changes
+
+
+def own_run(model: FrozenModel, model_dir: Path, **changes) -> dict:
+    """Settings of a few steps of the task, for `load_model`'s."""
+    given = {"feature_lengths": LENGTHS, "prompt_length": 4, "batch_size": 4, "train_steps": 4}
+    given |= {"eval_period": 2, "checkpoint_period": 2, "learning_rate": None}
+    return short_run(model, model_dir, **given | changes)
+
+
+def own_model(directory: Path) -> FrozenModel:
+    """The model of `save_model`, with the task's vocabulary."""
+    return load_model(save_model(directory, make_vocabulary()))
 
 
 def save_files(directory: Path) -> Path:

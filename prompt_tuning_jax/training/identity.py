@@ -115,6 +115,8 @@ def run_identity(
     settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
     examples = task.split("train")
     settings |= {
+        "dropout_rate": config.dropout,
+        "average_decay": config.averaging,
         "shared_prompt": None,
         # A schedule that ends with the run is another where the run is longer.
         "train_steps": None if config.schedule == "constant" else config.train_steps,

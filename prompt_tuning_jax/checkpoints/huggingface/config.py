@@ -14,7 +14,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields
+from prompt_tuning_jax.checkpoints.huggingface.fields import (
+    ACTIVATIONS,
+    FETCH,
+    Fields,
+    read_json,
+)
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5.config import T5Config
 
@@ -49,7 +54,6 @@ _REFUSED = {
 }
 _ATTENTION_TYPES = {"local": "local", "transient-global": "transient_global"}
 GENERATION = "generation_config.json"
-FETCH = "Fetch it again."
 
 
 def read_config(path: Path, untied: bool, dtype: Any = jnp.float32) -> T5Config:
@@ -179,7 +183,7 @@ def _generation_start(path: Path) -> int | None:
     path = path.with_name(GENERATION)
     if not path.is_file():
         return None
-    return json_object(path.read_bytes(), path, FETCH).get("decoder_start_token_id")
+    return read_json(path).get("decoder_start_token_id")
 
 
 def _eos_id(raw: Fields) -> int:

@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prompt_tuning_jax.json_values import json_object
+
+# The sizes of a stack of Gemma's and Llama's kind, in the order of published tables.
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+)
+FETCH = "Fetch it again."
 NO_SYNONYMS: Mapping[str, str] = types.MappingProxyType({})
 _LARGEST = 2**31 - 1
 # The activations by transformers' names; in T5, where the MLP is gated, its "gelu" means gelu_new.
@@ -18,6 +30,15 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a `config.json`, as it is written.
+
+    Raises:
+      ValueError: there is none, with what to do.
+    """
+    return json_object(path.read_bytes(), path, FETCH)
 
 
 class Fields:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from prompt_tuning_jax.checkpoints.huggingface import causal, t5gemma
 from prompt_tuning_jax.checkpoints.huggingface import config as t5
 from prompt_tuning_jax.checkpoints.huggingface import names as t5_names
+from prompt_tuning_jax.checkpoints.huggingface.fields import FETCH, read_json
 from prompt_tuning_jax.checkpoints.huggingface.files import (
     check_copies,
     check_output,
@@ -17,7 +18,6 @@ from prompt_tuning_jax.checkpoints.huggingface.files import (
     t5_arrays,
 )
 from prompt_tuning_jax.checkpoints.stored_array import Shape, StoredArray
-from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.family import NetworkConfig
 from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
@@ -100,10 +100,10 @@ T5GEMMA = Format(
 
 def format_in(path: Path) -> Format:
     """The format of the model that a `config.json` describes; T5's, which refuses all others."""
-    raw = json_object(path.read_bytes(), path, t5.FETCH)
+    raw = read_json(path)
     if "model_type" not in raw and "hidden_size" in raw:  # files of old T5s may lack it
         raise ValueError(
-            f"{path} has no 'model_type', which says what kind of model it describes. {t5.FETCH}"
+            f"{path} has no 'model_type', which says what kind of model it describes. {FETCH}"
         )
     model_type = raw.get("model_type", "t5")
     if model_type in list(causal.FAMILIES):

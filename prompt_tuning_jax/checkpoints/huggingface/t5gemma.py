@@ -13,9 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.huggingface import causal
-from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
+from prompt_tuning_jax.checkpoints.huggingface.fields import FETCH, SIZES, Fields, read_json
 from prompt_tuning_jax.checkpoints.stored_array import Shape
-from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
 from prompt_tuning_jax.models.t5gemma.weights import EMBEDDING_NAME, shapes
 
@@ -25,7 +24,6 @@ OUTPUT = "lm_head.out_proj.weight"
 DECODER_TABLE = "model.decoder.embed_tokens.weight"
 _STACKS = ("encoder", "decoder")
 _GEMMA = causal.FAMILIES["gemma2"]
-_FETCH = "Fetch it again."
 # Our folder in a stack -> its name in the files, where that is not Gemma 2's.
 _NAMES = _GEMMA.names | {
     "pre_attention_norm": "layers.{i}.pre_self_attn_layernorm",
@@ -42,15 +40,7 @@ _NAMES = _GEMMA.names | {
 # The encoder's table is no stack's in our tree, since the prompt joins what is embedded by it.
 _IN_STACK = {EMBEDDING_NAME: f"encoder/{EMBEDDING_NAME}"}
 _STACK = re.compile(r"(encoder|decoder)/(?:layers_(\d+)/)?(.+)")
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-)
-# Of the published stacks their _SIZES; scores are scaled by head_dim**-0.5 in all of them.
+# Of the published stacks their SIZES; scores are scaled by head_dim**-0.5 in all of them.
 _PUBLISHED_STACKS = {
     "s": (512, 8, 8, 8, 64, 1024),
     "b": (768, 12, 12, 12, 64, 2048),
@@ -66,7 +56,7 @@ PUBLISHED = tuple(f"{MODEL_TYPE}-{pair}" for pair in _PAIRS)
 
 def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None) -> T5GemmaConfig:
     """The T5GemmaConfig that a `config.json` describes; see `parse_config`."""
-    return parse_config(json_object(path.read_bytes(), path, _FETCH), path, dtype, eos_id)
+    return parse_config(read_json(path), path, dtype, eos_id)
 
 
 def parse_config(
@@ -93,7 +83,7 @@ def parse_config(
     stacks = {}
     for name in _STACKS:
         if not isinstance(raw.get(name), dict):
-            raise ValueError(f"{path} has no {name!r}, the fields of that stack. {_FETCH}")
+            raise ValueError(f"{path} has no {name!r}, the fields of that stack. {FETCH}")
         given, where = raw[name] | whole, f"{path} ({name})"
         stacks[name] = causal.parse_fields(given, where, MODEL_TYPE, _GEMMA, dtype, eos_id)
     encoder, decoder = stacks["encoder"], stacks["decoder"]
@@ -131,7 +121,7 @@ def published_config(name: str, dtype: Any = jnp.float32) -> T5GemmaConfig:
         raise ValueError(f"There is no {name!r} here: choose from {', '.join(PUBLISHED)}.")
     raw = {}
     for stack, size in zip(_STACKS, name.split("-")[1:], strict=True):
-        sizes = dict(zip(_SIZES, _PUBLISHED_STACKS[size], strict=True))
+        sizes = dict(zip(SIZES, _PUBLISHED_STACKS[size], strict=True))
         given = {"vocab_size": 256000, "max_position_embeddings": 8192}
         raw[stack] = given | sizes | {"query_pre_attn_scalar": sizes["head_dim"]}
     return parse_config(raw, f"the config.json of {name}", dtype)

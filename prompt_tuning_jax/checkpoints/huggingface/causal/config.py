@@ -16,8 +16,7 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.positions import (
     layer_kinds,
     positions_json,
 )
-from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields
-from prompt_tuning_jax.json_values import json_object
+from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields, read_json
 from prompt_tuning_jax.models.causal import CausalConfig
 
 _WRITTEN = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu"}
@@ -29,12 +28,11 @@ _REFUSED = {
     "add_cross_attention": "it also attends to an encoder",
     "scale_attn_by_inverse_layer_idx": "its layers scale their scores differently",
 }
-_FETCH = "Fetch it again."
 
 
 def read_config(path: Path, dtype: Any = jnp.float32, eos_id: int | None = None) -> CausalConfig:
     """The CausalConfig that a `config.json` describes; see `parse_config`."""
-    return parse_config(json_object(path.read_bytes(), path, _FETCH), path, dtype, eos_id)
+    return parse_config(read_json(path), path, dtype, eos_id)
 
 
 def parse_config(

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.huggingface.causal.config import parse_config
+from prompt_tuning_jax.checkpoints.huggingface.fields import SIZES
 from prompt_tuning_jax.models.causal import CausalConfig
 
 
@@ -59,15 +60,7 @@ _GEMMA3 = {
     "max_position_embeddings": 32768,
 }  # fmt: skip
 _GPT2 = {"model_type": "gpt2", "vocab_size": 50257, "max_position_embeddings": 1024}
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-)
-# Of a size: what it has in common with others, its _SIZES, and what is its own.
+# Of a size: what it has in common with others, its SIZES, and what is its own.
 _MODELS: dict[str, tuple[Mapping[str, Any], tuple[int, ...], Mapping[str, Any]]] = {
     "llama2-7b": (_LLAMA2, (4096, 32, 32, 32, 128, 11008), {}),
     "llama3.1-8b": (_LLAMA3_1, (4096, 32, 32, 8, 128, 14336), {}),
@@ -119,4 +112,4 @@ def published_fields(name: str) -> dict[str, Any]:
     if name not in _MODELS:
         raise ValueError(f"There is no {name!r} here: choose from {', '.join(PUBLISHED)}.")
     shared, sizes, own = _MODELS[name]
-    return {**shared, **dict(zip(_SIZES, sizes, strict=True)), **own}
+    return {**shared, **dict(zip(SIZES, sizes, strict=True)), **own}
