@@ -79,6 +79,18 @@ def test_what_cannot_be_compared_is_refused():
     assert rates_of(CompareConfig(rates={"lora": [0.1, 0.2]}), "lora") == [0.1, 0.2]
 
 
+def test_a_task_without_anything_to_compare_by_says_how_it_gets_it(model, tmp_path):
+    data = tiny.save_files(tmp_path / "data")
+    (data / "validation.jsonl").unlink()
+    files = {"task": None, "data_dir": data, "input_template": "{text}", "verbalizers": ["0", "1"]}
+    given = options(model, tmp_path / "run", **files)
+    with pytest.raises(ValueError, match=r"neither test nor validation.*validation_share"):
+        pt.compare(**given)
+    del given["seeds"]
+    with pytest.raises(ValueError, match=r"no validation split to rank by.*validation_share"):
+        pt.search({"seed": [0, 1]}, **given)
+
+
 def test_a_task_without_a_metric_is_refused(model, tmp_path):
     task = tiny.make_task(metrics=(), verbalizers=None)
     with pytest.raises(ValueError, match="no metric to compare by"):

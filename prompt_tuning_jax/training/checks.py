@@ -42,8 +42,7 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
 
 def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
     """Warns that there is no validation split; refuses a setting that would then do nothing."""
-    share, held = spelled("validation_share", 0.1), task.input_template is not None
-    remedy = f" {share} holds examples of the train file out for it." if held else ""
+    remedy = held_out_remedy(task)
     if config.patience is not None:
         raise ValueError(
             f"{spelled('patience')} counts evaluations, but {task.name!r} has no validation split: "
@@ -54,6 +53,13 @@ def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
         f"prompt is the last.{remedy}",
         stacklevel=2,
     )
+
+
+def held_out_remedy(task: Task) -> str:
+    """What makes a validation split of a task of files; nothing of others."""
+    if task.input_template is None:
+        return ""
+    return f" {spelled('validation_share', 0.1)} holds examples of the train file out for it."
 
 
 def check_prompt_trains(prompt_length: int, frozen: Params) -> None:

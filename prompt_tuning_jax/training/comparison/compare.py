@@ -21,17 +21,18 @@ from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.compare_config import CompareConfig
-from prompt_tuning_jax.settings.parts.method import OF_LENGTH
+from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.train import train, train_many
+from prompt_tuning_jax.training.checks import held_out_remedy
 from prompt_tuning_jax.training.comparison.costs import costs_of, stored_bytes
 from prompt_tuning_jax.training.comparison.report import Row, show_row, write_report
 from prompt_tuning_jax.training.set_up import TrainResult, open_model
 
 UNTRAINED = ("majority", "no_prompt", "hand_written")
-TRAINED = ("prompt", *ADAPTERS, "model")
+TRAINED = ("prompt", *ADAPTERS, BOTH, "model")
 USUAL = ("majority", "no_prompt", "prompt", "lora", "ia3", "model")
 HELD_OUT = 0.1, 50, 1000  # of train: a share, but at least and at most so many examples
 
@@ -136,6 +137,9 @@ def with_test_split(task: Task) -> Task:
     """Where there is no test split, validation becomes it, and some of train stands in for that."""
     if "test" in task.splits:
         return task
+    if "validation" not in task.splits:
+        remedy = held_out_remedy(task)
+        raise ValueError(f"{task.name!r} has neither test nor validation to compare by.{remedy}")
     train_examples = list(task.split("train").stream(seed=0, epoch=0))
     share, least, most = HELD_OUT
     held_out = min(max(int(len(train_examples) * share), least), most)
@@ -275,7 +279,7 @@ _PROMPTS_OWN = (
     "shared_prompt",
 )
 # What it takes to answer the next request for another task.
-SWITCHING = dict.fromkeys(ADAPTERS, "the adapter in the weights is exchanged") | {
+SWITCHING = dict.fromkeys((*ADAPTERS, BOTH), "the adapter in the weights is exchanged") | {
     "prompt": "nothing: each row has its own",
     "model": "another model",
 }

@@ -21,6 +21,7 @@ from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.train import train_many
+from prompt_tuning_jax.training.checks import held_out_remedy
 from prompt_tuning_jax.training.search.grid import Trial, jobs_of, trials_of, values_of
 from prompt_tuning_jax.training.search.report import Outcome, Row, write_report
 from prompt_tuning_jax.training.set_up import open_model
@@ -71,7 +72,8 @@ def search(
     base = dataclasses.replace(base, model=open_model(base, mesh))
     task = load_task(base, base.model.vocabulary)
     if base.eval_split not in task.splits:
-        raise ValueError(f"{task.name!r} has no {base.eval_split} split to rank prompts by.")
+        remedy = held_out_remedy(task)
+        raise ValueError(f"{task.name!r} has no {base.eval_split} split to rank by.{remedy}")
     metric = task.best_metric if task.metrics else "loss"
     jobs = jobs_of(trials)
     outcomes = [outcome for i, job in enumerate(jobs) for outcome in _run(base, i, job, metric)]
