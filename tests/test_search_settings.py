@@ -136,7 +136,10 @@ def test_from_the_command_line(tmp_path, capsys):
     words = ["--input_template", "{text}", "--verbalizers", "0=yes", "1=no"]
     words += ["--feature_lengths", "inputs=16", "targets=4"]
     main(["search", *given.split(), *words, "--grid", "learning_rate=0.1,0.3", "seed=0,1"])
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    best = json.loads(out)  # and nothing else: the runs' logs are no part of the result
+    assert best["settings"]["learning_rate"] in (0.1, 0.3)
+    assert "step 2" in told
     assert "learning_rate" in told
     assert "worst seed" in told
     assert pt.load_prompt(tmp_path / "search" / "best").shape[0] == 4

@@ -12,6 +12,7 @@ validation.
 import dataclasses
 import json
 
+from prompt_tuning_jax.commands.trials import logs
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.compare_config import CompareConfig
@@ -22,7 +23,7 @@ CONFIG = CompareConfig
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning compare")
-    with hosts.connected():
+    with hosts.connected(), logs.on_standard_error():
         rows = compare(config)
         if hosts.is_first():
             print(json.dumps([dataclasses.asdict(row) for row in rows]), flush=True)

@@ -10,6 +10,7 @@ the worse half of the trials ends at each of these steps.
 
 import json
 
+from prompt_tuning_jax.commands.trials import logs
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.search_config import SearchConfig
@@ -20,7 +21,7 @@ CONFIG = SearchConfig
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning search")
-    with hosts.connected():
+    with hosts.connected(), logs.on_standard_error():
         found = search(config=config)
         if hosts.is_first():
             best = {"settings": found.rows[0].to_json()["settings"], "prompt": found.directory}
