@@ -41,7 +41,7 @@ def test_methods_are_scored_alike_and_their_costs_are_told(model, tmp_path):
     assert rows["prompt"].memory < rows["model"].memory
     best = pt.load_prompt(tmp_path / "run" / "prompt" / "seed0" / "best")
     task = with_test_split(tiny.make_task())
-    assert len(task.splits["validation"]) == 50
+    assert len(task.splits["validation"]) == len(task.splits["train"]) == 30
     scored = evaluate_task(model, task, "test", best, feature_lengths=tiny.LENGTHS)
     assert rows["prompt"].scores == [scored.scores["accuracy"]]
 

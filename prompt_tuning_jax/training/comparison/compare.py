@@ -34,7 +34,8 @@ from prompt_tuning_jax.training.set_up import TrainResult, open_model
 UNTRAINED = ("majority", "no_prompt", "hand_written")
 TRAINED = ("prompt", *ADAPTERS, BOTH, "model")
 USUAL = ("majority", "no_prompt", "prompt", "lora", "ia3", "model")
-HELD_OUT = 0.1, 50, 1000  # of train: a share, but at least and at most so many examples
+# Of train: a share, but at least and at most so many examples, and never more than half.
+HELD_OUT = 0.1, 50, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def with_test_split(task: Task) -> Task:
         raise ValueError(f"{task.name!r} has neither test nor validation to compare by.{remedy}")
     train_examples = list(task.split("train").stream(seed=0, epoch=0))
     share, least, most = HELD_OUT
-    held_out = min(max(int(len(train_examples) * share), least), most)
+    held_out = min(max(int(len(train_examples) * share), least), most, len(train_examples) // 2)
     splits = {
         "train": ExampleList(train_examples[held_out:]),
         "validation": ExampleList(train_examples[:held_out]),
