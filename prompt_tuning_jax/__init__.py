@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.settings.train_config import TrainConfig
     from prompt_tuning_jax.train import train, train_many
     from prompt_tuning_jax.training.comparison.compare import compare
-    from prompt_tuning_jax.training.search.search import search
     from prompt_tuning_jax.training.set_up import TrainResult
+    from prompt_tuning_jax.training.sweep.sweep import sweep
     from prompt_tuning_jax.transfer.recycling import recycle
     from prompt_tuning_jax.transfer.similarity import similar
     from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -57,8 +57,8 @@ __all__ = [
     "paper_adafactor",
     "recycle",
     "save_prompt",
-    "search",
     "similar",
+    "sweep",
     "train",
     "train_many",
 ]
@@ -78,7 +78,7 @@ _MODULES = {
     "settings.train_config": ("TrainConfig",),
     "train": ("train", "train_many"),
     "training.comparison.compare": ("compare",),
-    "training.search.search": ("search",),
+    "training.sweep.sweep": ("sweep",),
     "training.set_up": ("TrainResult",),
     "transfer.recycling": ("recycle",),
     "transfer.similarity": ("similar",),

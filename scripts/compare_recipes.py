@@ -48,7 +48,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "residual": DECAYING | {"prompt_parameterization": "residual", "learning_rate": 0.1},
     "superposition": DECAYING | {"prompt_parameterization": "superposition"},
 }
-GLUE = {
+GLUE: Mapping[str, Mapping[str, Any]] = {
     "SST-2": {"input_template": "{sentence}", "verbalizers": {"0": "negative", "1": "positive"}},
     "RTE": {
         "input_template": "{premise} {hypothesis}",
@@ -62,6 +62,19 @@ GLUE = {
         "input_template": "{question} {passage}",
         "verbalizers": {"true": "yes", "false": "no"},
     },
+    "WiC": {
+        "input_template": "{word} {sentence1} {sentence2}",
+        "verbalizers": {"true": "yes", "false": "no"},
+    },
+    "COPA": {
+        "input_template": "{premise} {question} {choice1} {choice2}",
+        "verbalizers": {"0": "first", "1": "second"},
+    },
+    "MRPC": {
+        "input_template": "{#1 String} {#2 String}",
+        "target_template": "{Quality}",
+        "verbalizers": {"0": "no", "1": "yes"},
+    },
 }
 TASKS = (*BUNDLED_TASKS, *GLUE)
 
@@ -73,7 +86,8 @@ def load(name: str, model: pt.FrozenModel, data: Path | None) -> pt.Task:
         raise SystemExit(
             f"{name} is read from files: give the folder that holds {name}/ as --data."
         )
-    config = TaskConfig(data_dir=str(data / name), target_template="{label}", **GLUE[name])
+    settings = {"target_template": "{label}"} | GLUE[name]
+    config = TaskConfig(data_dir=str(data / name), **settings)
     task = load_task(config, model.vocabulary)
     return dataclasses.replace(with_test_split(task), name=name)
 
@@ -161,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(BUNDLED_TASKS))
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--data", type=Path, help="the folder of SST-2/, RTE/, CB/ and BoolQ/")
+    parser.add_argument("--data", type=Path, help="the folder that holds the files of the others")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, default=3)

@@ -121,7 +121,7 @@ def example(printed, name):
     # Training and evaluating are in the README's examples too. A plan compiles for minutes, with a
     # compiler that is often not here: see test_plan.
     [
-        slow(name) if name in ("train", "evaluate", "search", "compare") else name
+        slow(name) if name in ("train", "evaluate", "sweep", "compare") else name
         for name in cli.COMMANDS
         if name != "plan"
     ],

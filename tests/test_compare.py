@@ -88,7 +88,7 @@ def test_a_task_without_anything_to_compare_by_says_how_it_gets_it(model, tmp_pa
         pt.compare(**given)
     del given["seeds"]
     with pytest.raises(ValueError, match=r"no validation split to rank by.*validation_share"):
-        pt.search({"seed": [0, 1]}, **given)
+        pt.sweep({"seed": [0, 1]}, **given)
 
 
 def test_a_task_without_a_metric_is_refused(model, tmp_path):

@@ -156,11 +156,11 @@ def test_your_own_data(own_data):
 
 @pytest.mark.slow
 @needs_model
-def test_a_search_and_a_comparison(own_data):
+def test_a_sweep_and_a_comparison(own_data):
     few = {"train_steps": 2, "eval_period": 1}
     printed = run(changed(block("--grid learning_rate"), halve_at=1, **few), own_data)
     assert json.loads(printed)["settings"]["learning_rate"] in (0.1, 0.3)
-    assert load_prompt(own_data / "runs/search/best").values.shape == (20, 192)
+    assert load_prompt(own_data / "runs/sweep/best").values.shape == (20, 192)
     printed = run(changed(block("--methods majority,no_prompt"), **few), own_data)
     methods = [row["method"] for row in json.loads(printed)]
     assert methods == ["majority", "no_prompt", "prompt", "lora", "ia3", "model"]

@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train", "tune a prompt, or the model, on a task"),
-    "search": Command("trials.search", "try a grid of settings at once, and keep the best prompt"),
+    "sweep": Command("trials.sweep", "try a grid of settings at once, and keep the best prompt"),
     "compare": Command("trials.compare", "methods side by side on a task: scores and costs"),
     "evaluate": Command("evaluate", "score prompts on a task"),
     "infer": Command("infer", "answer each line of a file or of standard input", True),

@@ -1,7 +1,7 @@
 """A grid of settings as few jobs, each of which trains many prompts on one frozen model.
 
-found = pt.search({"learning_rate": [0.1, 0.3, 1.0], "seed": [0, 1, 2]}, task="bundled_woman",
-                  model_dir="runs/search", prompt_length=20)
+found = pt.sweep({"learning_rate": [0.1, 0.3, 1.0], "seed": [0, 1, 2]}, task="bundled_woman",
+                  model_dir="runs/sweep", prompt_length=20)
 found.settings, found.prompt    # the best by their mean over seeds, and their best prompt
 """
 
@@ -16,21 +16,21 @@ from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.settings.search_config import SearchConfig
 from prompt_tuning_jax.settings.setting import settings_of
+from prompt_tuning_jax.settings.sweep_config import SweepConfig
 from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.train import train_many
 from prompt_tuning_jax.training.checks import held_out_remedy
-from prompt_tuning_jax.training.search.grid import Trial, jobs_of, trials_of, values_of
-from prompt_tuning_jax.training.search.report import Outcome, Row, write_report
 from prompt_tuning_jax.training.set_up import open_model
+from prompt_tuning_jax.training.sweep.grid import Trial, jobs_of, trials_of, values_of
+from prompt_tuning_jax.training.sweep.report import Outcome, Row, write_report
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """What a sweep found.
 
     Attributes:
       settings: of the grid, those with the best mean score over seeds.
@@ -45,13 +45,13 @@ class Found:
     rows: Sequence[Row]
 
 
-def search(
-    grid: Mapping[str, Any] | None = None, config: SearchConfig | None = None, **options: Any
+def sweep(
+    grid: Mapping[str, Any] | None = None, config: SweepConfig | None = None, **options: Any
 ) -> Found:
     """Trains every combination of the grid's settings, and keeps the best prompt.
 
-    model_dir/TRIAL holds what each leaves behind, model_dir/best the best prompt, search.json and
-    search.png what came of all. Started again, it goes on where it was. Settings that runs together
+    model_dir/TRIAL holds what each leaves behind, model_dir/best the best prompt, sweep.json and
+    sweep.png what came of all. Started again, it goes on where it was. Settings that runs together
     may differ in (rate, seed, start, ...) train in one job; each value of another (the prompt's
     length, the optimizer, ...) is a job of its own. With `halve_at`, each job drops its worse half.
 
@@ -62,7 +62,7 @@ def search(
     Raises:
       ValueError: a grid's setting or value is wrong; the task has nothing to evaluate on.
     """
-    config = dataclasses.replace(config or SearchConfig(), **options)
+    config = dataclasses.replace(config or SweepConfig(), **options)
     trials = trials_of(values_of(config.grid if grid is None else grid))
     base = TrainConfig(**{name: getattr(config, name) for name in settings_of(TrainConfig)})
     if base.runs is not None:
@@ -108,4 +108,4 @@ def _keep(source: Path, place: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(place)
             copy.rename(place)
-    hosts.wait_for_all("search")
+    hosts.wait_for_all("sweep")

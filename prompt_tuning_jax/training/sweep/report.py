@@ -1,4 +1,4 @@
-"""What came of a search: its rows, best first, as a table, as JSON and as a picture."""
+"""What came of a sweep: its rows, best first, as a table, as JSON and as a picture."""
 
 import dataclasses
 import json
@@ -92,13 +92,13 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def write_report(directory: Path, outcomes: Sequence[Outcome], metric: str) -> list[Row]:
-    """Writes search.json and search.png, shows the table, and returns the rows, best first."""
+    """Writes sweep.json and sweep.png, shows the table, and returns the rows, best first."""
     rows = rows_of(outcomes)
     if hosts.is_first():
         found = {"metric": metric, "rows": [row.to_json() for row in rows]}
-        with new_file(directory / "search.json") as file:
+        with new_file(directory / "sweep.json") as file:
             file.write_text(json.dumps(found, indent=1) + "\n")
-        with new_file(directory / "search.png") as file:
+        with new_file(directory / "sweep.png") as file:
             _draw(rows, metric, file)
         Console(stderr=True).print(_table(rows, metric))
     return rows
@@ -113,7 +113,7 @@ def _table(rows: Sequence[Row], metric: str) -> Table:
         cells = [*(f"{score:.4g}" for score in shown), str(row.steps)]
         table.add_row(*(str(row.settings[name]) for name in names), *cells)
     if len(rows) > SHOWN:
-        table.caption = f"and {len(rows) - SHOWN} more, in search.json"
+        table.caption = f"and {len(rows) - SHOWN} more, in sweep.json"
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a search for settings takes."""
+"""What a sweep over settings takes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 
 
 @settings
-class SearchConfig(TrainConfig):
+class SweepConfig(TrainConfig):
     """A training run, and what is tried in it."""
 
     grid: Mapping[str, Any] | None = setting(

@@ -15,7 +15,7 @@ from prompt_tuning_jax.settings.setting import (
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.settings.values import read, takes_several
 
-# What a search sets itself, or that makes scores incomparable.
+# What a sweep sets itself, or that makes scores incomparable.
 NOT_IN_A_GRID = ("model_dir", "runs", "task", "task_module", "data_dir", "train_file", "metric")
 
 
@@ -54,7 +54,7 @@ def values_of(grid: Mapping[str, Any] | None) -> dict[str, list[Any]]:
         if name not in fields:
             raise UsageError(f"{place} is no setting{nearest_hint(name, fields)}")
         if name in NOT_IN_A_GRID:
-            raise UsageError(f"{place} cannot be searched: a grid is of one task.")
+            raise UsageError(f"{place} cannot be swept: a grid is of one task.")
         values = [_read(name, word) for word in _words(given)]
         for value in values:
             check_value(fields[name], value, place)

@@ -1,4 +1,4 @@
-"""A search for settings: its grid, its jobs, halving, and what it leaves behind."""
+"""A sweep over settings: its grid, its jobs, halving, and what it leaves behind."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import tiny
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.errors import UsageError
-from prompt_tuning_jax.training.search.grid import jobs_of, trials_of, values_of
-from prompt_tuning_jax.training.search.report import Outcome, rows_of
+from prompt_tuning_jax.training.sweep.grid import jobs_of, trials_of, values_of
+from prompt_tuning_jax.training.sweep.report import Outcome, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -72,25 +72,25 @@ def test_a_loss_is_better_when_it_is_less():
     assert [row.outcomes[0].score for row in rows] == [0.5, 1.0]
 
 
-# --- the search
+# --- the sweep
 
 
-def test_a_search_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path):
+def test_a_sweep_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path):
     grid = {"learning_rate": [1e-6, 0.3], "prompt_length": [4, 6]}
-    found = pt.search(grid, **tiny.own_run(model, tmp_path / "search", prompt_length=5))
-    told = json.loads((tmp_path / "search" / "search.json").read_text())
+    found = pt.sweep(grid, **tiny.own_run(model, tmp_path / "sweep", prompt_length=5))
+    told = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert len(told["rows"]) == 4
     scores = [row["trials"][0]["score"] for row in told["rows"]]
     assert scores == sorted(scores, reverse=True)
     assert told["rows"][0]["settings"] == found.settings
     assert found.prompt.shape == (found.settings["prompt_length"], model.config.emb_dim)
-    best = tmp_path / "search" / told["rows"][0]["trials"][0]["directory"] / "best"
+    best = tmp_path / "sweep" / told["rows"][0]["trials"][0]["directory"] / "best"
     np.testing.assert_array_equal(found.prompt.values, pt.load_prompt(best).values)
-    assert (tmp_path / "search" / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
-    shutil.rmtree(tmp_path / "search" / "best")
-    again = pt.search(grid, **tiny.own_run(model, tmp_path / "search", prompt_length=5))
-    assert json.loads((tmp_path / "search" / "search.json").read_text()) == told
+    shutil.rmtree(tmp_path / "sweep" / "best")
+    again = pt.sweep(grid, **tiny.own_run(model, tmp_path / "sweep", prompt_length=5))
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == told
     np.testing.assert_array_equal(again.prompt.values, found.prompt.values)
 
 
@@ -131,15 +131,15 @@ def test_halving_that_cannot_be_is_refused(model, tmp_path, changes, words):
 def test_from_the_command_line(tmp_path, capsys):
     model = tiny.save_model(tmp_path / "t5", tiny.make_vocabulary())
     data = tiny.save_files(tmp_path / "data")
-    given = f"--model {model} --data_dir {data} --model_dir {tmp_path / 'search'} --quiet"
+    given = f"--model {model} --data_dir {data} --model_dir {tmp_path / 'sweep'} --quiet"
     given += " --prompt_length 4 --train_steps 2 --eval_period 2 --batch_size 4"
     words = ["--input_template", "{text}", "--verbalizers", "0=yes", "1=no"]
     words += ["--feature_lengths", "inputs=16", "targets=4"]
-    main(["search", *given.split(), *words, "--grid", "learning_rate=0.1,0.3", "seed=0,1"])
+    main(["sweep", *given.split(), *words, "--grid", "learning_rate=0.1,0.3", "seed=0,1"])
     out, told = capsys.readouterr()
     best = json.loads(out)  # and nothing else: the runs' logs are no part of the result
     assert best["settings"]["learning_rate"] in (0.1, 0.3)
     assert "step 2" in told
     assert "learning_rate" in told
     assert "worst seed" in told
-    assert pt.load_prompt(tmp_path / "search" / "best").shape[0] == 4
+    assert pt.load_prompt(tmp_path / "sweep" / "best").shape[0] == 4

@@ -1,1 +1,0 @@
-"""A search for settings: a grid of them trained together, ranked, and the best prompt kept."""
