@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.checkpoints.prompt_file import load_bank, load_prompt, save_prompt
     from prompt_tuning_jax.data.files import file_task
     from prompt_tuning_jax.data.task import ExampleList, Task
+    from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
     from prompt_tuning_jax.evaluation.evaluate import evaluate
     from prompt_tuning_jax.evaluation.scoring import Evaluation
     from prompt_tuning_jax.interpretation.interpret import interpret
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "EmbeddingModel",
     "Evaluation",
     "ExampleList",
     "FrozenModel",
@@ -51,6 +53,7 @@ __all__ = [
     "file_task",
     "interpret",
     "load_bank",
+    "load_embedding_model",
     "load_model",
     "load_prompt",
     "load_vocabulary",
@@ -67,6 +70,7 @@ __all__ = [
 _MODULES = {
     "banks": ("TunedBank",),
     "checkpoints.prompt_file": ("load_bank", "load_prompt", "save_prompt"),
+    "embedding": ("EmbeddingModel", "load_embedding_model"),
     "evaluation.evaluate": ("evaluate",),
     "data.files": ("file_task",),
     "data.task": ("ExampleList", "Task"),

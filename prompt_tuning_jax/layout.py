@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Int
 LAYOUTS = ("prefix", "after_bos", "suffix", "suffix_before_eos")
 # What a prompt's positions may attend to; see `prompt_mask`.
 VISIBILITIES = ("full", "causal", "self", "isolated", "isolated_causal", "isolated_self")
+# Padding, where a row's tokens may be any ids that there are.
+NO_TOKEN = -1
 
 AnyArray = Array | np.ndarray
 

@@ -30,7 +30,7 @@ FLOORS = (
     {"vocabularies"},
     {"data", "methods", "models"},
     {"checkpoints", "decoding", "devices"},
-    {"model"},
+    {"model", "embedding"},
     {"bundled", "settings"},
     {
         "evaluation",

@@ -43,7 +43,7 @@ def load(
     mesh: Mesh | None,
 ) -> Loaded:
     """The model at `source`; see `model.load_model`, whose arguments and errors these are."""
-    quantizer = quantize.Quantizer() if _dtype(dtype) == jnp.int8 else None
+    quantizer = quantize.Quantizer() if checked_dtype(dtype) == jnp.int8 else None
     dtype = jnp.float32 if quantizer else dtype
     report, found = print if verbose else None, None
     generation = NO_DEFAULTS
@@ -65,7 +65,7 @@ def load(
     return Loaded(config, params, found, quantizer.fingerprint, generation)
 
 
-def _dtype(name: Any) -> np.dtype:
+def checked_dtype(name: Any) -> np.dtype:
     """The dtype of a model's weights that a setting names."""
     try:
         dtype = jnp.dtype(name)

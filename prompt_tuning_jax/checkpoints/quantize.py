@@ -37,12 +37,16 @@ class Quantizer:
 
     def __call__(self, name: str, weight: Any) -> dict[str, Any]:
         """What stands for a weight with a flat T5X name: two arrays, or itself if it is small."""
-        self._lines[name] = fingerprint.line(name, weight)
+        self.remember(name, weight)
         axes = _summed_axes(name, weight.ndim)
         if axes is None:
             return {name: weight}
         values, scale = quantize(weight, axes)
         return {name: values, name + SCALE: scale}
+
+    def remember(self, name: str, weight: Any) -> None:
+        """Counts a weight that stays as it is."""
+        self._lines[name] = fingerprint.line(name, weight)
 
     @property
     def fingerprint(self) -> str:

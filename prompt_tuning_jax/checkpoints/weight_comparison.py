@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prompt_tuning_jax.checkpoints.stored_array import Shape, StoredArray
 
-_LAYER = re.compile(r"(block\.|layers_|\blayers\.|\bh\.)(\d+)")
+_LAYER = re.compile(r"(block\.|layers_|\blayers\.|encoder\.layer\.|\bh\.)(\d+)")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.models.embedding.encoders import ENCODERS
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.params import flatten
 
@@ -154,7 +155,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 @functools.lru_cache
 def logical_axes(config: NetworkConfig) -> Mapping[str, tuple[str, ...]]:
     """Parameter name -> its logical axes, read from the network itself."""
-    flat = flatten(family_of(config).abstract_variables(config, None)["params_axes"])
+    network = ENCODERS.get(type(config)) or family_of(config)
+    flat = flatten(network.abstract_variables(config, None)["params_axes"])
     return {name.removesuffix("_axes"): tuple(meta.names) for name, meta in flat.items()}
 
 

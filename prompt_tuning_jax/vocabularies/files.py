@@ -23,12 +23,14 @@ _BESIDE = {TOKENIZER: (SENTENCEPIECE,), BPE_VOCAB: (BPE_MERGES,), BPE_MERGES: (B
 
 FETCH = "Fetch it again."
 ROLES = ("bos", "eos", "unk", "pad")
+_FRAMES = {"bos": "cls", "eos": "sep"}
 SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _SENTINEL = re.compile(r"<extra_id_\d+>")  # special whether or not a file says so
 # What transformers' classes take for granted where a file names no such token.
 T5_TOKENS = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 GPT2_TOKENS = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 CLASS_TOKENS = {
+    "BertTokenizer": {"bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]", "pad": "[PAD]"},
     "ByT5Tokenizer": T5_TOKENS,
     "MT5Tokenizer": T5_TOKENS,
     "T5Tokenizer": T5_TOKENS,
@@ -116,6 +118,11 @@ class VocabularyFiles:
                 content = token.get("content") if isinstance(token, dict) else token
                 if isinstance(content, str):
                     found[role] = content
+        for role, other in _FRAMES.items():  # BERT's has no other begin and end than its frame
+            content = self.config.get(f"{other}_token")
+            content = content.get("content") if isinstance(content, dict) else content
+            if role not in found and isinstance(content, str):
+                found[role] = content
         return found
 
     @functools.cached_property

@@ -1,13 +1,14 @@
 """Which of Hugging Face's models a directory holds, and how the files of each kind are read.
 
 T5 and its relatives are one format, T5Gemma is another, and causal language models have theirs.
+So have encoders of BERT's kind, which embed texts and do nothing else here.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prompt_tuning_jax.checkpoints.huggingface import causal, t5gemma
+from prompt_tuning_jax.checkpoints.huggingface import bert, causal, t5gemma
 from prompt_tuning_jax.checkpoints.huggingface import config as t5
 from prompt_tuning_jax.checkpoints.huggingface import names as t5_names
 from prompt_tuning_jax.checkpoints.huggingface.fields import FETCH, read_json
@@ -34,7 +35,8 @@ class Format(NamedTuple):
       check: (config, weights) -> ValueError where two that should be one differ.
       weight_names: config -> Hugging Face name -> (our name, shape there).
       is_transposed: (config, our name) -> whether it is stored transposed.
-      config_json: (config, dtype of the weights) -> the text of config.json.
+      config_json: (config, dtype of the weights) -> the text of config.json; None where such models
+        are only read.
       harmless: names that may be in the files and change nothing.
     """
 
@@ -43,7 +45,7 @@ class Format(NamedTuple):
     check: Callable[[NetworkConfig, Arrays], None]
     weight_names: Callable[[Any], Mapping[str, tuple[str, Shape]]]
     is_transposed: Callable[[Any, str], bool]
-    config_json: Callable[[Any, str], str]
+    config_json: Callable[[Any, str], str] | None
     harmless: tuple[str, ...]
 
 
@@ -98,6 +100,28 @@ T5GEMMA = Format(
 )
 
 
+def _bert_arrays(directory: Path) -> Arrays:
+    found = stored_arrays(directory)
+    return {plain: found[name] for plain, name in bert.plain_names(directory, found).items()}
+
+
+BERT = Format(
+    arrays=_bert_arrays,
+    read_config=lambda path, _, dtype, __: bert.read_config(path, dtype),
+    check=lambda *_: None,
+    weight_names=bert.weight_names,
+    is_transposed=bert.is_transposed,
+    config_json=None,
+    harmless=(),
+)
+
+
+def encoder_format_in(path: Path) -> Format:
+    """The format of the model that a `config.json` describes, where all that it does is encode."""
+    is_bert = read_json(path).get("model_type") in bert.MODEL_TYPES
+    return BERT if is_bert else format_in(path)
+
+
 def format_in(path: Path) -> Format:
     """The format of the model that a `config.json` describes; T5's, which refuses all others."""
     raw = read_json(path)
@@ -110,6 +134,11 @@ def format_in(path: Path) -> Format:
         return causal_format(model_type)
     if model_type == t5gemma.MODEL_TYPE:
         return T5GEMMA
+    if model_type in list(bert.MODEL_TYPES):
+        raise ValueError(
+            f"{path} describes a {model_type!r} model, an encoder: it writes no text, but embeds "
+            "texts. Load it with `load_embedding_model`."
+        )
     if model_type not in list(t5.MODEL_TYPES):
         why = _why(model_type, raw)
         raise ValueError(

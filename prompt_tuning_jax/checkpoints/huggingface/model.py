@@ -39,6 +39,7 @@ from prompt_tuning_jax.vocabularies import (
 
 # Tables are padded to a round number of rows, but T5's vocabulary (32,100) is not mT5's (250,100).
 _SPARE_ROWS = 4
+MODULES = "modules.json"  # sentence-transformers' mark
 _UNKNOWN = "\U0010fffd"  # a character that no vocabulary has: unknown, or spelled in bytes
 _OUTPUT: Mapping[str, Any] = {"lm_head.weight": None}  # as if the weights had an output layer
 
@@ -85,6 +86,11 @@ def load_lazily(
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"A model is loaded as float32 or bfloat16, not {dtype}.")
     directory = resolve(directory_or_hub_name)
+    if (directory / MODULES).is_file():
+        raise ValueError(
+            f"{directory} is a text-embedding model ({MODULES} is in it): load it with "
+            "`load_embedding_model`."
+        )
     if not (directory / CONFIG).is_file():
         found = ", ".join(sorted(child.name for child in directory.iterdir())[:6]) or "nothing"
         raise FileNotFoundError(

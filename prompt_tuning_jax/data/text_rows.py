@@ -1,0 +1,123 @@
+"""Texts as rows of token ids to be embedded: cut to a length, and put together by it."""
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from prompt_tuning_jax.data.encoding import Batch, Tokens, bucket_lengths
+from prompt_tuning_jax.errors import UsageError, spelled
+from prompt_tuning_jax.layout import NO_TOKEN
+from prompt_tuning_jax.vocabularies import Vocabulary
+
+LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+"""How long the rows of a batch are: as long as one of these that holds its longest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPrompts:
+    """Texts that stand before others, by name, and the name of the one that does so unasked."""
+
+    by_name: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default: str | None = None
+
+    def before(self, name: str | None, text: str | None) -> str:
+        """The text that stands before all others where a call names one, gives one, or neither.
+
+        Raises:
+          UsageError: there is none of this name, or both are given.
+        """
+        if text is not None:
+            if name is not None:
+                raise UsageError(f"Give either {spelled('name')} or {spelled('text_prompt')}.")
+            return text
+        name = self.default if name is None else name
+        if name is None:
+            return ""
+        if name not in self.by_name:
+            known = ", ".join(self.by_name) or "none"
+            raise UsageError(f"The model has no text prompt {name!r}; there are: {known}.")
+        return self.by_name[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRows:
+    """What makes rows of texts.
+
+    Attributes:
+      lower_case: whether texts are written in small letters first.
+      count_before: whether a text that stands before others counts in the pooling.
+    """
+
+    vocabulary: Vocabulary
+    lower_case: bool = False
+    count_before: bool = True
+
+    def tokens(self, texts: Sequence[str], before: str, room: int, first: int = 0) -> list[Tokens]:
+        """The ids of each text, special ones around them; what is more than `room` is cut off.
+
+        Args:
+          before: a text that stands before each of them.
+          first: the number of the first, as errors count them.
+
+        Raises:
+          ValueError: a text has no tokens at all; it names the text.
+        """
+        frame = len(self.vocabulary.framed([]))
+        whole = [before + text for text in texts]
+        whole = [text.lower() for text in whole] if self.lower_case else whole
+        rows = [
+            self.vocabulary.framed(ids[: max(room - frame, 0)])
+            for ids in self.vocabulary.encode_batch(whole)
+        ]
+        for number, row in enumerate(rows, first):
+            if not row:
+                raise ValueError(
+                    f"texts[{number}] is {texts[number - first]!r}, which has no tokens, and this "
+                    "model puts none around a text: leave it out, or write something."
+                )
+        return rows
+
+    def check_room(self, room: int) -> None:
+        """ValueError where so many tokens hold nothing of a text."""
+        if room <= (frame := len(self.vocabulary.framed([]))):
+            raise ValueError(
+                f"There is room for {room} tokens of a text, of which {frame} are special: give "
+                f"more ({spelled('max_length')}), or a shorter prompt."
+            )
+
+    def skipped(self, before: str) -> int:
+        """How many of a row's first tokens are those of `before`, where these do not count."""
+        if self.count_before or not before:
+            return 0
+        ids = self.vocabulary.encode(before.lower() if self.lower_case else before)
+        return len(self.vocabulary.framed(ids)) - bool(self.vocabulary.suffix)
+
+    def batch(self, rows: Sequence[Tokens], skipped: int, room: int, count: int) -> Batch:
+        """`count` rows, those of texts first, as `models.embedding.embed` takes them."""
+        longest = max(map(len, rows))
+        lengths = bucket_lengths(room, LENGTHS)
+        length = lengths[bisect.bisect_left(lengths, longest)]
+        tokens_BxT = np.full((count, length), NO_TOKEN, np.int32)
+        for number, row in enumerate(rows):
+            tokens_BxT[number, : len(row)] = row
+        return {"tokens": tokens_BxT, "skipped": np.full(count, skipped, np.int32)}
+
+    def batches(
+        self, rows: Sequence[Tokens], skipped: int, room: int, batch_size: int, parts: int
+    ) -> Iterator[tuple[np.ndarray, Batch]]:
+        """(numbers of rows, their batch), those of like length together; the longest come first.
+
+        The last batch has as many rows as a power of 2 that holds its own, so that few texts are
+        little work, and programs are few.
+
+        Args:
+          parts: what the number of rows must divide by.
+        """
+        order = np.argsort([-len(row) for row in rows], kind="stable")
+        full = -(-batch_size // parts) * parts
+        for first in range(0, len(order), full):
+            own = order[first : first + full]
+            count = min(full, -(-(1 << (len(own) - 1).bit_length()) // parts) * parts)
+            yield own, self.batch([rows[i] for i in own], skipped, room, count)

@@ -1,0 +1,86 @@
+"""Everything that defines an embedding model beside its weights."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+STEPS = ("dense", "normalize")
+ACTIVATIONS = ("linear", "tanh", "relu", "gelu_exact", "silu", "sigmoid")
+
+
+class Step(NamedTuple):
+    """What is done to a pooled vector.
+
+    Attributes:
+      kind: "dense", a kernel and an activation, or "normalize", to length 1.
+      outputs: how long a dense step's vector is.
+      bias: whether a dense step has one.
+      activation: of a dense step, one of `ACTIVATIONS`.
+    """
+
+    kind: str
+    outputs: int | None = None
+    bias: bool = False
+    activation: str = "linear"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """An encoder, its pooling, and what follows.
+
+    Attributes:
+      network: the encoder's own config.
+      pooling: of `POOLINGS`; of several the vectors are put one after another.
+      steps: what follows the pooling, in order.
+      max_seq_length: tokens of a text, special ones included; what is more is cut off.
+      include_prompt: whether the tokens of a text prompt count in the pooling.
+    """
+
+    network: Any
+    pooling: tuple[str, ...] = ("mean",)
+    steps: tuple[Step, ...] = ()
+    max_seq_length: int = 512
+    include_prompt: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "pooling", tuple(self.pooling))
+        object.__setattr__(self, "steps", tuple(Step(*step) for step in self.steps))
+        for what, given, known in (
+            ("pooling", self.pooling, POOLINGS),
+            ("steps", [step.kind for step in self.steps], STEPS),
+            ("activation", [step.activation for step in self.steps], ACTIVATIONS),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise ValueError(
+                    f"EmbeddingConfig.{what}: {unknown[0]!r} is not one of {', '.join(known)}."
+                )
+        if not self.pooling:
+            raise ValueError("EmbeddingConfig.pooling is empty: give one of " + ", ".join(POOLINGS))
+
+    @property
+    def emb_dim(self) -> int:
+        """D, how wide a prompt is."""
+        return self.network.emb_dim
+
+    @property
+    def outputs(self) -> int:
+        """E, how long a vector is."""
+        wide = [step.outputs for step in self.steps if step.outputs is not None]
+        return wide[-1] if wide else len(self.pooling) * self.emb_dim
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether vectors have length 1."""
+        return bool(self.steps) and self.steps[-1].kind == "normalize"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the dense steps' weights."""
+        found: dict[str, tuple[int, ...]] = {}
+        width = len(self.pooling) * self.emb_dim
+        for number, step in enumerate(self.steps):
+            if step.outputs is not None:
+                found[f"step_{number}/kernel"] = (width, step.outputs)
+                if step.bias:
+                    found[f"step_{number}/bias"] = (step.outputs,)
+                width = step.outputs
+        return found

@@ -1,0 +1,85 @@
+"""The prompts of a call, as an embedding model takes them.
+
+B batch   S tokens and prompt   P prompt length
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_tuning_jax.banks import PromptSet
+from prompt_tuning_jax.layout import NO_TOKEN, place_prompts
+from prompt_tuning_jax.models.embedding.config import EmbeddingConfig
+
+# What a tuned prompt's file says of whether its positions count in the pooling.
+POOL_PROMPT = "pool_prompt"
+
+
+def checked(config: EmbeddingConfig, prompts: PromptSet, name: str) -> EmbeddingConfig:
+    """The config for some prompts: their rows see what these say.
+
+    Args:
+      name: what errors call the model.
+
+    Raises:
+      ValueError: prompts of another width, an ensemble, or a visibility that is not for the model.
+    """
+    if prompts.values is None:
+        return config
+    if prompts.copies > 1:
+        raise ValueError(
+            "An ensemble gives each text several vectors: pass bank.rows(names), a prompt for each "
+            "text, or embed the texts with one prompt after the other."
+        )
+    if prompts.values.shape[-1] != config.emb_dim:
+        raise ValueError(
+            f"A prompt for {name} must be [P, {config.emb_dim}], got "
+            f"{list(prompts.values.shape)}; it was made for a model of another width."
+        )
+    network = config.network
+    asked = prompts.visibility or network.prompt_visibility
+    seen = network.visibility_in(prompts.layouts, asked)
+    network = dataclasses.replace(network, prompt_visibility=seen)
+    return dataclasses.replace(config, network=network)
+
+
+def counts(prompts: PromptSet, given: bool | None, default: bool) -> bool:
+    """Whether the positions of some prompts count in the pooling.
+
+    Args:
+      given: what a call says; None: what the prompts' files say, else `default`.
+
+    Raises:
+      ValueError: the files say different things.
+    """
+    if given is not None:
+        return given
+    said = {bool(one.metadata.get(POOL_PROMPT, default)) for one in prompts.tuned}
+    if len(said) > 1:
+        raise ValueError(
+            f"Some of these prompts count in the pooling and some do not: say {POOL_PROMPT}."
+        )
+    return said.pop() if said else default
+
+
+def placed(
+    batch: Mapping[str, Any], prompts: PromptSet, numbers: Int[np.ndarray, " n"], end: int
+) -> dict[str, Any]:
+    """A batch with room for the prompts, each where it stands in its row.
+
+    Args:
+      numbers: those of the texts in the batch's first rows; later rows are empty.
+      end: the id that ends a text.
+    """
+    tokens_BxT = batch["tokens"]
+    ids_B = np.zeros(len(tokens_BxT), np.int32)
+    if prompts.ids is not None:
+        ids_B[: len(numbers)] = prompts.ids[numbers]
+    lengths_B, layouts_B = prompts.lengths[ids_B], prompts.layouts[ids_B]
+    room = int(prompts.lengths.max())
+    tokens_BxS, positions_BxS = place_prompts(tokens_BxT, lengths_B, layouts_B, room, end, NO_TOKEN)
+    where = {"prompt_positions": positions_BxS, "prompt_ids": ids_B}
+    return {**batch, "tokens": tokens_BxS, **where}
