@@ -28,8 +28,8 @@ WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
 # What PEFT calls the tasks of the models whose prompts are read -> its default for submodules.
-ENCODER_DECODER, CAUSAL = "SEQ_2_SEQ_LM", "CAUSAL_LM"
-_SUBMODULES_OF = {ENCODER_DECODER: 2, CAUSAL: 1}
+ENCODER_DECODER, CAUSAL, ENCODER = "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"
+_SUBMODULES_OF = {ENCODER_DECODER: 2, CAUSAL: 1, ENCODER: 1}
 _TASK = "peft_task_type"
 # P-tuning trains its prompt through a small network, but saves, and then uses, that one's output.
 _PROMPTS = ("PROMPT_TUNING", "P_TUNING")
@@ -188,7 +188,7 @@ def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
     if task not in list(_SUBMODULES_OF):
         raise ValueError(
             f"{directory} is a PEFT prompt for {task}; a T5's is for {ENCODER_DECODER}, a causal "
-            f"model's for {CAUSAL}, and no other is read."
+            f"model's for {CAUSAL}, an embedding model's for {ENCODER}, and no other is read."
         )
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "compare": Command("trials.compare", "methods side by side on a task: scores and costs"),
     "evaluate": Command("evaluate", "score prompts on a task"),
     "infer": Command("infer", "answer each line of a file or of standard input", True),
+    "embed": Command("retrieval.embed", "a vector for each line of a file or of standard input"),
     "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
     "show-task": Command("show_task", "see what a task is, before any training; --list for all"),
     "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),

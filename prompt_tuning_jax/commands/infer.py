@@ -122,7 +122,7 @@ def _inputs(config: InferConfig, prompt: Trained) -> Iterator[Iterator[Input]]:
     if templates and is_table(config):
         yield read_inputs(config, templates)
         return
-    with opened_lines(config) as lines:
+    with opened_lines(config.input_file, config.encoding) as lines:
         if templates and given is None and not is_records(config):
             found, lines = begins_with_record(lines, templates)
             if not found and config.prompt_field is None:

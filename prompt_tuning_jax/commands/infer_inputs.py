@@ -28,6 +28,7 @@ from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.settings.infer_config import InferConfig
+from prompt_tuning_jax.settings.setting import PathLike
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 TABLES = (".csv", ".tsv")
@@ -199,20 +200,20 @@ def begins_with_record(lines: Iterator[Line], templates: Templates) -> tuple[boo
 
 
 @contextlib.contextmanager
-def opened_lines(config: InferConfig) -> Iterator[Iterator[Line]]:
+def opened_lines(input_file: PathLike | None, encoding: str | None) -> Iterator[Iterator[Line]]:
     """The lines of the input file, or of standard input."""
-    if config.input_file is None:
+    if input_file is None:
         if jax.process_count() > 1:
             raise ValueError(
                 f"Several hosts cannot read one standard input: give {spelled('input_file')}."
             )
-        with _standard_input(config.encoding) as file:
+        with _standard_input(encoding) as file:
             yield _lines(file, None)
         return
-    path = Path(config.input_file)
+    path = Path(input_file)
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(f"There is no {spelled('input_file')} {path}.")
-    with _whole(path, config.encoding) as file:
+    with _whole(path, encoding) as file:
         yield _lines(file, path)
 
 

@@ -9,6 +9,7 @@ from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, named
 from prompt_tuning_jax.data.templates import words_of
+from prompt_tuning_jax.embedding import EmbeddingModel
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.common import MismatchConfig, TextPromptConfig
@@ -85,7 +86,9 @@ def own_words(prompt: TunedPrompt | Adapter) -> tuple[str, ...] | None:
 
 
 def load_checked_prompt(
-    path: str | os.PathLike[str], model: FrozenModel, allow_prompt_mismatch: bool
+    path: str | os.PathLike[str],
+    model: FrozenModel | EmbeddingModel,
+    allow_prompt_mismatch: bool,
 ) -> TunedPrompt:
     """A prompt file that belongs to `model`, or a clear refusal."""
     prompt = load_prompt(path)

@@ -1,0 +1,1 @@
+"""Commands of models that embed texts."""
