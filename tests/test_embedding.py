@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 from embedding_models import NAMES, TEXTS, contrastive_loss, load, numbers
 
 import prompt_tuning_jax as pt
@@ -32,9 +33,8 @@ class TestNumbers:
     def test_together_and_alone(self, name):
         model, expected = load(name), numbers(name)["embeddings"]
         assert_equal(model.embed(TEXTS), expected)
-        assert_equal(model.embed(TEXTS, batch_size=5), expected)
-        for text, vector in list(zip(TEXTS, expected, strict=True))[:3]:
-            assert_equal(model.embed([text]), vector[None])
+        assert_equal(model.embed(TEXTS, batch_size=8), expected)
+        assert_equal(model.embed(TEXTS[:1]), expected[:1])
 
     def test_pooled_alone(self, name):
         model = load(name)
@@ -47,7 +47,7 @@ class TestNumbers:
         found = model.embed(TEXTS, io["prefix"], pool_prompt=counts == "included")
         assert_equal(found, io[f"embeddings_prefix_{counts}"])
 
-    @COUNTS
+    @pytest.mark.parametrize("counts", ["excluded", slow("included")])
     def test_loss_and_gradient_of_the_prompt(self, name, counts):
         model, io = load(name), numbers(name)
         batch, counted = model.tokenize(TEXTS), counts == "included"
@@ -68,14 +68,12 @@ class TestNumbers:
         found = model.replace(config=config).embed(TEXTS, text_prompt="query: ")
         assert_equal(found, numbers(name)[f"embeddings_text_prompt_{counts}"])
 
-    def test_a_mesh_changes_nothing(self, name):
+    @pytest.mark.parametrize("mesh", ["data:2", slow("model:2")])
+    def test_a_mesh_changes_nothing(self, name, mesh):
         io = numbers(name)
-        model = load(name, mesh=sharding.make_mesh("data:2"))
-        assert_equal(model.embed(TEXTS), io["embeddings"])
-        found = model.embed(TEXTS, io["prefix"], pool_prompt=True, batch_size=3)
+        model = load(name, mesh=sharding.make_mesh(mesh))
+        found = model.embed(TEXTS, io["prefix"], pool_prompt=True, batch_size=11)
         assert_equal(found, io["embeddings_prefix_included"])
-        split = load(name, mesh=sharding.make_mesh("model:2"))
-        assert_equal(split.embed(TEXTS), io["embeddings"])
 
     def test_each_text_with_a_prompt_of_its_own(self, name):
         model, rng = load(name), np.random.default_rng(0)
@@ -84,23 +82,29 @@ class TestNumbers:
             "short": pt.TunedPrompt(rng.normal(size=(2, model.config.emb_dim)).astype(np.float32)),
             "end": pt.TunedPrompt(numbers(name)["prefix"][:3], layout="suffix_before_eos"),
         }
-        bank = pt.TunedBank(prompts)
-        names = [list(prompts)[i % 3] for i in range(len(TEXTS))]
-        # Of one length, whatever room the longest prompt leaves among the model's positions.
-        found = model.embed(TEXTS, bank.rows(names), max_length=20, batch_size=4)
-        for i, (text, own) in enumerate(zip(TEXTS, names, strict=True)):
-            assert_equal(found[i : i + 1], model.embed([text], prompts[own], max_length=20))
+        names = np.array([list(prompts)[i % 3] for i in range(len(TEXTS))])
+        found = model.embed(TEXTS, pt.TunedBank(prompts).rows(names.tolist()))
+        for own, prompt in prompts.items():
+            alone = model.embed(TEXTS, prompt)
+            assert_equal(found[names == own], alone[names == own])
+        assert np.abs(found[names != own] - alone[names != own]).max() > 0.01
 
 
 def test_what_counts_is_as_the_prompts_file_says():
-    model, io = load("bert"), numbers("bert")
+    plain, io = load("bert"), numbers("bert")
     for counts, expected in ((True, "included"), (False, "excluded")):
         prompt = pt.TunedPrompt(io["prefix"], metadata={"pool_prompt": counts})
-        assert_equal(model.embed(TEXTS, prompt), io[f"embeddings_prefix_{expected}"])
-        assert_equal(model.embed(TEXTS, prompt, pool_prompt=True), io["embeddings_prefix_included"])
-    assert_equal(model.embed(TEXTS, io["prefix"]), io["embeddings_prefix_excluded"])
-    counting = model.replace(pool_prompt=True)
+        for model in (plain, plain.replace(pool_prompt=not counts)):
+            assert_equal(model.embed(TEXTS, prompt), io[f"embeddings_prefix_{expected}"])
+    assert_equal(plain.embed(TEXTS, prompt, pool_prompt=True), io["embeddings_prefix_included"])
+    assert_equal(plain.embed(TEXTS, io["prefix"]), io["embeddings_prefix_excluded"])
+    counting = plain.replace(pool_prompt=True)
     assert_equal(counting.embed(TEXTS, io["prefix"]), io["embeddings_prefix_included"])
+    bank = pt.TunedBank(
+        {"a": prompt, "b": pt.TunedPrompt(io["prefix"], metadata={"pool_prompt": True})}
+    )
+    with pytest.raises(ValueError, match=r"count in the pooling and some do not: say pool_prompt"):
+        plain.embed(TEXTS[:2], bank.rows(["a", "b"]))
 
 
 def test_smaller_dtypes():

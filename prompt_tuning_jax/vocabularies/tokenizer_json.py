@@ -32,6 +32,8 @@ from prompt_tuning_jax.vocabularies.tokenizer_files import (
 from prompt_tuning_jax.vocabularies.vocabulary import SpecialIds, Vocabulary, sentinels
 
 _WORD = "▁"
+# Classes that never look at `add_bos_token` and `add_eos_token`, though files may hold them.
+_DEAF_TO_FLAGS = ("Qwen2Tokenizer",)
 # These neither cut nor join anything in printable ASCII but at white space.
 _PLAIN_NORMALIZERS = {"Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 
@@ -170,7 +172,8 @@ def _frame(
     if files.tokenizer_class in T5_CLASSES:
         return (), (special.eos,)
     flags = {role: files.config.get(f"add_{role}_token") for role in ("bos", "eos")}
-    if any(flag is not None for flag in flags.values()):
+    is_obeyed = files.tokenizer_class not in _DEAF_TO_FLAGS
+    if is_obeyed and any(flag is not None for flag in flags.values()):
         prefix = (special.bos,) if flags["bos"] and special.bos is not None else ()
         return prefix, (special.eos,) if flags["eos"] else ()
     # The frame has its own ids, so one known word shows it; the vocabulary itself may know none.

@@ -1,5 +1,6 @@
 """Vectors for texts, one for each line, as a .npy file.
 
+    echo "The ferry leaves at noon." | prompt-tuning embed --model bundled --output vectors.npy
     prompt-tuning embed --model all-MiniLM-L6-v2 < texts.txt > vectors.npy
     prompt-tuning embed --model all-MiniLM-L6-v2 --prompt runs/mine/best --name query \\
       --input_file questions.txt --output questions.npy
@@ -89,6 +90,7 @@ def _write(vectors: np.ndarray, path: PathLike | None) -> None:
         return
     with new_file(path) as partial, open(partial, "wb") as file:
         np.save(file, vectors, allow_pickle=False)
+    print(f"{path}: {list(vectors.shape)}, {vectors.dtype}")
 
 
 def main(argv: list[str] | None = None) -> None:
