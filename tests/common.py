@@ -15,6 +15,7 @@ from prompt_tuning_jax.models.t5 import T5Config
 # Why tests are skipped, and what runs them; conftest.py shows how many there are of each.
 NEEDS_T5X = "need T5X: scripts/install_t5x.sh"
 NEEDS_DATA_EXTRA = "need the [data] extra: pip install '.[data]', with Python 3.11 to 3.13"
+NEEDS_MINILM = "need all-MiniLM-L6-v2: python scripts/fetch_minilm.py"
 NEEDS_SHARED = "need real data: PROMPT_TUNING_SHARED=DIR"
 # Seconds to wait for another process: against hangs only, and less than pytest waits for a test.
 HANG = 1200

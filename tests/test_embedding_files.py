@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from common import shared_dir
+from common import NEEDS_SHARED, shared_dir
 from embedding_models import HERE, TEXTS, copied, edit, load, numbers
 from safetensors.numpy import load_file, save_file
 
@@ -282,7 +282,7 @@ class TestRefused:
             model.replace(vocabulary=bare).embed(["a", ""])
 
 
-@pytest.mark.skipif(shared_dir() is None, reason="needs the shared goldens")
+@pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 def test_the_public_files_layout(tmp_path):
     """As sentence-t5 and GTR are on the hub, but in safetensors: older keys and module paths."""
     there = shared_dir() / "goldens" / "families" / "embed" / "sentence_t5" / "model_hub_style"

@@ -45,7 +45,15 @@ _FLOAT8 = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 TOKENIZERS = vocabulary_files.NAMES
-ALL_FILES = (CONFIG, GENERATION, *TOKENIZERS, _WEIGHTS, "model-*.safetensors", _INDEX)
+# What sentence-transformers keeps beside a network: see `checkpoints.sentence_transformers`.
+_MODULES = (
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]_*/*.json",
+    "[0-9]_*/*.safetensors",
+)
+ALL_FILES = (CONFIG, GENERATION, *TOKENIZERS, _WEIGHTS, "model-*.safetensors", _INDEX, *_MODULES)
 
 
 def _weight_files(directory: Path) -> list[Path]:
