@@ -115,7 +115,7 @@ class EmbeddingModel:
     def embedded(
         self,
         params: Mapping[str, Any],
-        prompt: Float[Array, "*N P D"] | None,
+        prompt: Float[Array, "*N P D"] | Float[np.ndarray, "*N P D"] | None,
         batch: Mapping[str, Any],
         pool_prompt: bool | None = None,
     ) -> Float[Array, "B E"]:

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -26,12 +27,17 @@ def test_lines_of_a_file(tmp_path, capsys):
 def test_standard_output_is_the_array_alone(monkeypatch, tmp_path):
     class Pipe(io.BytesIO):
         def tell(self):
-            raise OSError("a pipe")
+            raise OSError("a pipe knows no place")
 
     written = Pipe()
+    stdout = types.SimpleNamespace(buffer=written, isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The ferry leaves.\n\n")))
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=True))
+    monkeypatch.setattr(sys, "stdout", stdout)
     embed(model=MODEL, dtype="float16")
+    stdout.isatty = lambda: True
+    with pytest.raises(ValueError, match=r"no text for a terminal: give output"):
+        embed(model=MODEL)
+    monkeypatch.undo()
     found = np.load(io.BytesIO(written.getvalue()))
     assert found.dtype == np.float16
     np.testing.assert_array_equal(

@@ -96,7 +96,7 @@ class TextRows:
 
     def batch(self, rows: Sequence[Tokens], skipped: int, room: int, count: int) -> Batch:
         """`count` rows, those of texts first, as `models.embedding.embed` takes them."""
-        longest = max(map(len, rows))
+        longest = max(map(len, rows), default=1)
         lengths = bucket_lengths(room, LENGTHS)
         length = lengths[bisect.bisect_left(lengths, longest)]
         tokens_BxT = np.full((count, length), NO_TOKEN, np.int32)
