@@ -16,7 +16,7 @@ def commands(text: str) -> Iterator[list[str]]:
     inline = re.findall(r"`prompt-tuning ([^`]+)`", text)
     lines = re.findall(r"^[#\s]*(?:[^`\n]*\| |\| )?prompt-tuning ([^`\n]+)$", text, re.MULTILINE)
     for line in [*inline, *lines]:
-        words = shlex.split(re.sub(r" [12]?>.*", "", line), comments=True)
+        words = shlex.split(re.sub(r" (?:[12]?>|< ).*", "", line), comments=True)
         if words[0] in cli.COMMANDS and len(words) > 1:
             yield words
 
