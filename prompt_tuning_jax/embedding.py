@@ -154,7 +154,7 @@ class EmbeddingModel:
         arguments.check_texts(texts, self.vocab_size)
         before, room = (
             self.text_prompts.before(name, text_prompt),
-            self._room(max_length, prompt_length),
+            self.room(max_length, prompt_length),
         )
         rows = self._rows.tokens(texts, before, room)
         return self._rows.batch(rows, self._rows.skipped(before), room, len(rows))
@@ -199,7 +199,7 @@ class EmbeddingModel:
         prompts.check_inputs(len(texts))
         how = config, prompted.counts(prompts, pool_prompt, self.pool_prompt)
         before = self.text_prompts.before(name, text_prompt)
-        room = self._room(max_length, int(prompts.lengths.max()))
+        room = self.room(max_length, int(prompts.lengths.max()))
         size = batch_size, sharding.batch_parts_of(self.mesh)
         vectors = np.zeros((len(texts), config.outputs), kind)
         for first in range(0, len(texts), CHUNK):
@@ -246,7 +246,7 @@ class EmbeddingModel:
                 check_compatible(tuned, fingerprint=self.fingerprint, override=ANY_MODEL)
         return config, prompts
 
-    def _room(self, max_length: int | None, prompt_length: int) -> int:
+    def room(self, max_length: int | None = None, prompt_length: int = 0) -> int:
         """The most tokens of a text, beside a prompt."""
         arguments.check_numbers(max_length=max_length)
         limit = getattr(self.config.network, "length_limit", None)

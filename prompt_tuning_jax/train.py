@@ -32,6 +32,7 @@ from prompt_tuning_jax.training import fitting, run_lock
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.private.budget import with_any_noise, with_common_noise
+from prompt_tuning_jax.training.retrieval.set_up import open_embedding_model, prepare_retrieval
 from prompt_tuning_jax.training.runs import RunBatches, check_level, drop_worse_half, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
@@ -191,6 +192,12 @@ def set_up(
 
     From here on the frozen weights are where the mesh holds them; no other copy stays alive.
     """
+    if config.retrieves:
+        model = open_embedding_model(config, mesh)
+        prepared = prepare_retrieval(
+            configs, model, mesh, trainer_class.check, is_saved(config.model_dir)
+        )
+        return trainer_class(config, prepared, mesh), prepared.model, None
     model = open_model(config, mesh)
     form = fitting.fit(with_any_noise(config), model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xla_flags
+from embedding_models import HERE
 
-from prompt_tuning_jax import load_prompt
+from prompt_tuning_jax import load_embedding_model, load_prompt
+from prompt_tuning_jax.commands.cli import main
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "scripts" / "examples"
 WOMAN = ["bundled_woman", *(f"bundled_woman_seed{seed}" for seed in range(1, 5))]
@@ -117,3 +119,41 @@ def test_convert_to_t5x(tmp_path):
     assert any("0 differ" in line for line in printed)
     back = load_prompt(tmp_path / "runs/examples/t5x/prompt")
     np.testing.assert_array_equal(back.values, load_prompt("bundled_topic").values)
+
+
+@pytest.fixture
+def index(tmp_path):
+    """A folder of `prompt-tuning index`, and which documents a question is to find, in order."""
+    documents = {
+        f"d{i}": f"number {i} of {word}" for i, word in enumerate(("tea", "stone", "rain"))
+    }
+    vectors = load_embedding_model(HERE / "bert" / "model").embed([*documents.values(), "of rain"])
+    found = np.array(list(documents))[np.argsort(-(vectors[:-1] @ vectors[-1]))]
+    lines = [json.dumps({"_id": key, "text": text}) for key, text in documents.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    words = ["--documents", str(tmp_path / "corpus.jsonl"), "--output", str(tmp_path / "index")]
+    main(["index", "--model", str(HERE / "bert" / "model"), *words])
+    return tmp_path / "index", found.tolist()
+
+
+@pytest.mark.slow
+def test_search_with_faiss(tmp_path, index):
+    pytest.importorskip("faiss")
+    for _ in range(2):  # the second finds the store of the first
+        lines = run("search_with_faiss.py", tmp_path, str(index[0]), "of rain")
+        assert [line.split()[1] for line in lines] == index[1]
+
+
+@pytest.mark.slow
+def test_search_with_qdrant(tmp_path, index):
+    pytest.importorskip("qdrant_client")
+    for _ in range(2):
+        lines = run("search_with_qdrant.py", tmp_path, str(index[0]), "of rain")
+        assert [line.split()[1] for line in lines] == index[1]
+
+
+@pytest.mark.slow
+def test_tune_a_query_side(tmp_path):
+    lines = run("tune_a_query_side.py", tmp_path)
+    (best,) = [re.search("^best: .*recall@1 ([^,]+)", line) for line in lines if "best:" in line]
+    assert float(best[1]) > 25  # one of six by chance

@@ -11,7 +11,7 @@ import sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))  # an import of any of them now fails
 import importlib, pkgutil
 import prompt_tuning_jax
-heavy = ("data.seqio_source", "tasks", "t5x_plugin")
+heavy = ("data.seqio_source", "retrieval.prompted_transformer", "tasks", "t5x_plugin")
 for module in pkgutil.walk_packages(prompt_tuning_jax.__path__, "prompt_tuning_jax."):
     if not module.name.removeprefix("prompt_tuning_jax.").startswith(heavy):
         importlib.import_module(module.name)

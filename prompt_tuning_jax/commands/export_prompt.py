@@ -2,6 +2,7 @@
 
     prompt-tuning export bundled_topic topic-adapter
     prompt-tuning export bundled_topic topic.npy
+    prompt-tuning export runs/faq tuned --to sentence_transformers --model all-MiniLM-L6-v2
 
 A PEFT adapter is a directory that `PeftModel.from_pretrained(base, DESTINATION)` loads onto the
 same frozen model, with the same numbers.
@@ -16,6 +17,9 @@ A .npy file is the bare array, float32 [P, D], for any other server. It is fed b
      attend to less than all), with no padding between the rows and the text.
 A decoder beside an encoder gets nothing.
 
+A sentence-transformers model is a copy of --model with the prompt beside it: the tuned query side,
+loaded by `SentenceTransformer(DESTINATION, trust_remote_code=True)` where this library is present.
+
 For T5X, `prompt-tuning checkpoint add-prompt` puts a prompt into a checkpoint.
 """
 
@@ -24,17 +28,21 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints import peft
-from prompt_tuning_jax.checkpoints.huggingface import directory_of
+from prompt_tuning_jax.checkpoints.huggingface import directory_of, resolve
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
+from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
+from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT
 from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.retrieval.exported_prompt import write_sentence_transformer
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
-FORMS = ("peft", "npy")
+FORMS = ("peft", "npy", "sentence_transformers")
 
 
 @settings
@@ -51,7 +59,8 @@ class ExportConfig(MismatchConfig):
     )
     to: str | None = setting(
         default=None,
-        help="peft or npy. None: as the destination is named.",
+        help="""peft, npy or sentence_transformers. None: an array where the destination ends in
+        .npy, else peft.""",
         group="prompt",
         choices=FORMS,
     )
@@ -82,6 +91,8 @@ def export_prompt(config: ExportConfig) -> str:
             raise UsageError(f"{names} are for a PEFT adapter, not an array: leave them out.")
         save_prompt(config.destination, tuned)
         return written(config.destination, "an array", tuned, tuned.metadata.get("base_model"))
+    if form == "sentence_transformers":
+        return _export_sentence_transformer(config, tuned)
     model = config.model or "bundled"
     frozen = load_model(model, jnp.bfloat16)
     frozen.check(tuned, config.allow_prompt_mismatch)
@@ -99,13 +110,38 @@ def export_prompt(config: ExportConfig) -> str:
 
 
 def _form(config: ExportConfig) -> str:
-    """Either "npy" or "peft"; refuses a destination that cannot be that."""
+    """One of FORMS; refuses a destination that cannot be that."""
     is_npy = Path(config.destination).suffix == ".npy"
     if config.to == "npy" and not is_npy:
         raise ValueError(f"{config.destination}: an array's file ends in .npy; name it so.")
     if config.to == "peft" or not is_npy:
         check_directory(config.destination, "a PEFT adapter")
-    return "npy" if is_npy else "peft"
+    return config.to or ("npy" if is_npy else "peft")
+
+
+def _export_sentence_transformer(config: ExportConfig, tuned: TunedPrompt) -> str:
+    if config.model is None or config.base_model is not None:
+        raise UsageError(
+            f"{spelled('to', 'sentence_transformers')} copies {spelled('model')}: give its "
+            f"directory, and leave {spelled('base_model')} out."
+        )
+    base = resolve(directory_of(config.model))
+    model = load_embedding_model(base)
+    model.check(tuned, config.allow_prompt_mismatch)
+    if (tuned.layout, tuned.visibility) != ("prefix", "full"):
+        raise ValueError(
+            f"{config.prompt} is {tuned.layout}, {tuned.visibility}: in sentence-transformers a "
+            "prompt stands in front and sees everything."
+        )
+    pool_prompt = bool(tuned.metadata.get(POOL_PROMPT, model.pool_prompt))
+    write_sentence_transformer(
+        config.destination,
+        tuned.values,
+        base,
+        pool_prompt=pool_prompt,
+        max_seq_length=model.room(prompt_length=len(tuned.values)),
+    )
+    return written(config.destination, "a sentence-transformers model", tuned, config.model)
 
 
 def main(argv: list[str] | None = None) -> None:

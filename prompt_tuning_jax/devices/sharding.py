@@ -155,6 +155,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 @functools.lru_cache
 def logical_axes(config: NetworkConfig) -> Mapping[str, tuple[str, ...]]:
     """Parameter name -> its logical axes, read from the network itself."""
+    config = getattr(config, "network", config)  # that of an embedding model
     network = ENCODERS.get(type(config)) or family_of(config)
     flat = flatten(network.abstract_variables(config, None)["params_axes"])
     return {name.removesuffix("_axes"): tuple(meta.names) for name, meta in flat.items()}

@@ -29,6 +29,7 @@ from prompt_tuning_jax.settings.common import (
 from prompt_tuning_jax.settings.parts.method import MethodConfig, check_method
 from prompt_tuning_jax.settings.parts.privacy import PrivacyConfig, check_privacy
 from prompt_tuning_jax.settings.parts.recipe import RecipeConfig
+from prompt_tuning_jax.settings.parts.retrieval import RetrievalConfig, check_retrieval
 from prompt_tuning_jax.settings.parts.transfer import TransferConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig
@@ -43,6 +44,7 @@ class TrainConfig(
     PrivacyConfig,
     MethodConfig,
     TransferConfig,
+    RetrievalConfig,
     LayoutConfig,
     MismatchConfig,
     PredictionConfig,
@@ -268,6 +270,7 @@ def check_settings(config: TrainConfig) -> None:
                 f"{spelled('eval_period')} is {config.eval_period}."
             )
     check_privacy(config)
+    check_retrieval(config)
     parts = sharding.batch_parts(sharding.make_mesh(config.mesh))
     if config.batch_size % parts:
         raise ValueError(

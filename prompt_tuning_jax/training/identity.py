@@ -112,21 +112,37 @@ def run_identity(
     frozen: Params,
 ) -> dict[str, Any]:
     """What makes two runs the same run; a saved state is continued only by its own."""
-    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
     examples = task.split("train")
-    settings |= {
-        "dropout_rate": config.dropout,
-        "average_decay": config.averaging,
-        "shared_prompt": None,
-        # A schedule that ends with the run is another where the run is longer.
-        "train_steps": None if config.schedule == "constant" else config.train_steps,
-        "model": model.fingerprint,
-        "model_dtype": str(flatten(model.params)[family_of(model.config).EMBEDDING_NAME].dtype),
+    of_task = {
         "task": task.name,
         "train_examples": len(examples) if hasattr(examples, "__len__") else None,
-        "trainable": sorted(trainable),
+        "shared_prompt": None,
     }
     if config.shared_prompt is not None:
         shared = {**frozen, **trainable}[SHARED_NAME]
-        settings["shared_prompt"] = fingerprint({"shared": shared})
+        of_task["shared_prompt"] = fingerprint({"shared": shared})
+    table = flatten(model.params)[family_of(model.config).EMBEDDING_NAME]
+    return settings_identity(config, model.fingerprint, table.dtype, trainable, of_task)
+
+
+def settings_identity(
+    config: TrainConfig, model: str, dtype: Any, trainable: Params, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of it that is the same whatever a run's task is.
+
+    Args:
+      model, dtype: its fingerprint, and that of its weights.
+      others: what the task says.
+    """
+    settings = {name: getattr(config, name) for name in names_where(TrainConfig, "identity")}
+    settings |= {
+        "dropout_rate": config.dropout,
+        "average_decay": config.averaging,
+        # A schedule that ends with the run is another where the run is longer.
+        "train_steps": None if config.schedule == "constant" else config.train_steps,
+        "model": model,
+        "model_dtype": str(dtype),
+        "trainable": sorted(trainable),
+        **others,
+    }
     return {macro_name(name): value for name, value in settings.items()}

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,83 @@ Scores = Mapping[str, Any]
 START = "prompt_start"  # what a prompt's file says of the prompts at which its run started
 
 
+class Scoring(Protocol):
+    """How a kind of task is scored.
+
+    Attributes:
+      name: the task's.
+      metric: the score that chooses the best step; "loss" is better where it is less.
+      can_evaluate: whether there is a split to evaluate on.
+      feature_lengths: the most tokens of `inputs` and `targets`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def can_evaluate(self) -> bool: ...
+
+    @property
+    def feature_lengths(self) -> Mapping[str, int]: ...
+
+    def scores(self, model: Any, prompt: TunedPrompt | None) -> tuple[dict[str, float], str | None]:
+        """The scores of eval_split, and a warning or None."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a prompt's file says, so that an input is put to the model as here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskScoring:
+    """Answers, ranked or generated, against targets."""
+
+    config: TrainConfig
+    task: Task
+    feature_lengths: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def metric(self) -> str:
+        return self.task.best_metric if self.task.metrics else "loss"
+
+    @property
+    def can_evaluate(self) -> bool:
+        return self.config.eval_split in self.task.splits
+
+    def scores(
+        self, model: FrozenModel, prompt: TunedPrompt | None
+    ) -> tuple[dict[str, float], str | None]:
+        found = evaluate_task(
+            model,
+            self.task,
+            self.config.eval_split,
+            prompt,
+            predictions=self.config.predictions,
+            feature_lengths=self.feature_lengths,
+            batch_size=self.config.batch_size,
+            limit=self.config.eval_limit,
+        )
+        return dict(found.scores), collapse_warning(found)
+
+    def facts(self) -> Mapping[str, Any]:
+        facts = {
+            "verbalizers": self.task.verbalizers,
+            "input_template": self.task.input_template,
+            "target_template": self.task.target_template,
+            "feature_lengths": dict(self.feature_lengths),
+            "predictions": self.config.predictions,
+        }
+        if self.config.missing != "drop":  # whoever asks gets an answer
+            facts["missing"] = self.config.missing
+        return facts
+
+
 @dataclasses.dataclass(frozen=True)
 class Outputs:
     """Scores a run on eval_split, and writes its parameters to best/, last/ and prompts/STEP/.
@@ -53,9 +130,8 @@ class Outputs:
 
     config: TrainConfig
     model: FrozenModel
-    task: Task
+    scoring: Scoring
     frozen: Params
-    feature_lengths: Mapping[str, int]
     start: Mapping[str, Any] | None = None
     budget: Budget | None = None
 
@@ -66,12 +142,12 @@ class Outputs:
     @property
     def can_evaluate(self) -> bool:
         """Whether the task has the split."""
-        return self.config.eval_split in self.task.splits
+        return self.scoring.can_evaluate
 
     @property
     def metric(self) -> str:
         """The score that chooses the best step."""
-        return self.task.best_metric if self.task.metrics else "loss"
+        return self.scoring.metric
 
     def is_better(self, scores: Scores, best: Scores) -> bool:
         """Whether `scores` beat `best`; on a tie the earlier step stays."""
@@ -85,17 +161,7 @@ class Outputs:
         """Scores the split, shows and logs the scores, and warns of a collapse."""
         started = time.perf_counter()
         model, prompt = self._divide(trainable)
-        result = evaluate_task(
-            model,
-            self.task,
-            self.config.eval_split,
-            prompt,
-            predictions=self.config.predictions,
-            feature_lengths=self.feature_lengths,
-            batch_size=self.config.batch_size,
-            limit=self.config.eval_limit,
-        )
-        scores = dict(result.scores)
+        scores, warning = self.scoring.scores(model, prompt)
         if prompt is not None:
             signs = prompt_signs(jnp.asarray(prompt.values), model.embeddings)
             scores |= {name: float(x) for name, x in signs.items()}
@@ -105,12 +171,12 @@ class Outputs:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         seconds = time.perf_counter() - started
         log.say(f"step {step}  train loss {log.loss:.4f}  {shown}  ({seconds:.1f} s)")
-        if warning := collapse_warning(result):
+        if warning is not None:
             log.say(f"warning: {warning}")
         if self.metric not in scores:
             raise ValueError(
-                f"The best step of {self.task.name!r} is chosen by {self.metric!r}, which is none "
-                f"of its scores: {', '.join(scores)}. Name another as the task's best_metric."
+                f"The best step of {self.scoring.name!r} is chosen by {self.metric!r}, which is "
+                f"none of its scores: {', '.join(scores)}. Name another as the task's best_metric."
             )
         if self.budget is not None:  # a loss has no noise: it is for the log alone
             return {"step": step, **scores}
@@ -190,19 +256,12 @@ class Outputs:
 
     def _known(self, scores: Scores) -> dict[str, Any]:
         """The task, the scores, and what `infer` needs to put an input to the model as here."""
-        known = {
-            "task": self.task.name,
-            "verbalizers": self.task.verbalizers,
+        return {
+            "task": self.scoring.name,
             "step": scores["step"],
             "scores": {name: x for name, x in scores.items() if name not in ("step", *SPENT)},
-            "input_template": self.task.input_template,
-            "target_template": self.task.target_template,
-            "feature_lengths": dict(self.feature_lengths),
-            "predictions": self.config.predictions,
+            **self.scoring.facts(),
         }
-        if self.config.missing != "drop":  # whoever asks gets an answer
-            known["missing"] = self.config.missing
-        return known
 
     def finish(
         self,
@@ -227,7 +286,7 @@ class Outputs:
         cut = {"inputs": batches.truncated_inputs, "targets": batches.truncated_targets}
         for feature, count in cut.items():
             if count:
-                limit = self.feature_lengths[feature]
+                limit = self.scoring.feature_lengths[feature]
                 log.say(f"Training {feature} were cut to {limit} tokens {count} times.")
         best = best or last
         score = f", {self.metric} {best[self.metric]:.4g}" if self.metric in best else ""

@@ -45,7 +45,7 @@ from prompt_tuning_jax.training.checks import (
     check_weights_train,
 )
 from prompt_tuning_jax.training.identity import run_identity, run_inputs
-from prompt_tuning_jax.training.outputs import START, Outputs
+from prompt_tuning_jax.training.outputs import START, Outputs, TaskScoring
 from prompt_tuning_jax.training.private.budget import Budget, resolved
 from prompt_tuning_jax.training.private.sampling import (
     PoissonBatches,
@@ -138,6 +138,7 @@ def prepare(
             trainable, frozen = place(mesh, model, parts[0], frozen)
             record = found.record
         budget = Budget(config, len(task.split("train"))) if config.is_private else None
+        scoring = TaskScoring(config, task, lengths)
         runs.append(
             Run(
                 name=name,
@@ -145,7 +146,7 @@ def prepare(
                 identity=identity | {"SECRET": secret},
                 key=secret.key(config.seed),
                 batches=batches,
-                outputs=Outputs(config, placed, task, frozen, lengths, record, budget),
+                outputs=Outputs(config, placed, scoring, frozen, record, budget),
                 data=batches.get_state(),
             )
         )

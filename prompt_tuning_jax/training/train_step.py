@@ -16,6 +16,7 @@ from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.microbatches import in_microbatches
 from prompt_tuning_jax.training.private.gradients import noised, private_gradients
+from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients
 from prompt_tuning_jax.training.step_types import (
     DeviceBatch,
     Gradients,
@@ -84,7 +85,7 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
 
     A step whose loss, gradient or update is not finite changes nothing.
     """
-    gradients = loss_gradients(config, model)
+    gradients = (retrieval_gradients if config.retrieves else loss_gradients)(config, model)
 
     def step(
         optimizer: optax.GradientTransformation,

@@ -141,7 +141,7 @@ class SharedTrainer(StackedTrainer):
                 visibility=self._config.prompt_visibility,
                 base_model=self._model.name,
                 **identity,
-                shared_by={run.name: run.outputs.task.name for run in self.runs},
+                shared_by={run.name: run.outputs.scoring.name for run in self.runs},
                 share=self._config.share,
             )
 

@@ -1,1 +1,1 @@
-"""Commands of models that embed texts."""
+"""Commands of models that embed texts: vectors, and what is found by them."""

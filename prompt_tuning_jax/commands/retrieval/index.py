@@ -1,0 +1,69 @@
+"""Documents' vectors, made once and kept: what `search` and retrieval training ask.
+
+    prompt-tuning index --model all-MiniLM-L6-v2 --documents my_data/corpus.jsonl --output index
+    prompt-tuning index --model all-MiniLM-L6-v2 --documents my_data/corpus.jsonl --output index \\
+        --dtype int8
+
+A document is a record with `_id` and `text`, and a `title` that stands before it. The frozen model
+makes the vectors: a tuned query side needs no others. `vectors.npy` and `documents.jsonl` in the
+folder have a row each for a document, in the same order, for whatever else is to read them.
+"""
+
+import rich
+
+from prompt_tuning_jax.bounds import ROWS
+from prompt_tuning_jax.devices import hosts, sharding
+from prompt_tuning_jax.embedding import load_embedding_model
+from prompt_tuning_jax.models.embedding.stored import DTYPES
+from prompt_tuning_jax.retrieval.collection import read_texts
+from prompt_tuning_jax.retrieval.store import make_store, save_store
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.parts.embedding import EmbeddingModelConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.training.retrieval.set_up import DOCUMENT, named
+
+
+@settings
+class IndexConfig(EmbeddingModelConfig):
+    """What `prompt-tuning index` takes."""
+
+    documents: PathLike = setting(
+        help="a .jsonl, .tsv or .csv file of records with `_id` and `text`.",
+        group="data",
+        first=True,
+    )
+    output: PathLike = setting(help="the folder to write.", group="data", first=True)
+    name: str | None = setting(
+        default=None,
+        help="""which of the model's text prompts stands before a document; None: its "document" or
+        "passage", if it has one.""",
+        group="model",
+    )
+    dtype: str = setting(
+        default="float32",
+        help="in which numbers the vectors are kept.",
+        group="data",
+        choices=DTYPES,
+    )
+    batch_size: int = setting(
+        default=32, help="documents that are embedded at once.", group="devices", bounds=ROWS
+    )
+
+
+CONFIG = IndexConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(CONFIG, argv, __doc__, "prompt-tuning index")
+    with hosts.connected():
+        documents = read_texts(config.documents)
+        mesh = sharding.make_mesh(config.mesh)
+        how = config.pooling, config.normalize
+        model = load_embedding_model(config.model, *how, dtype=config.model_dtype, mesh=mesh)
+        name = named(model, config.name, DOCUMENT)
+        vectors = model.embed(list(documents.values()), name=name, batch_size=config.batch_size)
+        store = make_store(documents, vectors, model, config.dtype, name)
+        if hosts.is_first():
+            save_store(store, config.output)
+            shape = f"{len(store):,} documents, {vectors.shape[1]} numbers each, {config.dtype}"
+            rich.print(f"{config.output}: {shape}")

@@ -1,0 +1,155 @@
+"""Documents, queries, and which answers which: a folder in the form of the BEIR benchmark.
+
+    corpus.jsonl        {"_id": "d7", "title": "...", "text": "..."}     (the title may be absent)
+    queries.jsonl       {"_id": "q1", "text": "..."}
+    qrels/train.tsv     query-id <tab> corpus-id <tab> score             (the score may be absent)
+    qrels/dev.tsv       the same, to evaluate on; qrels/test.tsv likewise
+
+Any of them may be .jsonl, .tsv or .csv with those fields. A score is a grade: 1 or more for a
+document that answers, 0 for one that was looked at and does not, which then is a hard negative.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prompt_tuning_jax.data.records import FORMATS, RecordFile
+from prompt_tuning_jax.data.records.splits import splits_named_in
+from prompt_tuning_jax.errors import spelled
+
+Grades = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> grade."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What a folder holds.
+
+    Attributes:
+      documents: id -> text, the title before it.
+      queries: id -> text.
+      grades: split (train, validation, test) -> the grades of its queries.
+      files: what was read.
+    """
+
+    documents: Mapping[str, str]
+    queries: Mapping[str, str]
+    grades: Mapping[str, Grades]
+    files: tuple[Path, ...] = ()
+
+    def __post_init__(self):
+        for split, graded in self.grades.items():
+            for query, documents in graded.items():
+                if query not in self.queries:
+                    raise ValueError(f"qrels of {split}: there is no query {query!r} in queries.")
+                for document in documents:
+                    if document not in self.documents:
+                        raise ValueError(
+                            f"qrels of {split}: query {query!r} names the document {document!r}, "
+                            "which is not in the corpus."
+                        )
+
+    def split(self, name: str) -> Grades:
+        """The queries of a split that some document answers.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if name not in self.grades:
+            found = ", ".join(self.grades) or "none"
+            raise ValueError(f"There are no qrels of the split {name!r}; there are: {found}.")
+        answered = {
+            query: graded
+            for query, graded in self.grades[name].items()
+            if any(grade > 0 for grade in graded.values())
+        }
+        if not answered:
+            raise ValueError(f"qrels of {name}: no query has a document with a score above 0.")
+        return answered
+
+
+def read_collection(folder: str | Path) -> Collection:
+    """The collection in a folder.
+
+    Raises:
+      ValueError, FileNotFoundError: a file is missing, or a record is not as it must be.
+    """
+    folder = Path(folder)
+    corpus, queries = (_only(folder, name) for name in ("corpus", "queries"))
+    grades, files = {}, [corpus, queries]
+    for path in sorted(_data_files(folder / "qrels")):
+        splits = splits_named_in(path.stem)
+        if len(splits) != 1:
+            raise ValueError(f"{path}: name it for its split: train, dev or test.")
+        (split,) = splits
+        if split in grades:
+            raise ValueError(f"{folder / 'qrels'} holds several files of the split {split}.")
+        grades[split] = _read_grades(path)
+        files.append(path)
+    if not grades:
+        raise FileNotFoundError(
+            f"{folder / 'qrels'} holds no .tsv, .csv or .jsonl files, such as train.tsv, of which "
+            "document answers which query."
+        )
+    return Collection(read_texts(corpus), read_texts(queries), grades, tuple(files))
+
+
+def read_texts(path: str | Path) -> dict[str, str]:
+    """Id -> text of a corpus or of queries, in the order of the file."""
+    texts: dict[str, str] = {}
+    for where, record in _records(Path(path)):
+        identifier = _field(record, ("_id", "id"), where)
+        if identifier in texts:
+            raise ValueError(f"{where}: the id {identifier!r} is there twice.")
+        text = _field(record, ("text",), where)
+        title = str(record.get("title") or "").strip()
+        texts[identifier] = f"{title} {text}".strip()
+    if not texts:
+        raise ValueError(f"{path} holds no text.")
+    return texts
+
+
+def _read_grades(path: Path) -> dict[str, dict[str, int]]:
+    grades: dict[str, dict[str, int]] = {}
+    for where, record in _records(path):
+        query = _field(record, ("query-id", "query_id"), where)
+        document = _field(record, ("corpus-id", "corpus_id"), where)
+        score = record.get("score", 1)
+        try:
+            grade = int(score)
+        except (TypeError, ValueError):
+            raise ValueError(f"{where}: the score {score!r} is no whole number.") from None
+        grades.setdefault(query, {})[document] = grade
+    return grades
+
+
+def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, line, record in RecordFile(path).scan():
+        yield f"{path}, line {line}", record
+
+
+def _field(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
+    for name in names:
+        if record.get(name) is not None:
+            return str(record[name])
+    raise ValueError(
+        f"{where}: there is no field {names[0]!r}; the fields are {', '.join(record)}."
+    )
+
+
+def _only(folder: Path, stem: str) -> Path:
+    found = [path for path in _data_files(folder) if path.stem == stem]
+    if len(found) != 1:
+        told = ", ".join(path.name for path in found) or "none"
+        raise FileNotFoundError(
+            f"{folder} must hold one {stem}.jsonl (or .tsv, .csv) for {spelled('task_kind')} "
+            f"retrieval; found: {told}."
+        )
+    return found[0]
+
+
+def _data_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.suffix.lower() in FORMATS]

@@ -1,0 +1,131 @@
+"""Settings of training for retrieval: a query side that comes nearer to documents that stay."""
+
+from typing import Any
+
+from prompt_tuning_jax.bounds import Bounds
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
+
+KINDS = ("text", "retrieval")
+# Settings of text tasks that mean nothing here.
+_OF_TEXT = (
+    *("task", "task_module", "train_file", "validation_file", "test_file", "input_template"),
+    *("target_template", "verbalizers", "validation_share", "positive", "columns", "encoding"),
+    *("delimiter", "missing", "predictions", "pack", "microbatches", "scan_layers", "z_loss"),
+    *("loss_normalization", "label_smoothing", "wayward_text", "share", "shared_prompt"),
+    *("dp_epsilon", "dp_noise_multiplier", "prompt_layout", "prompt_visibility", "attention"),
+    *("attention_chunk", "remat_policy", "vocabulary"),
+)
+
+
+@settings
+class RetrievalConfig:
+    """Which documents there are, and how a query is drawn to its own."""
+
+    task_kind: str = setting(
+        default="text",
+        help="""text: an answer to each input. retrieval: the nearest documents of each query, by an
+        embedding model; data_dir then holds corpus, queries and qrels in BEIR's form.""",
+        group="data",
+        choices=KINDS,
+        identity=True,
+        shared=True,
+    )
+    index: PathLike | None = setting(
+        default=None,
+        help="""the documents' vectors, of `prompt-tuning index`. None: made once, and kept in
+        model_dir/index.""",
+        group="data",
+        shared=True,
+    )
+    query_name: str | None = setting(
+        default=None,
+        help="""which of the embedding model's text prompts stands before queries; None: its
+        "query", if it has one.""",
+        group="data",
+        identity=True,
+        shared=True,
+    )
+    document_name: str | None = setting(
+        default=None,
+        help="""which stands before documents; None: its "document" or "passage", if it has one.""",
+        group="data",
+        identity=True,
+        shared=True,
+    )
+    contrastive_temperature: float = setting(
+        default=0.05,
+        help="what the inner products of queries and documents are divided by in the loss.",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(1e-4, 100),
+    )
+    hard_negatives: int = setting(
+        default=0,
+        help="""how many documents that are near a query, and no answer, stand beside each of a
+        batch's; drawn anew at each step.""",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(0, 256),
+    )
+    negative_depth: int = setting(
+        default=50,
+        help="of how many nearest documents of the untuned query they are drawn.",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(1, 10_000),
+    )
+    negative_ceiling: float = setting(
+        default=0.95,
+        help="""the share of its answer's score above which a document may be an answer that nobody
+        judged, and is not drawn.""",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(0, 1),
+    )
+    pool_prompt: bool = setting(
+        default=False,
+        help="whether the prompt's own positions count when a text's are pooled to its vector.",
+        group="prompt",
+        identity=True,
+        shared=True,
+    )
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether documents are looked for."""
+        return self.task_kind == "retrieval"
+
+
+def check_retrieval(config: Any) -> None:
+    """Refuses settings of the other kind of task, and retrieval without a collection."""
+    declared = settings_of(type(config))
+    own = [name for name in settings_of(RetrievalConfig) if name != "task_kind"]
+    others, wanted = (_OF_TEXT, "text") if config.retrieves else (own, "retrieval")
+    for name in others:
+        if getattr(config, name) != declared[name].default:
+            raise ValueError(
+                f"{spelled(name)} is for {spelled('task_kind', wanted)}: leave it out"
+                + ("." if config.retrieves else f", or set {spelled('task_kind', 'retrieval')}.")
+            )
+    if not config.retrieves:
+        return
+    if config.data_dir is None:
+        raise ValueError(
+            f"{spelled('task_kind', 'retrieval')} needs {spelled('data_dir')}, a folder with "
+            "corpus, queries and qrels."
+        )
+    if str(config.prompt_init).startswith("nearest:"):
+        raise ValueError(
+            f"{spelled('prompt_init')} {config.prompt_init!r} is for "
+            f"{spelled('task_kind', 'text')}: name a prompt's own path."
+        )
+    if config.hard_negatives > config.negative_depth:
+        raise ValueError(
+            f"{spelled('hard_negatives')} {config.hard_negatives} cannot be drawn of "
+            f"{spelled('negative_depth')} {config.negative_depth}: raise that."
+        )

@@ -1,0 +1,196 @@
+"""What a retrieval run is set up from, before its first step."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from prompt_tuning_jax.checkpoints.run_state import Digest
+from prompt_tuning_jax.data.records.digest import FilesDigest
+from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.initializers import sampled_vocabulary
+from prompt_tuning_jax.params import flatten, split_params, unflatten
+from prompt_tuning_jax.retrieval.collection import Collection, read_collection
+from prompt_tuning_jax.retrieval.hard_negatives import mine
+from prompt_tuning_jax.retrieval.metrics import parse_metric
+from prompt_tuning_jax.retrieval.store import (
+    FILE,
+    Store,
+    digest,
+    load_store,
+    make_store,
+    save_store,
+)
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training import prompt_start
+from prompt_tuning_jax.training.checks import check_prompt_trains
+from prompt_tuning_jax.training.identity import PromptStart, settings_identity
+from prompt_tuning_jax.training.outputs import Outputs
+from prompt_tuning_jax.training.retrieval.batches import Examples, RetrievalBatches
+from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, metrics_of
+from prompt_tuning_jax.training.rules import trainable_rules
+from prompt_tuning_jax.training.runs import Run
+from prompt_tuning_jax.training.set_up import Prepared, place, prompt_leaves
+from prompt_tuning_jax.training.step_types import Params
+
+QUERY, DOCUMENT = ("query",), ("document", "passage")
+INDEX = "index"
+
+
+def open_embedding_model(config: TrainConfig, mesh: Mesh) -> EmbeddingModel:
+    """The model that is given or named, to run on the mesh."""
+    model = config.model
+    if not isinstance(model, EmbeddingModel):
+        model = load_embedding_model(model, dtype=config.model_dtype, mesh=mesh)
+    return model.replace(mesh=mesh if mesh.size > 1 else None)
+
+
+def prepare_retrieval(
+    configs: Mapping[str, TrainConfig],
+    model: EmbeddingModel,
+    mesh: Mesh,
+    check: Callable[[Params], None],
+    resumes: bool = False,
+) -> Prepared:
+    """The runs in order of their names; see `training.set_up.prepare`."""
+    del resumes  # where a run starts takes nothing that is worth keeping
+    check_retrieval_runs(configs.values(), model)
+    first = next(iter(configs.values()))
+    collection = read_collection(first.data_dir)
+    query_name = named(model, first.query_name, QUERY)
+    store = documents_store(first, collection, model)
+    runs, starts, placed, frozen = [], [], model, {}
+    examples = examples_of(first, collection, store, model, query_name)
+    for name, config in sorted(configs.items()):
+        trainable, others = split_params(start_params(config, model), trainable_rules(config))
+        check_prompt_trains(config.input_rows, others)
+        check(trainable)
+        told = (
+            model.fingerprint,
+            model.embeddings.dtype,
+            trainable,
+            {"train_examples": len(examples.pairs)},
+        )
+        identity = run_inputs(config, collection) | settings_identity(config, *told)
+        trainable, frozen = place(mesh, model, trainable, frozen or others)
+        if not runs:
+            placed = model.replace(params=unflatten(frozen), known_fingerprint=model.fingerprint)
+        batches = RetrievalBatches(
+            examples,
+            lambda texts, room=config.input_rows: model.tokenize(
+                texts, name=query_name, prompt_length=room
+            ),
+            store.rows,
+            batch_size=config.batch_size,
+            hard_negatives=config.hard_negatives,
+            seed=config.seed,
+        )
+        scoring = RetrievalScoring(
+            config, collection, store, Path(config.data_dir).resolve().name, query_name
+        )
+        runs.append(
+            Run(
+                name=name,
+                config=config,
+                identity=identity,
+                key=jax.random.key(config.seed),
+                batches=batches,
+                outputs=Outputs(config, placed, scoring, frozen),
+                data=batches.get_state(),
+            )
+        )
+        starts.append(trainable)
+    return Prepared(runs, starts, placed, frozen)
+
+
+def check_retrieval_runs(configs: Any, model: EmbeddingModel) -> None:
+    """Refuses what these runs cannot be.
+
+    Raises:
+      ValueError: several hosts, something else than a prompt to train, an unknown metric.
+    """
+    if (count := jax.process_count()) > 1:
+        raise ValueError(f"Retrieval trains on one host, and these are {count}: start one.")
+    for config in configs:
+        if not config.input_rows or config.adapter is not None or config.trainable is not None:
+            raise ValueError(
+                f"With {spelled('task_kind', 'retrieval')} a prompt trains: set "
+                f"{spelled('prompt_length')} above 0, and leave {spelled('method')} and "
+                f"{spelled('trainable')} out."
+            )
+        if config.dropout:
+            raise ValueError(f"An embedding model has no dropout: leave {spelled('dropout_rate')}.")
+        for metric in metrics_of(config):
+            parse_metric(metric)
+
+
+def documents_store(config: TrainConfig, collection: Collection, model: EmbeddingModel) -> Store:
+    """The documents' vectors: those of `index`, or made once, by the model as it is."""
+    place = Path(config.model_dir) / INDEX if config.index is None else Path(config.index)
+    if config.index is not None or (place / FILE).is_file():
+        store = load_store(place)
+        store.check(model, place)
+        if store.facts["corpus"] != digest(collection.documents):
+            raise ValueError(
+                f"{place} is of other documents than {config.data_dir} holds: make it again with "
+                "`prompt-tuning index`."
+            )
+        return store
+    name = named(model, config.document_name, DOCUMENT)
+    texts = list(collection.documents.values())
+    vectors = model.embed(texts, name=name)
+    save_store(make_store(collection.documents, vectors, model, name=name), place)
+    return load_store(place)
+
+
+def named(model: EmbeddingModel, asked: str | None, usual: tuple[str, ...]) -> str | None:
+    """Which of the model's text prompts stands before a text."""
+    if asked is not None:
+        return asked
+    return next((name for name in usual if name in model.text_prompts.by_name), None)
+
+
+def examples_of(
+    config: TrainConfig,
+    collection: Collection,
+    store: Store,
+    model: EmbeddingModel,
+    query_name: str | None,
+) -> Examples:
+    """The training queries, what answers them, and what is near them and does not."""
+    grades = collection.split("train")
+    queries = [collection.queries[query] for query in grades]
+    number = {identifier: row for row, identifier in enumerate(store.ids)}
+    answers = [
+        frozenset(number[document] for document, grade in judged.items() if grade > 0)
+        for judged in grades.values()
+    ]
+    pairs = [(query, row) for query, rows in enumerate(answers) for row in sorted(rows)]
+    negatives = np.zeros((len(queries), 0), np.int32)
+    if config.hard_negatives:
+        vectors = model.embed(queries, name=query_name)
+        negatives = mine(store, vectors, grades, config.negative_depth, config.negative_ceiling)
+    return Examples(queries, np.array(pairs), answers, negatives)
+
+
+def start_params(config: TrainConfig, model: EmbeddingModel) -> Mapping[str, Any]:
+    """The model's weights, and among them the initialised prompt, as it is while it trains."""
+    initializer = prompt_start.resolve(
+        config.prompt_init, model.embeddings, model.vocabulary, None, model.check
+    )
+    key = jax.random.key(config.seed)
+    prompt = initializer(key, (config.input_rows, model.config.emb_dim))
+    leaves = prompt_leaves(config, prompt, key, sampled_vocabulary(model.embeddings))
+    return unflatten(flatten(model.params) | leaves)
+
+
+def run_inputs(config: TrainConfig, collection: Collection) -> dict[str, Digest]:
+    """What a run reads, to be compared with what it read when it began."""
+    return {
+        "TRAIN_DATA": FilesDigest(collection.files, "collection's"),
+        "PROMPT_START": PromptStart(config.prompt_init),
+    }
