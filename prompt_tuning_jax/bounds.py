@@ -65,5 +65,7 @@ GIBIBYTES = Bounds(1e-6, 1e6)
 NOISE = Bounds(1e-2, 1e4)
 # A gradient's norm: what float32 squares.
 NORM = Bounds(1e-12, 1e12)
+# How often something comes beside others, in proportion: examples of a task, say.
+RATE = Bounds(1e-9, 1e12)
 # A probability that is next to nothing; the accountant's own rounding is below it.
 DELTA = Bounds(1e-12, 0.999999)

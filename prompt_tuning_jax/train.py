@@ -33,7 +33,7 @@ from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.private.budget import with_any_noise, with_common_noise
 from prompt_tuning_jax.training.retrieval.set_up import open_embedding_model, prepare_retrieval
-from prompt_tuning_jax.training.runs import RunBatches, check_level, drop_worse_half, run_configs
+from prompt_tuning_jax.training.runs import check_level, drop_worse_half, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
     open_model,
@@ -41,6 +41,7 @@ from prompt_tuning_jax.training.set_up import (
     read_result,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
+from prompt_tuning_jax.transfer.mixed_trainer import MixedTrainer, check_mixture
 from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
 
 
@@ -57,6 +58,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
     if config.share is not None:
         raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
+    check_mixture(config, {"": config})
     check_settings(config)
     (result,) = train_runs(config, {"": config}, SingleTrainer).values()
     return result
@@ -74,7 +76,8 @@ def train_many(
     ends with its last good prompt; the others go on.
 
     With `share` the prompts have a part in common, which trains on all tasks and is written to
-    model_dir/shared; each run's own prompt is whole all the same.
+    model_dir/shared; each run's own prompt is whole all the same. With `mix_tasks` a step then
+    takes one batch [B, ...], whose rows are of all tasks.
 
     Raises:
       ValueError: as `train`; or a run changes a setting that all runs share.
@@ -82,10 +85,11 @@ def train_many(
     config = dataclasses.replace(config or TrainConfig(), **options)
     check_settings(config)
     configs = run_configs(config, runs)
+    check_mixture(config, configs)
     if config.share is None:
         return train_runs(config, configs, StackedTrainer)
     check_sharing(config, configs)
-    return train_runs(config, configs, SharedTrainer)
+    return train_runs(config, configs, MixedTrainer if config.mix_tasks else SharedTrainer)
 
 
 def train_runs(
@@ -134,7 +138,8 @@ def train_runs(
         # The runs that are not done go on together until the next of them is.
         while (active := [run for run in runs if not run.is_done]) and not stopping:
             trainer.take(active)
-            with Prefetcher(RunBatches(active, trainer.merge)) as prefetched:
+            batches = trainer.batches(active)
+            with Prefetcher(batches) as prefetched:
                 while not (stopping or any(run.is_done for run in active)):
                     batch, data = next(prefetched)
                     metrics = trainer.step(batch, step)
@@ -143,7 +148,7 @@ def train_runs(
                         run.step, run.data = step, position
                     saves = step % config.checkpoint_period == 0
                     try:
-                        monitor.dispatched(step, metrics, config.batch_size * len(active))
+                        monitor.dispatched(step, metrics, batches.examples)
                         looks = saves or trainer.must_look(step)
                         if looks or any(run.is_due or run.is_done for run in active):
                             monitor.finish_step()

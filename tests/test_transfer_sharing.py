@@ -11,9 +11,14 @@ from common import slow
 
 from prompt_tuning_jax import TrainConfig, load_model, load_prompt, optim, train, train_many
 from prompt_tuning_jax.data.batches import TrainBatches
-from prompt_tuning_jax.methods.shared_parts import Sharing, fold, start
+from prompt_tuning_jax.methods.shared_parts import COMMON, Sharing, fold, start
 from prompt_tuning_jax.params import flatten
-from prompt_tuning_jax.transfer.shared_trainer import make_shared_step, start_states
+from prompt_tuning_jax.transfer.mixed_trainer import mixed_gradients
+from prompt_tuning_jax.transfer.shared_trainer import (
+    make_shared_step,
+    stacked_gradients,
+    start_states,
+)
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -28,6 +33,7 @@ def prompts(count=3, length=4, width=16, seed=0):
         (Sharing("add"), lambda x: x),
         (Sharing("product"), lambda x: jnp.broadcast_to(x.mean(axis=0)[None], x.shape)),
         (Sharing("product", rank=3), lambda x: jnp.broadcast_to(x.mean(axis=0)[None], x.shape)),
+        (Sharing("project"), lambda x: jnp.broadcast_to(x.mean(axis=0)[None], x.shape)),
         (
             Sharing("concatenate", rows=1),
             lambda x: jnp.concatenate([jnp.broadcast_to(x[:1, 3:], (3, 1, 16)), x[:, :3]], axis=1),
@@ -46,6 +52,18 @@ def test_all_ranks_of_a_product_can_move(key):
     grads = jax.grad(lambda x: jnp.square(fold("product", x) - wanted).sum())(made)
     moves = np.abs(grads["rows"]).max(axis=(0, 2)) + np.abs(grads["columns"]).max(axis=(0, 1))
     assert (moves > 1e-3).all()
+
+
+def test_a_projection_is_an_affine_map_of_each_common_row(key):
+    """As the reference implementation's docstring has it, row by row and task by task."""
+    kernel, bias = (prompts(2, rows, 16, seed)[:, :, :16] for rows, seed in ((16, 1), (1, 2)))
+    common = prompts(1, 4, 16)[0]
+    made = fold("project", {COMMON: common, "kernel": kernel, "bias": bias[:, 0]})
+    for n in range(2):
+        for p in range(4):
+            row = np.float64(common[p])
+            expected = row + row @ np.float64(kernel[n]) / 16 + bias[n, 0]
+            np.testing.assert_allclose(made[n, p], expected, atol=1e-5)
 
 
 # --- the step
@@ -69,9 +87,13 @@ def two_batches(model):
 
 
 @pytest.mark.parametrize("normalization", ["sum", slow("mean")])
-@pytest.mark.parametrize("form", ["product", slow("add"), slow("concatenate")])
-def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, normalization):
-    """The gradient of what is common is summed over the tasks; that of a task's own is its own."""
+@pytest.mark.parametrize("form", ["product", slow("add"), slow("concatenate"), slow("project")])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, normalization, mixed):
+    """The gradient of what is common is summed over the tasks; that of a task's own is its own.
+
+    A batch that mixes the tasks' rows, in any order, is their rows with their prompts.
+    """
     monkeypatch.setitem(optim.OPTIMIZERS, "adamw", optax.sgd)
     config = TrainConfig(
         share=form,
@@ -90,14 +112,20 @@ def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, norma
         each = [{name: x[n] for name, x in batch.items()} for n in range(2)]
         losses = [frozen.loss(one, bank[n]) for n, one in enumerate(each)]
         if normalization == "mean":
-            losses = [
-                x / b["decoder_loss_weights"].sum() for x, b in zip(losses, each, strict=True)
-            ]
+            counts = [one["decoder_loss_weights"].sum() for one in each]
+            if mixed:
+                counts = [sum(counts)] * 2
+            losses = [x / count for x, count in zip(losses, counts, strict=True)]
         return losses[0] + losses[1]
 
     grads = jax.grad(total)(parts)
     expected = jax.tree.map(lambda x, g: np.asarray(x - 0.1 * g), dict(parts), dict(grads))
-    step = make_shared_step(config, frozen)
+    gradients = (mixed_gradients if mixed else stacked_gradients)(config, frozen)
+    step = make_shared_step(config, gradients)
+    if mixed:
+        order = np.random.default_rng(0).permutation(8)
+        batch = {name: x.reshape(8, -1)[order] for name, x in batch.items()}
+        batch["prompt_ids"] = jnp.asarray(order // 4)
     states = start_states(optax.sgd(0.1), parts)
     keys = jnp.stack([jax.random.key(0)] * 2)
     given = dict(parts), states, flatten(frozen.params), batch, keys, jnp.int32(0)

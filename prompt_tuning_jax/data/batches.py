@@ -188,12 +188,16 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         while True:
-            pair = self._next_pair()
-            bucket = self._encoder.bucket(pair.sizes[0], "inputs")
-            waiting = self._pending.setdefault(bucket, [])
-            waiting.append(pair)
-            if len(waiting) == self._batch_size:
+            bucket = self.take_one()
+            if len(self._pending[bucket]) == self._batch_size:
                 return self.assemble(self._pending.pop(bucket))
+
+    def take_one(self) -> int:
+        """Reads an example, and returns the bucket in whose queue it waits."""
+        pair = self._next_pair()
+        bucket = self._encoder.bucket(pair.sizes[0], "inputs")
+        self._pending.setdefault(bucket, []).append(pair)
+        return bucket
 
     def _next_pair(self) -> Pair:
         if self._stream is None:

@@ -3,10 +3,15 @@
     add           prompt[n] = common + own[n]
     concatenate   prompt[n] = [common; own[n]]
     product       prompt[n] = common * (columns[n] @ rows[n])   (MPT, Wang et al. 2023, section 3.1)
+    project       prompt[n] = common @ (identity + kernel[n] / D) + bias[n]
 
-Parts begin at N prompts: a sum folds into these, a product into their mean. Of a concatenation own
-rows begin at a prompt's first ones, where labels stand, and the common ones at the last of the
-first prompt. The gradient of what is common is the sum over tasks.
+A projection is an affine map for each task, as `ProjectMultiTaskPrompt` in the reference
+implementation (google-research/prompt-tuning) has it. An element of a row there sums D of the
+kernel's, and would move D times as far as a prompt's own; hence the division.
+
+Parts begin at N prompts: a sum folds into these, a product and a projection into their mean. Of a
+concatenation own rows begin at a prompt's first ones, where labels stand, and the common ones at
+the last of the first prompt. The gradient of what is common is the sum over tasks.
 
 N tasks   P prompt length   r rank   D embed
 """
@@ -18,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FORMS = ("add", "concatenate", "product")
+FORMS = ("add", "concatenate", "product", "project")
 COMMON = "common"
 Parts = Mapping[str, Array]
 """COMMON, which all tasks share, and leaves [N, ...] of their own."""
@@ -51,6 +56,8 @@ def start(sharing: Sharing, key: jax.Array, prompts_NxPxD: Float[Array, "N P D"]
     if sharing.form == "concatenate":
         own = P - sharing.rows
         return {COMMON: prompts_NxPxD[0, own:], "own": prompts_NxPxD[:, :own]}
+    if sharing.form == "project":
+        return {COMMON: mean_PxD, "kernel": jnp.zeros((N, D, D)), "bias": jnp.zeros((N, D))}
     # The product begins at 1: its first rank is all ones, and others have columns but no rows yet.
     first, others = jnp.ones((N, P, 1)), (N, P, sharing.rank - 1)
     columns = jnp.concatenate([first, jax.random.normal(key, others)], axis=2)
@@ -66,5 +73,9 @@ def fold(form: str, parts: Parts) -> Float[Array, "N P D"]:
     if form == "concatenate":
         repeated = jnp.broadcast_to(common, (len(parts["own"]), *common.shape[1:]))
         return jnp.concatenate([repeated, parts["own"]], axis=1)
+    if form == "project":
+        kernel, bias = parts["kernel"] / common.shape[-1], parts["bias"][:, None]
+        added = jnp.einsum("pd,nde->npe", parts[COMMON], kernel, precision="highest")
+        return common + added + bias
     factors = jnp.einsum("npr,nrd->npd", parts["columns"], parts["rows"], precision="highest")
     return common * factors

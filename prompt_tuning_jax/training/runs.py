@@ -129,10 +129,15 @@ def drop_worse_half(runs: Sequence[Run], step: int) -> None:
 
 
 class RunBatches:
-    """The next batch of every run, made one by `merge`, and where each of them then stands."""
+    """The next batch of every run, made one by `merge`, and where each of them then stands.
+
+    Attributes:
+      examples: in a batch of all.
+    """
 
     def __init__(self, runs: Sequence[Run], merge: Callable[[Sequence[Batch]], Batch]):
         self._streams, self._merge = [run.batches for run in runs], merge
+        self.examples = sum(run.config.batch_size for run in runs)
 
     def __iter__(self) -> Iterator[Batch]:
         return self

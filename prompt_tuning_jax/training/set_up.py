@@ -57,6 +57,7 @@ from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.transfer import nearest
+from prompt_tuning_jax.transfer.mixed_batches import TaskExamples
 from prompt_tuning_jax.transfer.probe import find_start
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
@@ -270,7 +271,8 @@ def make_batches(
             row_multiple=sharding.batch_parts(mesh) * (config.microbatches or 1),
         )
     else:
-        batches = TrainBatches(*given, **common, seed=config.seed)
+        kind = TaskExamples if config.mix_tasks else TrainBatches
+        batches = kind(*given, **common, seed=config.seed)
     if (count := jax.process_count()) > 1:
         own_rows = functools.partial(sharding.own_rows, mesh)
         batches.share(hosts.gather, jax.process_index(), count, own_rows)

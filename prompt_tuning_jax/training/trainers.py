@@ -26,7 +26,7 @@ from prompt_tuning_jax.params import PROMPT_NAME, without_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.monitor import Log, Monitor
 from prompt_tuning_jax.training.rules import Pace, make_optimizer, pace_of, start_optimizer
-from prompt_tuning_jax.training.runs import Run
+from prompt_tuning_jax.training.runs import Run, RunBatches
 from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import make_train_step, step_function
@@ -74,8 +74,8 @@ class Trainer(Protocol):
     def take(self, active: Sequence[Run]) -> None:
         """From now on the steps are these runs'."""
 
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        """A batch of each active run as what `step` takes."""
+    def batches(self, active: Sequence[Run]) -> RunBatches:
+        """Those that `step` takes, of the active runs."""
 
     def step(self, batch: Batch, number: int) -> Metrics:
         """Starts a step of the active runs, and returns at once; `number` counts from 0."""
@@ -131,8 +131,8 @@ class SingleTrainer:
     def take(self, active: Sequence[Run]) -> None:
         pass
 
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        return batches[0]
+    def batches(self, active: Sequence[Run]) -> RunBatches:
+        return RunBatches(active, lambda batches: batches[0])
 
     def step(self, batch: Batch, number: int) -> Metrics:
         batch, number = sharding.put(batch, self._rows), jax.device_put(np.uint32(number))
@@ -212,7 +212,10 @@ class StackedTrainer:
         self._part = take_rows(self._stack, self._rows, self._mesh)
         self._keys, self._paces = jnp.stack([run.key for run in active]), paces(active)
 
-    def merge(self, batches: Sequence[Batch]) -> Batch:
+    def batches(self, active: Sequence[Run]) -> RunBatches:
+        return RunBatches(active, self._merged)
+
+    def _merged(self, batches: Sequence[Batch]) -> Batch:
         """As one, [N, B, ...], padded to the largest among them."""
         return {
             name: _pad([batch[name] for batch in batches], padding(name, self._pad_id))

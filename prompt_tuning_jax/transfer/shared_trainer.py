@@ -28,6 +28,10 @@ from prompt_tuning_jax.training.train_step import loss_gradients
 from prompt_tuning_jax.training.trainers import StackedTrainer, no_hidden_transfer
 
 SHARED = "shared"  # the directory of what is in common
+PromptGradients = Callable[
+    [jax.Array, DeviceBatch, Key, Params, jax.Array], tuple[jax.Array, Metrics]
+]
+"""Gradients [N, P, D] and metrics [N], from (prompts, batch, dropout keys, frozen, step number)."""
 Arrays = tuple[Parts, tuple[optax.OptState, optax.OptState]]
 """The parts, and the optimizer's states: of what is in common, and [N] of each run's own."""
 
@@ -91,7 +95,7 @@ class SharedTrainer(StackedTrainer):
         parts = shared_parts.start(sharing_of(config), jax.random.key(config.seed), prompts)
         arrays = parts, start_states(make_optimizer(config), parts)
         self._arrays = sharding.put(arrays, sharding.replicated(mesh))
-        self._step = make_shared_step(config, prepared.model)
+        self._step = make_shared_step(config, self.gradients(config, prepared.model))
         self._keys = jnp.stack([run.key for run in self.runs])
         self._metrics: Metrics | None = None
 
@@ -107,9 +111,18 @@ class SharedTrainer(StackedTrainer):
     def take(self, active: Sequence[Run], stack: Any = None) -> None:
         pass
 
+    @staticmethod
+    def gradients(config: TrainConfig, model: FrozenModel) -> PromptGradients:
+        """Of the runs' prompts, by what `step` takes."""
+        return stacked_gradients(config, model)
+
+    @staticmethod
+    def rows(mesh: Mesh) -> NamedSharding:
+        """Where a batch is put."""
+        return NamedSharding(mesh, PartitionSpec(None, *sharding.batch_sharding(mesh).spec))
+
     def step(self, batch: Mapping[str, np.ndarray], number: int) -> Metrics:
-        rows = PartitionSpec(None, *sharding.batch_sharding(self._mesh).spec)  # of each run
-        batch = sharding.put(batch, NamedSharding(self._mesh, rows))
+        batch = sharding.put(batch, self.rows(self._mesh))
         number = jax.device_put(np.int32(number))
         with no_hidden_transfer():
             *arrays, self._metrics, means = self._step(
@@ -165,14 +178,9 @@ def divided(parts: Parts) -> tuple[Parts, Parts]:
     return {COMMON: parts[COMMON]}, own
 
 
-def make_shared_step(config: TrainConfig, model: FrozenModel) -> Callable[..., Any]:
-    """The compiled step of all runs at once, on one copy of the frozen weights.
-
-    From (parts, optimizer's states, frozen, batch [N, B, ...], dropout keys [N], step number); the
-    first two are updated in place. Also returns the metrics of each run, and their means.
-    """
-    gradients, optimizer = loss_gradients(config, model), make_optimizer(config)
-    fold = functools.partial(shared_parts.fold, config.share)
+def stacked_gradients(config: TrainConfig, model: FrozenModel) -> PromptGradients:
+    """By a batch of each run, [N, B, ...]."""
+    gradients = loss_gradients(config, model)
 
     def of_one(
         prompt: jax.Array, batch: DeviceBatch, key: Key, frozen: Params, number: jax.Array
@@ -185,6 +193,17 @@ def make_shared_step(config: TrainConfig, model: FrozenModel) -> Callable[..., A
         norm = optax.global_norm(grad)
         return grad, Metrics(loss=total / tokens, gradient_norm=norm, finite=jnp.isfinite(total))
 
+    return jax.vmap(of_one, (0, 0, 0, None, None))
+
+
+def make_shared_step(config: TrainConfig, gradients: PromptGradients) -> Callable[..., Any]:
+    """The compiled step of all runs at once, on one copy of the frozen weights.
+
+    From (parts, optimizer's states, frozen, batch, dropout keys [N], step number); the first two
+    are updated in place. Also returns the metrics of each run, and their means.
+    """
+    optimizer, fold = make_optimizer(config), functools.partial(shared_parts.fold, config.share)
+
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(
         parts: Parts,
@@ -195,8 +214,7 @@ def make_shared_step(config: TrainConfig, model: FrozenModel) -> Callable[..., A
         number: jax.Array,
     ) -> tuple[Parts, Any, Metrics, Metrics]:
         prompts, pull_back = jax.vjp(fold, parts)
-        in_axes = (0, 0, 0, None, None)
-        grads, metrics = jax.vmap(of_one, in_axes)(prompts, batch, keys, frozen, number)
+        grads, metrics = gradients(prompts, batch, keys, frozen, number)
         (grads,) = pull_back(grads)  # of what is in common, the sum over the runs
         update = optimizer.update
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it

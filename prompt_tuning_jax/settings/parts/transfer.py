@@ -1,6 +1,6 @@
 """What a run takes over from other tasks' prompts, and what runs have in common."""
 
-from prompt_tuning_jax.bounds import COUNT, ROWS, SIZE
+from prompt_tuning_jax.bounds import COUNT, RATE, ROWS, SIZE
 from prompt_tuning_jax.methods.shared_parts import FORMS
 from prompt_tuning_jax.settings.setting import setting, settings
 
@@ -21,7 +21,8 @@ class TransferConfig:
         default=None,
         help="""a part that the prompts of all runs have in common and that trains on all their
         tasks: add, the sum of it and each one's own; concatenate, its rows before each one's own;
-        product, its product with each one's factors of low rank (MPT).""",
+        product, its product with each one's factors of low rank (MPT); project, an affine map of
+        it for each.""",
         group="prompt",
         choices=FORMS,
         identity=True,
@@ -42,4 +43,20 @@ class TransferConfig:
         identity=True,
         shared=True,
         bounds=SIZE,
+    )
+    mix_tasks: bool = setting(
+        default=False,
+        help="""with share, a step takes one batch of batch_size examples of all runs' tasks, each
+        with its run's prompt; by default it takes a batch of each run.""",
+        group="training",
+        identity=True,
+        shared=True,
+    )
+    task_rate: float | None = setting(
+        default=None,
+        help="""with mix_tasks, how often a run's examples come beside others'. None: as often as
+        it has training examples.""",
+        group="training",
+        identity=True,
+        bounds=RATE,
     )
