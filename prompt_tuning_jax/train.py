@@ -43,6 +43,7 @@ from prompt_tuning_jax.training.set_up import (
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 from prompt_tuning_jax.transfer.mixed_trainer import MixedTrainer, check_mixture
 from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
+from prompt_tuning_jax.transfer.teachers import check_teachers
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
@@ -59,6 +60,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     if config.share is not None:
         raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
     check_mixture(config, {"": config})
+    check_teachers(config)
     check_settings(config)
     (result,) = train_runs(config, {"": config}, SingleTrainer).values()
     return result
@@ -86,6 +88,7 @@ def train_many(
     check_settings(config)
     configs = run_configs(config, runs)
     check_mixture(config, configs)
+    check_teachers(config)
     if config.share is None:
         return train_runs(config, configs, StackedTrainer)
     check_sharing(config, configs)

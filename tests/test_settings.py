@@ -42,7 +42,7 @@ IDENTITY = """
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
     schedule warmup_steps average_decay label_smoothing halve_at method lora_rank lora_alpha rslora
     lora_targets prefix_stack wayward_text wayward_weight
-    probe_steps share share_rows share_rank mix_tasks task_rate
+    probe_steps share share_rows share_rank mix_tasks task_rate teacher_weight
     dp_noise_multiplier dp_clip_norm
     task_kind query_name document_name contrastive_temperature hard_negatives negative_depth
     negative_ceiling pool_prompt
@@ -54,7 +54,7 @@ SHARED = """
     log_period quiet runs halve_at prompt_parameterization parameterization_size optimizer schedule
     warmup_steps average_decay label_smoothing method lora_rank lora_alpha rslora lora_targets
     prefix_stack wayward_text wayward_weight
-    share share_rows share_rank mix_tasks
+    share share_rows share_rank mix_tasks teachers teacher_weight
     dp_epsilon dp_noise_multiplier dp_clip_norm dp_delta
     task_kind index query_name document_name contrastive_temperature hard_negatives negative_depth
     negative_ceiling pool_prompt

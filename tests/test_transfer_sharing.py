@@ -11,6 +11,7 @@ from common import slow
 
 from prompt_tuning_jax import TrainConfig, load_model, load_prompt, optim, train, train_many
 from prompt_tuning_jax.data.batches import TrainBatches
+from prompt_tuning_jax.methods import distillation
 from prompt_tuning_jax.methods.shared_parts import COMMON, Sharing, fold, start
 from prompt_tuning_jax.params import flatten
 from prompt_tuning_jax.transfer.mixed_trainer import mixed_gradients
@@ -88,11 +89,14 @@ def two_batches(model):
 
 @pytest.mark.parametrize("normalization", ["sum", slow("mean")])
 @pytest.mark.parametrize("form", ["product", slow("add"), slow("concatenate"), slow("project")])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, normalization, mixed):
+@pytest.mark.parametrize(("mixed", "taught"), [(False, False), (True, True), slow(True, False)])
+def test_a_step_goes_down_the_sum_of_the_losses(
+    frozen, monkeypatch, form, normalization, mixed, taught
+):
     """The gradient of what is common is summed over the tasks; that of a task's own is its own.
 
-    A batch that mixes the tasks' rows, in any order, is their rows with their prompts.
+    A batch that mixes the tasks' rows, in any order, is their rows with their prompts. Teachers,
+    each of its task and longer here, add how far the model's answers are from those behind them.
     """
     monkeypatch.setitem(optim.OPTIMIZERS, "adamw", optax.sgd)
     config = TrainConfig(
@@ -102,15 +106,26 @@ def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, norma
         dropout_rate=0.0,
         prompt_length=4,
         loss_normalization=normalization,
+        teacher_weight=0.5,
     )
     batch, width = two_batches(frozen), frozen.config.emb_dim
     given = prompts(2, 4, width)
     parts = start(Sharing(form, rows=1), jax.random.key(0), given)
 
+    teachers = prompts(2, 6, width, seed=3)
+
+    def apart(one, prompt, teacher):
+        tokens = one["encoder_input_tokens"], one["decoder_input_tokens"]
+        mine, theirs = (jax.nn.log_softmax(frozen.logits(*tokens, x)) for x in (prompt, teacher))
+        each = jnp.sum(jnp.exp(theirs) * (theirs - mine), axis=-1)
+        return jnp.sum(each * one["decoder_loss_weights"])
+
     def total(parts):
         bank = fold(form, parts)
         each = [{name: x[n] for name, x in batch.items()} for n in range(2)]
         losses = [frozen.loss(one, bank[n]) for n, one in enumerate(each)]
+        if taught:
+            losses = [x + 0.5 * apart(each[n], bank[n], teachers[n]) for n, x in enumerate(losses)]
         if normalization == "mean":
             counts = [one["decoder_loss_weights"].sum() for one in each]
             if mixed:
@@ -128,7 +143,8 @@ def test_a_step_goes_down_the_sum_of_the_losses(frozen, monkeypatch, form, norma
         batch["prompt_ids"] = jnp.asarray(order // 4)
     states = start_states(optax.sgd(0.1), parts)
     keys = jnp.stack([jax.random.key(0)] * 2)
-    given = dict(parts), states, flatten(frozen.params), batch, keys, jnp.int32(0)
+    weights = flatten(frozen.params) | ({distillation.NAME: teachers} if taught else {})
+    given = dict(parts), states, weights, batch, keys, jnp.int32(0)
     new, _, metrics, means = step(*given)
     assert new.keys() == expected.keys()
     for name, x in expected.items():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.methods import wayward
+from prompt_tuning_jax.methods import distillation, wayward
 from prompt_tuning_jax.methods.assemble import assembled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
@@ -69,6 +69,11 @@ def loss_gradients(config: TrainConfig, model: FrozenModel) -> Gradients:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         tokens = weights.sum()
         total = weighted_loss(logits, targets, weights, *of_loss)
+        if (taught := distillation.taught_by(params)) is not None:
+            with sharding.active(model.mesh, split_rows=not config.is_private):
+                wanted = apply(network, taught, batch, layout)
+            apart = distillation.divergence(wanted, logits)
+            total += config.teacher_weight * jnp.sum(apart * weights)
         if config.wayward_text is not None:  # once for each update, whatever that is divided by
             share = tokens if config.loss_normalization == "mean" else 1 / parts
             total += config.wayward_weight * wayward.distance(params) * share

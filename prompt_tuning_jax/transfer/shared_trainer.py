@@ -14,7 +14,7 @@ from prompt_tuning_jax import optim
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.methods import shared_parts
+from prompt_tuning_jax.methods import distillation, shared_parts
 from prompt_tuning_jax.methods.shared_parts import COMMON, Parts, Sharing
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.params import PROMPT_NAME
@@ -26,6 +26,7 @@ from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import loss_gradients
 from prompt_tuning_jax.training.trainers import StackedTrainer, no_hidden_transfer
+from prompt_tuning_jax.transfer.teachers import digests, find_teachers
 
 SHARED = "shared"  # the directory of what is in common
 PromptGradients = Callable[
@@ -97,7 +98,18 @@ class SharedTrainer(StackedTrainer):
         self._arrays = sharding.put(arrays, sharding.replicated(mesh))
         self._step = make_shared_step(config, self.gradients(config, prepared.model))
         self._keys = jnp.stack([run.key for run in self.runs])
+        self._taught_by: list[str] = []
+        if config.teachers is not None:
+            teachers = find_teachers(config, self.runs, prepared.model)
+            placed = sharding.put(teachers, sharding.replicated(mesh))
+            self._frozen = {**self._frozen, distillation.NAME: placed}
+            self._taught_by = digests(teachers)
         self._metrics: Metrics | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        names = [f"{run.name}: TEACHERS" for run in self.runs]
+        return super().identity | dict(zip(names, self._taught_by, strict=False))
 
     @property
     def arrays(self) -> Arrays:
@@ -183,17 +195,29 @@ def stacked_gradients(config: TrainConfig, model: FrozenModel) -> PromptGradient
     gradients = loss_gradients(config, model)
 
     def of_one(
-        prompt: jax.Array, batch: DeviceBatch, key: Key, frozen: Params, number: jax.Array
+        prompt: jax.Array,
+        batch: DeviceBatch,
+        key: Key,
+        teacher: Params,
+        frozen: Params,
+        number: jax.Array,
     ) -> tuple[jax.Array, Metrics]:
         """The gradient [P, D] of a run's prompt."""
         key = jax.random.fold_in(key, number) if config.dropout else None
-        (total, tokens), grads = gradients({PROMPT_NAME: prompt}, frozen, batch, key)
+        (total, tokens), grads = gradients({PROMPT_NAME: prompt}, frozen | teacher, batch, key)
         scale = tokens if config.loss_normalization == "mean" else 1
         grad = grads[PROMPT_NAME] / scale
         norm = optax.global_norm(grad)
         return grad, Metrics(loss=total / tokens, gradient_norm=norm, finite=jnp.isfinite(total))
 
-    return jax.vmap(of_one, (0, 0, 0, None, None))
+    def of_all(
+        prompts: jax.Array, batch: DeviceBatch, keys: Key, frozen: Params, number: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        teachers = {name: x for name, x in frozen.items() if name == distillation.NAME}
+        given = prompts, batch, keys, teachers, frozen, number
+        return jax.vmap(of_one, (0, 0, 0, 0, None, None))(*given)
+
+    return of_all
 
 
 def make_shared_step(config: TrainConfig, gradients: PromptGradients) -> Callable[..., Any]:

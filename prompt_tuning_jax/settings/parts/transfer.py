@@ -1,8 +1,8 @@
 """What a run takes over from other tasks' prompts, and what runs have in common."""
 
-from prompt_tuning_jax.bounds import COUNT, RATE, ROWS, SIZE
+from prompt_tuning_jax.bounds import COUNT, RATE, ROWS, SIZE, Bounds
 from prompt_tuning_jax.methods.shared_parts import FORMS
-from prompt_tuning_jax.settings.setting import setting, settings
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
@@ -59,4 +59,19 @@ class TransferConfig:
         group="training",
         identity=True,
         bounds=RATE,
+    )
+    teachers: PathLike | None = setting(
+        default=None,
+        help="""with share, a folder of prompts, or the model_dir of their runs, in which each run's
+        task has one: the prompts learn to answer as the model does behind these, too.""",
+        group="training",
+        shared=True,
+    )
+    teacher_weight: float = setting(
+        default=1.0,
+        help="how many times what the answers are apart counts in the loss.",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=Bounds(0, 1e6),
     )
