@@ -42,6 +42,7 @@ from prompt_tuning_jax.training.set_up import (
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
 from prompt_tuning_jax.transfer.mixed_trainer import MixedTrainer, check_mixture
+from prompt_tuning_jax.transfer.mixtures import runs_of_mixture
 from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
 from prompt_tuning_jax.transfer.teachers import check_teachers
 
@@ -67,7 +68,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
 
 
 def train_many(
-    runs: Mapping[str, Mapping[str, Any]], config: TrainConfig | None = None, **options: Any
+    runs: Mapping[str, Mapping[str, Any]] | None, config: TrainConfig | None = None, **options: Any
 ) -> dict[str, TrainResult]:
     """Runs, or continues, all of `runs`: name -> what it changes in `config` (fields as keywords).
 
@@ -79,13 +80,16 @@ def train_many(
 
     With `share` the prompts have a part in common, which trains on all tasks and is written to
     model_dir/shared; each run's own prompt is whole all the same. With `mix_tasks` a step then
-    takes one batch [B, ...], whose rows are of all tasks.
+    takes one batch [B, ...], whose rows are of all tasks; `runs` may then be None, for a run of
+    each task of a mixture.
 
     Raises:
       ValueError: as `train`; or a run changes a setting that all runs share.
     """
     config = dataclasses.replace(config or TrainConfig(), **options)
     check_settings(config)
+    if runs is None:
+        runs = runs_of_mixture(config) if config.mix_tasks else {}
     configs = run_configs(config, runs)
     check_mixture(config, configs)
     check_teachers(config)

@@ -1,5 +1,6 @@
 """SeqIO tasks and mixtures as tasks of this library."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -11,6 +12,8 @@ from common import NEEDS_DATA_EXTRA, slow
 
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import target_text
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.transfer.mixtures import runs_of_mixture
 from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
 
 pytestmark = pytest.mark.data
@@ -162,6 +165,16 @@ def test_a_mixture_keeps_its_rates_and_evaluates_every_task(setup):
     targets = [target_text(e, vocabulary) for e in examples]
     scores = task.score(targets, ["quiet"] * 10 + targets[10:])
     assert scores == {"little_sounds/share": 50.0, "more_sounds/share": 100.0, "mean": 75.0}
+
+
+def test_a_mixture_is_a_run_of_each_of_its_tasks(setup):
+    config = TrainConfig(task="all_sounds", task_module="sound_tasks", mix_tasks=True)
+    assert runs_of_mixture(config) == {
+        name: {"task": name, "task_rate": 1.0} for name in ("little_sounds", "more_sounds")
+    }
+    alone = dataclasses.replace(config, task="little_sounds")
+    with pytest.raises(ValueError, match="needs several tasks"):
+        runs_of_mixture(alone)
 
 
 def test_scores_go_through_the_tasks_postprocessor(setup):

@@ -38,7 +38,8 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 IDENTITY = """
     prompt_length prompt_layout prompt_visibility batch_size pack seed learning_rate dropout_rate
     scan_layers z_loss loss_normalization feature_lengths data_dir train_file input_template
-    target_template verbalizers columns encoding delimiter missing validation_share metric positive
+    target_template verbalizers columns encoding delimiter missing validation_share task_field
+    task_id metric positive
     eval_split eval_limit predictions prompt_parameterization parameterization_size optimizer
     schedule warmup_steps average_decay label_smoothing halve_at method lora_rank lora_alpha rslora
     lora_targets prefix_stack wayward_text wayward_weight

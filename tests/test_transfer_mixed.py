@@ -1,5 +1,7 @@
 """Several tasks' examples in one batch, each row with its own task's prompt."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,16 @@ import tiny
 from causal_models import MODELS
 from common import slow
 
-from prompt_tuning_jax import ExampleList, load_model, load_prompt, train, train_many
+from prompt_tuning_jax import (
+    ExampleList,
+    TrainConfig,
+    load_model,
+    load_prompt,
+    train,
+    train_many,
+)
 from prompt_tuning_jax.params import flatten
+from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.transfer.mixed_batches import MixedBatches, TaskExamples
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -117,6 +127,38 @@ def test_one_run_leaves_a_prompt_for_each_task(frozen, tmp_path):
         np.testing.assert_array_equal(x, before[name])
 
 
+def save_records(place):
+    """Files whose records are of two tasks: of short sentences, and of long ones."""
+    place.mkdir()
+    for split, source in tiny.make_task().splits.items():
+        rows = [row | {"kind": "long" if "very" in row["inputs"] else "short"} for row in source]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (place / f"{split}.jsonl").write_text(text)
+    return {
+        "task": None,
+        "data_dir": str(place),
+        "task_field": "kind",
+        "input_template": "{inputs}",
+        "target_template": "{targets}",
+        "verbalizers": tiny.LABELS,
+    }
+
+
+def test_a_field_says_which_task_a_record_is_of(model, tmp_path):
+    files = save_records(tmp_path / "files")
+    results = train_many(None, **settings_of(model, tmp_path / "runs", **files))
+    assert set(results) == {"short", "long"}
+    for name, result in results.items():
+        assert result.prompt.metadata["task"] == name
+        config = TrainConfig(**files, task_id=name)
+        for split, count in (("train", 30), ("validation", 10)):
+            inputs = [row["inputs"] for row in load_task(config, None).split(split)]
+            assert len(inputs) == count
+            assert all(("very" in text) == (name == "long") for text in inputs)
+    with pytest.raises(ValueError, match=r"whose kind is 'none'"):
+        load_task(TrainConfig(**files, task_id="none"), None).split("train")
+
+
 @pytest.mark.slow
 def test_runs_that_go_on_are_the_runs_uninterrupted(frozen, tmp_path):
     settings = settings_of(frozen, tmp_path, dropout_rate=0.1, microbatches=2)
@@ -135,6 +177,9 @@ def test_runs_that_go_on_are_the_runs_uninterrupted(frozen, tmp_path):
     ("runs", "changes", "message"),
     [
         (RUNS, {"share": None}, "mix_tasks=True is for prompts with a part in common: set share"),
+        (None, {}, "needs several tasks: give runs"),
+        (None, {"mix_tasks": False}, "runs is empty"),
+        (None, {"task_field": "kind"}, "task_field=kind is of files' records: leave it out"),
         (RUNS, {"pack": True}, "With mix_tasks=True leave out pack"),
         (RUNS, {"mix_tasks": False}, "task_rate is how often a task comes in a mixed batch"),
         (

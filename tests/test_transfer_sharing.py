@@ -87,9 +87,20 @@ def two_batches(model):
     return {name: jnp.stack([x, second[name]]) for name, x in first.items()}
 
 
-@pytest.mark.parametrize("normalization", ["sum", slow("mean")])
-@pytest.mark.parametrize("form", ["product", slow("add"), slow("concatenate"), slow("project")])
-@pytest.mark.parametrize(("mixed", "taught"), [(False, False), (True, True), slow(True, False)])
+@pytest.mark.parametrize(
+    ("form", "normalization", "mixed", "taught"),
+    [
+        ("product", "sum", False, False),
+        ("product", "sum", True, True),
+        slow("product", "mean", True, True),
+        slow("product", "mean", False, True),
+        slow("add", "sum", False, False),
+        slow("concatenate", "mean", False, False),
+        slow("concatenate", "sum", True, False),
+        slow("project", "sum", False, False),
+        slow("project", "mean", True, False),
+    ],
+)
 def test_a_step_goes_down_the_sum_of_the_losses(
     frozen, monkeypatch, form, normalization, mixed, taught
 ):

@@ -21,4 +21,7 @@ CONFIG = TrainConfig
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning train")
     with hosts.connected():
-        train(config) if config.runs is None else train_many(config.runs, config)
+        if config.runs is None and not config.mix_tasks:
+            train(config)
+        else:
+            train_many(config.runs, config)

@@ -132,11 +132,21 @@ class ExampleMaker:
 
 
 class FileSource(IndexedSource):
-    """Examples of one file or of its shards, checked and indexed when first used."""
+    """Examples of one file or of its shards, checked and indexed when first used.
 
-    def __init__(self, paths: Sequence[AnyPath], make: ExampleMaker, **form: Unpack[FileForm]):
+    Args:
+      only: a field and its value, of the records that count; None for all.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[AnyPath],
+        make: ExampleMaker,
+        only: tuple[str, str] | None = None,
+        **form: Unpack[FileForm],
+    ):
         self.shards = [RecordFile(path, **form) for path in paths]
-        self._make = make
+        self._make, self._only = make, only
 
     @property
     def files(self) -> list[Path]:
@@ -150,6 +160,8 @@ class FileSource(IndexedSource):
         for number, shard in enumerate(self.shards):
             for offset, line, record in shard.scan():
                 try:
+                    if not self._counts(record):
+                        continue
                     self._make(record)
                 except ValueError as error:
                     if isinstance(error, MissingValueError) and self._make.missing == "drop":
@@ -160,7 +172,9 @@ class FileSource(IndexedSource):
                 offsets.append(offset)
         name = self.shards[0].path
         if not offsets:
-            raise ValueError(f"{name} holds no records{' but dropped ones' if dropped else ''}.")
+            of_task = "" if self._only is None else f" whose {self._only[0]} is {self._only[1]!r}"
+            dropped_ones = " but dropped ones" if dropped else ""
+            raise ValueError(f"{name} holds no records{of_task}{dropped_ones}.")
         if dropped:
             warnings.warn(
                 f"{name}: {dropped} of {len(offsets) + dropped} records lack a value and are "
@@ -168,6 +182,9 @@ class FileSource(IndexedSource):
                 stacklevel=2,
             )
         return np.frombuffer(numbers, np.int32), np.frombuffer(offsets, np.int64)
+
+    def _counts(self, record: Record) -> bool:
+        return self._only is None or field_text(record, self._only[0]) == self._only[1]
 
     def __len__(self) -> int:
         return len(self._places[1])
@@ -201,6 +218,7 @@ def file_task(
     fields: Sequence[str] = (),
     missing: str | None = None,
     validation_share: float | None = None,
+    only: tuple[str, str] | None = None,
     name: str = "files",
     **form: Unpack[FileForm],
 ) -> Task:
@@ -217,6 +235,7 @@ def file_task(
       fields: of the records, to keep beside `inputs` and `targets`.
       missing: what happens to records that lack a value: "drop", or it counts as "empty", or as
         the "text" that a cell such as `None` is; None: they are refused.
+      only: a field and its value, of the records that count; None for all.
       validation_share: of the training examples, to hold out as the validation split.
       form: `columns`, `encoding` and `delimiter` of the files; see `FileForm`.
 
@@ -227,9 +246,8 @@ def file_task(
     labels = None if verbalizers is None else Labels(verbalizers)
     templates = Template(input_template), Template(target_template)
     make = ExampleMaker(*templates, labels, fields, missing)
-    given = {"train": train, "validation": validation, "test": test}
-    found = _files(data, {split: path for split, path in given.items() if path})
-    sources = {split: FileSource(paths, make, **form) for split, paths in found.items()}
+    found = _files(data, {"train": train, "validation": validation, "test": test})
+    sources = {split: FileSource(paths, make, only, **form) for split, paths in found.items()}
     _read_alike([shard for source in sources.values() for shard in source.shards])
     splits: dict[str, IndexedSource] = {**sources}
     if validation_share is not None:
@@ -264,8 +282,9 @@ def _metrics(
     return tuple(get_metric(name, labels, positive) for name in names)
 
 
-def _files(data: AnyPath | None, given: dict[str, AnyPath]) -> dict[str, Files]:
-    """The files of each split: those that are given, and those of the directory."""
+def _files(data: AnyPath | None, named: dict[str, AnyPath | None]) -> dict[str, Files]:
+    """The files of each split: those that are named, and those of the directory."""
+    given = {split: path for split, path in named.items() if path}
     found = {} if data is None else find_splits(data, given)
     found |= {split: (Path(path),) for split, path in given.items()}
     if not found:

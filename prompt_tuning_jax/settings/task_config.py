@@ -22,6 +22,7 @@ LENGTHS = {"inputs": 512, "targets": 64}
 FORM = ("columns", "encoding", "delimiter", "missing")
 FILES_ONLY = (
     *("input_template", "target_template", "metric", "positive", "validation_share"),
+    *("task_field", "task_id"),
     *FORM,
 )
 
@@ -72,6 +73,19 @@ class TaskConfig(FormConfig, FileFormConfig, FeatureLengthsConfig, ModelConfig):
         same in every run, with its share of every label; None: there is a validation file.""",
         group="data",
         bounds=SHARE,
+        identity=True,
+    )
+    task_field: str | None = setting(
+        default=None,
+        help="""a field of files' records that says which task each is of; task_id chooses one of
+        them, and train with mix_tasks takes them all.""",
+        group="data",
+        identity=True,
+    )
+    task_id: str | None = setting(
+        default=None,
+        help="what task_field says in the records to take.",
+        group="data",
         identity=True,
     )
     metric: str | Sequence[str] | None = setting(
@@ -181,6 +195,14 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
             f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which "
             "names their fields."
         )
+    field, value = config.task_field, config.task_id
+    if (field is None) != (value is None):
+        raise ValueError(
+            f"{spelled('task_field')} and {spelled('task_id')} choose the records of one task "
+            f"together: set both. (Only {spelled('mix_tasks', True)} needs no task_id: it trains "
+            "on the tasks of all records.)"
+        )
+    only = None if field is None or value is None else (field, value)
     return file_task(
         config.data_dir,
         train=config.train_file,
@@ -193,6 +215,8 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         positive=config.positive,
         validation_share=config.validation_share,
         fields=fields,
+        only=only,
+        name=config.task_id or "files",
         **{name: getattr(config, name) for name in FORM},
     )
 
