@@ -155,6 +155,8 @@ def test_a_field_says_which_task_a_record_is_of(model, tmp_path):
             inputs = [row["inputs"] for row in load_task(config, None).split(split)]
             assert len(inputs) == count
             assert all(("very" in text) == (name == "long") for text in inputs)
+    with pytest.raises(ValueError, match="choose the records of one task together: set both"):
+        load_task(TrainConfig(**files), None)
     with pytest.raises(ValueError, match=r"whose kind is 'none'"):
         load_task(TrainConfig(**files, task_id="none"), None).split("train")
 
