@@ -68,7 +68,9 @@ class MixedTrainer(SharedTrainer):
         return sharding.batch_sharding(mesh)
 
     def batches(self, active: Sequence[Run]) -> MixedBatches:
-        rates = [rate_of(run.name, run.config.task_rate, run.outputs.task) for run in active]
+        rates = [
+            rate_of(run.name, run.config.task_rate, run.outputs.scoring.task) for run in active
+        ]
         return MixedBatches([run.batches for run in active], rates, self._config.batch_size)
 
 

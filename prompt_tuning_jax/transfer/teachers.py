@@ -71,7 +71,7 @@ def _teacher_of(
     run: Run, sources: Sequence[Source], config: TrainConfig, model: FrozenModel
 ) -> Source:
     """The prompt of a run's task that is called as the run is, or the only one of the task."""
-    task, where = run.outputs.task.name, _where(config)
+    task, where = run.outputs.scoring.name, _where(config)
     of_task = [source for source in sources if source.task == task]
     if not of_task:
         known = ", ".join(sorted({source.task for source in sources if source.task})) or "none"

@@ -12,7 +12,16 @@ _OF_TEXT = (
     *("task", "task_module", "train_file", "validation_file", "test_file", "input_template"),
     *("target_template", "verbalizers", "validation_share", "positive", "columns", "encoding"),
     *("delimiter", "missing", "predictions", "pack", "microbatches", "scan_layers", "z_loss"),
-    *("loss_normalization", "label_smoothing", "wayward_text", "share", "shared_prompt"),
+    *(
+        "loss_normalization",
+        "label_smoothing",
+        "wayward_text",
+        "share",
+        "mix_tasks",
+        "teachers",
+        "task_field",
+        "shared_prompt",
+    ),
     *("dp_epsilon", "dp_noise_multiplier", "prompt_layout", "prompt_visibility", "attention"),
     *("attention_chunk", "remat_policy", "vocabulary"),
 )
