@@ -32,7 +32,11 @@ from prompt_tuning_jax.training import fitting, run_lock
 from prompt_tuning_jax.training.identity import spelled_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.private.budget import with_any_noise, with_common_noise
-from prompt_tuning_jax.training.retrieval.set_up import open_embedding_model, prepare_retrieval
+from prompt_tuning_jax.training.retrieval.set_up import (
+    open_embedding_model,
+    prepare_retrieval,
+    with_rate,
+)
 from prompt_tuning_jax.training.runs import check_level, drop_worse_half, run_configs
 from prompt_tuning_jax.training.set_up import (
     TrainResult,
@@ -206,6 +210,8 @@ def set_up(
     """
     if config.retrieves:
         model = open_embedding_model(config, mesh)
+        config = with_rate(config, model)
+        configs = {name: with_rate(one, model) for name, one in configs.items()}
         prepared = prepare_retrieval(
             configs, model, mesh, trainer_class.check, is_saved(config.model_dir)
         )

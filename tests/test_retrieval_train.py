@@ -1,6 +1,7 @@
 """Training the query side of an embedding model: only the prompt moves, and it finds more."""
 
 import collections
+import dataclasses
 import json
 
 import jax
@@ -15,7 +16,7 @@ from prompt_tuning_jax.retrieval.collection import read_collection
 from prompt_tuning_jax.retrieval.store import load_store
 from prompt_tuning_jax.training.retrieval.batches import BATCHES, Examples, RetrievalBatches
 from prompt_tuning_jax.training.retrieval.scoring import scores_of
-from prompt_tuning_jax.training.retrieval.set_up import examples_of
+from prompt_tuning_jax.training.retrieval.set_up import examples_of, with_rate
 
 WORDS = ("river", "stone", "cloud", "bread", "horse", "paper", "glass", "music")
 
@@ -274,3 +275,12 @@ def test_an_index_of_others_is_refused(trained, data, tmp_path):
         file.write('{"_id": "more", "text": "more"}\n')
     with pytest.raises(ValueError, match="of other documents"):
         pt.train(**run(model, changed, tmp_path / "b", index=directory / "index"))
+
+
+def test_the_rate_follows_from_the_models_embeddings():
+    model = load("bert")
+    size = float(np.sqrt(np.mean(np.square(model.embeddings))))
+    given = pt.TrainConfig(task_kind="retrieval")
+    assert with_rate(given, model).learning_rate == pytest.approx(0.2 * size, rel=0.05)
+    own = dataclasses.replace(given, learning_rate=0.7)
+    assert with_rate(own, model) == own

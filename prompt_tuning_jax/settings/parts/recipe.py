@@ -31,8 +31,8 @@ class RecipeConfig:
     )
     learning_rate: float | None = setting(
         default=None,
-        help="""of the optimizer. None: 0.3 for a prompt, 0.001 for a model, of an adapter what
-        its method has.""",
+        help="""of the optimizer. None: 0.3 for a prompt (for retrieval a fifth of the size of the
+        model's embeddings), 0.001 for a model, of an adapter what its method has.""",
         group="training",
         first=True,
         identity=True,

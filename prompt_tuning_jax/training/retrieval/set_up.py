@@ -1,10 +1,12 @@
 """What a retrieval run is set up from, before its first step."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -37,6 +39,9 @@ from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.set_up import Prepared, place, prompt_leaves
 from prompt_tuning_jax.training.step_types import Params
 
+# The rate of a prompt, as a share of the size of the numbers that it stands among. The paper's 0.3
+# is that for T5's embeddings; BERT's are some thirty times smaller.
+RATE = 0.2
 QUERY, DOCUMENT = ("query",), ("document", "passage")
 INDEX = "index"
 
@@ -47,6 +52,14 @@ def open_embedding_model(config: TrainConfig, mesh: Mesh) -> EmbeddingModel:
     if not isinstance(model, EmbeddingModel):
         model = load_embedding_model(model, dtype=config.model_dtype, mesh=mesh)
     return model.replace(mesh=mesh if mesh.size > 1 else None)
+
+
+def with_rate(config: TrainConfig, model: EmbeddingModel) -> TrainConfig:
+    """The settings with a learning rate, which by default follows from the model's embeddings."""
+    if config.learning_rate is not None:
+        return config
+    size = float(jnp.sqrt(jnp.mean(jnp.square(model.embeddings.astype(jnp.float32)))))
+    return dataclasses.replace(config, learning_rate=float(f"{RATE * size:.2g}"))
 
 
 def prepare_retrieval(
