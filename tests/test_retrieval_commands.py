@@ -11,6 +11,7 @@ from embedding_models import HERE, load, numbers
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands.cli import main
+from prompt_tuning_jax.commands.retrieval import index as make_index
 from prompt_tuning_jax.commands.retrieval import search
 from prompt_tuning_jax.retrieval.store import load_store
 
@@ -76,3 +77,15 @@ def test_what_is_wrong_is_said(index, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     with pytest.raises(ValueError, match="no question"):
         search.main(["--index", str(index)])
+
+
+def test_documents_of_standard_input(index, tmp_path, monkeypatch):
+    lines = [json.dumps({"_id": key, "text": text}) for key, text in DOCUMENTS.items()]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    make_index.main(["--model", MODEL, "--output", str(tmp_path / "index")])
+    found, expected = load_store(tmp_path / "index"), load_store(index)
+    assert (found.ids, found.texts) == (expected.ids, expected.texts)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"text": "x"}\n'))
+    with pytest.raises(ValueError, match="Line 1 of the input: there is no field '_id'"):
+        make_index.main(["--model", MODEL, "--output", str(tmp_path / "other")])

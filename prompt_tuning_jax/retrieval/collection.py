@@ -10,7 +10,7 @@ document that answers, 0 for one that was looked at and does not, which then is 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,19 @@ def read_collection(folder: str | Path) -> Collection:
 
 def read_texts(path: str | Path) -> dict[str, str]:
     """Id -> text of a corpus or of queries, in the order of the file."""
+    return texts_of(_records(Path(path)), path)
+
+
+def texts_of(
+    records: Iterable[tuple[str, Mapping[str, Any]]], source: str | Path
+) -> dict[str, str]:
+    """Id -> text of records, each with the place where it stands.
+
+    Args:
+      source: what errors call all of them.
+    """
     texts: dict[str, str] = {}
-    for where, record in _records(Path(path)):
+    for where, record in records:
         identifier = _field(record, ("_id", "id"), where)
         if identifier in texts:
             raise ValueError(f"{where}: the id {identifier!r} is there twice.")
@@ -106,7 +117,7 @@ def read_texts(path: str | Path) -> dict[str, str]:
         title = str(record.get("title") or "").strip()
         texts[identifier] = f"{title} {text}".strip()
     if not texts:
-        raise ValueError(f"{path} holds no text.")
+        raise ValueError(f"{source} holds no text.")
     return texts
 
 

@@ -1,8 +1,9 @@
 """Documents' vectors, made once and kept: what `search` and retrieval training ask.
 
-    prompt-tuning index --model all-MiniLM-L6-v2 --documents my_data/corpus.jsonl --output index
+    echo '{"_id": "d7", "text": "The ferry leaves at noon."}' \\
+      | prompt-tuning index --model bundled --output index
     prompt-tuning index --model all-MiniLM-L6-v2 --documents my_data/corpus.jsonl --output index \\
-        --dtype int8
+      --dtype int8
 
 A document is a record with `_id` and `text`, and a `title` that stands before it. The frozen model
 makes the vectors: a tuned query side needs no others. `vectors.npy` and `documents.jsonl` in the
@@ -12,10 +13,12 @@ folder have a row each for a document, in the same order, for whatever else is t
 import rich
 
 from prompt_tuning_jax.bounds import ROWS
+from prompt_tuning_jax.commands.infer_inputs import opened_lines
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.embedding import load_embedding_model
+from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.embedding.stored import DTYPES
-from prompt_tuning_jax.retrieval.collection import read_texts
+from prompt_tuning_jax.retrieval.collection import read_texts, texts_of
 from prompt_tuning_jax.retrieval.store import make_store, save_store
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.parts.embedding import EmbeddingModelConfig
@@ -27,8 +30,10 @@ from prompt_tuning_jax.training.retrieval.set_up import DOCUMENT, named
 class IndexConfig(EmbeddingModelConfig):
     """What `prompt-tuning index` takes."""
 
-    documents: PathLike = setting(
-        help="a .jsonl, .tsv or .csv file of records with `_id` and `text`.",
+    documents: PathLike | None = setting(
+        default=None,
+        help="""a .jsonl, .tsv or .csv file of records with `_id` and `text`. None: JSON lines on
+        standard input.""",
         group="data",
         first=True,
     )
@@ -53,10 +58,20 @@ class IndexConfig(EmbeddingModelConfig):
 CONFIG = IndexConfig
 
 
+def read_documents(path: PathLike | None) -> dict[str, str]:
+    """Id -> text of a file's documents, or of those on standard input."""
+    if path is not None:
+        return read_texts(path)
+    remedy = 'A line must be an object such as {"_id": "d7", "text": "..."}.'
+    with opened_lines(None, None) as lines:
+        records = ((where, json_object(line, where, remedy)) for line, where in lines if line)
+        return texts_of(records, "Standard input")
+
+
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning index")
     with hosts.connected():
-        documents = read_texts(config.documents)
+        documents = read_documents(config.documents)
         mesh = sharding.make_mesh(config.mesh)
         how = config.pooling, config.normalize
         model = load_embedding_model(config.model, *how, dtype=config.model_dtype, mesh=mesh)

@@ -1,7 +1,9 @@
 """The documents of an index that are nearest to a question, compared with every one.
 
-    prompt-tuning search "Where is the ferry?" --index index --prompt runs/faq
-    cat questions.txt | prompt-tuning search --index index --top 3
+    echo '{"_id": "d7", "text": "The ferry leaves at noon."}' \\
+      | prompt-tuning index --model bundled --output index
+    prompt-tuning search "When does the boat go?" --index index
+    prompt-tuning search --index index --prompt runs/faq --top 3 < questions.txt
 
 A line for each document that was found: rank, score, id and text; with --json, a JSON object for
 each question. Without --model, the one that made the index.
