@@ -1,4 +1,4 @@
-"""The base checkpoint of a run, and what it lacks: the prompt and the optimizer's state.
+"""The base checkpoint of a run, and what it lacks: what is tuned and the optimizer's state.
 
 T5X restores a checkpoint without a prompt only with a fallback for what is missing. Its own makes
 the whole model from random numbers first, and keeps them, with a line in the log, wherever the
@@ -13,15 +13,17 @@ import jax
 import numpy as np
 from flax.core import unfreeze
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from t5x import state_utils, utils
 
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import STEP, TARGET, open_checkpoint
-from prompt_tuning_jax.params import is_prompt, unflatten
+from prompt_tuning_jax.params import unflatten
+from prompt_tuning_jax.t5x_plugin.leaves import is_tuned
 from prompt_tuning_jax.t5x_plugin.run import absolute
 
 Flat = dict[str, Any]
-Start = Callable[[tuple[int, int]], Float[np.ndarray, "P D"]]
+Starts = Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, np.ndarray]]
+"""The shapes of all parameters, by their flat names -> first values of some that are tuned."""
 
 
 def base_checkpoint(path: str) -> utils.RestoreCheckpointConfig:
@@ -55,7 +57,7 @@ def base_checkpoint(path: str) -> utils.RestoreCheckpointConfig:
 
 def comes_from_base(name: str) -> bool:
     """Whether a leaf of T5X's state, by its flat name, is taken from the base checkpoint."""
-    return (name.startswith(TARGET) and not is_prompt(name)) or name == STEP
+    return name == STEP or (name.startswith(TARGET) and not is_tuned(name.removeprefix(TARGET)))
 
 
 def _check(path: str, wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -91,9 +93,9 @@ def _check_divides(shapes: Flat, axes: Flat, mesh: Mesh) -> None:
 
 
 class TrainStateInitializer(utils.TrainStateInitializer):
-    """Makes what a base checkpoint lacks; `start` gives a prompt of a shape its first values.
+    """Makes what a base checkpoint lacks; `start` gives it its first values.
 
-    The prompt and its optimizer's state are all that is computed: everything else in the state
+    What is tuned and its optimizer's state are all that is computed: everything else in the state
     that `from_scratch` returns is a shape, which restoring replaces by the checkpoint's arrays.
     """
 
@@ -102,7 +104,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         *args: Any,
         input_shapes: Mapping[str, tuple[int, ...]],
         input_types: Mapping[str, Any] | None = None,
-        start: Start | None = None,
+        start: Starts | None = None,
         **kwargs: Any,
     ):
         # t5x.eval leaves the types out, and T5X then takes tokens for floating-point numbers.
@@ -126,11 +128,15 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         values = self._partitioner.partition(
             make, in_axis_resources=None, out_axis_resources={name: axes[name] for name in made}
         )(init_rng)
-        for name in filter(is_prompt, made):
-            if name.startswith(TARGET) and self._start is not None:
-                first = self._start(values[name].shape)
-                values[name] = jax.make_array_from_callback(
-                    first.shape, values[name].sharding, lambda index, first=first: first[index]
+        if self._start is not None:
+            target = {
+                name.removeprefix(TARGET): x for name, x in flat.items() if name.startswith(TARGET)
+            }
+            for name, first in self._start({name: x.shape for name, x in target.items()}).items():
+                values[TARGET + name] = jax.make_array_from_callback(
+                    first.shape,
+                    values[TARGET + name].sharding,
+                    lambda index, first=first: first[index],
                 )
         return state.restore_state(unflatten(flat | values))
 

@@ -13,7 +13,7 @@ from prompt_tuning_jax import initializers
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint, prompt_names
 from prompt_tuning_jax.models.t5.config import T5Config
-from prompt_tuning_jax.t5x_plugin.restore import Start
+from prompt_tuning_jax.t5x_plugin.methods.method import PromptStart
 from prompt_tuning_jax.t5x_plugin.save import base_fingerprint, prompts_beside, read_prompt
 from prompt_tuning_jax.training.prompt_start import resolve, text_of
 from prompt_tuning_jax.tuned_prompt import TunedPrompt, check_compatible
@@ -29,7 +29,7 @@ def prompt_start(
     seed: int | None = 0,
     population_size: int | None = initializers.PAPER_POPULATION,
     allow_prompt_mismatch: bool = False,
-) -> Start:
+) -> PromptStart:
     """(P, D) -> the prompt's first values: those of this library's own trainer for the same seed.
 
     Nothing is read before the values are asked for: a run that continues asks for none.
@@ -49,7 +49,7 @@ def prompt_start(
     def values(shape: tuple[int, int]) -> Float[np.ndarray, "P D"]:
         initializer = resolve(
             init,
-            _Table(checkpoint),
+            Table(checkpoint),
             vocabulary,
             verbalizers,
             check=functools.partial(_check_model, checkpoint, allow_prompt_mismatch),
@@ -80,7 +80,7 @@ def tuned_prompt(
     checkpoint: str,
     config: T5Config | None = None,
     allow_prompt_mismatch: bool = False,
-) -> Start:
+) -> PromptStart:
     """(P, D) -> the prompt in a file or, without one, in a checkpoint.
 
     Args:
@@ -146,7 +146,7 @@ def _check_model(checkpoint: str, allow_prompt_mismatch: bool, prompt: TunedProm
         check_compatible(prompt, fingerprint=base_fingerprint(checkpoint))
 
 
-class _Table:
+class Table:
     """The embedding table of a checkpoint; only the rows that are asked for are read."""
 
     def __init__(self, checkpoint: str):
