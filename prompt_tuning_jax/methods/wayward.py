@@ -28,7 +28,7 @@ def rows_of(
     ids = vocabulary.encode(text)
     if not ids:
         raise ValueError(f"the text {text!r} has no tokens.")
-    return jnp.asarray(embeddings, jnp.float32)[np.resize(np.array(ids), length)]
+    return jnp.asarray(embeddings[np.resize(np.array(ids), length)], jnp.float32)
 
 
 def distance(params: Mapping[str, Any]) -> Float[Array, ""] | float:

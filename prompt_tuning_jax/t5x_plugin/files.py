@@ -1,7 +1,8 @@
 """Files of a run beside T5X's checkpoints, at any path, remote or not.
 
-MODEL_DIR/prompts/N     what `write_prompt` writes of a prompt at step N
-MODEL_DIR/adapters/N    of an adapter
+MODEL_DIR/prompts/N           a prompt at step N
+MODEL_DIR/prompts/N/task_0    that of the first of several tasks
+MODEL_DIR/adapters/N          an adapter
 """
 
 import contextlib
@@ -15,6 +16,8 @@ from tensorflow.io import gfile
 from prompt_tuning_jax.checkpoints.t5x.storage import is_url
 
 PROMPTS, ADAPTERS = "prompts", "adapters"
+TASK = "task_{}"
+FIRST_TASK = TASK.format(0)
 
 
 @contextlib.contextmanager

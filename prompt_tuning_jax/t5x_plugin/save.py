@@ -21,7 +21,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.checkpoints.t5x.hash_cache import checkpoint_fingerprint
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import flatten, label_params, unflatten
-from prompt_tuning_jax.t5x_plugin.files import PROMPTS, local_copy
+from prompt_tuning_jax.t5x_plugin.files import FIRST_TASK, PROMPTS, local_copy
 from prompt_tuning_jax.t5x_plugin.leaves import is_tuned
 from prompt_tuning_jax.t5x_plugin.methods.method import Facts, Method
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -70,10 +70,14 @@ def read_prompt(path: str) -> TunedPrompt:
 
 
 def prompts_beside(checkpoint: str) -> str | None:
-    """The prompt file that was written with a checkpoint of a training run, if it is there."""
+    """The prompt file that was written with a checkpoint of a training run, if it is there.
+
+    Of several tasks it is the first one's, which is as long as the others and stands where they do.
+    """
     model_dir, name = os.path.split(checkpoint.rstrip("/"))
     path = os.path.join(model_dir, PROMPTS, name.removeprefix("checkpoint_"))
-    return path if gfile.exists(path) else None
+    places = os.path.join(path, FIRST_TASK), path
+    return next((place for place in places if gfile.exists(place)), None)
 
 
 def _fingerprint(

@@ -111,9 +111,9 @@ def tuned_prompt(
 
 
 def prompt_length(prompt_file: str | None, checkpoint: str) -> int:
-    """The length of the same prompt."""
-    prompt = read_prompt(prompt_file) if prompt_file else _in_checkpoint(checkpoint)
-    return prompt.shape[0]
+    """The length of the same prompt; a checkpoint's is said by the prompt file of its step."""
+    path = prompt_file or prompts_beside(checkpoint)
+    return (read_prompt(path) if path else _in_checkpoint(checkpoint)).shape[0]
 
 
 def prompt_layout(prompt_file: str | None, checkpoint: str) -> str:

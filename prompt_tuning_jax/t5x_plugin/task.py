@@ -8,16 +8,19 @@ import seqio
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data.seqio_source import declared_verbalizers, find_provider
+from prompt_tuning_jax.t5x_plugin.together import mixed
 from prompt_tuning_jax.tasks import settings
 
 
 def ready(
-    name: str,
+    name: str | Sequence[str],
     vocabulary: seqio.Vocabulary,
     module: str | None = None,
     data_dir: str | None = None,
 ) -> str:
     """The name of a task or mixture that is registered and knows the run's model and data.
+
+    Of several names it is that of a mixture, see `together.mixed`.
 
     Bound as `DatasetConfig.mixture_or_task_name`, so that it happens before T5X asks for examples.
     The package's tasks make their token ids with whatever vocabulary the model has: T5's, mT5's
@@ -32,6 +35,8 @@ def ready(
     Raises:
       ValueError: no such module, task or feature, or a task with another vocabulary.
     """
+    if not isinstance(name, str):
+        return mixed(name, vocabulary, module, data_dir)
     find_provider(name, module, vocabulary, data_dir)
     return name
 
@@ -52,8 +57,13 @@ def vocabulary(file: str | os.PathLike) -> seqio.Vocabulary:
     return settings.read_vocabulary(os.fspath(path))
 
 
-def verbalizers(task: str, module: str | None = None) -> Sequence[str] | None:
-    """The label words of a bundled task, or those that the task's module gives in `VERBALIZERS`."""
+def verbalizers(task: str | Sequence[str], module: str | None = None) -> Sequence[str] | None:
+    """The label words of a bundled task, or those that the task's module gives in `VERBALIZERS`.
+
+    Of several tasks there are none.
+    """
+    if not isinstance(task, str):
+        return None
     if task in BUNDLED_TASKS:
         return bundled_task(task).verbalizers
     return declared_verbalizers(task, module)

@@ -72,7 +72,7 @@ def test_the_files_of_one_kind_set_the_same_macros_and_no_others_do():
             for path in (ROOT / kind).glob("*.gin")
             for macro in re.findall(r"^([A-Z_0-9]+) =", path.read_text(), re.MULTILINE)
         }
-        for kind in ("architectures", "models", "prompts", "decoding", "runs")
+        for kind in ("architectures", "models", "prompts", "methods", "decoding", "runs")
     }
     assert all((ROOT / "runs" / name).exists() for name in programs)
     assert all(set_by.values())

@@ -89,7 +89,7 @@ def test_the_other_commands_parse():
             case _:
                 assert words in T5X_COMMANDS
         seen.add(" ".join(words[:3] if words[0] == "python" else words[:2]))
-    assert len(seen) == 8
+    assert len(seen) == 9
 
 
 @pytest.mark.t5x

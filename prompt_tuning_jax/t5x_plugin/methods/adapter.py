@@ -55,7 +55,7 @@ class Adapter(Method):
                 f"{self.name} changes each layer by itself: leave out config.T5Config.scan_layers."
             )
         model = copy.copy(model)
-        model.module = Network(network, self._with_leaves)
+        model.module = Network(network, network, self._with_leaves)
         return model
 
     def _with_leaves(self, key: jax.Array, params: FlatParams) -> FlatParams:

@@ -23,12 +23,14 @@ class Network(NamedTuple):
 
     Attributes:
       network: the module that computes.
-      leaves: (key, the network's flat parameters) -> the flat parameters that T5X is to hold; may
-        be traced. Leaves that are not the network's own are on every device.
+      whole: the module whose parameters, changed by `leaves`, T5X is to hold.
+      leaves: (key, flat parameters of `whole`) -> T5X's, flat; may be traced. Those that `whole`
+        has not are on every device.
       bound: (T5X's parameters, the arguments of a call by name) -> the network's.
     """
 
     network: nn.Module
+    whole: nn.Module
     leaves: Callable[[jax.Array, FlatParams], FlatParams]
     bound: Callable[[Any, Arguments], tuple[Any, Arguments]] = as_they_are
 
@@ -46,7 +48,7 @@ class Network(NamedTuple):
 
     def init(self, rng: jax.Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The parameters, and the logical axes of each."""
-        variables = unfreeze(self.network.init(rng, *args, **kwargs))
+        variables = unfreeze(self.whole.init(rng, *args, **kwargs))
         axes = flatten(variables["params_axes"])
         params = self.leaves(rng, flatten(variables["params"]))
         axes = {f"{name}_axes": axes.get(f"{name}_axes", _whole(x)) for name, x in params.items()}

@@ -1,4 +1,4 @@
-"""What an evaluation or inference uses: what a training run has tuned, in a file or a checkpoint."""
+"""What an evaluation or inference uses: what a run has tuned, in a file or a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import TARGET, T5XCheckpoint, open_checkpoint
+from prompt_tuning_jax.methods.adapters.choice import is_leaf
 from prompt_tuning_jax.models.adapters import PREFIX_KEY
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import is_prompt, unflatten
@@ -23,6 +24,7 @@ from prompt_tuning_jax.t5x_plugin.start import prompt_length
 
 def tuned_values(
     prompt: PromptStart,
+    prompt_file: str | None,
     adapter_file: str | None,
     checkpoint: str,
     config: T5Config,
@@ -31,7 +33,7 @@ def tuned_values(
     """A prompt, and other leaves of an adapter's file or, without one, of a checkpoint.
 
     Args:
-      prompt: of a shape, from its own file or the checkpoint.
+      prompt: of a shape, from `prompt_file` or the checkpoint.
       checkpoint: the base checkpoint, whose weights must be those that the adapter was tuned for,
         or that of a training run.
 
@@ -43,7 +45,10 @@ def tuned_values(
         prompts = {name for name in shapes if is_prompt(name)}
         first = {name: prompt(shapes[name]) for name in prompts}
         wanted = {name for name in shapes if is_tuned(name)} - prompts
+        _check_used(bool(prompts), prompt_file, "PROMPT_FILE")
+        _check_used(bool(wanted), adapter_file, "ADAPTER_FILE")
         if not wanted:
+            _check_no_adapter(checkpoint)
             return first
         if adapter_file:
             adapter = _read_adapter(adapter_file, config)
@@ -85,6 +90,24 @@ def _beside_prompts(checkpoint: T5XCheckpoint) -> dict[str, StoredArray]:
 def _read_adapter(path: str, config: T5Config) -> Adapter:
     with local_copy(path) as local:
         return load_adapter(local, config)
+
+
+def _check_used(is_used: bool, file: str | None, macro: str) -> None:
+    if file and not is_used:
+        raise ValueError(
+            f"{macro} {file} is not for this run's method: use the file of methods/ that trained "
+            "it, and none for a prompt."
+        )
+
+
+def _check_no_adapter(checkpoint: str) -> None:
+    """A checkpoint's adapter is not left out in silence."""
+    lost = filter(is_leaf, _beside_prompts(open_checkpoint(checkpoint)))
+    if (name := next(lost, None)) is not None:
+        raise ValueError(
+            f"{checkpoint} has an adapter ({name}, ...), which this run's method has not: use the "
+            "file of methods/ that trained it, or the base checkpoint."
+        )
 
 
 def _check(where: str, found: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:
