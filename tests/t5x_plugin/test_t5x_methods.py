@@ -1,5 +1,6 @@
 """Other methods than a prompt, each started with `t5x.train`: what moves, is written, is used."""
 
+import contextlib
 import json
 
 import gin
@@ -138,8 +139,8 @@ def scores_by_task(output, base, method, **bindings):
 
 
 def test_an_example_without_the_sentinel_of_a_task_is_refused(base):
-    model, _ = model_of(base, "multi_task", NUM_TASKS=2)
-    converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    with model_of(base, "multi_task", NUM_TASKS=2) as model:
+        converter = model.FEATURE_CONVERTER_CLS(pack=False)
     first = model.input_vocabulary.vocab_size - 1
     for token, is_known in ((first, True), (first - 1, True), (first - 2, False), (7, False)):
         example = {"inputs": np.array([[token, 7, 1]]), "targets": np.array([[8, 1]])}
@@ -155,49 +156,57 @@ def test_an_example_without_the_sentinel_of_a_task_is_refused(base):
 
 
 def test_several_tasks_must_be_named(base):
-    with pytest.raises(ValueError, match="is not several tasks"):
-        model_of(base, "multi_task")
-    with pytest.raises(ValueError, match="SHARE is 'sum'"):
-        model_of(base, "multi_task", NUM_TASKS=2, SHARE="sum")
+    refuse(base, "multi_task", "is not several tasks")
+    refuse(base, "multi_task", "SHARE is 'sum'", NUM_TASKS=2, SHARE="sum")
 
 
 # --- losses
 
 
-def model_of(base, method, **bindings):
-    """The model that `t5x.train` is given, and a plain one."""
-    files = (f"{METHODS}/{method}.gin", *t5x_runs.TRAIN)
+@contextlib.contextmanager
+def model_of(base, method=None, **bindings):
+    """The model that `t5x.train` is given."""
+    files = t5x_runs.TRAIN if method is None else (f"{METHODS}/{method}.gin", *t5x_runs.TRAIN)
     paths = {"MODEL_DIR": "runs/x", "INITIAL_CHECKPOINT_PATH": str(base)}
     settings = t5x_runs.TASK | t5x_runs.SHAPE | t5x_runs.SHORT | paths | bindings
-    models = []
-    for some in (files, files[1:]):
-        known = settings if some is files else {k: settings[k] for k in settings.keys() - bindings}
-        t5x_runs.parse("train", some, known)
-        models.append(gin.get_configurable("choice.changed")())
+    t5x_runs.parse("train", files, settings)
+    try:
+        yield gin.get_configurable("choice.changed")()
+    finally:
         gin.clear_config()
-    return models
 
 
-@pytest.fixture
+def refuse(base, method, match, **bindings):
+    with pytest.raises(ValueError, match=match), model_of(base, method, **bindings):
+        pass
+
+
+@pytest.fixture(scope="module")
 def batch():
     return next(own_trainer.batches(t5x_runs.TASK["BATCH_SIZE"]))
+
+
+@pytest.fixture(scope="module")
+def weights(base):
+    """The base checkpoint's, and a prompt."""
+    prompt = np.random.default_rng(1).normal(0, 3, (5, t5x_runs.CONFIG.emb_dim))
+    return t5x_runs.weights(base) | {PROMPT: prompt.astype(np.float32)}
 
 
 TEXT = "Is this review positive?"
 
 
-def test_the_loss_of_a_wayward_prompt_is_that_of_numpy(base, run, batch):
-    told = {"WAYWARD_TEXT": TEXT, "WAYWARD_WEIGHT": 3.0}
-    model, plain = model_of(base, "wayward", **told)
-    weights = t5x_runs.weights(run / "checkpoint_7")
+def test_the_loss_of_a_wayward_prompt_is_that_of_numpy(base, weights, batch):
     rows = text_rows(weights, len(weights[PROMPT]))
     params = unflatten(weights | {f"{PROMPT_FOLDER}wayward": rows})
     distance = np.mean(np.sum((weights[PROMPT] - rows) ** 2, axis=1))
-    expected = plain.loss_fn(params, batch, None)[0] + 3.0 * distance
-    assert_same(model.loss_fn(params, batch, None)[0], expected)
-    assert_same(model.eval_fn(params, batch)[0], expected)
+    with model_of(base) as plain:
+        expected = plain.loss_fn(unflatten(weights), batch, None)[0] + 3.0 * distance
     halves = [{name: x[part] for name, x in batch.items()} for part in np.split(np.arange(8), 2)]
-    assert_same(sum(model.loss_fn(params, half, None)[0] for half in halves), expected)
+    with model_of(base, "wayward", WAYWARD_TEXT=TEXT, WAYWARD_WEIGHT=3.0) as model:
+        assert_same(model.loss_fn(params, batch, None)[0], expected)
+        assert_same(model.eval_fn(params, batch)[0], expected)
+        assert_same(sum(model.loss_fn(params, half, None)[0] for half in halves), expected)
 
 
 def text_rows(weights, length):
@@ -260,26 +269,23 @@ def numpy_loss(scores, right, kind):
 
 @pytest.mark.parametrize("length_normalize", [True, False])
 @pytest.mark.parametrize("method", ["perceptron", "label_cross_entropy"])
-def test_a_loss_over_answers_is_that_of_numpy(base, run, batch, method, length_normalize):
-    told = {"LENGTH_NORMALIZE": length_normalize}
-    model, _ = model_of(base, method, **told, **{"VERBALIZERS": LABELS})
-    weights = t5x_runs.weights(run / "checkpoint_7")
+def test_a_loss_over_answers_is_that_of_numpy(base, weights, batch, method, length_normalize):
     vocabulary = load_vocabulary(BUNDLED / "spiece.model")
     answers = [[*vocabulary.encode(label), 1] for label in LABELS]
     right = [answers.index([t for t in row if t]) for row in batch["decoder_target_tokens"]]
-    scores = numpy_scores(weights, batch, length_normalize)
-    expected = numpy_loss(scores, right, method)
     assert len(set(right)) == 2
-    loss, metrics = model.loss_fn(unflatten(weights), batch, None)
-    assert_same(loss, expected)
-    assert metrics["accuracy"].compute() == np.mean(scores.argmax(axis=1) == right)
+    scores = numpy_scores(weights, batch, length_normalize)
+    expected = numpy_loss(scores, right, method), np.mean(scores.argmax(axis=1) == right)
+    told = {"LENGTH_NORMALIZE": length_normalize, "VERBALIZERS": LABELS}
     # Rows that only fill the batch count for nothing; an answer that is none is no number.
     empty = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in batch.items()}
-    loss, metrics = model.loss_fn(unflatten(weights), empty, None)
-    assert_same(loss, expected)
-    assert metrics["accuracy"].compute() == np.mean(scores.argmax(axis=1) == right)
     other = batch | {"decoder_target_tokens": batch["decoder_target_tokens"] + 1}
-    assert np.isnan(model.loss_fn(unflatten(weights), other, None)[0])
+    with model_of(base, method, **told) as model:
+        for some in (batch, empty):
+            loss, metrics = model.loss_fn(unflatten(weights), some, None)
+            assert_same(loss, expected[0])
+            assert metrics["accuracy"].compute() == expected[1]
+        assert np.isnan(model.loss_fn(unflatten(weights), other, None)[0])
 
 
 @pytest.mark.slow
@@ -306,7 +312,5 @@ def test_a_prompt_learns_to_rank_answers(base, tmp_path, method):
 
 
 def test_a_loss_over_answers_needs_answers(base):
-    with pytest.raises(ValueError, match="needs VERBALIZERS"):
-        model_of(base, "perceptron", VERBALIZERS=["one"])
-    with pytest.raises(ValueError, match="leave out LOSS_NORMALIZING_FACTOR"):
-        model_of(base, "perceptron", LOSS_NORMALIZING_FACTOR=10)
+    refuse(base, "perceptron", "needs VERBALIZERS", VERBALIZERS=["one"])
+    refuse(base, "perceptron", "leave out LOSS_NORMALIZING_FACTOR", LOSS_NORMALIZING_FACTOR=10)

@@ -1,15 +1,13 @@
 """The method of a run, and what follows of it. A file of `methods/` binds `chosen.method`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optax
 
 from prompt_tuning_jax import optim
 from prompt_tuning_jax.t5x_plugin.methods.method import Arrays, Method, PromptStart
-
-Starts = Callable[[Mapping[str, tuple[int, ...]]], Arrays]
-"""The shapes of all parameters, by their flat names -> first values of some that are tuned."""
+from prompt_tuning_jax.t5x_plugin.restore import Starts
 
 
 def chosen(method: Method | None = None) -> Method:

@@ -16,8 +16,8 @@ from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.params import is_prompt, unflatten
 from prompt_tuning_jax.t5x_plugin.files import local_copy
 from prompt_tuning_jax.t5x_plugin.leaves import is_tuned
-from prompt_tuning_jax.t5x_plugin.methods.choice import Starts
 from prompt_tuning_jax.t5x_plugin.methods.method import Arrays, PromptStart
+from prompt_tuning_jax.t5x_plugin.restore import Starts
 from prompt_tuning_jax.t5x_plugin.save import base_fingerprint
 from prompt_tuning_jax.t5x_plugin.start import prompt_length
 
