@@ -18,6 +18,7 @@ NAMES = {
     "eval": ("evaluate",),
     "gin_utils": ("summarize_gin_config",),
     "infer": ("infer",),
+    "metrics": ("AveragePerStep",),
     "models": ("DecoderOnlyModel", "DecoderParams", "EncoderDecoderModel"),
     "optimizers": ("OptaxStatePartitionRules", "OptaxWrapper"),
     "partitioning": ("PjitPartitioner", "standard_logical_axis_rules"),

@@ -76,7 +76,8 @@ def test_a_prompts_length_is_its_own(run, base):
 
 def test_a_prompt_file_may_be_remote(tmp_path):
     """TensorFlow's file systems, of which gs:// is one and ram:// another."""
-    from prompt_tuning_jax.t5x_plugin.save import local_directory, read_prompt
+    from prompt_tuning_jax.t5x_plugin.files import local_directory
+    from prompt_tuning_jax.t5x_plugin.save import read_prompt
 
     values = np.arange(8, dtype=np.float32).reshape(2, 4)
     with local_directory("ram://bucket/prompts/15") as directory:

@@ -2,7 +2,7 @@
 
 There is no prompt beside them. What is tuned is saved as this library's own trainer saves it:
 
-MODEL_DIR/adapters/1101000    as `prompt-tuning evaluate --adapter` and PEFT read it
+MODEL_DIR/adapters/1101000    as `load_adapter`, `--adapter` and PEFT read it
 """
 
 import copy
