@@ -126,7 +126,8 @@ def _in_checkpoint(checkpoint: str) -> TunedPrompt:
     opened = open_checkpoint(checkpoint)
     if not (names := prompt_names(opened)):
         raise ValueError(
-            f"{checkpoint} holds no prompt: give PROMPT_FILE, a prompt tuned for this model."
+            f"{checkpoint} holds no prompt: give PROMPT_FILE, a prompt tuned for this model; of a "
+            "method in a prompt's place, ADAPTER_FILE."
         )
     return TunedPrompt(opened.leaf(names[0]).read().astype(np.float32))
 

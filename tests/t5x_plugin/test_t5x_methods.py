@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import gin
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import t5x_runs
 from common import NEEDS_T5X, assert_same, slow
 
-from prompt_tuning_jax import FrozenModel, load_prompt
+from prompt_tuning_jax import FrozenModel, load_prompt, save_prompt
 from prompt_tuning_jax.bundled.tasks import bundled_examples
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
@@ -76,14 +77,30 @@ def test_an_adapter_trains_within_frozen_weights(base, tmp_path, file, name):
     other = t5x_runs.infer(tmp_path / "start", base, method, CHECKPOINT_PATH=start, **told)
     assert np.abs(np.subtract(scores, other)).max() > 1e-4
 
-    prompt = f"{t5x_runs.GIN}/prompts/uniform.gin"  # any other file
-    for files, given, told in (
-        ((method,), {}, "holds nothing that this method tunes: give ADAPTER_FILE"),
-        ((method,), {"PROMPT_FILE": small}, "PROMPT_FILE .* is not for this run's method"),
-        ((prompt,), {"CHECKPOINT_PATH": whole, "PROMPT_LENGTH": 5}, "holds no prompt"),
+    prompt = str(save_prompt(tmp_path / "prompt", np.ones((5, 16), np.float32)))
+    for files, given, said in (
+        ((method,), {}, "holds no.* ADAPTER_FILE"),
+        ((method,), {"PROMPT_FILE": prompt}, "PROMPT_FILE .* is not for this run's method"),
+        ((), {"PROMPT_FILE": prompt, "ADAPTER_FILE": small}, "ADAPTER_FILE .* is not for this run"),
+        ((), {"PROMPT_FILE": prompt, "CHECKPOINT_PATH": whole}, "has an adapter .* method has not"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=said):
             t5x_runs.infer(tmp_path / "refused", base, *files, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ia3", "multi_task"])
+def test_a_stopped_run_ends_as_if_it_had_not_been(base, tmp_path, method):
+    told = {"PROMPT_INIT": "uniform"}
+    if method == "multi_task":
+        told["MIXTURE_OR_TASK_NAME"] = TASKS
+    run = train(tmp_path / "run", base, method, **told)
+    again = shutil.copytree(run, tmp_path / "again")
+    for step in (11, 15):
+        shutil.rmtree(again / f"checkpoint_{step}")
+    train(again, base, method, **told)
+    ours, theirs = (t5x_runs.weights(directory / "checkpoint_15") for directory in (again, run))
+    assert {k: x.tobytes() for k, x in ours.items()} == {k: x.tobytes() for k, x in theirs.items()}
 
 
 # --- prompts of several tasks
