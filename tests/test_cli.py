@@ -226,6 +226,7 @@ def test_public_names_are_the_same_for_people_and_for_static_tools():
         assert getattr(prompt_tuning_jax, name) is not None
 
 
+@pytest.mark.slow
 def test_train_is_the_function_whatever_is_imported_first():
     script = """
 import prompt_tuning_jax.train, prompt_tuning_jax.commands.train, prompt_tuning_jax as pt

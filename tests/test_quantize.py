@@ -129,6 +129,7 @@ def test_the_network_computes_with_what_the_weights_stand_for(changes):
     np.testing.assert_allclose(logits(config, params), expected, atol=1e-4 * np.std(expected))
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_what_the_weights_stand_for(tiny_int8):
     prompt = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
     floats = tiny_int8.replace(params=dequantized(tiny_int8.params))

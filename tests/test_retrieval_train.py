@@ -266,6 +266,7 @@ def test_what_cannot_be_trained_is_said(data, tmp_path, changes, message):
         pt.train(**run(load("bert"), data, tmp_path / "run", **changes))
 
 
+@pytest.mark.slow
 def test_an_index_of_others_is_refused(trained, data, tmp_path):
     model, _, directory, _ = trained
     with pytest.raises(ValueError, match="vectors of another model"):

@@ -357,6 +357,7 @@ def test_the_bundled_tasks_are_listed_without_tensorflow():
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_tasks_of_seqio_are_listed_where_it_is_installed(capsys):
     pytest.importorskip("seqio", reason="need the [data] extra")
     show_task.main(["--list"])

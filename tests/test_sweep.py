@@ -75,6 +75,7 @@ def test_a_loss_is_better_when_it_is_less():
 # --- the sweep
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path):
     grid = {"learning_rate": [1e-6, 0.3], "prompt_length": [4, 6]}
     found = pt.sweep(grid, **tiny.own_run(model, tmp_path / "sweep", prompt_length=5))

@@ -309,6 +309,7 @@ def test_more_steps_later_are_as_many_at_once(start):
     assert in_two.history == at_once.history
 
 
+@pytest.mark.slow
 def test_command_line_and_python_are_one(start, model_dir, tmp_path):
     files = tiny.save_files(tmp_path / "files")
     result = start(

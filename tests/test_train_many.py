@@ -151,6 +151,7 @@ def test_that_a_run_broke_is_seen_without_a_validation_split(together, tmp_path,
     assert "bad: a loss or gradient was not finite" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_the_others_does_not_skip_their_steps(together):
     runs = {"a": {"train_steps": 2}, "b": {"train_steps": 4}}
     together(runs)

@@ -84,6 +84,7 @@ def uninterrupted(command, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(command, uninterrupted, tmp_path):
     def first_write() -> bool:
         return any((tmp_path / "state").glob("*/*"))

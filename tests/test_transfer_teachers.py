@@ -60,6 +60,7 @@ def train_loss(place):
     return json.loads((place / "one" / "history.json").read_text())[-1]["train_loss"]
 
 
+@pytest.mark.slow
 def test_a_weight_of_0_is_no_teacher(teachers, frozen):
     plain = teachers / "plain"
     train_many(RUNS, **settings_of(frozen, teachers, model_dir=str(plain), teachers=None))
