@@ -24,6 +24,18 @@ from prompt_tuning_jax.devices.sharding import Conversion
 Shape = tuple[int, ...]
 Part = tuple[slice, ...]  # of each dimension, from where to where
 Cache = dict[Any, np.ndarray]
+ALONE = "Save the model that is meant alone."
+
+
+def add_once(found: dict[str, str], weight: str, name: str, place: object) -> None:
+    """Adds to weights' names in a file that `weight` is called `name` there.
+
+    Raises:
+      ValueError: it has another name already; `place` is the file.
+    """
+    if weight in found:
+        raise ValueError(f"{place} holds {weight} twice, as {found[weight]} and {name}. {ALONE}")
+    found[weight] = name
 
 
 class StoredArray:

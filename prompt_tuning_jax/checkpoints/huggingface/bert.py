@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields, read_json
-from prompt_tuning_jax.checkpoints.stored_array import Shape
+from prompt_tuning_jax.checkpoints.stored_array import Shape, add_once
 from prompt_tuning_jax.models.bert import BertConfig
 from prompt_tuning_jax.models.bert.weights import shapes
 
@@ -130,10 +130,5 @@ def plain_names(place: object, names: Collection[str]) -> dict[str, str]:
             plain = plain.removesuffix(old) + new if plain.endswith(old) else plain
         if _NO_PART.match(plain):
             continue
-        if plain in found:
-            raise ValueError(
-                f"{place} holds {plain} twice, as {found[plain]} and {name}. Save the model that "
-                "is meant alone."
-            )
-        found[plain] = name
+        add_once(found, plain, name, place)
     return found

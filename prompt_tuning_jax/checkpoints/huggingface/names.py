@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from prompt_tuning_jax.checkpoints.stored_array import Shape
+from prompt_tuning_jax.checkpoints.stored_array import ALONE, Shape, add_once
 from prompt_tuning_jax.models.t5.config import T5Config
 
 # Hugging Face's name less ".weight", T5X's name, the dimensions of T5X's array:
@@ -72,7 +72,6 @@ NO_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.wei
 # Ends the name of one weight that every T5 has, whatever stands before it.
 _ANCHOR = "encoder.final_layer_norm.weight"
 _COMPILED = "_orig_mod."  # torch.compile's mark, anywhere in a name
-_ALONE = "Save the model that is meant alone."
 
 
 def without_wrappers(place: object, names: Collection[str]) -> dict[str, str]:
@@ -83,16 +82,14 @@ def without_wrappers(place: object, names: Collection[str]) -> dict[str, str]:
     """
     anchors = [name for name in names if name.endswith(_ANCHOR)]
     if len(anchors) > 1:
-        raise ValueError(f"{place} holds several models: {' and '.join(anchors)}. {_ALONE}")
+        raise ValueError(f"{place} holds several models: {' and '.join(anchors)}. {ALONE}")
     wrapper = "".join(anchors).removesuffix(_ANCHOR).replace(_COMPILED, "")
     words = [re.escape(word) for word in wrapper.split(".")[:-1]]
     before = re.compile(rf"^(?:(?:{'|'.join(words)})\.)*" if words else "")
     found: dict[str, str] = {}
     for name in names:
         plain = before.sub("", name.replace(_COMPILED, ""), count=1)
-        if plain in found:
-            raise ValueError(f"{place} holds {plain} twice, as {found[plain]} and {name}. {_ALONE}")
-        found[plain] = name
+        add_once(found, plain, name, place)
     return found
 
 

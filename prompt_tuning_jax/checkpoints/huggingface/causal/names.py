@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 
 from prompt_tuning_jax.checkpoints.huggingface.causal.families import FAMILIES
-from prompt_tuning_jax.checkpoints.stored_array import Shape
+from prompt_tuning_jax.checkpoints.stored_array import Shape, add_once
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.causal.weights import shapes
 
@@ -59,10 +59,5 @@ def plain_names(
             continue
         if plain != output:
             plain = wrapper + plain.removeprefix(wrapper)
-        if plain in found:
-            raise ValueError(
-                f"{place} holds {plain} twice, as {found[plain]} and {name}. Save the model that "
-                "is meant alone."
-            )
-        found[plain] = name
+        add_once(found, plain, name, place)
     return found
