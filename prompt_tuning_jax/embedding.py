@@ -180,7 +180,7 @@ class EmbeddingModel:
         Args:
           prompt: a `TunedPrompt`, an array [P, D], or `bank.rows(names)`, one for each text.
           name: that of the model's text prompt that stands before all texts, such as "query"; None:
-            its default one, if it has one.
+            as the prompt's file says, else the model's default one, if it has one.
           text_prompt: a text to stand before them instead; "" for none.
           dtype: "float32", "float16", or "int8": each vector times 127 over its largest number,
             which keeps its direction, and so its cosine with others, and not its length.
@@ -198,6 +198,8 @@ class EmbeddingModel:
         config, prompts = self._prompted(prompt)
         prompts.check_inputs(len(texts))
         how = config, prompted.counts(prompts, pool_prompt, self.pool_prompt)
+        if text_prompt is None:
+            name = prompted.text_name(prompts, name)
         before = self.text_prompts.before(name, text_prompt)
         room = self.room(max_length, int(prompts.lengths.max()))
         size = batch_size, sharding.batch_parts_of(self.mesh)

@@ -212,9 +212,7 @@ def set_up(
         model = open_embedding_model(config, mesh)
         config = with_rate(config, model)
         configs = {name: with_rate(one, model) for name, one in configs.items()}
-        prepared = prepare_retrieval(
-            configs, model, mesh, trainer_class.check, is_saved(config.model_dir)
-        )
+        prepared = prepare_retrieval(config, configs, model, mesh, trainer_class.check)
         return trainer_class(config, prepared, mesh), prepared.model, None
     model = open_model(config, mesh)
     form = fitting.fit(with_any_noise(config), model, mesh, trainer_class.copies(len(configs)))

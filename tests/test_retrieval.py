@@ -109,6 +109,10 @@ def test_other_formats_hold_the_same(folder):
         ({"qrels__train_tsv": "query-id\tcorpus-id\tscore\nq9\td1\t1\n"}, "no query 'q9'"),
         ({"qrels__train_tsv": "query-id\tcorpus-id\tscore\nq1\td9\t1\n"}, "document 'd9'"),
         ({"qrels__train_tsv": "query-id\tcorpus-id\tscore\nq1\td1\thigh\n"}, "no whole number"),
+        ({"qrels__train_jsonl": '{"query-id": "q1", "corpus-id": "d1", "score": 0.9}'}, "whole"),
+        ({"qrels__train_tsv": "query-id\tcorpus-id\nq1\td1\nq1\td1\n"}, "there twice"),
+        ({"queries_jsonl": '{"_id": "q1", "text": ["a"]}\n'}, r"text must be text, not \['a'\]"),
+        ({"queries_jsonl": '{"_id": "q1", "text": "\\ud800"}\n'}, "line 1: text"),
         ({"qrels__train_tsv": "q\td\nq1\td1\n"}, "no field 'query-id'"),
         ({"qrels__all_tsv": "query-id\tcorpus-id\nq1\td1\n"}, "name it for its split"),
         ({"qrels__training_jsonl": "{}"}, "several files|name it for its split"),
@@ -214,7 +218,16 @@ def test_what_is_wrong_with_a_store_is_said(tmp_path):
         save_store(make_store({"d": "x"}, vectors(1), MODEL), tmp_path)
     save_store(make_store({"d": "x", "e": "y"}, vectors(2), MODEL), tmp_path / "index")
     (tmp_path / "index" / "documents.jsonl").write_text('{"_id": "d", "text": "x"}\n')
-    with pytest.raises(ValueError, match="1 documents and 2 vectors"):
+    with pytest.raises(ValueError, match=r"no whole index .*1 documents"):
+        load_store(tmp_path / "index")
+    for name, text in (("index.json", "{}"), ("documents.jsonl", "{"), ("vectors.npy", "")):
+        save_store(make_store({"d": "x"}, vectors(1), MODEL, "int8"), tmp_path / "index")
+        (tmp_path / "index" / name).write_text(text)
+        with pytest.raises(ValueError, match="no whole index"):
+            load_store(tmp_path / "index")
+    save_store(make_store({"d": "x"}, vectors(1), MODEL, "int8"), tmp_path / "index")
+    np.save(tmp_path / "index" / "scales.npy", np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="no whole index"):
         load_store(tmp_path / "index")
     with pytest.raises(ValueError, match="float16, int8"):
         make_store({"d": "x"}, vectors(1), MODEL, "int4")

@@ -1,6 +1,5 @@
 """Training the query side of an embedding model: only the prompt moves, and it finds more."""
 
-import collections
 import dataclasses
 import json
 
@@ -8,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import slow
-from embedding_models import load
+from embedding_models import load, numbers
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.data.text_rows import TextPrompts
 from prompt_tuning_jax.retrieval.collection import read_collection
 from prompt_tuning_jax.retrieval.store import load_store
 from prompt_tuning_jax.training.retrieval.batches import BATCHES, Examples, RetrievalBatches
@@ -135,7 +134,7 @@ def test_the_step_is_the_gradient_of_the_loss(data, tmp_path):
     examples = examples_of(pt.TrainConfig(**settings), collection, store, model, None)
     together = RetrievalBatches(
         examples, list, store.rows, batch_size=8, hard_negatives=0, seed=0
-    )._together(0)
+    )._next_pairs()
     queries, rows = examples.pairs[together].T
     batch = model.tokenize([examples.queries[query] for query in queries], prompt_length=4)
     documents = model.embed([store.texts[row] for row in rows])
@@ -146,7 +145,8 @@ def test_the_step_is_the_gradient_of_the_loss(data, tmp_path):
         total = 0.0
         for i, query in enumerate(queries):
             answers = collection.split("train")[names[query]]
-            others = [j for j in range(8) if j != i and store.ids[rows[j]] not in answers]
+            firsts = [j for j in range(8) if rows[j] not in rows[:j]]  # a document counts once
+            others = [j for j in firsts if j != i and store.ids[rows[j]] not in answers]
             total -= jax.nn.log_softmax(scores[i, jnp.array([i, *others])])[0]
         return total
 
@@ -155,7 +155,17 @@ def test_the_step_is_the_gradient_of_the_loss(data, tmp_path):
     np.testing.assert_array_equal(np.sign(start - moved), np.sign(gradient))
 
 
-@slow
+@pytest.mark.slow
+def test_another_parameterization_leaves_the_same_kind_of_prompt(data, tmp_path):
+    how = {"prompt_parameterization": "low_rank", "parameterization_size": 2}
+    model = load("bert")
+    pt.train(**run(model, data, tmp_path / "run", **how))
+    best = pt.load_prompt(tmp_path / "run" / "best")
+    assert best.shape == (4, 32)
+    model.check(best)
+
+
+@pytest.mark.slow
 def test_several_at_once_are_as_alone(trained, data, tmp_path):
     model, _, alone, _ = trained
     runs = {"zero": {"seed": 0}, "one": {"seed": 1}}
@@ -174,6 +184,7 @@ EXAMPLES = Examples(
     np.array([(0, 0), (1, 1), (2, 2), (2, 3), (3, 1), (4, 4)]),
     [frozenset({0}), frozenset({1}), frozenset({2, 3}), frozenset({1}), frozenset({4})],
     np.array([(5, 6, -1), (5, -1, -1), (6, 7, 8), (5, 6, 7), (0, 1, 2)]),
+    np.array([0, 0, 1, 0, 0]),
 )
 
 
@@ -188,31 +199,49 @@ def batches(seed=0, batch_size=4, hard=2, examples=EXAMPLES):
     )
 
 
-def test_every_pair_comes_as_often_and_the_seed_says_when():
-    orders = []
-    for seed in (0, 1):
-        made, seen = batches(seed), []
-        for _ in range(3 * BATCHES):  # 192 pairs, 32 epochs of 6
-            batch = next(made)
-            queries, answers = batch["tokens"][:, 0], batch["documents"][:4, 0].astype(int)
-            seen += list(zip(queries.tolist(), answers.tolist(), strict=True))
-        assert collections.Counter(seen) == {tuple(pair): 32 for pair in EXAMPLES.pairs.tolist()}
-        orders.append(seen)
-    assert orders[0] != orders[1]
+def plain(count, answers=1):
+    """As many queries, each with answers of its own; the later the longer."""
+    pairs = [(i, answers * i + j) for i in range(count) for j in range(answers)]
+    rows = [frozenset(row for query, row in pairs if query == i) for i in range(count)]
+    texts = [f"{i:0{i + 3}}" for i in range(count)]
+    return Examples(texts, np.array(pairs), rows, np.zeros((count, 0), int), np.zeros(count, int))
+
+
+def taken(made, count, size):
+    """The (query, row) pairs of so many batches."""
+    found = []
+    for _ in range(count):
+        batch = next(made)
+        queries, rows = batch["tokens"][:, 0], batch["documents"][:size, 0].astype(int)
+        found.append(list(zip(queries.tolist(), rows.tolist(), strict=True)))
+    return found
+
+
+def test_a_query_is_in_a_batch_once_and_a_pair_in_an_epoch():
+    for examples in (plain(40), plain(12, answers=5), EXAMPLES):
+        size = 4
+        pairs = set(map(tuple, examples.pairs.tolist()))
+        made = batches(batch_size=size, hard=0, examples=examples)
+        epochs = len(made._batches_of(0))
+        found = taken(made, epochs, size)
+        assert all(len({query for query, _ in batch}) == size for batch in found)
+        seen = [pair for batch in found for pair in batch]
+        assert len(set(seen)) == len(seen) <= len(pairs)
+        assert set(seen) <= pairs
+        assert len(pairs) - len(seen) < max(size, len(pairs) / 3)
+    assert taken(batches(1, 4, 0, plain(40)), 10, 4) != taken(batches(0, 4, 0, plain(40)), 10, 4)
+
+
+def test_every_pair_comes_in_some_epoch():
+    made, pairs = batches(hard=0), set(map(tuple, EXAMPLES.pairs.tolist()))
+    assert {pair for batch in taken(made, 40, 4) for pair in batch} == pairs
 
 
 def test_queries_of_like_length_are_together():
-    lengths = np.random.default_rng(0).permutation(4 * BATCHES)
-    examples = Examples(
-        [f"{i:0{length + 2}}" for i, length in enumerate(lengths)],
-        np.stack([np.arange(4 * BATCHES)] * 2, axis=1),
-        [frozenset({i}) for i in range(4 * BATCHES)],
-        np.zeros((4 * BATCHES, 0), int),
-    )
-    made = batches(hard=0, examples=examples)
-    longest = [lengths[next(made)["tokens"][:, 0]] for _ in range(BATCHES)]
-    assert all(each.max() - each.min() == 3 for each in longest)
-    assert [max(each) for each in longest] != sorted(max(each) for each in longest)
+    found = taken(batches(hard=0, examples=plain(4 * BATCHES)), BATCHES, 4)
+    queries = [[query for query, _ in batch] for batch in found]
+    assert all(max(each) - min(each) == 3 for each in queries)
+    assert queries != sorted(queries)
 
 
 def test_answers_count_neither_for_nor_against_others():
@@ -221,17 +250,25 @@ def test_answers_count_neither_for_nor_against_others():
         batch = next(made)
         queries, rows = batch["tokens"][:, 0], batch["documents"][:, 0].astype(int)
         drawn = rows[4:].reshape(4, 2)
+        counted = batch["allowed"]
         for i, query in enumerate(queries):
             mined = [row for row in EXAMPLES.negatives[query] if row >= 0]
-            missing = max(0, 2 - len(mined))
-            own = batch["allowed"][i, 4 + 2 * i : 6 + 2 * i]
-            kept = drawn[i][: 2 - missing]
+            kept = drawn[i][: min(2, len(mined))]
             assert len(set(kept)) == len(kept)
             assert set(kept) <= set(mined)
-            assert own.tolist() == [True] * len(kept) + [False] * missing
-            for column, row in enumerate(rows[:4]):
-                answers = int(row) in EXAMPLES.answers[query]
-                assert batch["allowed"][i, column] == (column == i or not answers)
+            others = [int(rows[column]) for column in np.flatnonzero(counted[i]) if column != i]
+            assert counted[i, i]
+            assert len(set(others)) == len(others)  # each once
+            assert not set(others) & EXAMPLES.answers[query]
+            assert set(kept) - EXAMPLES.answers[query] <= set(others)
+
+
+def test_what_was_judged_to_be_wrong_comes_first():
+    made = batches(hard=1)
+    for _ in range(10):
+        batch = next(made)
+        queries, drawn = batch["tokens"][:, 0], batch["documents"][4:, 0].astype(int)
+        assert all(drawn[queries == 2] == 6)
 
 
 def test_batches_go_on_where_they_stood():
@@ -259,6 +296,9 @@ def test_batches_go_on_where_they_stood():
         ({"query_name": "question"}, "no text prompt 'question'"),
         ({"prompt_init": "nearest:runs"}, "name a prompt's own path"),
         ({"dropout_rate": 0.1}, "has no dropout"),
+        ({"batch_size": 32}, "more than the 24 training queries"),
+        ({"eval_split": "test"}, "no qrels of the split 'test'"),
+        ({"feature_lengths": {"inputs": 8, "targets": 8}}, "feature_lengths is for"),
     ],
 )
 def test_what_cannot_be_trained_is_said(data, tmp_path, changes, message):
@@ -271,6 +311,9 @@ def test_an_index_of_others_is_refused(trained, data, tmp_path):
     model, _, directory, _ = trained
     with pytest.raises(ValueError, match="vectors of another model"):
         pt.train(**run(load("sentence_t5"), data, tmp_path / "a", index=directory / "index"))
+    index = directory / "index"
+    with pytest.raises(ValueError, match="document_name is 'passage'"):
+        pt.train(**run(model, data, tmp_path / "c", index=index, document_name="passage"))
     changed = write_collection(tmp_path / "data")
     with open(changed / "corpus.jsonl", "a") as file:
         file.write('{"_id": "more", "text": "more"}\n')
@@ -285,3 +328,41 @@ def test_the_rate_follows_from_the_models_embeddings():
     assert with_rate(given, model).learning_rate == pytest.approx(0.2 * size, rel=0.05)
     own = dataclasses.replace(given, learning_rate=0.7)
     assert with_rate(own, model) == own
+
+
+def test_without_a_split_to_evaluate_on_the_last_is_the_best(tmp_path):
+    folder = write_collection(tmp_path / "data")
+    (folder / "qrels" / "dev.tsv").unlink()
+    with pytest.warns(UserWarning, match="nothing is evaluated"):
+        result = pt.train(**run(load("bert"), folder, tmp_path / "run", train_steps=2))
+    assert not result.history
+    with pytest.raises(ValueError, match="patience counts evaluations"):
+        pt.train(**run(load("bert"), folder, tmp_path / "other", patience=2))
+
+
+def test_runs_have_one_collection_and_one_index(data, tmp_path):
+    runs = {"a": {}, "b": {"data_dir": "nowhere"}}
+    with pytest.raises(ValueError, match="one data_dir in common"):
+        pt.train_many(runs, **run(load("bert"), data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("do", [pt.sweep, pt.compare])
+def test_what_is_of_text_tasks_alone(data, tmp_path, do):
+    given = {"grid": {"seed": [0, 1]}} if do is pt.sweep else {}
+    with pytest.raises(ValueError, match="is of text tasks"):
+        do(**given, **run(load("bert"), data, tmp_path / "run"))
+
+
+def test_a_prompt_brings_the_text_prompt_that_it_was_tuned_behind():
+    model = load("bert")
+    names = TextPrompts({"query": "query: ", "document": "text: "})
+    model, prompt = model.replace(text_prompts=names), numbers("bert")["prefix"]
+    tuned = pt.TunedPrompt(prompt, "prefix", metadata={"query_name": "query"})
+    np.testing.assert_array_equal(
+        model.embed(["tea"], tuned), model.embed(["tea"], prompt, name="query")
+    )
+    other = model.embed(["tea"], tuned, name="document")
+    np.testing.assert_array_equal(other, model.embed(["tea"], prompt, name="document"))
+    np.testing.assert_array_equal(
+        model.embed(["tea"], tuned, text_prompt=""), model.embed(["tea"], prompt)
+    )

@@ -48,7 +48,7 @@ COMMANDS = {
     "show-task": Command("show_task", "see what a task is, before any training; --list for all"),
     "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),
     "checkpoint": Command("checkpoint", "convert, list, extract and compare T5 models"),
-    "export": Command("export_prompt", "a prompt for PEFT, or as a bare array"),
+    "export": Command("export_prompt", "a prompt for PEFT, sentence-transformers, or a bare array"),
     "import": Command("import_prompt", "a prompt from PEFT, T5X or a bare array"),
     "combine": Command("combine", "average, interpolate or compose prompts"),
     "similar": Command("transfer.similar", "how near prompts, and so their tasks, are"),

@@ -2,7 +2,7 @@
 
     prompt-tuning export bundled_topic topic-adapter
     prompt-tuning export bundled_topic topic.npy
-    prompt-tuning export runs/faq tuned --to sentence_transformers --model all-MiniLM-L6-v2
+    prompt-tuning export runs/faq/best tuned --to sentence_transformers --model all-MiniLM-L6-v2
 
 A PEFT adapter is a directory that `PeftModel.from_pretrained(base, DESTINATION)` loads onto the
 same frozen model, with the same numbers.
@@ -34,7 +34,7 @@ from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
-from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT
+from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT, QUERY_NAME
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.retrieval.exported_prompt import write_sentence_transformer
 from prompt_tuning_jax.settings.command_line import parse
@@ -55,7 +55,9 @@ class ExportConfig(MismatchConfig):
         positional=True,
     )
     destination: PathLike = setting(
-        help="the adapter's directory, or a .npy file.", group="prompt", positional=True
+        help="the adapter's or the model's directory, or a .npy file.",
+        group="prompt",
+        positional=True,
     )
     to: str | None = setting(
         default=None,
@@ -114,8 +116,9 @@ def _form(config: ExportConfig) -> str:
     is_npy = Path(config.destination).suffix == ".npy"
     if config.to == "npy" and not is_npy:
         raise ValueError(f"{config.destination}: an array's file ends in .npy; name it so.")
-    if config.to == "peft" or not is_npy:
-        check_directory(config.destination, "a PEFT adapter")
+    if config.to not in (None, "npy") or not is_npy:
+        what = "a model" if config.to == "sentence_transformers" else "a PEFT adapter"
+        check_directory(config.destination, what)
     return config.to or ("npy" if is_npy else "peft")
 
 
@@ -140,6 +143,7 @@ def _export_sentence_transformer(config: ExportConfig, tuned: TunedPrompt) -> st
         base,
         pool_prompt=pool_prompt,
         max_seq_length=model.room(prompt_length=len(tuned.values)),
+        query_name=tuned.metadata.get(QUERY_NAME),
     )
     return written(config.destination, "a sentence-transformers model", tuned, config.model)
 

@@ -10,12 +10,14 @@ document that answers, 0 for one that was looked at and does not, which then is 
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prompt_tuning_jax.data.records import FORMATS, RecordFile
 from prompt_tuning_jax.data.records.splits import splits_named_in
+from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.errors import spelled
 
 Grades = Mapping[str, Mapping[str, int]]
@@ -126,13 +128,21 @@ def _read_grades(path: Path) -> dict[str, dict[str, int]]:
     for where, record in _records(path):
         query = _field(record, ("query-id", "query_id"), where)
         document = _field(record, ("corpus-id", "corpus_id"), where)
-        score = record.get("score", 1)
-        try:
-            grade = int(score)
-        except (TypeError, ValueError):
-            raise ValueError(f"{where}: the score {score!r} is no whole number.") from None
-        grades.setdefault(query, {})[document] = grade
+        judged = grades.setdefault(query, {})
+        if document in judged:
+            raise ValueError(f"{where}: query {query!r} and document {document!r} are there twice.")
+        judged[document] = _grade(record.get("score", 1), where)
     return grades
+
+
+def _grade(score: Any, where: str) -> int:
+    try:
+        number = math.nan if isinstance(score, bool) else float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(f"{where}: the score {score!r} is no whole number.")
+    return int(number)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -141,12 +151,16 @@ def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _field(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
-    for name in names:
-        if record.get(name) is not None:
-            return str(record[name])
-    raise ValueError(
-        f"{where}: there is no field {names[0]!r}; the fields are {', '.join(record)}."
-    )
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        raise ValueError(
+            f"{where}: there is no field {names[0]!r}; the fields are {', '.join(record)}."
+        )
+    value = record[name]
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"{where}: {name} must be text, not {value!r}.")
+    check_unicode(str(value), f"{where}: {name}")
+    return str(value)
 
 
 def _only(folder: Path, stem: str) -> Path:

@@ -19,7 +19,8 @@ def contrastive_losses(
         it counts neither for nor against that query. Its own must be allowed.
       temperature: what inner products are divided by.
     """
-    scores_BxC = jnp.einsum("be,ce->bc", queries_BxE, documents_CxE) / temperature
+    scores_BxC = jnp.einsum("be,ce->bc", queries_BxE, documents_CxE, precision="highest")
+    scores_BxC = scores_BxC / temperature
     scores_BxC = jnp.where(allowed_BxC, scores_BxC, -jnp.inf)
     own_B = jnp.diagonal(scores_BxC)
     return jax.nn.logsumexp(scores_BxC, axis=1) - own_B

@@ -71,7 +71,7 @@ def _of_some(queries: np.ndarray, vectors: np.ndarray, k: int, scales: np.ndarra
 def _of_block(
     queries: Float[Array, "Q E"], block: Array, scales: Float[Array, " N"] | None, *, k: int
 ) -> tuple[Int[Array, "Q k"], Float[Array, "Q k"]]:
-    scores = jnp.einsum("qe,ne->qn", queries, block.astype(jnp.float32))
+    scores = jnp.einsum("qe,ne->qn", queries, block.astype(jnp.float32), precision="highest")
     if scales is not None:
         scores *= scales[None, :]
     values, rows = jax.lax.top_k(scores, k)

@@ -16,6 +16,7 @@ from prompt_tuning_jax.checkpoints.atomic import save_tensors, scratch_directory
 from prompt_tuning_jax.retrieval.prompt_rows import FILE, POOL, TENSOR
 
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+NAMES = "config_sentence_transformers.json"
 MODULE = "prompt_tuning_jax.retrieval.prompted_transformer.PromptedTransformer"
 
 
@@ -26,11 +27,13 @@ def write_sentence_transformer(
     *,
     pool_prompt: bool,
     max_seq_length: int,
+    query_name: str | None = None,
 ) -> None:
     """Writes the directory; what was there before must be such a one, or nothing.
 
     Args:
       base: the directory that sentence-transformers saved.
+      query_name: of the model's text prompt that stands before queries.
       max_seq_length: how many tokens of a text the network has room for beside the prompt.
 
     Raises:
@@ -55,6 +58,10 @@ def write_sentence_transformer(
         settings = place / SETTINGS
         known = json.loads(settings.read_text()) if settings.is_file() else {}
         settings.write_text(json.dumps(known | {"max_seq_length": max_seq_length}, indent=2) + "\n")
+        if query_name is not None:
+            names = partial / NAMES
+            known = json.loads(names.read_text()) | {"default_prompt_name": query_name}
+            names.write_text(json.dumps(known, indent=2) + "\n")
         if destination.exists():
             shutil.rmtree(destination)
         partial.rename(destination)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sentence_transformers.models import Transformer
 
 from prompt_tuning_jax.retrieval.prompt_rows import FILE, POOL, TENSOR
@@ -33,6 +34,12 @@ class PromptedTransformer(Transformer):
         module.register_buffer("prompt", prompt)
         module.tokenizer.padding_side = "right"  # nothing stands between the prompt and a text
         return module
+
+    def save(self, output_path: str, *args: Any, **options: Any) -> None:
+        """As theirs, and the prompt beside it."""
+        super().save(output_path, *args, **options)
+        told = {POOL: str(self.pool_prompt), "format": "pt"}
+        save_file({TENSOR: self.prompt.contiguous().cpu()}, Path(output_path, FILE), told)
 
     def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Token embeddings [B, T, D], or with the prompt's among them [B, P + T, D]."""

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
-from prompt_tuning_jax.embedding import EmbeddingModel
+from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.models.embedding.stored import as_dtype, checked_dtype
 from prompt_tuning_jax.retrieval.exact_search import Found, nearest
 
@@ -63,14 +63,35 @@ class Store:
         found = np.asarray(self.vectors[numbers], np.float32)
         return found if self.scales is None else found * self.scales[numbers][..., None]
 
-    def check(self, model: EmbeddingModel, path: str | Path = "The store") -> None:
+    def load_model(self, source: str | None = None, **options: Any) -> EmbeddingModel:
+        """The model whose queries these vectors are for.
+
+        Args:
+          source: where it is; None: where it was when it made them.
+          options: as of `load_embedding_model`.
+
+        Raises:
+          FileNotFoundError: it is not there any more.
+          ValueError: another one is.
+        """
+        how = self.facts["pooling"], self.facts["normalizes"]
+        model = load_embedding_model(source or self.facts["model"], *how, **options)
+        self.check(model)
+        return model
+
+    def check(
+        self,
+        model: EmbeddingModel,
+        path: str | Path = "The store",
+        remedy: str = "Make it again with `prompt-tuning index`.",
+    ) -> None:
         """Refuses, with a ValueError, vectors in which this model's queries find nothing."""
         asked = space_of(model)
         for name, what in _SPACE.items():
             if self.facts[name] != asked[name]:
                 raise ValueError(
                     f"{path} holds vectors of another {what}: queries of {model.name} have no "
-                    "space in common with them. Make it again with `prompt-tuning index`."
+                    f"space in common with them. {remedy}"
                 )
 
 
@@ -95,7 +116,7 @@ def make_store(
         "numbers": int(vectors.shape[1]),
         "dtype": dtype,
         "name": name,
-        "model": model.name,
+        "model": str(Path(model.name).resolve()) if Path(model.name).exists() else model.name,
         **space_of(model),
         "corpus": digest(documents),
     }
@@ -105,8 +126,7 @@ def make_store(
 def save_store(store: Store, folder: str | os.PathLike[str]) -> None:
     """Writes a store; one that was there is replaced when the new one is whole."""
     folder = Path(folder)
-    if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is there and holds no index: name another folder.")
+    check_place(folder)
     with scratch_directory(folder) as partial:
         np.save(partial / "vectors.npy", store.vectors)
         if store.scales is not None:
@@ -121,6 +141,15 @@ def save_store(store: Store, folder: str | os.PathLike[str]) -> None:
         partial.rename(folder)
 
 
+def check_place(folder: str | os.PathLike[str]) -> None:
+    """Refuses, with a ValueError, a folder that holds something else than an index, or a file."""
+    folder = Path(folder)
+    if folder.is_file() or (
+        folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir())
+    ):
+        raise ValueError(f"{folder} is there and holds no index: name another folder.")
+
+
 def load_store(folder: str | os.PathLike[str]) -> Store:
     """The store in a folder; its vectors are mapped.
 
@@ -131,6 +160,16 @@ def load_store(folder: str | os.PathLike[str]) -> Store:
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise FileNotFoundError(f"{folder} holds no {FILE}: make it with `prompt-tuning index`.")
+    try:
+        return _read(folder)
+    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{folder} is no whole index ({type(error).__name__}: {error}): make it again with "
+            "`prompt-tuning index`."
+        ) from error
+
+
+def _read(folder: Path) -> Store:
     facts = json.loads((folder / FILE).read_text())
     vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
     scales = None
@@ -138,11 +177,13 @@ def load_store(folder: str | os.PathLike[str]) -> Store:
         scales = np.load(folder / "scales.npy", allow_pickle=False)
     with open(folder / "documents.jsonl", encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    if len(records) != len(vectors):
-        raise ValueError(
-            f"{folder} holds {len(records)} documents and {len(vectors)} vectors: make it again."
-        )
     ids, texts = ([record[key] for record in records] for key in ("_id", "text"))
+    shapes = {vectors.shape, (facts["count"], facts["numbers"]), (len(ids), vectors.shape[-1])}
+    if len(shapes) > 1 or (scales is not None and scales.shape != vectors.shape[:1]):
+        raise ValueError(f"{len(ids)} documents and vectors {list(vectors.shape)}")
+    missing = [name for name in (*_SPACE, "name", "model", "corpus") if name not in facts]
+    if missing:
+        raise KeyError(missing[0])
     return Store(ids, texts, vectors, facts, scales)
 
 

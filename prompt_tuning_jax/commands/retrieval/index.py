@@ -10,8 +10,6 @@ makes the vectors: a tuned query side needs no others. `vectors.npy` and `docume
 folder have a row each for a document, in the same order, for whatever else is to read them.
 """
 
-import rich
-
 from prompt_tuning_jax.bounds import ROWS
 from prompt_tuning_jax.commands.infer_inputs import opened_lines
 from prompt_tuning_jax.devices import hosts, sharding
@@ -19,7 +17,7 @@ from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.embedding.stored import DTYPES
 from prompt_tuning_jax.retrieval.collection import read_texts, texts_of
-from prompt_tuning_jax.retrieval.store import make_store, save_store
+from prompt_tuning_jax.retrieval.store import check_place, make_store, save_store
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.parts.embedding import EmbeddingModelConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -64,12 +62,15 @@ def read_documents(path: PathLike | None) -> dict[str, str]:
         return read_texts(path)
     remedy = 'A line must be an object such as {"_id": "d7", "text": "..."}.'
     with opened_lines(None, None) as lines:
-        records = ((where, json_object(line, where, remedy)) for line, where in lines if line)
+        records = (
+            (where, json_object(line, where, remedy)) for line, where in lines if line.strip()
+        )
         return texts_of(records, "Standard input")
 
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning index")
+    check_place(config.output)
     with hosts.connected():
         documents = read_documents(config.documents)
         mesh = sharding.make_mesh(config.mesh)
@@ -81,4 +82,4 @@ def main(argv: list[str] | None = None) -> None:
         if hosts.is_first():
             save_store(store, config.output)
             shape = f"{len(store):,} documents, {vectors.shape[1]} numbers each, {config.dtype}"
-            rich.print(f"{config.output}: {shape}")
+            print(f"{config.output}: {shape}")

@@ -3,7 +3,7 @@
     echo '{"_id": "d7", "text": "The ferry leaves at noon."}' \\
       | prompt-tuning index --model bundled --output index
     prompt-tuning search "When does the boat go?" --index index
-    prompt-tuning search --index index --prompt runs/faq --top 3 < questions.txt
+    prompt-tuning search --index index --prompt runs/faq/best --top 3 < questions.txt
 
 A line for each document that was found: rank, score, id and text; with --json, a JSON object for
 each question. Without --model, the one that made the index.
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from prompt_tuning_jax.bounds import COUNT
 from prompt_tuning_jax.commands.infer_inputs import opened_lines
+from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.retrieval.exact_search import Found
 from prompt_tuning_jax.retrieval.store import Store, load_store
@@ -72,18 +72,15 @@ def main(argv: list[str] | None = None) -> None:
     if not questions:
         raise UsageError("There is no question: give one, or a line each on standard input.")
     store = load_store(config.index)
-    source, how = config.model or store.facts["model"], ("pooling", "normalizes")
     mesh = sharding.make_mesh(config.mesh)
-    given = [store.facts[name] for name in how]
-    model = load_embedding_model(source, *given, dtype=config.model_dtype, mesh=mesh)
-    store.check(model, config.index)
+    model = store.load_model(config.model, dtype=config.model_dtype, mesh=mesh)
     prompt = config.prompt
     if prompt is not None:
         prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)
-    asked = config.name
-    if asked is None and prompt is not None:
-        asked = prompt.metadata.get("query_name")
-    vectors = model.embed(questions, prompt, name=named(model, asked, QUERY))
+    for number, question in enumerate(questions, 1):
+        check_unicode(question, f"Question {number}")
+    name = config.name if prompt is not None else named(model, config.name, QUERY)
+    vectors = model.embed(questions, prompt, name=name)
     found = store.search(vectors, config.top)
     for line in (_json if config.json else _told)(questions, found, store):
         print(line)

@@ -16,6 +16,7 @@ from prompt_tuning_jax.models.embedding.config import EmbeddingConfig
 
 # What a tuned prompt's file says of whether its positions count in the pooling.
 POOL_PROMPT = "pool_prompt"
+QUERY_NAME = "query_name"  # and of which of the model's text prompts it was tuned behind
 
 
 def checked(config: EmbeddingConfig, prompts: PromptSet, name: str) -> EmbeddingConfig:
@@ -63,6 +64,23 @@ def counts(prompts: PromptSet, given: bool | None, default: bool) -> bool:
             f"Some of these prompts count in the pooling and some do not: say {POOL_PROMPT}."
         )
     return said.pop() if said else default
+
+
+def text_name(prompts: PromptSet, given: str | None) -> str | None:
+    """Which of the model's text prompts stands before texts with these prompts.
+
+    Args:
+      given: what a call says; None: what the prompts' files say.
+
+    Raises:
+      ValueError: the files say different things.
+    """
+    if given is not None:
+        return given
+    said = {one.metadata.get(QUERY_NAME) for one in prompts.tuned}
+    if len(said) > 1:
+        raise ValueError("These prompts were tuned behind different text prompts: say name.")
+    return said.pop() if said else None
 
 
 def placed(

@@ -10,6 +10,7 @@ KINDS = ("text", "retrieval")
 # Settings of text tasks that mean nothing here.
 _OF_TEXT = (
     *("task", "task_module", "train_file", "validation_file", "test_file", "input_template"),
+    "feature_lengths",
     *("target_template", "verbalizers", "validation_share", "positive", "columns", "encoding"),
     *("delimiter", "missing", "predictions", "pack", "microbatches", "scan_layers", "z_loss"),
     *(
@@ -108,6 +109,15 @@ class RetrievalConfig:
     def retrieves(self) -> bool:
         """Whether documents are looked for."""
         return self.task_kind == "retrieval"
+
+
+def refuse_retrieval(config: Any, what: str) -> None:
+    """Refuses, with a ValueError, retrieval for `what`, which is of text tasks alone."""
+    if config.retrieves:
+        raise ValueError(
+            f"{what} is of text tasks: with {spelled('task_kind', 'retrieval')}, several rates and "
+            f"seeds train together as {spelled('runs')} of `prompt-tuning train`."
+        )
 
 
 def check_retrieval(config: Any) -> None:

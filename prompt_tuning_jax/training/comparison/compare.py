@@ -22,6 +22,7 @@ from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.compare_config import CompareConfig
 from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH
+from prompt_tuning_jax.settings.parts.retrieval import refuse_retrieval
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
@@ -120,6 +121,7 @@ def set_up(config: CompareConfig) -> Setting:
     """The model, opened once, and the task with a test split."""
     base = TrainConfig(**{name: getattr(config, name) for name in settings_of(TrainConfig)})
     check_settings(base)
+    refuse_retrieval(base, "A comparison")
     model = open_model(base, sharding.make_mesh(base.mesh))
     task = with_test_split(load_task(base, model.vocabulary))
     if not task.metrics:

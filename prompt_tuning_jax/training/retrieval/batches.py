@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.task import epoch_order
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.retrieval.hard_negatives import MISSING
 
 BATCHES = 16  # whose pairs are put together by length
@@ -23,21 +24,25 @@ class Examples:
       pairs: (query, row of the store), one for each answer.
       answers: the rows of the store that answer each query.
       negatives: rows of the store that are near each query and wrong, -1 where there are no more.
+      judged: how many of these, the first ones, somebody judged to be wrong.
     """
 
     queries: Sequence[str]
     pairs: Int[np.ndarray, "n 2"]
     answers: Sequence[frozenset[int]]
     negatives: Int[np.ndarray, "Q depth"]
+    judged: Int[np.ndarray, " Q"]
 
 
 class RetrievalBatches:
     """Endless batches of B pairs, epoch after epoch, in an order that `seed` decides.
 
-    Queries of like length are together: of the pairs of every 16 batches the shortest are one.
+    No query is in a batch twice, and queries of like length are together: of the pairs of every 16
+    batches the shortest are one. What is left of an epoch and fills no batch is left out of it.
+
     A batch has the queries' tokens, `documents` [B + B * m, E]: each query's answer, then m hard
     negatives of each, and `allowed` [B, B + B * m], as `contrastive.contrastive_losses` has it.
-    Candidates that answer a query are not held against it, whichever query they are there for.
+    A document counts once however often it is there, and not against a query that it answers.
 
     Args:
       tokenize: texts -> a batch of their tokens.
@@ -57,57 +62,76 @@ class RetrievalBatches:
         hard_negatives: int,
         seed: int,
     ):
+        if batch_size > len(examples.queries):
+            raise ValueError(
+                f"{spelled('batch_size')} {batch_size} is more than the {len(examples.queries)} "
+                "training queries, each of which is in a batch once: lower it."
+            )
         self._examples, self._tokenize, self._vectors = examples, tokenize, vectors
         self._batch_size, self._hard, self._seed = batch_size, hard_negatives, seed
-        self._taken = 0
-        self._block: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
+        self._epoch, self._position = 0, 0
+        self._batches: list[np.ndarray] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        first, self._taken = self._taken, self._taken + self._batch_size
-        queries, answers = self._examples.pairs[self._together(first)].T
-        candidates = np.concatenate([answers, self._drawn(queries, first).reshape(-1)])
+        queries, answers = self._examples.pairs[self._next_pairs()].T
+        candidates = np.concatenate([answers, self._drawn(queries).reshape(-1)])
         batch = self._tokenize([self._examples.queries[query] for query in queries])
         return batch | {
             "documents": self._vectors(np.maximum(candidates, 0)),
             "allowed": self._allowed(queries, candidates),
         }
 
-    def _together(self, first: int) -> np.ndarray:
-        """The pairs of a batch."""
-        number, start = divmod(first, BATCHES * self._batch_size)
-        if self._block[0] != number:
-            self._block = number, self._arranged(number)
-        return self._block[1][start : start + self._batch_size]
+    def _next_pairs(self) -> Int[np.ndarray, " B"]:
+        if self._batches is None:
+            self._batches = self._batches_of(self._epoch)
+        if self._position == len(self._batches):
+            self._epoch, self._position = self._epoch + 1, 0
+            self._batches = self._batches_of(self._epoch)
+        self._position += 1
+        return self._batches[self._position - 1]
 
-    def _arranged(self, number: int) -> np.ndarray:
-        """The pairs of some batches, in the order of these; each is of like lengths."""
-        pairs = self._in_order(number * BATCHES * self._batch_size, BATCHES * self._batch_size)
+    def _batches_of(self, epoch: int) -> list[np.ndarray]:
+        """The pairs of each batch of an epoch; there is at least one."""
+        order = epoch_order(len(self._examples.pairs), self._seed, epoch)
+        full: list[np.ndarray] = []
+        waiting: list[dict[int, int]] = []  # query -> pair, of batches that are not full
+        for start in range(0, len(order), BATCHES * self._batch_size):
+            for pair in self._by_length(order[start : start + BATCHES * self._batch_size]):
+                query = int(self._examples.pairs[pair, 0])
+                batch = next((each for each in waiting if query not in each), None)
+                if batch is None:
+                    batch = {}
+                    waiting.append(batch)
+                batch[query] = int(pair)
+                if len(batch) == self._batch_size:
+                    full.append(np.array(list(batch.values())))
+                    waiting.remove(batch)
+        np.random.default_rng([self._seed, epoch, 1]).shuffle(full)
+        return full
+
+    def _by_length(self, pairs: np.ndarray) -> np.ndarray:
         queries = self._examples.pairs[pairs, 0]
         lengths = [len(self._examples.queries[query]) for query in queries]
-        batches = pairs[np.argsort(lengths, kind="stable")].reshape(BATCHES, self._batch_size)
-        return np.random.default_rng([self._seed, number, 1]).permutation(batches).reshape(-1)
+        return pairs[np.argsort(lengths, kind="stable")]
 
-    def _in_order(self, first: int, count: int) -> np.ndarray:
-        """So many pairs, one epoch's after another's."""
-        size, numbers = len(self._examples.pairs), []
-        while len(numbers) < count:
-            epoch, start = divmod(first + len(numbers), size)
-            order = epoch_order(size, self._seed, epoch)[start:]
-            numbers.extend(order[: count - len(numbers)].tolist())
-        return np.array(numbers)
+    def _drawn(self, queries: np.ndarray) -> Int[np.ndarray, "B m"]:
+        """m hard negatives of each query, without any twice; -1 where there are not as many.
 
-    def _drawn(self, queries: np.ndarray, first: int) -> Int[np.ndarray, "B m"]:
-        """m hard negatives of each query, without any twice; -1 where there are not as many."""
-        rng = np.random.default_rng([self._seed, first])
-        mined = self._examples.negatives[queries]
-        order = np.where(mined == MISSING, 2.0, rng.random(mined.shape)).argsort(axis=1)
+        Those that were judged come first.
+        """
+        rng = np.random.default_rng([self._seed, self._epoch, self._position, 2])
+        mined, judged = self._examples.negatives[queries], self._examples.judged[queries]
+        keys = rng.random(mined.shape) - (np.arange(mined.shape[1]) < judged[:, None])
+        order = np.where(mined == MISSING, 2.0, keys).argsort(axis=1)
         return np.take_along_axis(mined, order, axis=1)[:, : self._hard]
 
     def _allowed(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        allowed = np.tile(candidates != MISSING, (len(queries), 1))
+        is_first = np.zeros(len(candidates), bool)
+        is_first[np.unique(candidates, return_index=True)[1]] = True
+        allowed = np.tile(is_first & (candidates != MISSING), (len(queries), 1))
         for row, query in enumerate(queries):
             allowed[row, np.isin(candidates, list(self._examples.answers[query]))] = False
             allowed[row, row] = True
@@ -115,8 +139,10 @@ class RetrievalBatches:
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands, as JSON values."""
-        return {"seed": self._seed, "batch_size": self._batch_size, "taken": self._taken}
+        names = ("seed", "batch_size", "epoch", "position")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues from `get_state()`."""
-        self._taken = state["taken"]
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._batches = None

@@ -1,7 +1,9 @@
 """What a retrieval run is set up from, before its first step."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from prompt_tuning_jax.retrieval.store import (
     make_store,
     save_store,
 )
+from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.checks import check_prompt_trains
@@ -36,7 +39,7 @@ from prompt_tuning_jax.training.retrieval.batches import Examples, RetrievalBatc
 from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, metrics_of
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.training.set_up import Prepared, place, prompt_leaves
+from prompt_tuning_jax.training.set_up import Prepared, on_mesh, place, prompt_leaves
 from prompt_tuning_jax.training.step_types import Params
 
 # The rate of a prompt, as a share of the size of the numbers that it stands among. The paper's 0.3
@@ -63,45 +66,39 @@ def with_rate(config: TrainConfig, model: EmbeddingModel) -> TrainConfig:
 
 
 def prepare_retrieval(
+    common: TrainConfig,
     configs: Mapping[str, TrainConfig],
     model: EmbeddingModel,
     mesh: Mesh,
     check: Callable[[Params], None],
-    resumes: bool = False,
 ) -> Prepared:
-    """The runs in order of their names; see `training.set_up.prepare`."""
-    del resumes  # where a run starts takes nothing that is worth keeping
-    check_retrieval_runs(configs.values(), model)
-    first = next(iter(configs.values()))
-    collection = read_collection(first.data_dir)
-    query_name = named(model, first.query_name, QUERY)
-    store = documents_store(first, collection, model)
+    """The runs in order of their names; see `training.set_up.prepare`.
+
+    Args:
+      common: what they have in common, the documents among it.
+    """
+    check_retrieval_runs(common, configs.values())
+    collection = read_collection(common.data_dir)
+    for config in configs.values():
+        check_evaluation(config, collection)
+    query_name = named(model, common.query_name, QUERY)
+    store = documents_store(common, collection, model)
     runs, starts, placed, frozen = [], [], model, {}
-    examples = examples_of(first, collection, store, model, query_name)
+    examples = examples_of(common, collection, store, model, query_name)
     for name, config in sorted(configs.items()):
         trainable, others = split_params(start_params(config, model), trainable_rules(config))
         check_prompt_trains(config.input_rows, others)
         check(trainable)
-        told = (
-            model.fingerprint,
-            model.embeddings.dtype,
-            trainable,
-            {"train_examples": len(examples.pairs)},
-        )
+        read = {
+            "train_examples": len(examples.pairs),
+            "index": [store.facts["dtype"], store.facts["name"]],
+        }
+        told = model.fingerprint, model.embeddings.dtype, trainable, read
         identity = run_inputs(config, collection) | settings_identity(config, *told)
         trainable, frozen = place(mesh, model, trainable, frozen or others)
         if not runs:
-            placed = model.replace(params=unflatten(frozen), known_fingerprint=model.fingerprint)
-        batches = RetrievalBatches(
-            examples,
-            lambda texts, room=config.input_rows: model.tokenize(
-                texts, name=query_name, prompt_length=room
-            ),
-            store.rows,
-            batch_size=config.batch_size,
-            hard_negatives=config.hard_negatives,
-            seed=config.seed,
-        )
+            placed = on_mesh(model, frozen)
+        batches = batches_of(config, examples, store, model, query_name)
         scoring = RetrievalScoring(
             config, collection, store, Path(config.data_dir).resolve().name, query_name
         )
@@ -120,15 +117,40 @@ def prepare_retrieval(
     return Prepared(runs, starts, placed, frozen)
 
 
-def check_retrieval_runs(configs: Any, model: EmbeddingModel) -> None:
+def batches_of(
+    config: TrainConfig,
+    examples: Examples,
+    store: Store,
+    model: EmbeddingModel,
+    query_name: str | None,
+) -> RetrievalBatches:
+    """A run's batches, in its own order."""
+    tokenize = functools.partial(model.tokenize, name=query_name, prompt_length=config.input_rows)
+    return RetrievalBatches(
+        examples,
+        tokenize,
+        store.rows,
+        batch_size=config.batch_size,
+        hard_negatives=config.hard_negatives,
+        seed=config.seed,
+    )
+
+
+def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) -> None:
     """Refuses what these runs cannot be.
 
     Raises:
-      ValueError: several hosts, something else than a prompt to train, an unknown metric.
+      ValueError: several hosts, collections of their own, something else than a prompt to train,
+        an unknown metric.
     """
     if (count := jax.process_count()) > 1:
         raise ValueError(f"Retrieval trains on one host, and these are {count}: start one.")
     for config in configs:
+        if config.data_dir != common.data_dir:
+            raise ValueError(
+                f"{spelled('runs')} of {spelled('task_kind', 'retrieval')} have one "
+                f"{spelled('data_dir')} in common: start another command for {config.data_dir}."
+            )
         if not config.input_rows or config.adapter is not None or config.trainable is not None:
             raise ValueError(
                 f"With {spelled('task_kind', 'retrieval')} a prompt trains: set "
@@ -141,16 +163,41 @@ def check_retrieval_runs(configs: Any, model: EmbeddingModel) -> None:
             parse_metric(metric)
 
 
+def check_evaluation(config: TrainConfig, collection: Collection) -> None:
+    """Refuses a split that was asked for and is not there; says where nothing is evaluated."""
+    usual = settings_of(TrainConfig)["eval_split"].default
+    if config.eval_split in collection.grades or config.eval_split != usual:
+        collection.split(config.eval_split)
+        return
+    if config.patience is not None:
+        raise ValueError(
+            f"{spelled('patience')} counts evaluations, but {config.data_dir} has no qrels of the "
+            f"split {usual!r}, such as qrels/dev.tsv: leave it out."
+        )
+    warnings.warn(
+        f"{config.data_dir} has no qrels of the split {usual!r}, such as qrels/dev.tsv: nothing is "
+        "evaluated, and what is called the best prompt is the last.",
+        stacklevel=2,
+    )
+
+
 def documents_store(config: TrainConfig, collection: Collection, model: EmbeddingModel) -> Store:
     """The documents' vectors: those of `index`, or made once, by the model as it is."""
     place = Path(config.model_dir) / INDEX if config.index is None else Path(config.index)
     if config.index is not None or (place / FILE).is_file():
+        remedy = "Make it again with `prompt-tuning index`."
+        if config.index is None:
+            remedy = f"Another run made them: choose another {spelled('model_dir')}."
         store = load_store(place)
-        store.check(model, place)
+        store.check(model, place, remedy)
         if store.facts["corpus"] != digest(collection.documents):
             raise ValueError(
-                f"{place} is of other documents than {config.data_dir} holds: make it again with "
-                "`prompt-tuning index`."
+                f"{place} is of other documents than {config.data_dir} holds. {remedy}"
+            )
+        if config.document_name not in (None, store.facts["name"]):
+            raise ValueError(
+                f"{place} has documents behind the text prompt {store.facts['name']!r}, and "
+                f"{spelled('document_name')} is {config.document_name!r}. {remedy}"
             )
         return store
     name = named(model, config.document_name, DOCUMENT)
@@ -183,11 +230,17 @@ def examples_of(
         for judged in grades.values()
     ]
     pairs = [(query, row) for query, rows in enumerate(answers) for row in sorted(rows)]
+    if any(len(rows) == len(store) for rows in answers):
+        raise ValueError(
+            f"Every document of {config.data_dir} answers some query: there is nothing to tell it "
+            "from. Leave that query out."
+        )
     negatives = np.zeros((len(queries), 0), np.int32)
     if config.hard_negatives:
         vectors = model.embed(queries, name=query_name)
         negatives = mine(store, vectors, grades, config.negative_depth, config.negative_ceiling)
-    return Examples(queries, np.array(pairs), answers, negatives)
+    judged = [sum(grade <= 0 for grade in one.values()) for one in grades.values()]
+    return Examples(queries, np.array(pairs), answers, negatives, np.array(judged))
 
 
 def start_params(config: TrainConfig, model: EmbeddingModel) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.settings.parts.retrieval import refuse_retrieval
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.sweep_config import SweepConfig
 from prompt_tuning_jax.settings.task_config import load_task
@@ -68,6 +69,7 @@ def sweep(
     if base.runs is not None:
         raise ValueError(f"{spelled('grid')} makes the runs: leave {spelled('runs')} out.")
     check_settings(base)
+    refuse_retrieval(base, "A sweep")
     mesh = sharding.make_mesh(base.mesh)
     base = dataclasses.replace(base, model=open_model(base, mesh))
     task = load_task(base, base.model.vocabulary)
