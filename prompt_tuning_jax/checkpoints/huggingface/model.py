@@ -88,7 +88,8 @@ def load_lazily(
     directory = resolve(directory_or_hub_name)
     if (directory / MODULES).is_file():
         raise ValueError(
-            f"{directory} is a text-embedding model ({MODULES} is in it): load it with "
+            f"{directory} is a text-embedding model ({MODULES} is in it): it is for `prompt-tuning "
+            "embed`, `index`, `search` and `train --task_kind retrieval`, and in Python for "
             "`load_embedding_model`."
         )
     if not (directory / CONFIG).is_file():
