@@ -108,6 +108,7 @@ def test_a_directory_that_is_not_there_is_answered_with_the_names_there_are():
         pt.load_model("no such/place")
 
 
+@pytest.mark.slow
 def test_prompts_of_the_other_bundled_model_are_refused_though_as_wide(model):
     stranger = pt.load_prompt("bundled_topic")
     bank = pt.TunedBank({"theirs": stranger})

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 from embedding_models import load, numbers
 
 import prompt_tuning_jax as pt
@@ -122,9 +123,10 @@ def test_another_run_is_not_continued(trained, data):
         pt.train(**run(model, data, directory, contrastive_temperature=0.1))
 
 
-def test_the_step_is_the_gradient_of_the_loss(data, tmp_path):
+@pytest.mark.parametrize("name", ["bert", slow("sentence_t5")])
+def test_the_step_is_the_gradient_of_the_loss(data, tmp_path, name):
     """The first step, against jax.grad of the loss written out."""
-    model = load("sentence_t5")
+    model = load(name)
     one = {"train_steps": 1, "eval_period": 1, "checkpoint_period": 1, "average_decay": 0.0}
     settings = run(model, data, tmp_path / "a", **one)
     pt.train(**settings)

@@ -110,8 +110,8 @@ def test_the_dense_values_and_gradients(faster, dense):
     "changes",
     [
         slow({"scan_layers": True, "remat_policy": "minimal"}),
-        {"prompt_visibility": "isolated"},
-        slow({"prompt_visibility": "causal"}),
+        slow({"prompt_visibility": "isolated"}),
+        {"prompt_visibility": "causal"},
         slow({"layer_relpos_bias": True}),
         slow({"remat_policy": "full"}),
     ],
@@ -138,6 +138,7 @@ def test_examples_of_a_packed_row_are_kept_apart(faster):
 
 
 @BY_CHUNKS
+@pytest.mark.slow
 def test_dropout_is_the_same_draw(faster, key, dense):
     config = dataclasses.replace(DENSE, dropout_rate=0.3)
     ours, theirs = values(faster(config), key=key), values(config, key=key)
