@@ -11,8 +11,16 @@ from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.vocabularies import Vocabulary
 
-LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
-"""How long the rows of a batch are: as long as one of these that holds its longest."""
+LENGTHS = (
+    *range(8, 128, 8),
+    *range(128, 256, 16),
+    *range(256, 512, 32),
+    *(512, 640, 768, 1024, 1536, 2048, 4096, 8192),
+)
+"""How long the rows of a batch are: as long as one of these that holds its longest.
+
+Each is a program of its own to compile; up to 512, a tenth of a longer row is padding at the most.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
