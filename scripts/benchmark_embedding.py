@@ -43,7 +43,7 @@ def of_ours(model_dir: str) -> dict[str, Callable[[], Any]]:
 
     import prompt_tuning_jax as pt
     from prompt_tuning_jax.optim import paper_adafactor
-    from prompt_tuning_jax.retrieval.contrastive import contrastive_losses
+    from prompt_tuning_jax.training.retrieval.contrastive import contrastive_losses
 
     model = pt.load_embedding_model(model_dir)
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def search_seconds(repeats: int) -> dict[str, float]:
     """Of 32 queries among a million vectors, found exactly."""
     import numpy as np
 
-    from prompt_tuning_jax.retrieval.exact_search import nearest
+    from prompt_tuning_jax.evaluation.retrieval.exact_search import nearest
 
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(MILLION, NUMBERS)).astype(np.float32)

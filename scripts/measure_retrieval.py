@@ -32,11 +32,11 @@ from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.commands import command
+from prompt_tuning_jax.data.collection import Collection, read_collection
+from prompt_tuning_jax.evaluation.retrieval.store import Store, load_store, make_store, save_store
 from prompt_tuning_jax.methods.adapters import choice
 from prompt_tuning_jax.methods.adapters.method import Options
 from prompt_tuning_jax.params import flatten, split_params, unflatten
-from prompt_tuning_jax.retrieval.collection import Collection, read_collection
-from prompt_tuning_jax.retrieval.store import Store, load_store, make_store, save_store
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.retrieval.batches import RetrievalBatches
 from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients

@@ -10,19 +10,19 @@ import pytest
 from common import GOLDENS
 from embedding_models import load
 
-from prompt_tuning_jax.models.embedding.stored import DTYPES
-from prompt_tuning_jax.retrieval import exact_search
-from prompt_tuning_jax.retrieval.collection import Collection, read_collection
-from prompt_tuning_jax.retrieval.contrastive import contrastive_losses
-from prompt_tuning_jax.retrieval.exact_search import nearest
-from prompt_tuning_jax.retrieval.hard_negatives import MISSING, mine
-from prompt_tuning_jax.retrieval.metrics import depth_of, evaluate, parse_metric
-from prompt_tuning_jax.retrieval.store import (
+from prompt_tuning_jax.data.collection import Collection, read_collection
+from prompt_tuning_jax.evaluation.retrieval import exact_search
+from prompt_tuning_jax.evaluation.retrieval.exact_search import nearest
+from prompt_tuning_jax.evaluation.retrieval.metrics import depth_of, evaluate, parse_metric
+from prompt_tuning_jax.evaluation.retrieval.store import (
     load_store,
     make_store,
     save_store,
     with_precision,
 )
+from prompt_tuning_jax.models.embedding.stored import DTYPES
+from prompt_tuning_jax.training.retrieval.contrastive import contrastive_losses
+from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING, mine
 
 TREC = json.loads((GOLDENS / "retrieval" / "pytrec_eval.json").read_text())
 MODEL = load("bert").replace(known_fingerprint="f")
@@ -240,30 +240,24 @@ def test_hard_negatives_are_near_and_no_answers():
     stored, queries = vectors(40), vectors(5, seed=2)
     store = make_store({f"d{i}": "" for i in range(40)}, stored, MODEL)
     scores = queries @ stored.T
-    grades = {
-        f"q{i}": {f"d{int(row)}": 1 for row in np.argsort(-row_scores)[i : i + 2]}
-        for i, row_scores in enumerate(scores)
-    }
-    grades["q0"] |= {"d39": 0}
-    mined = mine(store, queries, grades, depth=6, ceiling=1.0)
+    answers = [frozenset(np.argsort(-scores[i])[i : i + 2].tolist()) for i in range(5)]
+    refused = [[39], [], [], [], []]
+    mined = mine(store, queries, answers, refused, depth=6, ceiling=1.0)
     assert mined.shape == (5, 6)
-    assert mined[0, 0] == 39  # was judged
-    for i, judged in enumerate(grades.values()):
-        answers = {int(name[1:]) for name, grade in judged.items() if grade > 0}
-        best = max(scores[i, row] for row in answers)
+    for i in range(5):
+        best = max(scores[i, row] for row in answers[i])
         looked_at = np.argsort(-scores[i])[: 6 + 2]
-        order = [r for r in looked_at if r not in answers and scores[i, r] <= best]
-        expected = [39, *(r for r in order if r != 39)] if i == 0 else order
-        padding = [MISSING] * (6 - len(expected))
-        assert mined[i].tolist() == expected[:6] + padding
+        order = [r for r in looked_at if r not in answers[i] and scores[i, r] <= best]
+        expected = [*refused[i], *(r for r in order if r not in refused[i])]
+        assert mined[i].tolist() == expected[:6] + [MISSING] * (6 - len(expected))
         assert len(expected) > 1
-    lower = mine(store, queries, grades, depth=6, ceiling=0.5)
+    lower = mine(store, queries, answers, refused, depth=6, ceiling=0.5)
     for i in range(1, 5):
-        best = max(scores[i, int(name[1:])] for name in grades[f"q{i}"])
+        best = max(scores[i, row] for row in answers[i])
         limit = best - 0.5 * abs(best) + 1e-6
         assert all(scores[i, row] <= limit for row in lower[i] if row != MISSING)
     few = make_store({f"d{i}": "" for i in range(3)}, stored[:3], MODEL)
-    alone = mine(few, queries[:1], {"q": {"d0": 1, "d1": 1}}, depth=4, ceiling=10.0)
+    alone = mine(few, queries[:1], [frozenset({0, 1})], [[]], depth=4, ceiling=10.0)
     assert alone.tolist() == [[2, MISSING, MISSING, MISSING]]
 
 

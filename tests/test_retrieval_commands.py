@@ -13,7 +13,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.commands.retrieval import index as make_index
 from prompt_tuning_jax.commands.retrieval import search
-from prompt_tuning_jax.retrieval.store import load_store
+from prompt_tuning_jax.evaluation.retrieval.store import load_store
 
 MODEL = str(HERE / "bert" / "model")
 DOCUMENTS = {f"d{i}": f"number {i} of {word}" for i, word in enumerate(("tea", "stone", "rain"))}

@@ -11,8 +11,8 @@ from embedding_models import HERE, NAMES, TEXTS, load, numbers
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
+from prompt_tuning_jax.checkpoints.query_side.export import MODULE
 from prompt_tuning_jax.commands.export_prompt import main
-from prompt_tuning_jax.retrieval.exported_prompt import MODULE
 
 FIND = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('sentence_transformers'))"
 LIVE = """

@@ -11,9 +11,9 @@ from common import slow
 from embedding_models import load, numbers
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.data.collection import read_collection
 from prompt_tuning_jax.data.text_rows import TextPrompts
-from prompt_tuning_jax.retrieval.collection import read_collection
-from prompt_tuning_jax.retrieval.store import load_store
+from prompt_tuning_jax.evaluation.retrieval.store import load_store
 from prompt_tuning_jax.training.retrieval.batches import BATCHES, Examples, RetrievalBatches
 from prompt_tuning_jax.training.retrieval.scoring import scores_of
 from prompt_tuning_jax.training.retrieval.set_up import examples_of, with_rate

@@ -30,13 +30,13 @@ import jax.numpy as jnp
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.huggingface import directory_of, resolve
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
+from prompt_tuning_jax.checkpoints.query_side.export import write_sentence_transformer
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
 from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT, QUERY_NAME
 from prompt_tuning_jax.models.family import family_of
-from prompt_tuning_jax.retrieval.exported_prompt import write_sentence_transformer
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings

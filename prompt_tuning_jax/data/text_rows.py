@@ -19,8 +19,11 @@ LENGTHS = (
 )
 """How long the rows of a batch are: as long as one of these that holds its longest.
 
-Each is a program of its own to compile; up to 512, a tenth of a longer row is padding at the most.
+Each is a program of its own to compile. Up to 512 tokens, fewer than 8 are added, or fewer than an
+eighth.
 """
+# Under which names sentence-transformers looks for a text prompt of either side; the first counts.
+QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,14 @@ class TextPrompts:
             known = ", ".join(self.by_name) or "none"
             raise UsageError(f"The model has no text prompt {name!r}; there are: {known}.")
         return self.by_name[name]
+
+    def of_queries(self, name: str | None) -> str | None:
+        """The name of what stands before queries: the given one, else "query" if there is one."""
+        return name or next((each for each in QUERY if each in self.by_name), None)
+
+    def of_documents(self, name: str | None) -> str | None:
+        """The same of documents, which may have a "document", "passage" or "corpus"."""
+        return name or next((each for each in DOCUMENT if each in self.by_name), None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.retrieval.store import load_store
+from prompt_tuning_jax.evaluation.retrieval.store import load_store
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ SIZES = {"train": 600, "validation": 150}
 
 
 def write_collection(folder: Path) -> None:
-    """A collection as prompt_tuning_jax/retrieval/README.md has it."""
+    """A collection as prompt_tuning_jax/evaluation/retrieval/README.md has it."""
     (folder / "qrels").mkdir(parents=True)
     labels = [json.dumps({"_id": topic, "text": f"This is about a {topic}."}) for topic in TOPICS]
     (folder / "corpus.jsonl").write_text("\n".join(labels))

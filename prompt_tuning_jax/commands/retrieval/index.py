@@ -12,16 +12,15 @@ folder have a row each for a document, in the same order, for whatever else is t
 
 from prompt_tuning_jax.bounds import ROWS
 from prompt_tuning_jax.commands.infer_inputs import opened_lines
+from prompt_tuning_jax.data.collection import read_texts, texts_of
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.embedding import load_embedding_model
+from prompt_tuning_jax.evaluation.retrieval.store import check_place, make_store, save_store
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.models.embedding.stored import DTYPES
-from prompt_tuning_jax.retrieval.collection import read_texts, texts_of
-from prompt_tuning_jax.retrieval.store import check_place, make_store, save_store
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.parts.embedding import EmbeddingModelConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.training.retrieval.set_up import DOCUMENT, named
 
 
 @settings
@@ -38,8 +37,8 @@ class IndexConfig(EmbeddingModelConfig):
     output: PathLike = setting(help="the folder to write.", group="data", first=True)
     name: str | None = setting(
         default=None,
-        help="""which of the model's text prompts stands before a document; None: its "document" or
-        "passage", if it has one.""",
+        help="""which of the model's text prompts stands before a document; None: its "document",
+        "passage" or "corpus", if it has one.""",
         group="model",
     )
     dtype: str = setting(
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         mesh = sharding.make_mesh(config.mesh)
         how = config.pooling, config.normalize
         model = load_embedding_model(config.model, *how, dtype=config.model_dtype, mesh=mesh)
-        name = named(model, config.name, DOCUMENT)
+        name = model.text_prompts.of_documents(config.name)
         vectors = model.embed(list(documents.values()), name=name, batch_size=config.batch_size)
         store = make_store(documents, vectors, model, config.dtype, name)
         if hosts.is_first():

@@ -17,13 +17,12 @@ from prompt_tuning_jax.commands.infer_inputs import opened_lines
 from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError
-from prompt_tuning_jax.retrieval.exact_search import Found
-from prompt_tuning_jax.retrieval.store import Store, load_store
+from prompt_tuning_jax.evaluation.retrieval.exact_search import Found
+from prompt_tuning_jax.evaluation.retrieval.store import Store, load_store
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import DeviceConfig, MismatchConfig
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.training.retrieval.set_up import QUERY, named
 
 SHOWN = 100  # characters of a document
 
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)
     for number, question in enumerate(questions, 1):
         check_unicode(question, f"Question {number}")
-    name = config.name if prompt is not None else named(model, config.name, QUERY)
+    name = config.name if prompt is not None else model.text_prompts.of_queries(config.name)
     vectors = model.embed(questions, prompt, name=name)
     found = store.search(vectors, config.top)
     for line in (_json if config.json else _told)(questions, found, store):

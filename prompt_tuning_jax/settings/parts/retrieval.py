@@ -9,22 +9,13 @@ from prompt_tuning_jax.settings.setting import PathLike, setting, settings, sett
 KINDS = ("text", "retrieval")
 # Settings of text tasks that mean nothing here.
 _OF_TEXT = (
-    *("task", "task_module", "train_file", "validation_file", "test_file", "input_template"),
-    "feature_lengths",
-    *("target_template", "verbalizers", "validation_share", "positive", "columns", "encoding"),
-    *("delimiter", "missing", "predictions", "pack", "microbatches", "scan_layers", "z_loss"),
-    *(
-        "loss_normalization",
-        "label_smoothing",
-        "wayward_text",
-        "share",
-        "mix_tasks",
-        "teachers",
-        "task_field",
-        "shared_prompt",
-    ),
-    *("dp_epsilon", "dp_noise_multiplier", "prompt_layout", "prompt_visibility", "attention"),
-    *("attention_chunk", "remat_policy", "vocabulary"),
+    *("task", "task_module", "task_field", "train_file", "validation_file", "test_file"),
+    *("input_template", "target_template", "verbalizers", "validation_share", "positive"),
+    *("columns", "encoding", "delimiter", "missing", "predictions", "feature_lengths", "pack"),
+    *("microbatches", "scan_layers", "remat_policy", "attention", "attention_chunk", "vocabulary"),
+    *("z_loss", "loss_normalization", "label_smoothing", "wayward_text", "shared_prompt"),
+    *("share", "mix_tasks", "teachers", "dp_epsilon", "dp_noise_multiplier"),
+    *("prompt_layout", "prompt_visibility"),
 )
 
 
@@ -58,7 +49,8 @@ class RetrievalConfig:
     )
     document_name: str | None = setting(
         default=None,
-        help="""which stands before documents; None: its "document" or "passage", if it has one.""",
+        help="""which stands before documents; None: its "document", "passage" or "corpus", if it
+        has one.""",
         group="data",
         identity=True,
         shared=True,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.task import epoch_order
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.retrieval.hard_negatives import MISSING
+from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING
 
 BATCHES = 16  # whose pairs are put together by length
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from prompt_tuning_jax.embedding import EmbeddingModel
 from prompt_tuning_jax.methods.assemble import folded
 from prompt_tuning_jax.params import PROMPT_NAME, unflatten
-from prompt_tuning_jax.retrieval.contrastive import contrastive_losses
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.retrieval.contrastive import contrastive_losses
 from prompt_tuning_jax.training.step_types import DeviceBatch, Gradients, Key, Params
 
 OF_LOSS = ("documents", "allowed")

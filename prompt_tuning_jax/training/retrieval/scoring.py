@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.data.collection import Collection, Grades
 from prompt_tuning_jax.embedding import EmbeddingModel
-from prompt_tuning_jax.retrieval.collection import Collection, Grades
-from prompt_tuning_jax.retrieval.metrics import USUAL, depth_of, evaluate
-from prompt_tuning_jax.retrieval.store import Store
+from prompt_tuning_jax.evaluation.retrieval.metrics import USUAL, depth_of, evaluate
+from prompt_tuning_jax.evaluation.retrieval.store import Store
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 

@@ -13,15 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints.run_state import Digest
+from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.data.records.digest import FilesDigest
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.initializers import sampled_vocabulary
-from prompt_tuning_jax.params import flatten, split_params, unflatten
-from prompt_tuning_jax.retrieval.collection import Collection, read_collection
-from prompt_tuning_jax.retrieval.hard_negatives import mine
-from prompt_tuning_jax.retrieval.metrics import parse_metric
-from prompt_tuning_jax.retrieval.store import (
+from prompt_tuning_jax.evaluation.retrieval.metrics import parse_metric
+from prompt_tuning_jax.evaluation.retrieval.store import (
     FILE,
     Store,
     digest,
@@ -29,6 +26,8 @@ from prompt_tuning_jax.retrieval.store import (
     make_store,
     save_store,
 )
+from prompt_tuning_jax.initializers import sampled_vocabulary
+from prompt_tuning_jax.params import flatten, split_params, unflatten
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
@@ -36,6 +35,7 @@ from prompt_tuning_jax.training.checks import check_prompt_trains
 from prompt_tuning_jax.training.identity import PromptStart, settings_identity
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.retrieval.batches import Examples, RetrievalBatches
+from prompt_tuning_jax.training.retrieval.hard_negatives import mine
 from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, metrics_of
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
@@ -45,7 +45,6 @@ from prompt_tuning_jax.training.step_types import Params
 # The rate of a prompt, as a share of the size of the numbers that it stands among. The paper's 0.3
 # is that for T5's embeddings; BERT's are some thirty times smaller.
 RATE = 0.2
-QUERY, DOCUMENT = ("query",), ("document", "passage")
 INDEX = "index"
 
 
@@ -81,7 +80,7 @@ def prepare_retrieval(
     collection = read_collection(common.data_dir)
     for config in configs.values():
         check_evaluation(config, collection)
-    query_name = named(model, common.query_name, QUERY)
+    query_name = model.text_prompts.of_queries(common.query_name)
     store = documents_store(common, collection, model)
     runs, starts, placed, frozen = [], [], model, {}
     examples = examples_of(common, collection, store, model, query_name)
@@ -200,18 +199,11 @@ def documents_store(config: TrainConfig, collection: Collection, model: Embeddin
                 f"{spelled('document_name')} is {config.document_name!r}. {remedy}"
             )
         return store
-    name = named(model, config.document_name, DOCUMENT)
+    name = model.text_prompts.of_documents(config.document_name)
     texts = list(collection.documents.values())
     vectors = model.embed(texts, name=name)
     save_store(make_store(collection.documents, vectors, model, name=name), place)
     return load_store(place)
-
-
-def named(model: EmbeddingModel, asked: str | None, usual: tuple[str, ...]) -> str | None:
-    """Which of the model's text prompts stands before a text."""
-    if asked is not None:
-        return asked
-    return next((name for name in usual if name in model.text_prompts.by_name), None)
 
 
 def examples_of(
@@ -225,22 +217,24 @@ def examples_of(
     grades = collection.split("train")
     queries = [collection.queries[query] for query in grades]
     number = {identifier: row for row, identifier in enumerate(store.ids)}
-    answers = [
-        frozenset(number[document] for document, grade in judged.items() if grade > 0)
-        for judged in grades.values()
-    ]
+    answers, refused = [], []
+    for query, judged in grades.items():
+        rows = {number[document]: grade for document, grade in judged.items()}
+        answers.append(frozenset(row for row, grade in rows.items() if grade > 0))
+        refused.append([row for row, grade in rows.items() if grade <= 0])
+        if len(answers[-1]) == len(store):
+            raise ValueError(
+                f"{config.data_dir}: every document answers the query {query!r}, so that there is "
+                "none to tell them from. Leave it out."
+            )
     pairs = [(query, row) for query, rows in enumerate(answers) for row in sorted(rows)]
-    if any(len(rows) == len(store) for rows in answers):
-        raise ValueError(
-            f"Every document of {config.data_dir} answers some query: there is nothing to tell it "
-            "from. Leave that query out."
-        )
     negatives = np.zeros((len(queries), 0), np.int32)
     if config.hard_negatives:
         vectors = model.embed(queries, name=query_name)
-        negatives = mine(store, vectors, grades, config.negative_depth, config.negative_ceiling)
-    judged = [sum(grade <= 0 for grade in one.values()) for one in grades.values()]
-    return Examples(queries, np.array(pairs), answers, negatives, np.array(judged))
+        how = config.negative_depth, config.negative_ceiling
+        negatives = mine(store, vectors, answers, refused, *how)
+    counts = np.array([len(rows) for rows in refused])
+    return Examples(queries, np.array(pairs), answers, negatives, counts)
 
 
 def start_params(config: TrainConfig, model: EmbeddingModel) -> Mapping[str, Any]:

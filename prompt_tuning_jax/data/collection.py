@@ -40,7 +40,7 @@ class Collection:
     grades: Mapping[str, Grades]
     files: tuple[Path, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for split, graded in self.grades.items():
             for query, documents in graded.items():
                 if query not in self.queries:

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from prompt_tuning_jax.checkpoints.atomic import save_tensors, scratch_directory
-from prompt_tuning_jax.retrieval.prompt_rows import FILE, POOL, TENSOR
+from prompt_tuning_jax.checkpoints.query_side.rows import FILE, POOL, TENSOR
 
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 NAMES = "config_sentence_transformers.json"
-MODULE = "prompt_tuning_jax.retrieval.prompted_transformer.PromptedTransformer"
+MODULE = "prompt_tuning_jax.checkpoints.query_side.prompted_transformer.PromptedTransformer"
 
 
 def write_sentence_transformer(

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from prompt_tuning_jax.retrieval.collection import Grades
+from prompt_tuning_jax.data.collection import Grades
 
 Run = Mapping[str, Mapping[str, float]]
 """Query id -> document id -> score, of the documents that were found."""

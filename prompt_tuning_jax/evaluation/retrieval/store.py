@@ -20,8 +20,8 @@ from jaxtyping import Float
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
+from prompt_tuning_jax.evaluation.retrieval.exact_search import Found, nearest
 from prompt_tuning_jax.models.embedding.stored import as_dtype, checked_dtype
-from prompt_tuning_jax.retrieval.exact_search import Found, nearest
 
 FILE = "index.json"
 # What vectors of one space have in common; of which thing errors speak.

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sentence_transformers.models import Transformer
 
-from prompt_tuning_jax.retrieval.prompt_rows import FILE, POOL, TENSOR
+from prompt_tuning_jax.checkpoints.query_side.rows import FILE, POOL, TENSOR
 
 
 class PromptedTransformer(Transformer):
