@@ -29,7 +29,7 @@ from prompt_tuning_jax.errors import same_call, spelled
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training import fitting, run_lock
-from prompt_tuning_jax.training.identity import spelled_identity
+from prompt_tuning_jax.training.identity import spelled_identity, usual_identity
 from prompt_tuning_jax.training.monitor import Monitor, NotFiniteError
 from prompt_tuning_jax.training.private.budget import with_any_noise, with_common_noise
 from prompt_tuning_jax.training.retrieval.set_up import (
@@ -126,7 +126,8 @@ def train_runs(
         # 4. Each run takes up its step, history and best, and its data the place where they stood.
         # 5. The logs forget the scalars of later steps; the next batch is the one after the state.
         # What was written after that state (best/, prompts/STEP/) is written again, the same.
-        state = RunState(config.model_dir, trainer.identity, shown=spelled_identity)
+        how = {"shown": spelled_identity, "usual": usual_identity}
+        state = RunState(config.model_dir, trainer.identity, **how)
         if (latest := state.latest_step()) is not None:
             step = latest
             trainer.restore(step, *state.restore(step, trainer.arrays))

@@ -88,6 +88,21 @@ def test_a_state_of_an_earlier_version_goes_on_and_is_then_bound(go, tmp_path, m
         go(4)
 
 
+def test_a_state_from_before_there_was_a_setting_had_its_default(go, monkeypatch):
+    new = ("TASK_KIND", "MIX_TASKS", "TEACHER_WEIGHT", "LABEL_SMOOTHING")
+    with monkeypatch.context() as earlier:
+        whole = set_up.run_identity
+        earlier.setattr(
+            set_up,
+            "run_identity",
+            lambda *given: {k: x for k, x in whole(*given).items() if k not in new},
+        )
+        go(2)
+    with pytest.raises(ValueError, match=r"label_smoothing was 0\.0, now 0\.1"):
+        go(2, label_smoothing=0.1)
+    go(2)
+
+
 def test_examples_in_memory_are_compared_too(go, tmp_path):
     task = tiny.make_task()
     files = {"data_dir": None, "input_template": None, "verbalizers": None}

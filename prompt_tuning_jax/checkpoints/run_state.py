@@ -51,6 +51,8 @@ class RunState:
       identity: what makes two runs the same run, setting -> value or `Digest`; another run's state
         is refused, with what differs.
       shown: how an error calls a key of the identity.
+      usual: what a key of the identity was where a state does not say it, since it was saved before
+        there was such a setting.
     """
 
     def __init__(
@@ -59,13 +61,14 @@ class RunState:
         identity: Mapping[str, Any],
         keep: int = 2,
         shown: Callable[[str], str] = str,
+        usual: Callable[[str], Any] = lambda _: None,
     ):
         logging.getLogger("absl").addFilter(_is_not_raised)
-        self._shown = shown
+        self._shown, self._usual = shown, usual
         self._directory = Path(model_dir).absolute() / DIRECTORY
         self._digests = {k: x for k, x in identity.items() if hasattr(x, "difference")}
         plain = {k: x for k, x in identity.items() if k not in self._digests}
-        self._identity = json.loads(json.dumps(plain, default=_as_json))
+        self._identity = _plain(plain)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -172,6 +175,7 @@ class RunState:
 
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
         mine, changes = self._identity, []
+        saved = _plain({name: self._usual(name) for name in mine}) | saved
         for name, digest in self._digests.items():
             # Earlier versions saved none.
             if name in saved and (change := digest.difference(saved[name])):
@@ -194,6 +198,11 @@ class RunState:
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Leaves out what Orbax logs of an error in one of its threads, which is raised later."""
     return not (record.exc_info and record.getMessage().startswith(_RAISED))
+
+
+def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is read back from JSON."""
+    return json.loads(json.dumps(identity, default=_as_json))
 
 
 def _as_json(value: Any) -> Any:

@@ -25,11 +25,11 @@ import numpy as np
 from prompt_tuning_jax.data.batches import Pair, TrainBatches
 from prompt_tuning_jax.data.encoding import TARGET_BUCKETS, Batch, Tokens
 from prompt_tuning_jax.data.task import Source
-from prompt_tuning_jax.layout import NO_TOKEN, place_prompt
+from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.vocabularies import T5_IDS, SpecialIds, Vocabulary
 
 ROW_COUNTS = 16  # how many numbers of rows a batch may have, since each is a program to compile
-TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "tokens")
 Rows = list[list[int]]
 """The examples of each row, by number."""
 
@@ -38,7 +38,7 @@ def padding(name: str, pad_id: int) -> int:
     """What stands where an array of a batch holds nothing."""
     if name in TOKENS:
         return pad_id
-    return NO_TOKEN if name in ("prompt_positions", "tokens") else 0
+    return -1 if name == "prompt_positions" else 0
 
 
 class Shape(NamedTuple):

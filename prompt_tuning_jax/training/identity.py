@@ -20,7 +20,7 @@ from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.params import SHARED_NAME, flatten
-from prompt_tuning_jax.settings.setting import macro_name, names_where, setting_name
+from prompt_tuning_jax.settings.setting import macro_name, names_where, setting_name, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.prompt_start import names_a_file
 from prompt_tuning_jax.training.step_types import Params
@@ -102,6 +102,12 @@ def spelled_identity(key: str) -> str:
     name = setting_name(macro)
     shown = "the number of training examples" if name == "train_examples" else spelled(name)
     return f"{run}{colon}{shown}"
+
+
+def usual_identity(key: str) -> Any:
+    """What a key of `run_identity` was before there was such a setting: its default."""
+    declared = settings_of(TrainConfig).get(setting_name(key.rpartition(": ")[2]))
+    return None if declared is None else declared.default
 
 
 def run_identity(

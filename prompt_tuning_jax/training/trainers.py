@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import padding
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.methods.adapters.choice import without_leaves
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.optim import averages
@@ -165,8 +164,7 @@ class StackedTrainer:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, mesh: Mesh):
         self.runs, self._frozen, self._mesh = prepared.runs, prepared.frozen, mesh
-        self._log_period = config.log_period
-        self._pad_id = getattr(prepared.model.config, "pad_id", NO_TOKEN)
+        self._log_period, self._pad_id = config.log_period, prepared.model.config.pad_id
         self._stack = sharding.put(start_stack(config, prepared.starts), sharding.replicated(mesh))
         self._step = make_stacked_step(config, prepared.model)
         self._metrics: Metrics | None = None

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from prompt_tuning_jax.layout import NO_TOKEN
+
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STEPS = ("dense", "normalize")
 ACTIVATIONS = ("linear", "tanh", "relu", "gelu_exact", "silu", "sigmoid")
@@ -61,6 +63,11 @@ class EmbeddingConfig:
     def emb_dim(self) -> int:
         """D, how wide a prompt is."""
         return self.network.emb_dim
+
+    @property
+    def pad_id(self) -> int:
+        """What stands in rows of tokens where there is none."""
+        return NO_TOKEN
 
     @property
     def outputs(self) -> int:
