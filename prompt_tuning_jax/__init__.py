@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from prompt_tuning_jax.training.comparison.compare import compare
     from prompt_tuning_jax.training.set_up import TrainResult
     from prompt_tuning_jax.training.sweep.sweep import sweep
-    from prompt_tuning_jax.transfer.recycling import recycle
-    from prompt_tuning_jax.transfer.similarity import similar
+    from prompt_tuning_jax.training.transfer.recycling import recycle
+    from prompt_tuning_jax.training.transfer.similarity import similar
     from prompt_tuning_jax.tuned_prompt import TunedPrompt
     from prompt_tuning_jax.vocabularies import Vocabulary, load_vocabulary
 

@@ -45,10 +45,10 @@ from prompt_tuning_jax.training.set_up import (
     read_result,
 )
 from prompt_tuning_jax.training.trainers import SingleTrainer, StackedTrainer, Trainer
-from prompt_tuning_jax.transfer.mixed_trainer import MixedTrainer, check_mixture
-from prompt_tuning_jax.transfer.mixtures import runs_of_mixture
-from prompt_tuning_jax.transfer.shared_trainer import SharedTrainer, check_sharing
-from prompt_tuning_jax.transfer.teachers import check_teachers
+from prompt_tuning_jax.training.transfer.mixed_trainer import MixedTrainer, check_mixture
+from prompt_tuning_jax.training.transfer.mixtures import runs_of_mixture
+from prompt_tuning_jax.training.transfer.shared_trainer import SharedTrainer, check_sharing
+from prompt_tuning_jax.training.transfer.teachers import check_teachers
 
 
 def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:

@@ -39,7 +39,7 @@ FLOORS = (
         "t5x_plugin",
         "train",
         "training",
-        "transfer",
+        "serving",
     },
     {"commands"},
     {"__main__"},

@@ -13,7 +13,7 @@ from common import NEEDS_DATA_EXTRA, slow
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.task import target_text
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.transfer.mixtures import runs_of_mixture
+from prompt_tuning_jax.training.transfer.mixtures import runs_of_mixture
 from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary
 
 pytestmark = pytest.mark.data

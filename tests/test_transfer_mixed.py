@@ -19,7 +19,7 @@ from prompt_tuning_jax import (
 )
 from prompt_tuning_jax.params import flatten
 from prompt_tuning_jax.settings.task_config import load_task
-from prompt_tuning_jax.transfer.mixed_batches import MixedBatches, TaskExamples
+from prompt_tuning_jax.training.transfer.mixed_batches import MixedBatches, TaskExamples
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

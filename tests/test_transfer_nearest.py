@@ -12,10 +12,10 @@ from common import slow
 from prompt_tuning_jax import TunedPrompt, load_model, load_prompt, save_prompt, train, train_many
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.training import set_up
-from prompt_tuning_jax.transfer import nearest
-from prompt_tuning_jax.transfer.nearest import Nearest, parse
-from prompt_tuning_jax.transfer.similarity import similarity
-from prompt_tuning_jax.transfer.sources import Source
+from prompt_tuning_jax.training.transfer import nearest
+from prompt_tuning_jax.training.transfer.nearest import Nearest, parse
+from prompt_tuning_jax.training.transfer.similarity import similarity
+from prompt_tuning_jax.training.transfer.sources import Source
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -12,8 +12,12 @@ from prompt_tuning_jax import TunedPrompt, load_prompt, load_vocabulary, recycle
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.commands.transfer import recycle as command
 from prompt_tuning_jax.params import flatten, unflatten
-from prompt_tuning_jax.transfer.embedding_maps import fit_linear, fit_network, relative_error
-from prompt_tuning_jax.transfer.recycling import fit, shared_pieces
+from prompt_tuning_jax.training.transfer.embedding_maps import (
+    fit_linear,
+    fit_network,
+    relative_error,
+)
+from prompt_tuning_jax.training.transfer.recycling import fit, shared_pieces
 
 
 def rows(seed, count=60, width=6):

@@ -14,8 +14,8 @@ from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.methods import distillation
 from prompt_tuning_jax.methods.shared_parts import COMMON, Sharing, fold, start
 from prompt_tuning_jax.params import flatten
-from prompt_tuning_jax.transfer.mixed_trainer import mixed_gradients
-from prompt_tuning_jax.transfer.shared_trainer import (
+from prompt_tuning_jax.training.transfer.mixed_trainer import mixed_gradients
+from prompt_tuning_jax.training.transfer.shared_trainer import (
     make_shared_step,
     stacked_gradients,
     start_states,

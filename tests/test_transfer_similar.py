@@ -9,8 +9,8 @@ import pytest
 from prompt_tuning_jax import TunedPrompt, save_prompt, similar
 from prompt_tuning_jax.commands.transfer import similar as command
 from prompt_tuning_jax.errors import spelling
-from prompt_tuning_jax.transfer.similarity import similarity
-from prompt_tuning_jax.transfer.sources import find_prompts
+from prompt_tuning_jax.training.transfer.similarity import similarity
+from prompt_tuning_jax.training.transfer.sources import find_prompts
 
 
 def values(seed, length=3, width=4):

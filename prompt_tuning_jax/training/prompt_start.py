@@ -23,7 +23,7 @@ from prompt_tuning_jax.initializers import (
     text,
     uniform,
 )
-from prompt_tuning_jax.transfer import nearest
+from prompt_tuning_jax.training.transfer import nearest
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 NAMED = ("uniform", "sampled_vocabulary", "class_labels")  # settings that `resolve` knows by name

@@ -16,7 +16,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
 from prompt_tuning_jax.training.step_types import Key, Params
-from prompt_tuning_jax.transfer.nearest import told
+from prompt_tuning_jax.training.transfer.nearest import told
 
 # Settings whose scores do not compare.
 DATA = {"task", "task_module", "data_dir", "train_file", "eval_split", "metric"}

@@ -56,9 +56,9 @@ from prompt_tuning_jax.training.private.secret import Secret
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import Params
-from prompt_tuning_jax.transfer import nearest
-from prompt_tuning_jax.transfer.mixed_batches import TaskExamples
-from prompt_tuning_jax.transfer.probe import find_start
+from prompt_tuning_jax.training.transfer import nearest
+from prompt_tuning_jax.training.transfer.mixed_batches import TaskExamples
+from prompt_tuning_jax.training.transfer.probe import find_start
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 

@@ -20,8 +20,8 @@ from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig, ModelConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.transfer.embedding_maps import MAPS
-from prompt_tuning_jax.transfer.recycling import recycle
+from prompt_tuning_jax.training.transfer.embedding_maps import MAPS
+from prompt_tuning_jax.training.transfer.recycling import recycle
 
 
 @settings

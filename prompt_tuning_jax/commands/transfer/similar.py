@@ -18,8 +18,8 @@ import rich.console
 from prompt_tuning_jax.bounds import STEP
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.transfer.heat_map import print_similarities, write_output
-from prompt_tuning_jax.transfer.similarity import MEASURES, similar
+from prompt_tuning_jax.training.transfer.heat_map import print_similarities, write_output
+from prompt_tuning_jax.training.transfer.similarity import MEASURES, similar
 
 
 @settings

@@ -22,7 +22,7 @@ from scipy.spatial.distance import squareform
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.setting import PathLike
-from prompt_tuning_jax.transfer.sources import Source, find_prompts
+from prompt_tuning_jax.training.transfer.sources import Source, find_prompts
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 MEASURES = ("pooled", "tokens")

@@ -21,7 +21,7 @@ from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.setting import PathLike
-from prompt_tuning_jax.transfer.embedding_maps import MAPS, EmbeddingMap, relative_error
+from prompt_tuning_jax.training.transfer.embedding_maps import MAPS, EmbeddingMap, relative_error
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 

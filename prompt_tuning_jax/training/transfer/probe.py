@@ -18,7 +18,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.rules import make_optimizer, start_optimizer
 from prompt_tuning_jax.training.step_types import Params
 from prompt_tuning_jax.training.train_step import make_train_step
-from prompt_tuning_jax.transfer.nearest import Nearest, Start, candidates, nearest_start
+from prompt_tuning_jax.training.transfer.nearest import Nearest, Start, candidates, nearest_start
 
 
 def find_start(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.interpretation.pictures import LABEL, PROMPT, STYLE, save_png
-from prompt_tuning_jax.transfer.similarity import Group, Similarities
+from prompt_tuning_jax.training.transfer.similarity import Group, Similarities
 
 MOST_NUMBERS = 16  # prompts a side; with more the numbers in the cells cannot be read
 MOST_COLUMNS = 8  # of the table in the terminal

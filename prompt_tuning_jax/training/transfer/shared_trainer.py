@@ -26,7 +26,7 @@ from prompt_tuning_jax.training.set_up import Prepared
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import loss_gradients
 from prompt_tuning_jax.training.trainers import StackedTrainer, no_hidden_transfer
-from prompt_tuning_jax.transfer.teachers import digests, find_teachers
+from prompt_tuning_jax.training.transfer.teachers import digests, find_teachers
 
 SHARED = "shared"  # the directory of what is in common
 PromptGradients = Callable[

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning_jax.errors import UsageError, spelled
-from prompt_tuning_jax.transfer.similarity import similarity
-from prompt_tuning_jax.transfer.sources import Source, find_prompts
+from prompt_tuning_jax.training.transfer.similarity import similarity
+from prompt_tuning_jax.training.transfer.sources import Source, find_prompts
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 PREFIX = "nearest:"

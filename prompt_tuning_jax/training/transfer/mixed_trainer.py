@@ -16,8 +16,8 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.step_types import DeviceBatch, Key, Metrics, Params
 from prompt_tuning_jax.training.train_step import loss_gradients
-from prompt_tuning_jax.transfer.mixed_batches import MixedBatches, rate_of
-from prompt_tuning_jax.transfer.shared_trainer import PromptGradients, SharedTrainer
+from prompt_tuning_jax.training.transfer.mixed_batches import MixedBatches, rate_of
+from prompt_tuning_jax.training.transfer.shared_trainer import PromptGradients, SharedTrainer
 
 
 def check_mixture(config: TrainConfig, configs: Mapping[str, TrainConfig]) -> None:

@@ -13,7 +13,7 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.transfer.sources import Source, find_prompts
+from prompt_tuning_jax.training.transfer.sources import Source, find_prompts
 
 
 def check_teachers(config: TrainConfig) -> None:
