@@ -84,8 +84,8 @@ _MODULES = {
     "training.comparison.compare": ("compare",),
     "training.sweep.sweep": ("sweep",),
     "training.set_up": ("TrainResult",),
-    "transfer.recycling": ("recycle",),
-    "transfer.similarity": ("similar",),
+    "training.transfer.recycling": ("recycle",),
+    "training.transfer.similarity": ("similar",),
     "tuned_prompt": ("TunedPrompt",),
     "vocabularies": ("Vocabulary", "load_vocabulary"),
 }
