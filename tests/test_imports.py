@@ -39,7 +39,6 @@ FLOORS = (
         "t5x_plugin",
         "train",
         "training",
-        "serving",
     },
     {"commands"},
     {"__main__"},

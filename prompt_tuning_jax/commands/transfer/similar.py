@@ -16,9 +16,9 @@ from typing import Any
 import rich.console
 
 from prompt_tuning_jax.bounds import STEP
+from prompt_tuning_jax.commands.transfer.heat_map import print_similarities, write_output
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.training.transfer.heat_map import print_similarities, write_output
 from prompt_tuning_jax.training.transfer.similarity import MEASURES, similar
 
 
