@@ -1,0 +1,1 @@
+"""Serving: one frozen model, many prompts, and every request with its own."""
