@@ -12,7 +12,7 @@ import numpy as np
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.models.family import family_of, start_decoding
 from prompt_tuning_jax.params import flatten, unflatten
 
 
@@ -91,7 +91,7 @@ def _decoded(config, params, texts, tokens, cache=None, *, length=None):
     family = family_of(config)
     given = family.bind(config, params, {"encoder_input_tokens": texts}, "prefix")
     net, inputs, places = given
-    decode = family.start_decoding(net, params, inputs, places)
+    decode = start_decoding(net, params, inputs, places)
     return decode(tokens, cache=cache, max_decode_length=length)
 
 

@@ -23,7 +23,7 @@ from prompt_tuning_jax.checkpoints.quantize import Quantizer
 from prompt_tuning_jax.methods.adapters import choice
 from prompt_tuning_jax.methods.adapters.method import Options, kernels
 from prompt_tuning_jax.models.adapters import BIAS, IN_SCALE, LORA_A, LORA_B, LORA_SCALE, OUT_SCALE
-from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.models.family import family_of, start_decoding
 from prompt_tuning_jax.optim import weighted_loss
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
 
@@ -239,7 +239,7 @@ def test_step_by_step_is_as_all_at_once(model, method):
     net, tokens, places = family.bind(
         model.config, model.params, {"encoder_input_tokens": tokens}, "prefix"
     )
-    decode = family.start_decoding(net, model.params, tokens, places)
+    decode = start_decoding(net, model.params, tokens, places)
     decode = jax.jit(decode, static_argnames="max_decode_length")
     decoded, found = jnp.asarray(batch["decoder_input_tokens"]), []
     _, cache = decode(decoded, max_decode_length=4)

@@ -178,7 +178,7 @@ class TestInFront:
         found, expected = (applied(config, params, each) for each in (batch, placed))
         valid = batch["decoder_loss_weights"] > 0
         laws.assert_alike(found[valid], expected[valid])
-        changed = model.logits(batch["encoder_input_tokens"], decoded, prompt + 1)
+        changed = model.logits(batch["encoder_input_tokens"], decoded, prompt[::-1])
         assert np.abs(changed - found)[0].max() > 1e-2
         tokens = right_padded([[], TEXTS[0], []], 7)
         ids, _ = model.generate_tokens(tokens, prompt, max_length=4)

@@ -56,26 +56,25 @@ class Bag:
 
     def apply(self, config, params, batch, layout="prefix", dropout_rng=None):
         network, tokens, places = self.bind(config, params, batch, layout)
-        decode = self.start_decoding(network, params, tokens, places)
-        return decode(batch["decoder_input_tokens"])[0]
+        inputs = self.read(network, params, tokens, places)
+        return self.decode(network, params, inputs, batch["decoder_input_tokens"])[0]
 
     def bind(self, config, params, batch, layout):
         places = {"prompt_ids": batch.get("prompt_ids")}
         return BagNetwork(config), batch["encoder_input_tokens"], places
 
-    def start_decoding(self, network, params, tokens, places):
+    def read(self, network, params, tokens, places):
         table, prompt = params["table"], prompt_of(params)
         bag_BxD = jnp.where((tokens > 0)[..., None], table[tokens], 0).sum(axis=1)
         if prompt is not None:
             rows = prompt[None] if prompt.ndim == 2 else prompt[places["prompt_ids"]]
             bag_BxD += jnp.broadcast_to(rows.sum(axis=1), bag_BxD.shape)
+        return bag_BxD
 
-        def decode(tokens_BxL, cache=None, max_decode_length=None):
-            shape = (*tokens_BxL.shape, V)
-            logits = jnp.broadcast_to((bag_BxD @ table.T)[:, None], shape)
-            return logits, {"nothing": jnp.zeros((len(tokens_BxL), 1))}
-
-        return decode
+    def decode(self, network, params, inputs, tokens, cache=None, max_decode_length=None):
+        shape = (*tokens.shape, V)
+        logits = jnp.broadcast_to((inputs @ params["table"].T)[:, None], shape)
+        return logits, {"nothing": jnp.zeros((len(tokens), 1))}
 
     def attention_shape(self, config, **lengths):
         return None

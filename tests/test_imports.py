@@ -36,6 +36,7 @@ FLOORS = (
         "evaluation",
         "interpretation",
         "planning",
+        "serving",
         "t5x_plugin",
         "train",
         "training",

@@ -317,28 +317,37 @@ def test_bfloat16_runs_with_a_float32_prompt(stored):
 # ---- decoding --------------------------------------------------------------------------------
 
 
+def ready_to_decode(network, params, encoded, tokens, prompt_positions=None):
+    """(attended, cross_kv), as `decode_after` takes them."""
+    weights = {"params": params}
+    length = encoded.shape[1]
+    attended = network.apply(weights, length, tokens, prompt_positions, method="attended")
+    return attended, network.apply(weights, encoded, method="project_encoded")
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="decode")
+def next_logits(network, variables, *args, decode):
+    return network.apply(variables, *args, decode=decode, method="decode_after", mutable="cache")
+
+
 def step_by_step(network, params, chunks, prompt_positions=None, tokens=TOKENS, project=False):
     """Logits of DECODER_INPUTS, fed to the cache in pieces of the given lengths."""
     where = {"prompt_positions": prompt_positions}
     encoded = run(network, params, tokens, method="encode", **where)
-    cross_kv = network.apply({"params": params}, encoded, method="project_encoded")
+    read = ready_to_decode(network, params, encoded, tokens, prompt_positions)
     blank = jnp.ones_like(TARGETS)
     call = functools.partial(compiled_apply, network, decode=True, mutable="cache")
     _, state = call({"params": params}, tokens, blank, blank, **where)
     logits, start = [], 0
     for n in chunks:
         piece = jnp.asarray(DECODER_INPUTS[:, start : start + n])
-        out, state = call(
-            {"params": params, **state},
-            encoded,
-            tokens,
-            piece,
-            piece,
-            method="decode",
-            max_decode_length=TARGETS.shape[1],
-            cross_kv=cross_kv if project else None,
-            **where,
-        )
+        variables = {"params": params, **state}
+        if project:
+            out, state = next_logits(network, variables, piece, *read, decode=True)
+        else:
+            given = encoded, tokens, piece, piece
+            length = TARGETS.shape[1]
+            out, state = call(variables, *given, method="decode", max_decode_length=length, **where)
         logits.append(out)
         start += n
     return jnp.concatenate(logits, axis=1), state["cache"]
@@ -366,16 +375,15 @@ def test_steps_equal_the_full_forward_with_a_layout():
 def test_projecting_the_encoding_changes_nothing():
     """Short targets take another order of products than long ones and than `cross_kv`."""
     encoded = run(PLAIN, PARAMS, TOKENS, method="encode")
-    cross_kv = PLAIN.apply({"params": PARAMS}, encoded, method="project_encoded")
+    attended, cross_kv = ready_to_decode(PLAIN, PARAMS, encoded, TOKENS)
     assert len(cross_kv) == 2
     assert cross_kv[0][0].shape == (3, 2, 12, 8)
     long = np.tile(DECODER_INPUTS, (1, 3))
     for inputs in (DECODER_INPUTS, long):
+        weights = {"params": PARAMS}
+        decoded, _ = next_logits(PLAIN, weights, inputs, attended, cross_kv, decode=False)
         args = (encoded, TOKENS, inputs, inputs)
-        assert_same(
-            run(PLAIN, PARAMS, *args, method="decode"),
-            run(PLAIN, PARAMS, *args, method="decode", cross_kv=cross_kv),
-        )
+        assert_same(run(PLAIN, PARAMS, *args, method="decode"), decoded)
     first = run(PLAIN, PARAMS, encoded, TOKENS, long, long, method="decode")[:, :7]
     assert_same(first, run(PLAIN, PARAMS, *BATCH))
 

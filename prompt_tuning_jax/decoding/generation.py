@@ -1,25 +1,29 @@
 """What a model answers: generated text, or a ranking of given labels.
 
-Inputs are read once (`start_decoding` of the model's family); generation then runs the decoder one
+Inputs are read once (`family.start_decoding`); generation then runs the decoder one
 token at a time on a key/value cache. The algorithms themselves are in `search.py`.
 
     B batch   S joined length   L generated or target length   V vocabulary   C labels
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.decoding.constraints import constrained
 from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.devices.memory import check_fits
-from prompt_tuning_jax.models.family import family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of, start_decoding
+
+# decode(tokens [B, L], cache=None, max_decode_length=None), as `family.start_decoding` returns it.
+Decode = Callable[..., tuple[Float[Array, "B L V"], Any]]
 
 
 def generate_tokens(
@@ -115,10 +119,10 @@ def rank(
 def _generate(
     transformer, params, encoder_input_tokens, prompts, keys, length_penalty, *, members, how
 ):
-    config, family = transformer.config, family_of(transformer.config)
-    decode = family.start_decoding(transformer, params, encoder_input_tokens, prompts)
+    config = transformer.config
+    decode = start_decoding(transformer, params, encoder_input_tokens, prompts)
     batch, max_length = len(encoder_input_tokens) // members, how.max_length
-    batch_axis = family.cache_axis(config)
+    batch_axis = family_of(config).cache_axis(config)
     limits = {
         "batch": batch,
         "max_length": max_length,
@@ -142,11 +146,12 @@ def _generate(
         log_probs_BxV, _, cache = next_scores(cache, tokens_B)
         return log_probs_BxV, cache
 
-    cache = _split_members(_empty_cache(decode, batch * members, max_length), members, batch_axis)
+    cache = _split_members(empty_cache(decode, batch * members, max_length), members, batch_axis)
     what = f"max_length={max_length}, beams={how.beams} and {batch} rows at once"
     check_fits(cache, how.beams, what)
     if how.constraints:
-        own = _own_tokens(encoder_input_tokens, prompts, members, config.pad_id)
+        own = own_tokens(encoder_input_tokens, prompts["prompt_positions"], config.pad_id)
+        own = (x[::members] for x in own)
         step, cache = constrained(
             next_scores,
             cache,
@@ -154,7 +159,7 @@ def _generate(
             of_logits=how.beams == 1,
             eos_ids=how.eos_ids,
             max_length=max_length,
-            **_known(*own, how.start_id, config.continues_inputs),
+            **known(*own, how.start_id, config.continues_inputs),
             batch_axis=batch_axis,
         )
     if how.beams > 1:
@@ -174,16 +179,19 @@ def _generate(
     return tokens[:, None], scores[:, None]
 
 
-def _own_tokens(tokens, prompts, members, pad_id):
-    """Each input's own tokens [B, S] without its prompt, padding at the end, and where they are."""
-    tokens, positions = tokens[::members], prompts["prompt_positions"]
+def own_tokens(
+    tokens: Int[Array, "B S"], prompt_positions: Int[Array, "B S"] | None, pad_id: int
+) -> tuple[Int[Array, "B S"], Bool[Array, "B S"]]:
+    """Each input's own tokens without its prompt, padding at the end, and where they are."""
     is_own = tokens != pad_id
-    if positions is not None:
-        is_own &= positions[::members] < 0
+    if prompt_positions is not None:
+        is_own &= prompt_positions < 0
     return _ordered(tokens, is_own, ~is_own)
 
 
-def _known(tokens, is_own, start_id, continues_inputs):
+def known(
+    tokens: Int[Array, "B S"], is_own: Bool[Array, "B S"], start_id: int, continues_inputs: bool
+) -> dict[str, tuple[Array, Array]]:
     """The inputs, and before what is generated: they, padding in front, or the start token."""
     one_a_row = (len(tokens), 1)
     before = jnp.full(one_a_row, start_id, jnp.int32), jnp.ones(one_a_row, bool)
@@ -200,24 +208,30 @@ def _ordered(tokens, is_own, later):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _rank(transformer, params, encoder_input_tokens, prompts, labels_CxL):
-    decode = family_of(transformer.config).start_decoding(
-        transformer, params, encoder_input_tokens, prompts
-    )
-    batch, config = len(encoder_input_tokens), transformer.config
+    decode = start_decoding(transformer, params, encoder_input_tokens, prompts)
 
     def score(label_L):
-        targets_BxL = jnp.broadcast_to(label_L[None, :], (batch, len(label_L)))
-        inputs_BxL = jnp.pad(targets_BxL, ((0, 0), (1, 0)), constant_values=config.start_id)[:, :-1]
-        log_probs_BxLxV = jax.nn.log_softmax(decode(inputs_BxL)[0])
-        log_probs_BxL = jnp.take_along_axis(log_probs_BxLxV, targets_BxL[..., None], -1)[..., 0]
-        return jnp.sum(jnp.where(targets_BxL != config.pad_id, log_probs_BxL, 0.0), axis=-1)
+        shape = len(encoder_input_tokens), len(label_L)
+        labels_BxL = jnp.broadcast_to(label_L[None, :], shape)
+        return label_log_probs(decode, labels_BxL, transformer.config)
 
     return jax.vmap(score, out_axes=1)(labels_CxL)
 
 
-def _empty_cache(decode, batch, max_length):
-    tokens = jnp.ones((batch, max_length), jnp.int32)
-    shapes = jax.eval_shape(lambda: decode(tokens, max_decode_length=max_length)[1])
+def label_log_probs(
+    decode: Decode, labels_BxL: Int[Array, "B L"], config: NetworkConfig
+) -> Float[Array, " B"]:
+    """The log-probability of each input's label, which ends in EOS and then is padded."""
+    inputs_BxL = jnp.pad(labels_BxL, ((0, 0), (1, 0)), constant_values=config.start_id)[:, :-1]
+    log_probs_BxLxV = jax.nn.log_softmax(decode(inputs_BxL)[0])
+    log_probs_BxL = jnp.take_along_axis(log_probs_BxLxV, labels_BxL[..., None], -1)[..., 0]
+    return jnp.sum(jnp.where(labels_BxL != config.pad_id, log_probs_BxL, 0.0), axis=-1)
+
+
+def empty_cache(decode: Decode, batch: int, max_length: int) -> Any:
+    """Room for `max_length` tokens of each of `batch` inputs."""
+    tokens = jax.ShapeDtypeStruct((batch, max_length), jnp.int32)
+    _, shapes = jax.eval_shape(functools.partial(decode, max_decode_length=max_length), tokens)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 

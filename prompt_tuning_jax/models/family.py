@@ -9,6 +9,7 @@ A family is a module, which `family_of(config)` finds by the type of the config.
 `planning` asks no more of it either; sizes that it is to know by name are in `planning.models`.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,18 +106,31 @@ class Family(Protocol):
     ) -> tuple[Any, Int[Array, "B S"] | Int[np.ndarray, "B S"], dict[str, Any]]:
         """The network, its tokens, and, as keywords, where the prompt's rows are in them."""
 
-    def start_decoding(
+    def read(
         self,
         network: Any,
         params: Mapping[str, Any],
         tokens: Int[Array, "B S"],
         places: Mapping[str, Any],
-    ) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
-        """Reads the inputs once, for whatever is then generated or ranked.
+    ) -> Any:
+        """Reads the inputs once, for whatever is then generated or ranked: arrays for `decode`.
 
-        Returns:
-          decode(tokens [B, L], cache=None, max_decode_length=None) -> (logits, new cache). With a
-          length it makes or fills a cache; without, the tokens are all there are.
+        Rows are along one axis of each array, and positions, where there are any, along another; a
+        row of padding alone has what padding has everywhere.
+        """
+
+    def decode(
+        self,
+        network: Any,
+        params: Mapping[str, Any],
+        inputs: Any,
+        tokens: Int[Array, "B L"],
+        cache: Any = None,
+        max_decode_length: int | None = None,
+    ) -> tuple[Float[Array, "B L V"], Any]:
+        """Logits of what follows `tokens` after inputs that were `read`, and the new cache.
+
+        With a length it makes or fills a cache; without, the tokens are all there are.
         """
 
     def depth(self, config: NetworkConfig) -> int:
@@ -174,3 +188,15 @@ def family_of(config: NetworkConfig) -> Family:
             "family to models.family.FAMILIES."
         )
     return FAMILIES[type(config)]
+
+
+def start_decoding(
+    network: Any,
+    params: Mapping[str, Any],
+    tokens: Int[Array, "B S"],
+    places: Mapping[str, Any],
+) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
+    """Reads the inputs; returns decode(tokens, cache=None, max_decode_length=None) for them."""
+    family = family_of(network.config)
+    inputs = family.read(network, params, tokens, places)
+    return functools.partial(family.decode, network, params, inputs)

@@ -53,7 +53,9 @@ class Overloaded(Refused):
 
     def __init__(self, waiting: int, retry_after: float):
         self.retry_after = retry_after
-        super().__init__(f"{waiting} requests are waiting already: try again in {retry_after:.0f} s.")
+        super().__init__(
+            f"{waiting} requests are waiting already: try again in {retry_after:.0f} s."
+        )
 
 
 class Stopping(Refused):
@@ -102,7 +104,7 @@ class Request:
     _cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more: its place is free at the next step, `tell` is not called."""
+        """Nobody wants the answer any more: its place is free at the next step."""
         self._cancelled.set()
 
     @property

@@ -16,9 +16,8 @@ V vocabulary
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +40,11 @@ __all__ = [
     "attention_shape",
     "bind",
     "cache_axis",
+    "decode",
     "depth",
     "embedding_scale",
+    "read",
     "scanned",
-    "start_decoding",
 ]
 
 
@@ -97,52 +97,80 @@ def apply(
     return network.to_logits(config, params, x_BxLxD)
 
 
-def start_decoding(
+class Read(NamedTuple):
+    """Prompt and text, read.
+
+    Attributes:
+      block: where they are, and their keys and values in all layers: computed once, for all beams
+        and labels.
+      last: where the last token is.
+      first: the logits of the token after it.
+    """
+
+    block: Block
+    last: Int[Array, "B 1"]
+    first: Float[Array, "B 1 V"]
+
+
+def read(
     net: FunctionalNetwork,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
     places: Mapping[str, Any],
-) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
-    """Reads prompt and text; returns decode(tokens, cache, max_decode_length) -> (logits, cache).
-
-    Their keys and values are computed once, for all beams and labels. The cache holds those of the
-    tokens after them, the start token's place unused.
-    """
+) -> Read:
+    """Prompt and text through the layers."""
     config = net.config
-    read, last_Bx1, first_Bx1xV = _read(config, params, tokens, places)
-    length = network.prefix_length(config, params) + read.places.positions.shape[1]
+    before = _front(config, params, places)
+    first = network.prefix_length(config, params) + _length(before)
+    text = rows.of_texts(tokens, places, config.pad_id, first)
+    network.check_length(config, first + tokens.shape[1])
+    x_Bx1xD, of_text = network.through(
+        config,
+        params,
+        _embedded(config, params, text, before),
+        text.queries,
+        _of_rows(text.keys, before),
+        before and before.layers,
+        text.sources,
+    )
+    block = Block(of_text, text.keys)
+    if before is not None:
+        x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
+        block = _in_one_block(before, block)
+    logits_Bx1xV = network.to_logits(config, params, x_Bx1xD)
+    return Read(block, text.queries.positions[:, -1:], logits_Bx1xV)
 
-    def through_targets(tokens_BxL, own, index, room):
-        L = tokens_BxL.shape[1]
-        # A start token's place is that of the text's last token, and no key.
-        queries = Places(last_Bx1 + index + jnp.arange(L)[None, :])
-        places_1xR = jnp.arange(room)[None, :]
-        keys = Places(jnp.where(places_1xR > 0, last_Bx1 + places_1xR, NOWHERE))
-        x_BxLxD = network.embedded(config, params, tokens_BxL, queries.positions)
-        memory = _of_targets(read.places, keys, index)
-        x_BxLxD, kept = network.through(
-            config, params, x_BxLxD, queries, memory, _by_layer(config, (read.kv, own))
-        )
-        logits_BxLxV = network.to_logits(config, params, x_BxLxD)
-        is_start_1xLx1 = (index + jnp.arange(L) == 0)[None, :, None]
-        return jnp.where(is_start_1xLx1, first_Bx1xV, logits_BxLxV), kept
 
-    def decode(tokens_BxL, cache=None, max_decode_length=None):
-        L = tokens_BxL.shape[1]
-        network.check_length(config, length + (max_decode_length or L) - 1)
-        if cache is None and max_decode_length is None:
-            return through_targets(tokens_BxL, None, 0, L)[0], None
-        if cache is None:
-            return jnp.repeat(first_Bx1xV, L, axis=1), empty_cache(config, *tokens_BxL.shape)
-        index, own = cache["index"], cache["layers"]
-        step = functools.partial(through_targets, tokens_BxL, own, index, max_decode_length)
-        if L == 1:  # nothing is to be computed for the start token, nor kept of it
-            logits_BxLxV, kept = jax.lax.cond(index == 0, lambda: (first_Bx1xV, own), step)
-        else:
-            logits_BxLxV, kept = step()
-        return logits_BxLxV, {"index": index + L, "layers": kept}
+def decode(
+    net: FunctionalNetwork,
+    params: Mapping[str, Any],
+    inputs: Read,
+    tokens: Int[Array, "B L"],
+    cache: Any = None,
+    max_decode_length: int | None = None,
+) -> tuple[Float[Array, "B L V"], Any]:
+    """Logits of what follows `tokens`, and the cache that they are in.
 
-    return decode
+    The cache holds the keys and values of the tokens after the text, the start token's place
+    unused.
+    """
+    config, L = net.config, tokens.shape[1]
+    read_length = network.prefix_length(config, params) + inputs.block.places.positions.shape[1]
+    network.check_length(config, read_length + (max_decode_length or L) - 1)
+    if cache is None and max_decode_length is None:
+        return _through_targets(config, params, inputs, tokens, None, 0, L)[0], None
+    if cache is None:
+        return jnp.repeat(inputs.first, L, axis=1), empty_cache(config, *tokens.shape)
+    index, own = cache["index"], cache["layers"]
+
+    def step() -> tuple[Array, Any]:
+        return _through_targets(config, params, inputs, tokens, own, index, max_decode_length)
+
+    if L == 1:  # nothing is to be computed for the start token, nor kept of it
+        logits_BxLxV, kept = jax.lax.cond(index == 0, lambda: (inputs.first, own), step)
+    else:
+        logits_BxLxV, kept = step()
+    return logits_BxLxV, {"index": index + L, "layers": kept}
 
 
 def depth(config: CausalConfig) -> int:
@@ -204,34 +232,33 @@ def _of_rows(keys: Places, before: front.Front | None) -> network.Memory:
     return memory
 
 
-def _read(
-    config: CausalConfig, params: Mapping[str, Any], tokens: Any, places: Mapping[str, Any]
-) -> tuple[Block, Int[Array, "B 1"], Float[Array, "B 1 V"]]:
-    """Prompt and text, read.
+def _through_targets(
+    config: CausalConfig,
+    params: Mapping[str, Any],
+    inputs: Read,
+    tokens_BxL: Int[Array, "B L"],
+    own: Any,
+    index: Int[Array, ""] | int,
+    room: int,
+) -> tuple[Float[Array, "B L V"], Any]:
+    """Tokens `index` to `index` + L after the text, with `room` for all: logits, and what is kept.
 
-    Returns:
-      (one block of them, whose keys and values are those of all layers; where the last token is;
-      the logits of the token after it).
+    Args:
+      own: the keys and values of the tokens before them, or None.
     """
-    before = _front(config, params, places)
-    first = network.prefix_length(config, params) + _length(before)
-    text = rows.of_texts(tokens, places, config.pad_id, first)
-    network.check_length(config, first + tokens.shape[1])
-    x_Bx1xD, of_text = network.through(
-        config,
-        params,
-        _embedded(config, params, text, before),
-        text.queries,
-        _of_rows(text.keys, before),
-        before and before.layers,
-        text.sources,
+    L = tokens_BxL.shape[1]
+    # A start token's place is that of the text's last token, and no key.
+    queries = Places(inputs.last + index + jnp.arange(L)[None, :])
+    places_1xR = jnp.arange(room)[None, :]
+    keys = Places(jnp.where(places_1xR > 0, inputs.last + places_1xR, NOWHERE))
+    x_BxLxD = network.embedded(config, params, tokens_BxL, queries.positions)
+    memory = _of_targets(inputs.block.places, keys, index)
+    x_BxLxD, kept = network.through(
+        config, params, x_BxLxD, queries, memory, _by_layer(config, (inputs.block.kv, own))
     )
-    read = Block(of_text, text.keys)
-    if before is not None:
-        x_Bx1xD = before.where_no_text(x_Bx1xD, text.has_text)
-        read = _in_one_block(before, read)
-    logits_Bx1xV = network.to_logits(config, params, x_Bx1xD)
-    return read, text.queries.positions[:, -1:], logits_Bx1xV
+    logits_BxLxV = network.to_logits(config, params, x_BxLxD)
+    is_start_1xLx1 = (index + jnp.arange(L) == 0)[None, :, None]
+    return jnp.where(is_start_1xLx1, inputs.first, logits_BxLxV), kept
 
 
 def _in_one_block(before: front.Front, text: Block) -> Block:
@@ -250,7 +277,7 @@ def _in_one_block(before: front.Front, text: Block) -> Block:
     return Block(kv, Places(jnp.concatenate([prompt, text.places.positions], axis=1)))
 
 
-def _of_targets(read: Places, targets: Places, index: Int[Array, ""] | int) -> network.Memory:
+def _of_targets(texts: Places, targets: Places, index: Int[Array, ""] | int) -> network.Memory:
     """Layers of tokens that see what was read, and those before them, whose cache they join."""
 
     def memory(own: KeyValue, of_layer: Any) -> tuple[list[Block], KeyValue]:
@@ -260,7 +287,7 @@ def _of_targets(read: Places, targets: Places, index: Int[Array, ""] | int) -> n
             own = KeyValue(
                 *(put(old, x, index, axis=2) for old, x in zip(cached, own, strict=True))
             )
-        return [Block(of_read, read), Block(own, targets)], own
+        return [Block(of_read, texts), Block(own, targets)], own
 
     return memory
 

@@ -4,16 +4,17 @@ The functions here may be traced; `model.FrozenModel` and the training step are 
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.layout import laid_out, needs_no_room
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
 from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
 from prompt_tuning_jax.prompts import Prompt, PromptBank
@@ -25,11 +26,12 @@ __all__ = [
     "attention_shape",
     "bind",
     "cache_axis",
+    "decode",
     "depth",
     "embedding_scale",
     "network_for",
+    "read",
     "scanned",
-    "start_decoding",
 ]
 
 EMBEDDING_NAME = "token_embedder/embedding"
@@ -105,38 +107,52 @@ def apply(
     )
 
 
-def start_decoding(
+class Read(NamedTuple):
+    """What the decoder needs of inputs that were read.
+
+    Attributes:
+      cross_kv: every layer's cross-attention keys and values, projected from the encoding once.
+      attended: the encoder's positions that are not padding.
+    """
+
+    cross_kv: KeyValues
+    attended: Bool[Array, "B S"]
+
+
+def read(
     network: Transformer,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
     places: Mapping[str, Any],
-) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
-    """Encodes the inputs; returns decode(tokens, cache, max_decode_length) -> (logits, new cache).
-
-    Every layer's cross-attention keys and values are projected from the encoding once.
-    """
-    weights = {"params": params}
+) -> Read:
+    """Encodes the inputs."""
+    weights, positions = {"params": params}, places.get("prompt_positions")
     encoded_BxSxD = network.apply(weights, tokens, enable_dropout=False, method="encode", **places)
     cross_kv = network.apply(weights, encoded_BxSxD, method="project_encoded")
+    S = encoded_BxSxD.shape[1]
+    return Read(cross_kv, network.apply(weights, S, tokens, positions, method="attended"))
 
-    def decode(tokens_BxL, cache=None, max_decode_length=None):
-        logits_BxLxV, changed = network.apply(
-            weights if cache is None else {**weights, "cache": cache},
-            encoded_BxSxD,
-            tokens,
-            tokens_BxL,
-            tokens_BxL,
-            enable_dropout=False,
-            decode=max_decode_length is not None,
-            max_decode_length=max_decode_length,
-            prompt_positions=places.get("prompt_positions"),
-            cross_kv=cross_kv,
-            method="decode",
-            mutable=["cache"],
-        )
-        return logits_BxLxV, changed.get("cache")
 
-    return decode
+def decode(
+    network: Transformer,
+    params: Mapping[str, Any],
+    inputs: Read,
+    tokens: Int[Array, "B L"],
+    cache: Any = None,
+    max_decode_length: int | None = None,
+) -> tuple[Float[Array, "B L V"], Any]:
+    """Logits of what follows `tokens`, and the cache that they are in."""
+    weights = {"params": params}
+    logits_BxLxV, changed = network.apply(
+        weights if cache is None else {**weights, "cache": cache},
+        tokens,
+        inputs.attended,
+        inputs.cross_kv,
+        decode=max_decode_length is not None,
+        method="decode_after",
+        mutable=["cache"],
+    )
+    return logits_BxLxV, changed.get("cache")
 
 
 def depth(config: T5Config) -> int:

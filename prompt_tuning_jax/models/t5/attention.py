@@ -163,7 +163,7 @@ class CrossAttention(_Attention):
     def __call__(
         self,
         x_BxLxD: Float[Array, "B L D"],
-        encoded_BxSxD: Float[Array, "B S D"],
+        encoded_BxSxD: Float[Array, "B S D"] | None,
         *,
         bias: Bias,
         deterministic: bool,
@@ -172,7 +172,7 @@ class CrossAttention(_Attention):
         """What each target position gathers from the encoder's output.
 
         Args:
-          kv: `project(encoded)`, where the caller has it already.
+          kv: `project(encoded)`, where the caller has it already; the output is not needed then.
         """
         q_BxHxLxK = self._heads(x_BxLxD, self.query)
         if kv is None and self._is_short(q_BxHxLxK):

@@ -37,7 +37,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         y_BxLxD: Float[Array, "B L D"],
-        encoded_BxSxD: Float[Array, "B S D"],
+        encoded_BxSxD: Float[Array, "B S D"] | None,
         *,
         self_bias: Bias,
         cross_bias: Bias,
@@ -120,7 +120,7 @@ class Decoder(ToLogits):
 
     def __call__(
         self,
-        encoded_BxSxD: Float[Array, "B S D"],
+        encoded_BxSxD: Float[Array, "B S D"] | None,
         tokens_BxL: Int[Array, "B L"],
         *,
         cross_mask_BxLxS: Bool[Array, " B #L S"],
@@ -130,6 +130,8 @@ class Decoder(ToLogits):
         cross_kv: KeyValues | None,
     ) -> Float[Array, "B L V"]:
         """Logits; `cross_mask` is True where a target may attend to a position of the encoder.
+
+        With `cross_kv`, which are made of it, the encoder's output is not needed.
 
         A prompt of its own stands before the targets, as more of them would, and has no logits.
         """

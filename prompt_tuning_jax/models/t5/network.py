@@ -149,14 +149,12 @@ class Transformer(nn.Module):
         max_decode_length: int | None = None,
         *,
         prompt_positions: Int[Array, "B S"] | None = None,
-        cross_kv: KeyValues | None = None,
     ) -> Float[Array, "B L V"]:
         """Logits of each next target token, float32.
 
         `encoder_input_tokens` and `prompt_positions` are what `encode` got; here they only say
         what is padding. With `decode=True` and a cache, `decoder_input_tokens` are the next ones
-        only, usually one. `cross_kv` is `project_encoded(encoded)`: for many calls, it saves making
-        the same keys and values in each.
+        only, usually one.
 
         `decoder_target_tokens`, `decoder_positions` and `max_decode_length` (the cache has its own
         length) change nothing: they are there because T5X passes them.
@@ -169,7 +167,7 @@ class Transformer(nn.Module):
             raise ValueError("Packed rows cannot be decoded step by step: unpack them first.")
         if (encoder_segment_ids is None) != (decoder_segment_ids is None):
             raise ValueError("Packed rows need both encoder_segment_ids and decoder_segment_ids.")
-        attended_BxS = self._attended(encoded.shape[1], encoder_input_tokens, prompt_positions)
+        attended_BxS = self.attended(encoded.shape[1], encoder_input_tokens, prompt_positions)
         cross_mask_BxLxS = layout.within_segments(
             attended_BxS[:, None, :], decoder_segment_ids, encoder_segment_ids
         )
@@ -180,14 +178,33 @@ class Transformer(nn.Module):
             segment_ids=decoder_segment_ids,
             deterministic=not enable_dropout,
             decode=decode,
+            cross_kv=None,
+        )
+
+    def decode_after(
+        self,
+        decoder_input_tokens: Int[Array, "B L"],
+        attended: Bool[Array, "B S"],
+        cross_kv: KeyValues,
+        *,
+        decode: bool,
+    ) -> Float[Array, "B L V"]:
+        """`decode` without dropout, in many calls that share `project_encoded` and `attended`."""
+        return self.decoder(
+            None,
+            decoder_input_tokens,
+            cross_mask_BxLxS=attended[:, None, :],
+            segment_ids=None,
+            deterministic=True,
+            decode=decode,
             cross_kv=cross_kv,
         )
 
     def project_encoded(self, encoded: Float[Array, "B S D"]) -> KeyValues:
-        """Every decoder layer's cross-attention keys and values [B, H, S, K], for `decode`."""
+        """Every decoder layer's cross-attention keys and values [B, H, S, K]."""
         return self.decoder.project_encoded(encoded)
 
-    def _attended(
+    def attended(
         self,
         S: int,
         tokens_BxT: Int[Array, "B T"],

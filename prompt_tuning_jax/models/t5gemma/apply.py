@@ -7,8 +7,8 @@ B batch   S encoder positions   L targets   V vocabulary
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,11 @@ __all__ = [
     "attention_shape",
     "bind",
     "cache_axis",
+    "decode",
     "depth",
     "embedding_scale",
+    "read",
     "scanned",
-    "start_decoding",
 ]
 
 
@@ -84,34 +85,48 @@ def apply(
     return logits_BxLxV
 
 
-def start_decoding(
+class Read(NamedTuple):
+    """What the decoder needs of inputs that were read.
+
+    Attributes:
+      of_text: every layer's cross-attention keys and values, projected from the encoding once.
+      is_text: the encoder's positions that are not padding.
+    """
+
+    of_text: Any
+    is_text: Bool[Array, "B S"]
+
+
+def read(
     net: FunctionalNetwork,
     params: Mapping[str, Any],
     tokens: Int[Array, "B S"],
     places: Mapping[str, Any],
-) -> Callable[..., tuple[Float[Array, "B L V"], Any]]:
-    """Encodes the inputs; returns decode(tokens, cache, max_decode_length) -> (logits, new cache).
+) -> Read:
+    """Encodes the inputs."""
+    encoded_BxSxD, is_text_BxS = network.encode(net.config, params, tokens, **places)
+    return Read(of_text_in_all(net.config.decoder, params["decoder"], encoded_BxSxD), is_text_BxS)
 
-    Every layer's cross-attention keys and values are projected from the encoding once.
-    """
-    config, stack = net.config, net.config.decoder
-    encoded_BxSxD, is_text_BxS = network.encode(config, params, tokens, **places)
-    of_text = of_text_in_all(stack, params["decoder"], encoded_BxSxD)
 
-    def decode(tokens_BxL, cache=None, max_decode_length=None):
-        text = Text(encoded_BxSxD, _seen_text(is_text_BxS, tokens_BxL))
-        at = None if cache is None else Cache(cache["index"], max_decode_length)
-        per_layer = _of_layers(config, of_text, None if cache is None else cache["layers"])
-        logits_BxLxV, kept = network.decode(
-            config, params, tokens_BxL, text, cache=at, per_layer=per_layer
-        )
-        if cache is not None:
-            return logits_BxLxV, {"index": cache["index"] + tokens_BxL.shape[1], "layers": kept}
-        if max_decode_length is not None:
-            return logits_BxLxV, empty_cache(stack, len(tokens_BxL), max_decode_length)
-        return logits_BxLxV, None
-
-    return decode
+def decode(
+    net: FunctionalNetwork,
+    params: Mapping[str, Any],
+    inputs: Read,
+    tokens: Int[Array, "B L"],
+    cache: Any = None,
+    max_decode_length: int | None = None,
+) -> tuple[Float[Array, "B L V"], Any]:
+    """Logits of what follows `tokens`, and the cache that they are in."""
+    config = net.config
+    text = Text(None, _seen_text(inputs.is_text, tokens))
+    at = None if cache is None else Cache(cache["index"], max_decode_length)
+    per_layer = _of_layers(config, inputs.of_text, None if cache is None else cache["layers"])
+    logits_BxLxV, kept = network.decode(config, params, tokens, text, cache=at, per_layer=per_layer)
+    if cache is not None:
+        return logits_BxLxV, {"index": cache["index"] + tokens.shape[1], "layers": kept}
+    if max_decode_length is not None:
+        return logits_BxLxV, empty_cache(config.decoder, len(tokens), max_decode_length)
+    return logits_BxLxV, None
 
 
 def depth(config: T5GemmaConfig) -> int:

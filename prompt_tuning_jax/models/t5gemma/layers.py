@@ -31,11 +31,11 @@ class Text(NamedTuple):
     """What the decoder attends to.
 
     Attributes:
-      encoded: the encoder's output.
+      encoded: the encoder's output; None where layers get what they make of it.
       seen: which of its positions each target attends to.
     """
 
-    encoded: Float[Array, "B S E"]
+    encoded: Float[Array, "B S E"] | None
     seen: Bool[Array, "B L S"]
 
 

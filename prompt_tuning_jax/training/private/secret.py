@@ -42,7 +42,8 @@ class Secret:
         """The run's random key: of the secret, or, where there is none, of `seed`."""
         if self.words is None:
             return jax.random.key(seed)
-        return jax.random.wrap_key_data(jnp.array(self.words[:2], jnp.uint32))
+        words = jnp.array(self.words[:2], jnp.uint32)
+        return jax.random.wrap_key_data(words, impl="threefry2x32")
 
     @property
     def of_samples(self) -> list[int]:

@@ -1,0 +1,87 @@
+"""The next token of every row, each chosen as its own request says: data, where `search` compiles.
+
+R rows   V vocabulary
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning_jax.serving.requests import Sampling
+
+
+class Wishes(NamedTuple):
+    """How each row's next token is chosen; `requests.Sampling` says what the first five are.
+
+    Attributes:
+      index: how many tokens the row has generated.
+      group: the first row of the ensemble that a row belongs to; of a row alone, itself.
+    """
+
+    temperature: Float[Array, " R"]
+    top_k: Int[Array, " R"]
+    top_p: Float[Array, " R"]
+    seed: Int[Array, " R"]
+    number: Int[Array, " R"]
+    index: Int[Array, " R"]
+    group: Int[Array, " R"]
+
+
+NO_WISHES = Sampling(max_tokens=0)
+
+
+def mean_of_groups(x_RxV: Float[Array, "R V"], group: Int[Array, " R"]) -> Float[Array, "R V"]:
+    """The mean over the rows of each group, in all of them; of a row alone, itself."""
+
+    def mean() -> Array:
+        rows = len(x_RxV)
+        sums_RxV = jax.ops.segment_sum(x_RxV, group, rows)
+        sizes_R = jax.ops.segment_sum(jnp.ones(rows, x_RxV.dtype), group, rows)
+        return (sums_RxV / jnp.maximum(sizes_R, 1)[:, None])[group]
+
+    are_alone = jnp.all(group == jnp.arange(len(group)))
+    return lax.cond(are_alone, lambda: x_RxV, mean)
+
+
+def choose(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Int[Array, " R"]:
+    """The likeliest token where a row's temperature is 0, else one that is drawn.
+
+    What is drawn is what `search.sampler` draws for a row with the key of `text.row_keys`.
+    """
+    greedy_R = jnp.argmax(log_probs_RxV, axis=-1).astype(jnp.int32)
+    samples_R = (wishes.temperature > 0) & (wishes.top_k != 1)
+
+    def drawn() -> Array:
+        logits_RxV = _warped(log_probs_RxV, wishes)
+        return jax.vmap(_draw)(logits_RxV, wishes.seed, wishes.number, wishes.index)
+
+    drawn_R = lax.cond(jnp.any(samples_R), drawn, lambda: greedy_R)
+    return jnp.where(samples_R, drawn_R, greedy_R)
+
+
+def _draw(logits_V: Array, seed: Array, number: Array, index: Array) -> Array:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
+    return jax.random.categorical(key, logits_V).astype(jnp.int32)
+
+
+def _warped(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Float[Array, "R V"]:
+    """`search.warp_logits`, with a temperature, a top k and a top p of each row's own."""
+    V = log_probs_RxV.shape[-1]
+    temperature_R = jnp.where(wishes.temperature > 0, wishes.temperature, 1.0)
+    logits_RxV = log_probs_RxV / temperature_R[:, None]
+    descending_RxV = -jnp.sort(-logits_RxV, axis=-1)
+
+    is_some_R = (wishes.top_k > 0) & (wishes.top_k < V)
+    last_R = jnp.where(is_some_R, wishes.top_k, V) - 1
+    least_Rx1 = jnp.take_along_axis(descending_RxV, last_R[:, None], axis=-1)
+    logits_RxV = jnp.where(logits_RxV < least_Rx1, -jnp.inf, logits_RxV)
+    descending_RxV = jnp.where(descending_RxV < least_Rx1, -jnp.inf, descending_RxV)
+
+    probs_RxV = jax.nn.softmax(descending_RxV, axis=-1)
+    mass_before_RxV = jnp.cumsum(probs_RxV, axis=-1) - probs_RxV
+    is_kept_RxV = (mass_before_RxV < wishes.top_p[:, None]) | (wishes.top_p >= 1)[:, None]
+    kept_RxV = jnp.where(is_kept_RxV, descending_RxV, jnp.inf)
+    return jnp.where(logits_RxV < jnp.min(kept_RxV, axis=-1, keepdims=True), -jnp.inf, logits_RxV)

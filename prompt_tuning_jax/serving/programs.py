@@ -1,0 +1,230 @@
+"""What the server runs on its devices: five programs, compiled at the start for all their shapes.
+
+    write   prompts into the bank                                       whenever one is asked for
+    read    texts with their prompts, through the encoder (or the prefill)
+    place   what was read into slots of the table that decodes
+    step    the next token of every slot
+    score   labels after what was read
+
+Nothing is compiled later: another shape is an error. Prompts, their lengths and layouts, and how
+tokens are chosen are data.
+
+R slots   B texts   S prompt and text   N prompts in the bank   C labels   L tokens
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from prompt_tuning_jax.decoding.options import GenerationSettings
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.serving import axes, steps
+from prompt_tuning_jax.serving.choosing import Wishes
+from prompt_tuning_jax.serving.steps import Inputs, Rows, TableAxes
+
+
+class Shapes(NamedTuple):
+    """All shapes that there are; what lies between two takes the larger one.
+
+    Attributes:
+      texts: B, how many are read at once.
+      lengths: S, of prompt and text together.
+      slots: R, how many texts are decoded at once; the last is how many slots there are.
+      max_tokens: the most tokens that are generated, EOS included.
+      labels: C, how many of a text's labels are scored at once.
+      label_lengths: L, of labels.
+      prompts: N, how many are on the devices at once.
+      prompt_length: P, of the longest that there may be.
+    """
+
+    texts: tuple[int, ...] = (1, 8, 32)
+    lengths: tuple[int, ...] = (32, 128, 640)
+    slots: tuple[int, ...] = (1, 8, 64)
+    max_tokens: int = 128
+    labels: int = 8
+    label_lengths: tuple[int, ...] = (8, 32)
+    prompts: int = 256
+    prompt_length: int = 128
+
+
+class Programs:
+    """The programs of one model, and the state that they work on: the bank and the table of slots.
+
+    Attributes:
+      compiled: how many programs there are.
+    """
+
+    def __init__(self, model: FrozenModel, shapes: Shapes, how: GenerationSettings):
+        self.model, self.shapes = model, shapes
+        self.how = how._replace(max_length=shapes.max_tokens).of_model(model.config)
+        self._found: dict[tuple, Callable] = {}
+        self._home = None if model.mesh is None else sharding.replicated(model.mesh)
+        self._axes = self._find_axes()
+        self.reset()
+
+    @property
+    def compiled(self) -> int:
+        return len(self._found)
+
+    def reset(self) -> None:
+        """Empties the bank and the slots, whatever an error has left of them."""
+        shapes = self.shapes
+        size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
+        self._bank = self._at_home(jnp.zeros(size, jnp.float32))
+        if self._found:
+            self._make_table()
+
+    # ---- running -------------------------------------------------------------------------------
+
+    def write(self, values: Float[np.ndarray, "n P D"], places: Int[np.ndarray, " n"]) -> None:
+        """Puts prompts into places of the bank; P is that of the longest there may be."""
+        at_once = self.shapes.texts[-1]
+        for start in range(0, len(places), at_once):
+            some = slice(start, start + at_once)
+            missing = at_once - len(places[some])
+            ids = np.pad(places[some], (0, missing), constant_values=self.shapes.prompts)
+            filled = np.pad(values[some], ((0, missing), (0, 0), (0, 0)))
+            self._bank = self._found["write", at_once](self._bank, filled, ids)
+
+    def read(self, rows: Rows, visibility: str) -> Inputs:
+        """Reads texts whose prompts see so (`reads` says how that is called)."""
+        program = self._found["read", *rows.tokens.shape, visibility]
+        return program(self.model.params, self._bank, rows)
+
+    def place(self, inputs: Inputs, slots: Int[np.ndarray, " B"]) -> None:
+        """Puts texts that were read into slots; one that there is not is for no text."""
+        program = self._found["place", *inputs.own[0].shape]
+        state = self._table, self._cache, self._padding
+        self._table, self._cache = program(self.model.params, *state, inputs, slots)
+
+    def step(
+        self, length: int, tokens: Int[np.ndarray, " R"], wishes: Wishes
+    ) -> tuple[Int[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+        """The next token of each of the first R slots, and its log-probability.
+
+        Args:
+          length: S, of which no text in these slots is longer.
+          tokens: the newest of each.
+        """
+        program = self._found["step", len(tokens), length]
+        state = self.model.params, self._table, self._cache
+        self._cache, chosen, gain = program(*state, tokens, wishes)
+        return np.asarray(chosen), np.asarray(gain)
+
+    def score(self, inputs: Inputs, labels: Int[np.ndarray, "B C L"]) -> Float[np.ndarray, "B C"]:
+        """Log-probabilities of labels, each text's own, after texts that were read."""
+        program = self._found["score", *inputs.own[0].shape, labels.shape[-1]]
+        return np.asarray(program(self.model.params, inputs, labels))
+
+    # ---- compiling -----------------------------------------------------------------------------
+
+    def compile(self, visibilities: Iterable[str]) -> None:
+        """All programs, and slots; prompts that see otherwise need `compile_read` first."""
+        self.compile_read("full")
+        for visibility in visibilities:
+            self.compile_read(visibility)
+        self._make_table()
+        for name, sizes in self._sizes():
+            self._compile(name, *sizes)
+
+    def compile_read(self, visibility: str) -> None:
+        """What reads texts whose prompts see so. Others may read meanwhile."""
+        for texts in self.shapes.texts:
+            for length in self.shapes.lengths:
+                self._compile("read", texts, length, visibility)
+
+    def reads(self, visibility: str) -> bool:
+        """Whether there is a program for prompts that see so."""
+        return ("read", self.shapes.texts[-1], self.shapes.lengths[-1], visibility) in self._found
+
+    def _sizes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        shapes = self.shapes
+        yield "write", (shapes.texts[-1],)
+        for length in shapes.lengths:
+            for texts in shapes.texts:
+                yield "place", (texts, length)
+                yield from (("score", (texts, length, each)) for each in shapes.label_lengths)
+            yield from (("step", (slots, length)) for slots in shapes.slots)
+
+    def _compile(self, name: str, *sizes: Any) -> None:
+        if (name, *sizes) in self._found:
+            return
+        function, examples, donated = getattr(self, f"_{name}")(*sizes)
+        home = {} if self._home is None else {"out_shardings": self._home}
+        with sharding.active(self.model.mesh, split_rows=False):
+            lowered = jax.jit(function, donate_argnums=donated, **home).lower(*examples)
+            self._found[name, *sizes] = lowered.compile()
+
+    def _write(self, count: int):
+        values = np.zeros((count, *self._bank.shape[1:]), np.float32)
+
+        def write(bank, values, places):
+            return bank.at[places].set(values, mode="drop")
+
+        return write, (self._bank, values, np.zeros(count, np.int32)), (0,)
+
+    def _read(self, texts: int, length: int, visibility: str):
+        config = dataclasses.replace(self.model.config, prompt_visibility=visibility)
+        rows = steps.blank(config, texts, length)
+        return functools.partial(steps.read, config), (self.model.params, self._bank, rows), ()
+
+    def _place(self, texts: int, length: int):
+        place = functools.partial(steps.place, self.model.config, self.how, self._axes)
+        state = self._table, self._cache, self._padding
+        inputs, slots = self._inputs_of(texts, length), np.zeros(texts, np.int32)
+        return place, (self.model.params, *state, inputs, slots), (1, 2)
+
+    def _step(self, slots: int, length: int):
+        step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
+        whole, real = np.zeros(slots, np.int32), np.zeros(slots, np.float32)
+        wishes = Wishes(real, whole, real, whole, whole, whole, whole)
+        return step, (self.model.params, self._table, self._cache, whole, wishes), (2,)
+
+    def _score(self, texts: int, length: int, label_length: int):
+        score = functools.partial(steps.score, self.model.config)
+        labels = np.zeros((texts, self.shapes.labels, label_length), np.int32)
+        return score, (self.model.params, self._inputs_of(texts, length), labels), ()
+
+    # ---- state ---------------------------------------------------------------------------------
+
+    def _make_table(self) -> None:
+        """Empty slots: each holds a text of padding alone."""
+        longest, count = self.shapes.lengths[-1], self.shapes.slots[-1]
+        few = self.shapes.texts[0]
+        rows = steps.blank(self.model.config, few, longest)
+        self._padding = axes.first(self.read(rows, "full"), self._axes.inputs, 1)
+        fresh = steps.fresh_cache(self.model.config, self.how, self.model.params, self._padding)
+        table = axes.table_of(self._padding, self._axes.inputs, count)
+        cache = axes.table_of(fresh, self._axes.cache, count)
+        self._table, self._cache = self._at_home(table), self._at_home(cache)
+
+    def _at_home(self, tree: Any) -> Any:
+        return tree if self._home is None else jax.device_put(tree, self._home)
+
+    def _inputs_of(self, texts: int, length: int) -> Any:
+        """The shapes of what `read` gives, and where it is."""
+        config = self.model.config
+        bank = jax.ShapeDtypeStruct((1, 1, config.emb_dim), jnp.float32)
+        read = functools.partial(steps.read, config)
+        shapes = jax.eval_shape(read, self.model.params, bank, steps.blank(config, texts, length))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._home), shapes
+        )
+
+    def _find_axes(self) -> TableAxes:
+        config = self.model.config
+        two, three, longer = (self._inputs_of(*size) for size in ((2, 6), (3, 6), (2, 7)))
+        fresh = functools.partial(steps.fresh_cache, config, self.how)
+        of_two, of_three = (jax.eval_shape(fresh, self.model.params, each) for each in (two, three))
+        return TableAxes(
+            axes.that_grow(two, three),
+            axes.that_grow(two, longer),
+            axes.that_grow(of_two, of_three),
+        )

@@ -1,0 +1,202 @@
+"""What the programs compute, as functions of arrays: reading, placing, one token more, and labels.
+
+Decoding is the model family's own (`Family.read`, `Family.decode`), mapped over the slots of a
+table, so that each slot has a cache index, and a place among its tokens, of its own.
+
+R slots   B texts   S prompt and text   N prompts in the bank   C labels   L tokens   V vocabulary
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning_jax.decoding.constraints import constrained
+from prompt_tuning_jax.decoding.generation import (
+    Decode,
+    empty_cache,
+    known,
+    label_log_probs,
+    own_tokens,
+)
+from prompt_tuning_jax.decoding.options import GenerationSettings
+from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.params import with_prompt
+from prompt_tuning_jax.serving import axes
+from prompt_tuning_jax.serving.choosing import Wishes, choose, mean_of_groups
+
+AnyArray = Array | np.ndarray
+
+
+class Rows(NamedTuple):
+    """Texts laid out with their prompts; a row of padding alone is nothing."""
+
+    tokens: Int[AnyArray, "B S"]
+    prompt_positions: Int[AnyArray, "B S"]
+    prompt_ids: Int[AnyArray, " B"]
+
+
+class Inputs(NamedTuple):
+    """Texts that were read: what their family makes of them, and their own tokens."""
+
+    read: Any
+    own: tuple[Int[Array, "B S"], Bool[Array, "B S"]]
+
+
+class TableAxes(NamedTuple):
+    """Which axes of the table's leaves are what: `axes.that_grow`."""
+
+    inputs: Any
+    positions: Any
+    cache: Any
+
+
+def blank(config: NetworkConfig, texts: int, length: int) -> Rows:
+    """Rows of padding alone."""
+    tokens = np.full((texts, length), config.pad_id, np.int32)
+    return Rows(tokens, np.full_like(tokens, -1), np.zeros(texts, np.int32))
+
+
+def read(
+    config: NetworkConfig, params: Mapping[str, Any], bank: Float[Array, "N P D"], rows: Rows
+) -> Inputs:
+    """Texts through the encoder, or, of a causal model, through all layers."""
+    family = family_of(config)
+    batch = {"encoder_input_tokens": jnp.asarray(rows.tokens)}
+    batch |= {name: jnp.asarray(x) for name, x in rows._asdict().items() if name != "tokens"}
+    params = with_prompt(params, bank)
+    network, tokens, places = family.bind(config, params, batch, "prefix")
+    own = own_tokens(tokens, rows.prompt_positions, config.pad_id)
+    return Inputs(family.read(network, params, tokens, places), own)
+
+
+def fresh_cache(
+    config: NetworkConfig, how: GenerationSettings, params: Mapping[str, Any], inputs: Inputs
+) -> dict[str, Any]:
+    """What is kept of each text's tokens, before there are any."""
+    texts = len(inputs.own[0])
+    decode = _decoder(config, params, inputs.read)
+    cache = {"layers": empty_cache(decode, texts, how.max_length)}
+    if how.constraints:
+        nothing = jnp.zeros((texts, 1))
+        cache["history"] = _constrained(config, how, inputs, (nothing, nothing[:, 0]))[1]["history"]
+    return cache
+
+
+def place(
+    config: NetworkConfig,
+    how: GenerationSettings,
+    of_table: TableAxes,
+    params: Mapping[str, Any],
+    table: Inputs,
+    cache: Any,
+    padding: Inputs,
+    new: Inputs,
+    slots: Int[AnyArray, " B"],
+) -> tuple[Inputs, Any]:
+    """The table and its cache with texts that were read in some slots.
+
+    Args:
+      padding: a row of padding alone that is as long as the table's.
+      slots: one that there is not is for no text.
+    """
+    longer = axes.lengthened(new, padding, of_table.inputs, of_table.positions)
+    fresh = fresh_cache(config, how, params, longer)
+    table = axes.put(table, longer, of_table.inputs, slots)
+    return table, axes.put(cache, fresh, of_table.cache, slots)
+
+
+def step(
+    config: NetworkConfig,
+    how: GenerationSettings,
+    of_table: TableAxes,
+    length: int,
+    params: Mapping[str, Any],
+    table: Inputs,
+    cache: Any,
+    tokens: Int[AnyArray, " R"],
+    wishes: Wishes,
+) -> tuple[Any, Int[Array, " R"], Float[Array, " R"]]:
+    """The cache, the next token of each of the first R slots, and its log-probability.
+
+    Args:
+      length: S, of which no text in these slots is longer.
+      tokens: the newest of each.
+    """
+    rows = axes.first(table, of_table.inputs, len(tokens))
+    some = axes.cut(rows, of_table.positions, length)
+    before = axes.first(cache, of_table.cache, len(tokens))
+    mapped = axes.mapped(of_table.inputs.read), axes.mapped(of_table.cache["layers"])
+
+    def one(read, cache, token):
+        read = axes.with_axis(read, of_table.inputs.read)
+        cache = axes.with_axis(cache, of_table.cache["layers"])
+        decode = _decoder(config, params, read)
+        logits, cache = decode(token[None, None], cache=cache, max_decode_length=how.max_length)
+        return logits[0, 0], axes.without_axis(cache, of_table.cache["layers"])
+
+    logits_RxV, layers = jax.vmap(one, (*mapped, 0), (0, mapped[1]))(
+        some.read, before["layers"], jnp.asarray(tokens)
+    )
+    log_probs_RxV = jax.nn.log_softmax(logits_RxV)
+    log_z_R = (logits_RxV - log_probs_RxV)[:, :1]
+    log_probs_RxV = mean_of_groups(log_probs_RxV, wishes.group)
+    changed = {"layers": layers}
+    if how.constraints:
+        scores = log_probs_RxV, mean_of_groups(log_z_R, wishes.group)[:, 0]
+        keep_to = jax.vmap(functools.partial(_kept_to, config, how))
+        log_probs_RxV, changed["history"] = keep_to(
+            rows.own, before["history"], jnp.asarray(tokens), wishes.index, scores
+        )
+    chosen_R = choose(log_probs_RxV, wishes)
+    gain_R = jnp.take_along_axis(log_probs_RxV, chosen_R[:, None], axis=1)[:, 0]
+    return axes.put_first(cache, changed, of_table.cache), chosen_R, gain_R
+
+
+def score(
+    config: NetworkConfig,
+    params: Mapping[str, Any],
+    inputs: Inputs,
+    labels: Int[AnyArray, "B C L"],
+) -> Float[Array, "B C"]:
+    """Log-probabilities of labels, each text's own, after texts that were read."""
+    decode = _decoder(config, params, inputs.read)
+
+    def of_labels(labels_BxL):
+        return label_log_probs(decode, labels_BxL, config)
+
+    return jax.vmap(of_labels, in_axes=1, out_axes=1)(jnp.asarray(labels))
+
+
+def _decoder(config: NetworkConfig, params: Mapping[str, Any], read: Any) -> Decode:
+    """`decode` after texts that were read: nothing is left in it to know of prompts."""
+    family = family_of(config)
+    batch = {"encoder_input_tokens": blank(config, 1, 1).tokens}
+    network, *_ = family.bind(config, params, batch, "prefix")
+    return functools.partial(family.decode, network, params, read)
+
+
+def _constrained(config, how, inputs, scores):
+    """A step that keeps to the model's own rules, and the cache it starts with."""
+    return constrained(
+        lambda cache, _: (*scores, cache),
+        {},
+        how.constraints,
+        of_logits=True,
+        eos_ids=how.eos_ids,
+        max_length=how.max_length,
+        **known(*inputs.own, how.start_id, config.continues_inputs),
+    )
+
+
+def _kept_to(config, how, own, history, token, index, scores):
+    """One row's log-probabilities as the model's rules have them, and its tokens so far."""
+    one = jax.tree.map(lambda x: x[None], (own, history, token, scores))
+    own, history, token, scores = one
+    follow, _ = _constrained(config, how, Inputs(None, own), scores)
+    log_probs, cache = follow({"own": {}, "history": history, "index": index}, token)
+    return log_probs[0], cache["history"][0]
