@@ -1,4 +1,4 @@
-"""Which prompts are on the devices: as many as there is room for, the least recently used leaves."""
+"""The prompts on the devices: as many as there is room for; the least recently used leaves."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

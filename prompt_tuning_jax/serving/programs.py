@@ -81,6 +81,12 @@ class Programs:
         if self._found:
             self._make_table()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the state is there: a program that fails may have taken it with it."""
+        state = jax.tree.leaves((self._bank, self._table, self._cache))
+        return not any(leaf.is_deleted() for leaf in state)
+
     # ---- running -------------------------------------------------------------------------------
 
     def write(self, values: Float[np.ndarray, "n P D"], places: Int[np.ndarray, " n"]) -> None:

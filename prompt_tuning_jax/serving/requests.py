@@ -13,7 +13,7 @@ from prompt_tuning_jax.evaluation.answers import Answer
 
 
 class Token(NamedTuple):
-    """The next token of a text, and its log-probability by the model itself."""
+    """The next token of a text, also one that ends it, and its log-probability by the model."""
 
     id: int
     log_prob: float

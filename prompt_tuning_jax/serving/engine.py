@@ -1,0 +1,243 @@
+"""The engine: requests for different prompts go through one frozen model together.
+
+Its thread does one thing after another, for as long as there is work: it reads some of the texts
+that wait (those to classify are answered at once, those to generate get slots), then makes one more
+token of every text that has a slot. So a text that ends frees its slot for the next step, and
+nobody waits for a long answer of somebody else. What a request is answered does not depend on what
+it was read or decoded with.
+"""
+
+import collections
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prompt_tuning_jax.decoding.options import GenerationSettings
+from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.serving.intake import Intake, Library, Limits
+from prompt_tuning_jax.serving.programs import Programs, Shapes
+from prompt_tuning_jax.serving.reading import Reader
+from prompt_tuning_jax.serving.requests import (
+    Event,
+    Failed,
+    Finished,
+    Request,
+    Stopping,
+    Token,
+    TooLate,
+)
+from prompt_tuning_jax.serving.slots import Slots
+from prompt_tuning_jax.serving.waiting import Job, Waiting
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
+
+LOG = logging.getLogger(__name__)
+SHAPES = Shapes()
+
+
+class Engine:
+    """One frozen model and the requests that it answers.
+
+        engine = Engine(model, library)
+        engine.start()
+        engine.submit(Generate(tokens=engine.encode(text), prompts=("topic",), ...))
+        engine.stop()
+
+    Attributes:
+      model, library: the model, and the prompts by name.
+      limits: what a request may ask for.
+    """
+
+    def __init__(
+        self,
+        model: FrozenModel,
+        library: Library,
+        shapes: Shapes = SHAPES,
+        max_labels: int = 64,
+        max_waiting: int = 1024,
+    ):
+        """Compiles nothing yet.
+
+        Raises:
+          ValueError: the model has no vocabulary, or its files ask for what is not done here.
+        """
+        self.model, self.library = model, library
+        self.programs = Programs(model, shapes, _own_settings(model))
+        self.limits = Limits(
+            max_input_length=shapes.lengths[-1] - shapes.prompt_length,
+            max_tokens=shapes.max_tokens,
+            max_labels=max_labels,
+            max_label_tokens=shapes.label_lengths[-1],
+            max_waiting=max_waiting,
+        )
+        self._intake = Intake(model, library, self.programs, self.limits)
+        self._slots = Slots(self.programs)
+        self._reader = Reader(self.programs, self._slots)
+        self._waiting = Waiting(max_waiting)
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    # ---- for those who ask ---------------------------------------------------------------------
+
+    def start(self, visibilities: Iterable[str] = ()) -> float:
+        """Compiles everything that will run, then takes requests; returns the seconds it took."""
+        begun = time.monotonic()
+        self.programs.compile(self._intake.read_as(each) for each in visibilities)
+        self._thread.start()
+        return time.monotonic() - begun
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Takes no more requests, and ends what it accepted; returns whether it did in time."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text.
+
+        Raises:
+          ValueError: there are more than `limits.max_input_length`.
+        """
+        return self._intake.encode(text)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    def submit(self, request: Request) -> None:
+        """Takes a request; a prompt that is on no device yet is read from its file first.
+
+        Raises:
+          ValueError: it asks for what cannot be, or goes beyond `limits`.
+          LookupError: there is no such prompt.
+          Overloaded: too many are waiting.
+          Stopping: the engine ends.
+        """
+        job = self._intake.job(request)
+        with self._changed:
+            if self._is_stopping:
+                raise Stopping("The server is stopping.")
+            self._waiting.add(job)
+            self._counts["requests"] += 1
+            self._changed.notify()
+
+    def prepare(self, prompt: TunedPrompt) -> None:
+        """Compiles what a prompt needs that sees otherwise than those before it."""
+        self.programs.compile_read(self._intake.read_as(prompt.visibility, prompt.layout))
+
+    def statistics(self) -> Mapping[str, float]:
+        """Counts since the start, and how things stand now."""
+        slots = self.programs.shapes.slots[-1]
+        return {
+            "requests": self._counts["requests"],
+            "tokens": self._counts["tokens"],
+            "steps": self._counts["steps"],
+            "step_slots": self._counts["step_slots"],
+            "reads": self._counts["reads"],
+            "read_rows": self._counts["read_rows"],
+            "read_places": self._counts["read_places"],
+            "failures": self._counts["failures"],
+            "waiting": len(self._waiting),
+            "slots": slots,
+            "slots_busy": slots - self._slots.free,
+            "prompts_on_device": len(self._reader.bank),
+            "programs": self.programs.compiled,
+        }
+
+    # ---- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._has_work():
+            self._drop_unwanted()
+            with self._changed:
+                batch = self._waiting.next_batch(self.programs.shapes.texts[-1], self._slots.free)
+            if batch:
+                read = functools.partial(self._read, batch)
+                self._guarded([job.request for job in batch], read)
+            if self._slots.texts:
+                self._guarded([text.request for text in self._slots.texts], self._step)
+
+    def _has_work(self) -> bool:
+        """Waits for some; False where the engine stops and nothing is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._slots.texts or self._is_stopping)
+            return bool(self._waiting or self._slots.texts)
+
+    def _drop_unwanted(self) -> None:
+        """Requests that were cancelled leave, and those whose time is over are told so."""
+        now = time.monotonic()
+
+        def is_over(request: Request) -> bool:
+            is_late = request.deadline is not None and now > request.deadline
+            return request.is_cancelled or is_late
+
+        with self._changed:
+            over = [job.request for job in self._waiting.remove(is_over)]
+        for text in [text for text in self._slots.texts if is_over(text.request)]:
+            self._slots.leave(text)
+            over.append(text.request)
+        for request in over:
+            self._tell(request, Failed(TooLate("The deadline of this request has passed.")))
+
+    def _guarded(self, requests: Sequence[Request], work: Callable[[], None]) -> None:
+        """A step that fails fails its requests, and not the server."""
+        try:
+            work()
+        except Exception as error:
+            LOG.exception("A step failed.")
+            self._counts["failures"] += 1
+            lost = dict.fromkeys(requests)
+            if not self.programs.is_whole:  # it took the state of all texts with it
+                lost |= dict.fromkeys(text.request for text in self._slots.texts)
+                self.programs.reset()
+                self._reader.bank.clear()
+            for text in [text for text in self._slots.texts if text.request in lost]:
+                self._slots.leave(text)
+            for request in lost:
+                self._tell(request, Failed(error))
+
+    def _tell(self, request: Request, event: Event) -> None:
+        if request.is_cancelled:
+            return
+        try:
+            request.tell(event)
+        except Exception:  # whoever asked: others still get their answers
+            LOG.exception("A request could not be told its answer.")
+
+    # ---- its two kinds of work ----------------------------------------------------------------
+
+    def _read(self, batch: Sequence[Job]) -> None:
+        """Reads texts; ranks their labels, or gives them slots."""
+        places, answers = self._reader.read(batch)
+        self._counts.update(reads=1, read_rows=sum(job.rows for job in batch), read_places=places)
+        for request, answer in answers:
+            self._tell(request, answer)
+
+    def _step(self) -> None:
+        """One more token of every text that has a slot."""
+        ends = self.programs.how.eos_ids
+        self._counts.update(steps=1, step_slots=sum(len(t.slots) for t in self._slots.texts))
+        for text, token, log_prob in self._slots.step():
+            self._counts["tokens"] += 1
+            self._tell(text.request, Token(token, log_prob))
+            if token in ends or text.count == text.request.sampling.max_tokens:
+                self._slots.leave(text)
+                self._tell(text.request, Finished("stop" if token in ends else "length"))
+
+
+def _own_settings(model: FrozenModel) -> GenerationSettings:
+    """What the model's own files say of every text: its first and last tokens, and its rules."""
+    own = model.generation.resolved({"beams": 1, "temperature": 0.0})
+    return GenerationSettings(
+        constraints=own["constraints"], eos_ids=own["eos_ids"], start_id=own["start_id"]
+    )

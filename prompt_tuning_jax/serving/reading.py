@@ -1,0 +1,80 @@
+"""Texts that are read together: laid out with their prompts, then ranked or given slots."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from prompt_tuning_jax.evaluation.answers import ranked_answer
+from prompt_tuning_jax.layout import place_prompts
+from prompt_tuning_jax.serving.bank import Bank
+from prompt_tuning_jax.serving.intake import fitting
+from prompt_tuning_jax.serving.programs import Programs
+from prompt_tuning_jax.serving.requests import Ranked, Request
+from prompt_tuning_jax.serving.slots import Slots
+from prompt_tuning_jax.serving.steps import Inputs, Rows
+from prompt_tuning_jax.serving.waiting import Job
+
+
+class Reader:
+    """Reads batches of jobs of one kind."""
+
+    def __init__(self, programs: Programs, slots: Slots):
+        self._programs, self._slots = programs, slots
+        shapes = programs.shapes
+        self.bank = Bank(shapes.prompts, shapes.prompt_length)
+
+    def read(self, batch: Sequence[Job]) -> tuple[int, Iterator[tuple[Request, Ranked]]]:
+        """How many rows there was room for, and the answers of those whose labels are ranked."""
+        kind, rows = batch[0].kind, sum(job.rows for job in batch)
+        size = fitting(self._programs.shapes.texts, rows)
+        inputs = self._programs.read(self._laid_out(batch, size), kind.visibility)
+        if kind.label_length is not None:
+            return size, self._ranked(batch, inputs, size)
+        self._place(batch, inputs, size)
+        return size, iter(())
+
+    def _laid_out(self, batch: Sequence[Job], size: int) -> Rows:
+        """The texts of a batch, each once for each of its prompts, with room for these."""
+        wanted = [one for job in batch for one in job.prompts]
+        places = iter(self.bank.places_of(wanted, self._programs.write) if wanted else ())
+        config = self._programs.model.config
+        tokens = np.full((size, batch[0].kind.length), config.pad_id, np.int32)
+        lengths, ids = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        layouts, row = ["prefix"] * size, 0
+        for job in batch:
+            for one in job.prompts or (None,):
+                tokens[row, : len(job.request.tokens)] = job.request.tokens
+                if one is not None:
+                    lengths[row], layouts[row] = len(one.prompt.values), one.prompt.layout
+                    ids[row] = next(places)
+                row += 1
+        # The rows are long enough already: no room is to be added.
+        tokens, positions = place_prompts(tokens, lengths, layouts, 0, config.eos_id, config.pad_id)
+        return Rows(tokens.astype(np.int32), positions.astype(np.int32), ids)
+
+    def _place(self, batch: Sequence[Job], inputs: Inputs, size: int) -> None:
+        nowhere = self._programs.shapes.slots[-1]
+        slots: list[int] = []
+        for job in batch:
+            slots += self._slots.take(job.request, job.kind.length, job.rows).slots
+        self._programs.place(
+            inputs, np.pad(slots, (0, size - len(slots)), constant_values=nowhere).astype(np.int32)
+        )
+
+    def _ranked(
+        self, batch: Sequence[Job], inputs: Inputs, size: int
+    ) -> Iterator[tuple[Request, Ranked]]:
+        """Scores labels, a few of each text at a time."""
+        at_once, length = self._programs.shapes.labels, batch[0].kind.label_length
+        most = max(len(job.labels) for job in batch)
+        count = -(-most // at_once) * at_once
+        labels = np.full((size, count, length), self._programs.model.config.pad_id, np.int32)
+        firsts = np.cumsum([0, *(job.rows for job in batch)])
+        for job, row in zip(batch, firsts, strict=False):
+            own = np.asarray(job.labels)
+            labels[row : row + job.rows, : len(own), : own.shape[1]] = own
+        parts = np.split(labels, count // at_once, axis=1)
+        scores = np.concatenate([self._programs.score(inputs, part) for part in parts], axis=1)
+        for job, row in zip(batch, firsts, strict=False):
+            own = scores[row : row + job.rows, : len(job.labels)]
+            yield job.request, Ranked(ranked_answer(own, list(job.request.labels)))

@@ -1,0 +1,256 @@
+"""An answer does not depend on what it shares the devices with, and nothing compiles meanwhile."""
+
+import functools
+import random
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from common import slow
+from serving_engine import SHAPES, Shelf, classify, generate, random_prompts
+
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.serving.engine import Engine
+from prompt_tuning_jax.serving.requests import Failed, Finished, Overloaded, Stopping, TooLate
+
+LABELS = ("yes", "no", "the soup")
+TEXTS = [example["inputs"] for example in tiny.examples()[::7]]
+ENSEMBLE = ("p0", "p1", "p5")
+
+
+@pytest.fixture(scope="module", params=["t5", slow("causal")])
+def engine(request, model):
+    model = model if request.param == "t5" else pt.load_model("bundled_causal")
+    prompts = random_prompts(model.config.emb_dim)
+    if request.param == "causal":  # nothing but what is in front of all is isolated there
+        prompts["p4"] = prompts["p0"]
+    engine = Engine(model, Shelf({**prompts, "all": ENSEMBLE}), SHAPES, max_waiting=200)
+    engine.start(visibilities=("isolated",) if request.param == "t5" else ())
+    yield engine
+    assert engine.stop(60)
+
+
+def alone(engine, text, prompts):
+    """Token ids of the model by itself, and their score."""
+    tokens, scores = all_alone(engine, prompts)
+    ids, end = tokens[TEXTS.index(text)], engine.model.config.eos_id
+    return ids[: ids.index(end) + 1] if end in ids else ids, scores[TEXTS.index(text)]
+
+
+@functools.lru_cache
+def all_alone(engine, prompts):
+    """Those of all texts."""
+    ids = [engine.encode(text) for text in TEXTS]
+    rows = np.full((len(ids), 16), engine.model.config.pad_id)
+    for row, tokens in zip(rows, ids, strict=True):
+        row[: len(tokens)] = tokens
+    prompt = of(engine, prompts)
+    tokens, scores = engine.model.generate_tokens(rows, prompt, max_length=SHAPES.max_tokens)
+    return np.asarray(tokens).tolist(), np.asarray(scores).tolist()
+
+
+def of(engine, prompts):
+    given = {name: engine.library.prompts[name] for name in prompts}
+    if len(prompts) < 2:
+        return given[prompts[0]] if prompts else None
+    return pt.TunedBank(given).ensemble()
+
+
+def test_generated_texts_are_those_of_each_alone(engine):
+    names = [(), ("p0",), ("p1",), ("p2",), ("p3",), ("p4",), ("p5",), ENSEMBLE]
+    asked = [(text, names[i % len(names)], 12 - i % 5) for i, text in enumerate(TEXTS * 2)]
+    # Some end before others, whose slots go on.
+    answers = [generate(engine, *pair, max_tokens=most)[0] for *pair, most in asked]
+    for (text, prompts, most), answer in zip(asked, answers, strict=True):
+        *tokens, end = answer.all()
+        expected, score = alone(engine, text, prompts)
+        assert [token.id for token in tokens] == expected[:most], (text, prompts)
+        if len(expected) <= most:
+            assert sum(token.log_prob for token in tokens) == pytest.approx(score, abs=2e-3)
+        has_ended = tokens[-1].id == engine.model.config.eos_id
+        assert end == Finished("stop" if has_ended else "length")
+
+
+def test_labels_are_ranked_as_for_each_alone(engine):
+    names = [(), ("p1",), ("p2",), ("p4",), ENSEMBLE]
+    for i, text in enumerate(TEXTS):
+        labels = LABELS[: 2 + i % 2]
+        prompts = names[i % len(names)]
+        answer = classify(engine, text, labels, prompts)[0].ranked()
+        scores = engine.model.label_scores([text], labels, of(engine, prompts)).mean(axis=1)[0]
+        assert list(answer.scores) == list(labels)
+        np.testing.assert_allclose(list(answer.scores.values()), scores, atol=2e-3)
+        assert sum(answer.votes.values()) == max(1, len(prompts))
+
+
+def test_what_is_sampled_depends_on_seed_and_number_alone(engine):
+    how = {"temperature": 2.0, "top_k": 20, "top_p": 0.9, "seed": 5}
+    many = [generate(engine, TEXTS[0], ("p0",), number=n, **how)[0] for n in range(3)]
+    others = [generate(engine, text, ("p3",)) for text in TEXTS[1:4]]
+    found = [answer.tokens()[0] for answer in many]
+    assert all(answer.tokens() for answer, _ in others)
+    batch = np.array([engine.encode(TEXTS[0])] * 3)
+    tokens, _ = engine.model.generate_tokens(
+        batch, of(engine, ("p0",)), max_length=SHAPES.max_tokens, **how
+    )
+    for ids, expected in zip(found, np.asarray(tokens), strict=True):
+        assert ids == expected[: len(ids)].tolist()
+    assert found[0] != found[1]
+
+
+def test_nothing_is_compiled_for_a_request(engine):
+    """Whatever comes: new prompts, lengths, labels, samples."""
+    compiled = []
+
+    def listen(name, *_, **__):
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    width = engine.model.config.emb_dim
+    for i in range(6):  # more than there are places for
+        engine.library.prompts[f"new{i}"] = pt.TunedPrompt(np.full((1 + i, width), 0.1 * i))
+        engine.library.versions[f"new{i}"] = 0
+    asked = [generate(engine, text, (f"new{i % 6}",))[0] for i, text in enumerate(TEXTS)]
+    asked.append(generate(engine, TEXTS[0] + " and " + TEXTS[1], seed=3, temperature=1.0)[0])
+    asked.append(classify(engine, TEXTS[0], LABELS, ("new3",))[0])
+    assert all(answer.all() for answer in asked)
+    assert not compiled
+    jax.jit(lambda x: x * 3.25)(2.0)  # the listener hears what there is
+    assert compiled
+
+
+def test_a_prompt_that_is_replaced_is_another(engine):
+    text, width = TEXTS[0], engine.model.config.emb_dim
+    rng = np.random.default_rng(3)
+    old, new = (pt.TunedPrompt(2 * rng.normal(size=(4, width))) for _ in range(2))
+    engine.library.prompts["changing"], engine.library.versions["changing"] = old, 0
+    first = classify(engine, text, LABELS, ("changing",))[0].ranked()
+    engine.library.replace("changing", new)
+    second = classify(engine, text, LABELS, ("changing",))[0].ranked()
+    for answer, prompt in ((first, old), (second, new)):
+        expected = engine.model.label_scores([text], LABELS, prompt)[0, 0]
+        np.testing.assert_allclose(list(answer.scores.values()), expected, atol=2e-3)
+    assert first.scores != second.scores
+
+
+def test_a_full_queue_is_said_at_once(engine):
+    answers, refused = [], None
+    while refused is None:
+        try:
+            answers.append(generate(engine, TEXTS[0], ("p0",))[0])
+        except Overloaded as error:
+            refused = error
+    assert len(answers) >= 200
+    assert 1 <= refused.retry_after <= 60
+    assert len({tuple(answer.tokens()[0]) for answer in answers}) == 1
+
+
+def test_a_deadline_and_a_client_that_left(engine):
+    late, _ = generate(engine, TEXTS[0], deadline=time.monotonic() - 1)
+    (event,) = late.all()
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, TooLate)
+    busy = [generate(engine, text, ("p0",)) for text in TEXTS * 3]
+    for _, request in busy:
+        request.cancel()
+    answer, _ = generate(engine, TEXTS[1], ("p0",))
+    assert answer.tokens()[0] == alone(engine, TEXTS[1], ("p0",))[0]
+    deadline = time.monotonic() + 30
+    while engine.statistics()["slots_busy"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.statistics()["slots_busy"] == engine.statistics()["waiting"] == 0
+
+
+@pytest.mark.parametrize("name", ["read", "step", "place", "score"])
+def test_a_step_that_fails_fails_its_requests_alone(engine, monkeypatch, name):
+    calls = []
+    program = getattr(engine.programs, name)
+
+    def fail_once(*args):
+        calls.append(name)
+        if len(calls) == 1:
+            raise RuntimeError("out of order")
+        return program(*args)
+
+    monkeypatch.setattr(engine.programs, name, fail_once)
+    ask = (
+        (lambda: classify(engine, TEXTS[0], LABELS, ("p0",)))
+        if name == "score"
+        else lambda: generate(engine, TEXTS[0], ("p0",))
+    )
+    event = ask()[0].all()[-1]
+    assert isinstance(event, Failed)
+    assert "out of order" in str(event.error)
+    assert not isinstance(ask()[0].all()[-1], Failed)
+    assert len(calls) > 1
+
+
+def test_state_that_a_failure_took_is_made_again(engine):
+    generate(engine, TEXTS[0], ("p0",))[0].tokens()
+    for leaf in jax.tree.leaves(engine.programs._cache):
+        leaf.delete()
+    assert isinstance(generate(engine, TEXTS[0], ("p0",))[0].all()[-1], Failed)
+    found, _ = generate(engine, TEXTS[0], ("p0",))[0].tokens()
+    assert found == alone(engine, TEXTS[0], ("p0",))[0]
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda e: e.encode("good " * 40), "most that this server takes"),
+        (lambda e: generate(e, TEXTS[0], max_tokens=13), "max_tokens must be 1 to 12"),
+        (lambda e: generate(e, TEXTS[0], max_tokens=0), "max_tokens must be 1 to 12"),
+        (lambda e: classify(e, TEXTS[0], ()), "labels"),
+        (lambda e: classify(e, TEXTS[0], ["good " * 9, "no"]), "at most 4"),
+        (lambda e: classify(e, TEXTS[0], ["yes", "yes "]), "same tokens"),
+        (lambda e: generate(e, TEXTS[0], ["p0"] * 5), "too many for one ensemble"),
+    ],
+)
+def test_what_cannot_be_is_refused(engine, ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask(engine)
+
+
+def test_it_ends_what_it_accepted(model):
+    prompts = random_prompts(model.config.emb_dim)
+    engine = Engine(model, Shelf(prompts), SHAPES)
+    engine.start()
+    answers = [generate(engine, text, ("p0",))[0] for text in TEXTS]
+    stopped = threading.Thread(target=engine.stop)
+    stopped.start()
+    while not engine.is_stopping:
+        time.sleep(0.001)
+    with pytest.raises(Stopping):
+        generate(engine, TEXTS[0])
+    stopped.join(60)
+    assert not engine.is_ready
+    assert all(answer.tokens() for answer in answers)
+
+
+@pytest.mark.slow
+def test_under_load_nobody_gets_the_answer_of_another(engine):
+    """Some hundred requests from several threads, in any order."""
+    names = [(), ("p0",), ("p1",), ("p2",), ("p3",), ("p4",), ENSEMBLE]
+    pairs = [(text, prompts) for text in TEXTS for prompts in names]
+    expected = {pair: alone(engine, *pair)[0] for pair in pairs}
+    wrong = []
+
+    def client(seed):
+        rng = random.Random(seed)
+        for pair in rng.sample(pairs, 40):
+            answer, request = generate(engine, *pair)
+            if rng.random() < 0.1:
+                request.cancel()
+            elif answer.tokens()[0] != expected[pair]:
+                wrong.append(pair)
+
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+    assert not wrong
