@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from prompt_tuning_jax import TunedPrompt, load_prompt, save_prompt
+from prompt_tuning_jax import load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.prompt_file import read_header
 from prompt_tuning_jax.serving.description import check_name
 from prompt_tuning_jax.serving.library import Conflict, PromptLibrary, UnknownPrompt, Unusable
@@ -186,8 +186,10 @@ def test_what_is_no_prompt_of_this_model_is_not_placed(library, folder, content,
 
 @pytest.mark.parametrize(
     "name",
-    ["../out", "..", ".", "", "/etc/x", "a/b", "a\0b", "a\\b", ".hidden", "x" * 201, "base"]
-    + ["nearest", "a b", "é", "a\n", "-rf", "~root", "a?b", "%2e%2e", "reload"],
+    (
+        "../out|..|.||/etc/x|a/b|a\0b|a\\b|.hidden|base|nearest|reload|a b|é|a\n|-rf|~root|a?b|%2e|"
+        + "x" * 201
+    ).split("|"),
 )
 def test_names_that_leave_the_folder_or_a_url(library, name):
     with pytest.raises(ValueError, match="cannot be a prompt's name"):
@@ -250,7 +252,7 @@ def test_ensembles(library, folder, model):
     library.remove("sent")
     assert not (folder / "both.ensemble.json").exists()
     for members in ([], ["run"], ["run", "run"], ["run", "nobody"]):
-        with pytest.raises(ValueError, match="ensemble has two|no prompt 'nobody'"):
+        with pytest.raises(ValueError, match=r"ensemble has two|no prompt 'nobody'"):
             library.add_ensemble("both", members)
     with pytest.raises(Conflict, match="is a prompt"):
         library.add_ensemble("run", ["run", "bare.npy"])
