@@ -77,12 +77,10 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
+OPTIONS = ["max_tokens", "temperature", "top_p", "n", "stop", "stream", "seed", "stream_options"]
 COMPLETION = st.fixed_dictionaries(
     {"model": st.just("food") | ANY_JSON, "prompt": st.just("soup") | ANY_JSON},
-    optional=dict.fromkeys(
-        "max_tokens temperature top_p n stop stream seed stream_options logprobs echo x".split(),
-        ANY_JSON,
-    ),
+    optional=dict.fromkeys([*OPTIONS, "logprobs", "echo", "x"], ANY_JSON),
 )
 CLASSIFICATION = st.fixed_dictionaries(
     {

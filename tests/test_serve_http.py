@@ -532,7 +532,30 @@ def test_a_reload(http, engine):
     error_of(http.get("/v1/models/later"), 404)
 
 
+def test_the_nearest_pieces_of_a_prompt(http, engine):
+    rows = http.get("/v1/prompts/deep/food/nearest", params={"count": 3}).json()["rows"]
+    table = np.asarray(engine.model.embeddings)[: engine.model.vocabulary.size]
+    one = values(1)
+    cosines = one @ table.T
+    cosines /= np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(table, axis=1)
+    for row, expected, vector in zip(rows, cosines, one, strict=True):
+        assert row["norm"] == pytest.approx(np.linalg.norm(vector))
+        found = [near["cosine"] for near in row["nearest"]]
+        np.testing.assert_allclose(found, np.sort(expected)[::-1][:3], atol=1e-5)
+    error_of(http.get("/v1/prompts/both/nearest"), 404)
+    error_of(http.get("/v1/prompts/food/nearest", params={"count": 0}), 400)
+
+
 # What is left.
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(address):
+    page = httpx.get(address)
+    assert page.status_code == 200
+    assert not re.search(r"""(src|href)\s*=\s*(?!["']?data:)|https?://|@import|url\(""", page.text)
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
 
 
 def test_metrics(http):
@@ -551,7 +574,9 @@ def test_metrics(http):
 
 
 def test_load_and_methods(http):
-    assert http.get("/v1/load").json() == {"waiting": 0, "tokens": 7, "slots": 4}
+    load = http.get("/v1/load").json()
+    assert load["engine"] == {"waiting": 0, "tokens": 7, "slots": 4}
+    assert load["state"] == "ready"
     error_of(http.get("/v1/completions"), 405)
     error_of(http.post("/nowhere"), 404)
     error_of(http.get("/v1/models/"), 404)

@@ -7,9 +7,11 @@ There is one loop and one process: the engine's thread does the work, and the ro
 """
 
 import math
+from typing import Literal
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from prompt_tuning_jax.serving.http.calls import Engine
 from prompt_tuning_jax.serving.http.catalogue import model_routes, prompt_routes
@@ -18,10 +20,20 @@ from prompt_tuning_jax.serving.http.completions import completion_routes
 from prompt_tuning_jax.serving.http.errors import documented, handle_errors
 from prompt_tuning_jax.serving.http.guard import Guard
 from prompt_tuning_jax.serving.http.limits import HttpSettings
+from prompt_tuning_jax.serving.http.meaning import nearest_routes
 from prompt_tuning_jax.serving.http.metrics import Metrics
+from prompt_tuning_jax.serving.http.page import page_routes
 
 _ABOUT = """One frozen model, many prompts. `model` names the prompt of a request, an ensemble of
 prompts, or `base` for none; a completion's temperature is 0 unless it says otherwise."""
+
+
+class Load(BaseModel):
+    """How the server is doing."""
+
+    model: str
+    state: Literal["starting", "ready", "stopping"]
+    engine: dict[str, float]
 
 
 def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
@@ -40,7 +52,9 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     app.include_router(completion_routes(engine, settings, metrics))
     app.include_router(classification_routes(engine, settings, metrics))
     app.include_router(model_routes(engine.library))
+    app.include_router(nearest_routes(engine.model, engine.library))
     app.include_router(prompt_routes(engine.library))
+    app.include_router(page_routes())
     _add_health(app, engine, metrics)
     return app
 
@@ -50,6 +64,9 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    def state() -> Literal["starting", "ready", "stopping"]:
+        return "stopping" if engine.is_stopping else "ready" if engine.is_ready else "starting"
+
     @app.get(
         "/readyz",
         tags=["health"],
@@ -57,8 +74,7 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         summary="Whether requests are taken",
     )
     async def readyz() -> JSONResponse:
-        state = "stopping" if engine.is_stopping else "ready" if engine.is_ready else "starting"
-        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+        return JSONResponse({"status": state()}, 200 if state() == "ready" else 503)
 
     @app.get(
         "/metrics",
@@ -70,6 +86,7 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     async def prometheus() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/load", tags=["health"], responses=documented(), summary="The engine's numbers")
-    async def load() -> dict[str, float]:
-        return {k: x for k, x in engine.statistics().items() if math.isfinite(x)}
+    @app.get("/v1/load", tags=["health"], responses=documented(), summary="How the server is doing")
+    async def load() -> Load:
+        numbers = {k: x for k, x in engine.statistics().items() if math.isfinite(x)}
+        return Load(model=engine.model.name, state=state(), engine=numbers)
