@@ -36,12 +36,7 @@ class TunedPrompt:
 
     def __post_init__(self):
         object.__setattr__(self, "values", checked_values(self.values, "this prompt"))
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"Unknown prompt layout {self.layout!r}; choose one of {LAYOUTS}.")
-        if self.visibility not in VISIBILITIES:
-            raise ValueError(
-                f"Unknown prompt visibility {self.visibility!r}; choose one of {VISIBILITIES}."
-            )
+        check_use(self.layout, self.visibility)
 
     def __repr__(self) -> str:
         use = f"{list(self.shape)}, {self.layout}, {self.visibility} visibility"
@@ -64,6 +59,14 @@ class TunedPrompt:
         """The same, without a word of which model it was tuned for: no other then refuses it."""
         kept = {k: x for k, x in self.metadata.items() if k not in (FINGERPRINT, VOCABULARY)}
         return dataclasses.replace(self, metadata=kept)
+
+
+def check_use(layout: str, visibility: str) -> None:
+    """Refuses, with a ValueError, what is no layout or no visibility."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"Unknown prompt layout {layout!r}; choose one of {LAYOUTS}.")
+    if visibility not in VISIBILITIES:
+        raise ValueError(f"Unknown prompt visibility {visibility!r}; choose one of {VISIBILITIES}.")
 
 
 def checked_values(values: Any, name: str) -> Float[np.ndarray, "P D"]:

@@ -3,15 +3,16 @@
 A prompt is of use only with the model it was tuned for, so the file says which that is.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,7 +29,13 @@ from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
 )
 from prompt_tuning_jax.data.templates import label_text
 from prompt_tuning_jax.json_values import json_object, plain
-from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt, checked_values
+from prompt_tuning_jax.tuned_prompt import (
+    FINGERPRINT,
+    VOCABULARY,
+    TunedPrompt,
+    check_use,
+    checked_values,
+)
 
 PREBUILT = Path(__file__).parents[1] / "bundled" / "prompts"
 SNAPSHOTS = "prompts"  # the directory of the prompts that a run keeps, one for each step
@@ -36,6 +43,15 @@ _VALUES = "prompt.safetensors"
 _METADATA = "prompt.json"
 _TENSOR = "prompt"
 _CHECKSUM = "values_sha256"
+
+
+class PromptHeader(NamedTuple):
+    """A prompt without its values: what else a `TunedPrompt` has."""
+
+    shape: tuple[int, int]
+    layout: str
+    visibility: str
+    metadata: dict[str, Any]
 
 
 def save_prompt(
@@ -130,6 +146,34 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
     facts = _facts(path, values, header)
     use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
     return TunedPrompt(values, use[0], facts, use[1])
+
+
+def read_header(path: str | os.PathLike) -> PromptHeader:
+    """What `load_prompt` of a local path would read, but for the values where that saves time.
+
+    A directory that `save_prompt` wrote, or its `prompt.safetensors`, is only opened; whether its
+    values are finite and have their checksum shows when it is loaded.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_prompt`.
+    """
+    path = Path(path)
+    file = path / _VALUES if path.is_dir() else path
+    if file.name != _VALUES or not file.is_file():
+        prompt = load_prompt(path)
+        return PromptHeader(prompt.shape, prompt.layout, prompt.visibility, dict(prompt.metadata))
+    with _opened(file) as tensors:
+        shape = tuple(tensors.get_slice(_TENSOR).get_shape())
+        header = (tensors.metadata() or {}).get(_TENSOR)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"A prompt is [length, width]; {file} is {list(shape)}.")
+    found = [checked_facts(json_object(t, s, r), s, r) for s, t, r in _written(file, header)]
+    # The header was written together with the values: a JSON file that differs is left over.
+    own = found[-1].get(_CHECKSUM) if header is not None else None
+    facts = next((x for x in found if own is None or x.get(_CHECKSUM, own) == own), {})
+    use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
+    check_use(*use)
+    return PromptHeader(shape, *use, facts)
 
 
 def load_bank(
@@ -245,29 +289,30 @@ def _as_json(facts: Mapping[str, Any]) -> str:
 
 def _read_safetensors(path: Path) -> tuple[np.ndarray, str | None]:
     """The prompt's values, and the facts that its header carries as JSON."""
+    with _opened(path) as file:
+        values = file.get_tensor(_TENSOR)
+        header = (file.metadata() or {}).get(_TENSOR)
+    return checked_values(values, str(path)), header
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file that holds a prompt's tensor, or a ValueError."""
     try:
         with safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())
             if _TENSOR not in names:
                 raise ValueError(f"{path} holds {names}, not a tensor named {_TENSOR!r}.")
-            values = file.get_tensor(_TENSOR)
-            header = (file.metadata() or {}).get(_TENSOR)
+            yield file
     except SafetensorError as error:
         raise ValueError(
             f"{path} is neither a safetensors nor a .npy file, or is cut short ({error})."
         ) from error
-    return checked_values(values, str(path)), header
 
 
 def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]:
     """What is written about these values: in `prompt.json`, or else in the header."""
-    sidecar = path.with_name(_METADATA)
-    texts = []
-    if path.name == _VALUES and sidecar.is_file():
-        remedy = f"Delete it: {_VALUES} holds a copy of it."
-        texts.append((sidecar, sidecar.read_bytes(), remedy))
-    if header is not None:
-        texts.append((f"The header of {path}", header, "Copy the file again."))
+    texts = _written(path, header)
     for source, text, remedy in texts:
         facts = checked_facts(json_object(text, source, remedy), source, remedy)
         if facts.get(_CHECKSUM, _checksum(values)) == _checksum(values):
@@ -275,3 +320,15 @@ def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]
     if texts:
         raise ValueError(f"{path} is corrupt: its values do not have the checksum written with it.")
     return {}
+
+
+def _written(path: Path, header: str | None) -> list[tuple[Any, str | bytes, str]]:
+    """(where, the JSON there, the remedy if it is none), the JSON file first."""
+    sidecar = path.with_name(_METADATA)
+    texts: list[tuple[Any, str | bytes, str]] = []
+    if path.name == _VALUES and sidecar.is_file():
+        remedy = f"Delete it: {_VALUES} holds a copy of it."
+        texts.append((sidecar, sidecar.read_bytes(), remedy))
+    if header is not None:
+        texts.append((f"The header of {path}", header, "Copy the file again."))
+    return texts

@@ -1,0 +1,1 @@
+"""The server's HTTP interface; the only room that imports FastAPI, uvicorn or prometheus-client."""

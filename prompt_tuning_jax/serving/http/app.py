@@ -1,0 +1,92 @@
+"""The server's routes together.
+
+    app = make_app(engine, HttpSettings(token="..."))
+    uvicorn.run(app, host="127.0.0.1", port=8000)
+
+There is one loop and one process: the engine's thread does the work, and the routes wait for it.
+"""
+
+import math
+from typing import Literal
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from prompt_tuning_jax.serving.http.calls import Engine
+from prompt_tuning_jax.serving.http.catalogue import model_routes, prompt_routes
+from prompt_tuning_jax.serving.http.classification import classification_routes
+from prompt_tuning_jax.serving.http.completions import completion_routes
+from prompt_tuning_jax.serving.http.errors import documented, handle_errors
+from prompt_tuning_jax.serving.http.guard import Guard
+from prompt_tuning_jax.serving.http.limits import HttpSettings
+from prompt_tuning_jax.serving.http.meaning import nearest_routes
+from prompt_tuning_jax.serving.http.metrics import Metrics
+from prompt_tuning_jax.serving.http.page import page_routes
+
+_ABOUT = """One frozen model, many prompts. `model` names the prompt of a request, an ensemble of
+prompts, or `base` for none; a completion's temperature is 0 unless it says otherwise."""
+
+
+class Load(BaseModel):
+    """How the server is doing."""
+
+    model: str
+    state: Literal["starting", "ready", "stopping"]
+    engine: dict[str, float]
+
+
+def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
+    """The application for an ASGI server."""
+    app = FastAPI(
+        title="prompt-tuning serve",
+        description=_ABOUT,
+        version="1",
+        docs_url=None,  # the pages that come with it load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    metrics = Metrics(engine.statistics)
+    app.add_middleware(Guard, settings=settings, observe=metrics.observe)
+    handle_errors(app)
+    app.include_router(completion_routes(engine, settings, metrics))
+    app.include_router(classification_routes(engine, settings, metrics))
+    app.include_router(model_routes(engine.library))
+    app.include_router(nearest_routes(engine.model, engine.library))
+    app.include_router(prompt_routes(engine.library))
+    app.include_router(page_routes())
+    _add_health(app, engine, metrics)
+    return app
+
+
+def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["health"], summary="Whether the process answers")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    def state() -> Literal["starting", "ready", "stopping"]:
+        return "stopping" if engine.is_stopping else "ready" if engine.is_ready else "starting"
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        responses={503: {"description": "It starts or stops."}},
+        summary="Whether requests are taken",
+    )
+    async def readyz() -> JSONResponse:
+        return JSONResponse({"status": state()}, 200 if state() == "ready" else 503)
+
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        responses=documented() | {200: {"content": {"text/plain": {}}}},
+        response_class=Response,
+        summary="For Prometheus",
+    )
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/load", tags=["health"], responses=documented(), summary="How the server is doing")
+    async def load() -> Load:
+        numbers = {k: x for k, x in engine.statistics().items() if math.isfinite(x)}
+        return Load(model=engine.model.name, state=state(), engine=numbers)

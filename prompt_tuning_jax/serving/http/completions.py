@@ -1,0 +1,326 @@
+"""OpenAI's /v1/completions: `model` names the prompt that answers."""
+
+import contextlib
+import json
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
+
+from prompt_tuning_jax.bounds import SEED, TEMPERATURE, TOP_K, TOP_P
+from prompt_tuning_jax.serving.http.calls import (
+    Call,
+    Engine,
+    encoded,
+    seconds_left,
+    while_connected,
+)
+from prompt_tuning_jax.serving.http.errors import (
+    as_api_error,
+    documented,
+    error_body,
+    refused,
+)
+from prompt_tuning_jax.serving.http.limits import HttpSettings
+from prompt_tuning_jax.serving.http.metrics import Metrics
+from prompt_tuning_jax.serving.requests import Finished, Generate, Sampling, Token
+from prompt_tuning_jax.serving.text_stream import TextStream
+
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+_TOKENS = 16  # of an answer, where a request does not say
+# OpenAI's fields that are not done here -> the values by which they ask for nothing.
+_NOT_DONE: Mapping[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "suffix": (None, ""),
+}
+
+
+class StreamOptions(BaseModel):
+    """How a stream is sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = Field(False, description="Count the tokens in a last chunk.")
+    include_obfuscation: bool | None = Field(None, description="Accepted, and of no effect.")
+
+
+class CompletionRequest(BaseModel):
+    """What to go on from, or to answer, and how."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(description="A prompt or an ensemble; `base` for the model without one.")
+    prompt: str | list[str] = Field(description="The text, or several.", min_length=0)
+    max_tokens: int | None = Field(None, ge=1, description="The most tokens of an answer; 16.")
+    temperature: float | None = Field(
+        0.0,
+        ge=TEMPERATURE.least,
+        le=TEMPERATURE.most,
+        description="0 takes the likeliest token; unlike at OpenAI, that is the default.",
+    )
+    top_p: float | None = Field(1.0, ge=TOP_P.least, le=TOP_P.most)
+    top_k: int | None = Field(0, ge=0, le=TOP_K.most, description="Not OpenAI's; 0 for all.")
+    n: int | None = Field(1, ge=1, le=128, description="How many answers to each text.")
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="Not null: log-probabilities of the tokens that are chosen."
+    )
+    seed: int | None = Field(None, ge=SEED.least, le=SEED.most)
+    user: str | None = Field(None, description="Accepted, and of no effect.")
+    best_of: int | None = Field(None, description="Not done: null, 1 or `n`.")
+    echo: bool | None = Field(None, description="Not done.")
+    frequency_penalty: float | None = Field(None, description="Not done: null or 0.")
+    presence_penalty: float | None = Field(None, description="Not done: null or 0.")
+    logit_bias: dict[str, float] | None = Field(None, description="Not done: null or {}.")
+    suffix: str | None = Field(None, description="Not done.")
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def check(self, limits: Any, settings: HttpSettings) -> None:
+        """Refuses, with an ApiError, what is not done here, and too much."""
+        for name, nothing in _NOT_DONE.items():
+            value = getattr(self, name)
+            if value not in nothing and not (name == "best_of" and value == self.n):
+                raise refused(f"{name} is not done here: leave it out.", name)
+        if self.stream_options is not None and not self.stream:
+            raise refused("stream_options are for a stream.", "stream_options")
+        if not self.texts:
+            raise refused("prompt holds no text.", "prompt")
+        if len(self.texts) * (self.n or 1) > settings.max_texts:
+            raise refused(f"A request may have {settings.max_texts} answers: ask again.", "n")
+        if (self.max_tokens or 1) > limits.max_tokens:
+            raise refused(
+                f"max_tokens is at most {limits.max_tokens} here, not {self.max_tokens}.",
+                "max_tokens",
+            )
+
+
+class Logprobs(BaseModel):
+    """Of the tokens that were chosen; `tokens` joined are the text, its stop string included."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    text_offset: list[int]
+    top_logprobs: None = None
+
+
+class Choice(BaseModel):
+    """An answer, or in a stream the next part of one."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: Logprobs | None
+
+
+class Usage(BaseModel):
+    """Tokens of the texts, and of the answers without the one that ends them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    """The answers; in a stream, a part of one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class _Answer:
+    """One answer as its tokens come."""
+
+    def __init__(self, number: int, stream: TextStream, with_logprobs: bool):
+        self._number, self._stream, self._with = number, stream, with_logprobs
+        self._log_probs: list[float] = []
+        self._shown = 0  # tokens whose log-probabilities were handed out
+        self.reason: str | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self._stream.pieces)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stream.is_stopped
+
+    def add(self, token: Token) -> str:
+        text = self._stream.add(token.id)
+        self._log_probs.append(token.log_prob)
+        self.reason = "stop" if self.is_stopped else None
+        return text
+
+    def finish(self, reason: str) -> str:
+        text = self._stream.end()
+        self.reason = "stop" if self.is_stopped else reason
+        return text
+
+    def choice(self, text: str) -> dict[str, Any]:
+        """The answer, or what is new of it, as JSON has it."""
+        logprobs = None
+        if self._with:
+            new = slice(self._shown, self.count)
+            self._shown = self.count
+            logprobs = {
+                "tokens": self._stream.pieces[new],
+                "token_logprobs": self._log_probs[new],
+                "text_offset": self._stream.offsets[new],
+                "top_logprobs": None,
+            }
+        reason = self.reason
+        return {"index": self._number, "text": text, "finish_reason": reason, "logprobs": logprobs}
+
+
+class _Completions:
+    """The answers to one request."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, asked: CompletionRequest, call: Call):
+        self._engine, self._metrics, self._asked, self._call = engine, metrics, asked, call
+        self._started = time.perf_counter()
+        self._answers: list[_Answer] = []
+        self._read = 0
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": asked.model,
+        }
+
+    async def begin(self, prompts: tuple[str, ...]) -> None:
+        """Asks the engine for all answers, or, where it does not take all, for none."""
+        asked, engine = self._asked, self._engine
+        rows = await encoded(engine, asked.texts, "prompt")
+        self._read = sum(map(len, rows))
+        seed = secrets.randbits(32) if asked.seed is None else asked.seed
+        each = asked.n or 1
+        for number in range(len(rows) * each):
+            sampling = Sampling(
+                max_tokens=asked.max_tokens or min(_TOKENS, engine.limits.max_tokens),
+                temperature=asked.temperature or 0.0,
+                top_k=asked.top_k or 0,
+                top_p=1.0 if asked.top_p is None else asked.top_p,
+                seed=seed,
+                number=number,
+            )
+            row = rows[number // each]
+            self._call.submit(number, Generate, tokens=row, prompts=prompts, sampling=sampling)
+            stream = TextStream(engine.model.vocabulary, asked.stops)
+            self._answers.append(_Answer(number, stream, asked.logprobs is not None))
+        self._metrics.read.inc(self._read)
+
+    async def parts(self) -> AsyncIterator[tuple[_Answer, str]]:
+        """(answer, what is new of its text), as it comes."""
+        ends = {self._engine.model.config.eos_id, *self._engine.model.generation.eos_ids}
+        is_first = True
+        async for number, event in self._call.events():
+            answer = self._answers[number]
+            if is_first:
+                self._metrics.first_token.observe(time.perf_counter() - self._started)
+                is_first = False
+            if isinstance(event, Token) and event.id not in ends:
+                self._metrics.written.inc()
+                yield answer, answer.add(event)
+                if answer.is_stopped:
+                    self._call.finish(number)
+            elif isinstance(event, Finished):
+                yield answer, answer.finish(event.reason)
+
+    async def whole(self, prompts: tuple[str, ...]) -> dict[str, Any]:
+        await self.begin(prompts)
+        texts: dict[_Answer, list[str]] = {answer: [] for answer in self._answers}
+        async for answer, text in self.parts():
+            texts[answer].append(text)
+        choices = [answer.choice("".join(parts)) for answer, parts in texts.items()]
+        return {**self._head, "choices": choices, "usage": self._usage()}
+
+    async def chunks(self) -> AsyncIterator[str]:
+        """The stream, as server-sent events."""
+        options = self._asked.stream_options
+        with_usage = options is not None and bool(options.include_usage)
+        usage: dict[str, Any] = {"usage": None} if with_usage else {}
+        try:
+            async for answer, text in self.parts():
+                if text or answer.reason or self._asked.logprobs is not None:
+                    yield _event({**self._head, "choices": [answer.choice(text)], **usage})
+        except Exception as error:  # the status has been sent: what is left is to say it
+            yield _event(error_body(as_api_error(error)))
+            return
+        if with_usage:
+            yield _event({**self._head, "choices": [], "usage": self._usage()})
+        yield "data: [DONE]\n\n"
+
+    def _usage(self) -> dict[str, int]:
+        written = sum(answer.count for answer in self._answers)
+        total = self._read + written
+        return {
+            "prompt_tokens": self._read,
+            "completion_tokens": written,
+            "total_tokens": total,
+        }
+
+
+class _EventStream(StreamingResponse):
+    """A stream whose requests are over with it, also where it never began."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, call: Call, chunks: AsyncIterator[str]):
+        super().__init__(chunks, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._call:
+            await super().__call__(scope, receive, send)
+
+
+def completion_routes(engine: Engine, settings: HttpSettings, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["completions"])
+
+    @router.post(
+        "/v1/completions",
+        response_model=Completion,
+        responses=documented(422, 429, 500, 503, 504),
+        summary="Answers to texts, whole or as a stream of server-sent events",
+    )
+    async def complete(asked: CompletionRequest, request: Request) -> Any:
+        asked.check(engine.limits, settings)
+        prompts = engine.library.members(asked.model)
+        call = Call(engine, seconds_left(request, settings.timeout))
+        completions = _Completions(engine, metrics, asked, call)
+        if not asked.stream:
+            with call:
+                return JSONResponse(await while_connected(request, completions.whole(prompts)))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(call)
+            await completions.begin(prompts)
+            stack.pop_all()  # from here on it is the stream's
+        return _EventStream(call, completions.chunks())
+
+    return router
+
+
+def _event(facts: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(facts, ensure_ascii=False, allow_nan=False)}\n\n"
