@@ -44,6 +44,7 @@ COMMANDS = {
     "embed": Command("retrieval.embed", "a vector for each line of a file or of standard input"),
     "index": Command("retrieval.index", "documents' vectors, made once and kept"),
     "search": Command("retrieval.search", "the documents of an index nearest to a question"),
+    "serve": Command("serve", "answer requests over HTTP, each with its own prompt"),
     "interpret": Command("interpret", "see what a prompt means: nearest words, clusters, drift"),
     "show-task": Command("show_task", "see what a task is, before any training; --list for all"),
     "plan": Command("plan", "see if a run fits TPUs or a GPU that are not at hand, and how fast"),

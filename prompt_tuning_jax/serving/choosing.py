@@ -8,9 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
-
-from prompt_tuning_jax.serving.requests import Sampling
+from jaxtyping import Array, Float, Int, UInt32
 
 
 class Wishes(NamedTuple):
@@ -24,13 +22,10 @@ class Wishes(NamedTuple):
     temperature: Float[Array, " R"]
     top_k: Int[Array, " R"]
     top_p: Float[Array, " R"]
-    seed: Int[Array, " R"]
+    seed: UInt32[Array, " R"]
     number: Int[Array, " R"]
     index: Int[Array, " R"]
     group: Int[Array, " R"]
-
-
-NO_WISHES = Sampling(max_tokens=0)
 
 
 def mean_of_groups(x_RxV: Float[Array, "R V"], group: Int[Array, " R"]) -> Float[Array, "R V"]:

@@ -14,7 +14,10 @@ R slots   B texts   S prompt and text   N prompts in the bank   C labels   L tok
 
 import dataclasses
 import functools
+import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -133,18 +136,14 @@ class Programs:
 
     def compile(self, visibilities: Iterable[str]) -> None:
         """All programs, and slots; prompts that see otherwise need `compile_read` first."""
-        self.compile_read("full")
-        for visibility in visibilities:
-            self.compile_read(visibility)
+        self.compile_read("full", *visibilities)
         self._make_table()
-        for name, sizes in self._sizes():
-            self._compile(name, *sizes)
+        self._compile(self._sizes())
 
-    def compile_read(self, visibility: str) -> None:
+    def compile_read(self, *visibilities: str) -> None:
         """What reads texts whose prompts see so. Others may read meanwhile."""
-        for texts in self.shapes.texts:
-            for length in self.shapes.lengths:
-                self._compile("read", texts, length, visibility)
+        sizes = itertools.product(self.shapes.texts, self.shapes.lengths, visibilities)
+        self._compile(("read", each) for each in sizes)
 
     def reads(self, visibility: str) -> bool:
         """Whether there is a program for prompts that see so."""
@@ -159,14 +158,18 @@ class Programs:
                 yield from (("score", (texts, length, each)) for each in shapes.label_lengths)
             yield from (("step", (slots, length)) for slots in shapes.slots)
 
-    def _compile(self, name: str, *sizes: Any) -> None:
-        if (name, *sizes) in self._found:
-            return
+    def _compile(self, wanted: Iterable[tuple[str, tuple]]) -> None:
+        """The programs that are not there yet, several at a time."""
+        new = [(name, *sizes) for name, sizes in wanted if (name, *sizes) not in self._found]
+        lowered = [self._lowered(*key) for key in new]  # which is Python's work, one by one
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self._found.update(zip(new, pool.map(jax.stages.Lowered.compile, lowered), strict=True))
+
+    def _lowered(self, name: str, *sizes: Any) -> jax.stages.Lowered:
         function, examples, donated = getattr(self, f"_{name}")(*sizes)
         home = {} if self._home is None else {"out_shardings": self._home}
         with sharding.active(self.model.mesh, split_rows=False):
-            lowered = jax.jit(function, donate_argnums=donated, **home).lower(*examples)
-            self._found[name, *sizes] = lowered.compile()
+            return jax.jit(function, donate_argnums=donated, **home).lower(*examples)
 
     def _write(self, count: int):
         values = np.zeros((count, *self._bank.shape[1:]), np.float32)
@@ -190,7 +193,7 @@ class Programs:
     def _step(self, slots: int, length: int):
         step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
         whole, real = np.zeros(slots, np.int32), np.zeros(slots, np.float32)
-        wishes = Wishes(real, whole, real, whole, whole, whole, whole)
+        wishes = Wishes(real, whole, real, whole.astype(np.uint32), whole, whole, whole)
         return step, (self.model.params, self._table, self._cache, whole, wishes), (2,)
 
     def _score(self, texts: int, length: int, label_length: int):

@@ -78,14 +78,14 @@ class Slots:
 
     def _rows(self, count: int) -> tuple[np.ndarray, Wishes]:
         """The newest token of each slot, and how its next one is chosen."""
-        tokens, whole = np.zeros(count, np.int32), np.zeros((4, count), np.int32)
-        real, group = np.zeros((2, count), np.float32), np.arange(count, dtype=np.int32)
+        tokens, whole = np.zeros(count, np.int32), np.zeros((3, count), np.int32)
+        real, seed = np.zeros((2, count), np.float32), np.zeros(count, np.uint32)
+        group = np.arange(count, dtype=np.int32)
         for text in self.texts:
             how, slots = text.request.sampling, list(text.slots)
             tokens[slots], group[slots] = text.newest, slots[0]
             real[:, slots] = np.array([[how.temperature], [how.top_p]])
-            numbers = how.top_k, how.seed, how.number, text.count
-            whole[:, slots] = np.array(numbers, np.int32)[:, None]
-        temperature, top_p = real
-        top_k, seed, number, index = whole
+            whole[:, slots] = np.array([[how.top_k], [how.number], [text.count]])
+            seed[slots] = how.seed
+        (temperature, top_p), (top_k, number, index) = real, whole
         return tokens, Wishes(temperature, top_k, top_p, seed, number, index, group)

@@ -20,7 +20,7 @@ from typing import Any
 from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.errors import UsageError, spelled
 
-GROUPS = ("data", "model", "prompt", "training", "evaluation", "devices")
+GROUPS = ("data", "model", "prompt", "training", "evaluation", "server", "devices")
 PathLike = str | os.PathLike[str]
 # Setting -> T5X's macro for it, where that is not just the name in capitals.
 T5X_MACROS = {

@@ -1,0 +1,151 @@
+"""What the server takes."""
+
+from prompt_tuning_jax.bounds import COUNT, PROMPT_LENGTH, ROWS, TOKENS, Bounds
+from prompt_tuning_jax.settings.common import MismatchConfig, ModelConfig
+from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+
+# 0 lets the system choose one that is free.
+PORT = Bounds(0, 65535)
+# A day; whoever waits longer has lost its connection.
+SECONDS = Bounds(1e-3, 86400)
+# Of memory: no host has more than a few of the larger number.
+MEGABYTES = Bounds(1, 2**23)
+
+
+@settings
+class AddressConfig:
+    """Where the server listens, and to whom."""
+
+    host: str = setting(
+        default="127.0.0.1",
+        help="""the address to listen at. Another than this machine's own needs a token: in a file
+        that token_file names, or in the environment as PROMPT_TUNING_TOKEN.""",
+        group="server",
+        first=True,
+    )
+    port: int = setting(
+        default=8000,
+        help="the port to listen at; 0 for any that is free.",
+        group="server",
+        first=True,
+        bounds=PORT,
+    )
+    token_file: PathLike | None = setting(
+        default=None,
+        help="a file that holds the token that requests show as `Authorization: Bearer TOKEN`.",
+        group="server",
+        first=True,
+    )
+    allow_no_token: bool = setting(
+        default=False,
+        help="whether everybody who reaches host may ask, without a token.",
+        group="server",
+    )
+    request_timeout: float = setting(
+        default=60.0,
+        help="seconds that a request may take; its header X-Request-Timeout may say fewer.",
+        group="server",
+        bounds=SECONDS,
+    )
+    max_waiting: int = setting(
+        default=1024,
+        help="the most requests that wait; further ones are told when to try again.",
+        group="server",
+        bounds=COUNT,
+    )
+    max_texts: int = setting(
+        default=128,
+        help="the most texts in one request.",
+        group="server",
+        bounds=ROWS,
+    )
+    max_upload: int = setting(
+        default=64,
+        help="the most megabytes of a prompt that is sent to the server.",
+        group="server",
+        bounds=MEGABYTES,
+    )
+
+
+@settings
+class ShapeConfig:
+    """For which sizes the server compiles its programs as it starts."""
+
+    max_input_length: int = setting(
+        default=512,
+        help="the longest text, in tokens; longer ones are refused.",
+        group="server",
+        first=True,
+        bounds=TOKENS,
+    )
+    max_length: int = setting(
+        default=128,
+        help="the most tokens to generate, EOS included; a request may ask for fewer.",
+        group="server",
+        first=True,
+        bounds=TOKENS,
+    )
+    max_prompt_length: int = setting(
+        default=128,
+        help="the longest prompt, in vectors.",
+        group="server",
+        bounds=Bounds(1, PROMPT_LENGTH.most),
+    )
+    max_labels: int = setting(
+        default=64, help="the most labels to choose from.", group="server", bounds=ROWS
+    )
+    max_label_length: int = setting(
+        default=32,
+        help="the longest label, in tokens, EOS included.",
+        group="server",
+        bounds=TOKENS,
+    )
+    batch_size: int = setting(
+        default=32,
+        help="how many texts are read at once; the members of an ensemble count.",
+        group="server",
+        bounds=ROWS,
+    )
+    slots: int = setting(
+        default=64,
+        help="how many texts are generated at once.",
+        group="server",
+        bounds=ROWS,
+    )
+    device_prompts: int = setting(
+        default=256,
+        help="how many prompts are on the devices at once; others wait in memory or on disk.",
+        group="server",
+        bounds=ROWS,
+    )
+    prompt_memory: int = setting(
+        default=1024,
+        help="megabytes of this machine's memory for prompts that were read from disk.",
+        group="server",
+        bounds=MEGABYTES,
+    )
+
+
+@settings
+class ServeConfig(AddressConfig, ShapeConfig, MismatchConfig, ModelConfig):
+    """What `prompt-tuning serve` takes."""
+
+    prompts: PathLike | None = setting(
+        default=None,
+        help="""the folder of the prompts, such as runs/, which is also where prompts go that are
+        sent to the server; None: those that come with a bundled model.""",
+        group="prompt",
+        first=True,
+    )
+    mesh: str = setting(
+        default="model:-1",
+        help="""the devices to split the model over, such as "model:4"; -1 takes all. Rows are not
+        split: for that, start a server for each group of devices.""",
+        group="devices",
+    )
+    model_dtype: str = setting(
+        default="float32",
+        help="""of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for
+        the weights alone and takes a quarter of float32's memory.""",
+        group="devices",
+    )
