@@ -165,6 +165,25 @@ def test_a_deadline_and_a_client_that_left(engine):
     assert engine.statistics()["slots_busy"] == engine.statistics()["waiting"] == 0
 
 
+def test_numbers_that_are_not_finite_reach_nobody_else(engine):
+    """A slot in which a text came to nothing is clean for the next one, which is shorter."""
+    width = engine.model.config.emb_dim
+    broken = pt.TunedPrompt(np.zeros((8, width)))
+    broken.values[:] = np.nan  # as numbers may become on their way through a network
+    engine.library.prompts["broken"], engine.library.versions["broken"] = broken, 0
+    longer = f"{TEXTS[0]} and {TEXTS[1]}"
+    failures = [generate(engine, longer, ("broken",))[0] for _ in range(SHAPES.slots[-1])]
+    failures.append(classify(engine, longer, LABELS, ("broken",))[0])
+    for answer in failures:
+        event = answer.all()[-1]
+        assert isinstance(event, Failed)
+        assert "not finite" in str(event.error)
+    # A longer text beside it has the shorter one's slot looked at as far as NaNs were.
+    together = [generate(engine, text, ("p5",)) for text in (TEXTS[2], longer, TEXTS[3])]
+    found = [answer.tokens()[0] for answer, _ in together]
+    assert found[::2] == [alone(engine, text, ("p5",))[0] for text in TEXTS[2:4]]
+
+
 @pytest.mark.parametrize("name", ["read", "step", "place", "score"])
 def test_a_step_that_fails_fails_its_requests_alone(engine, monkeypatch, name):
     calls = []

@@ -113,7 +113,7 @@ def shapes_of(config: ServeConfig) -> Shapes:
         lengths=_few(32, 4, longest),
         slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
         max_tokens=config.max_length,
-        label_lengths=_few(8, 4, config.max_label_length)[-2:],
+        label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
         prompts=max(config.device_prompts, config.batch_size),
         prompt_length=config.max_prompt_length,
     )

@@ -115,8 +115,9 @@ class Family(Protocol):
     ) -> Any:
         """Reads the inputs once, for whatever is then generated or ranked: arrays for `decode`.
 
-        Rows are along one axis of each array, and positions, where there are any, along another; a
-        row of padding alone has what padding has everywhere.
+        Rows are along one axis of each array, and positions, where there are any, along another.
+        Arrays of integers or booleans say what is padding: floats there count for nothing, but
+        must be finite. A row of padding alone shows what padding is.
         """
 
     def decode(
@@ -130,7 +131,8 @@ class Family(Protocol):
     ) -> tuple[Float[Array, "B L V"], Any]:
         """Logits of what follows `tokens` after inputs that were `read`, and the new cache.
 
-        With a length it makes or fills a cache; without, the tokens are all there are.
+        With a length it makes or fills a cache; without, the tokens are all there are. Integers in
+        a cache say how many tokens it holds: floats beyond count for nothing.
         """
 
     def depth(self, config: NetworkConfig) -> int:

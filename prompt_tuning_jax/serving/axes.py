@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 NONE = -1  # a leaf that has no such axis
 Tree = Any
@@ -45,27 +45,54 @@ def table_of(row: Tree, rows: Tree, count: int) -> Tree:
     return jax.tree.map(grown, row, rows)
 
 
-def put(table: Tree, new: Tree, rows: Tree, places: Int[Array, " B"]) -> Tree:
-    """A table with rows of `new` at some places; a place that there is not is for nothing."""
+def put(
+    table: Tree, new: Tree, padding: Tree, rows: Tree, positions: Tree, places: Int[Array, " B"]
+) -> Tree:
+    """A table with rows of `new` at some places; a place that there is not is for nothing.
 
-    def at(leaf: Array, values: Array, axis: int) -> Array:
-        where = (slice(None),) * max(axis, 0) + (places,)
-        return leaf.at[where].set(values.astype(leaf.dtype), mode="drop")
+    Behind a row that is shorter than the table's there is padding, as `Family.read` has it: numbers
+    that are whole say so, and what is real stays as it was.
 
-    return jax.tree.map(at, table, new, rows)
+    Args:
+      padding: a row of padding alone, as long as the table's.
+    """
+
+    def at(leaf: Array, values: Array, empty: Array, row: int, position: int) -> Array:
+        index: list[Any] = [slice(None)] * leaf.ndim
+        index[max(row, 0)] = places
+        if position != NONE and jnp.issubdtype(leaf.dtype, jnp.floating):
+            index[position] = slice(values.shape[position])
+        elif position != NONE:
+            empty = jnp.repeat(empty, len(places), axis=row)
+            values = jax.lax.dynamic_update_slice_in_dim(empty, values, 0, axis=position)
+        return leaf.at[tuple(index)].set(values.astype(leaf.dtype), mode="drop")
+
+    return jax.tree.map(at, table, new, padding, rows, positions)
 
 
-def lengthened(new: Tree, padding: Tree, rows: Tree, positions: Tree) -> Tree:
-    """`new` with as many positions as `padding`, a single row, has, and what that has there."""
+def emptied(cache: Tree, fresh: Tree, rows: Tree, places: Int[Array, " B"]) -> Tree:
+    """A cache as it is before there are tokens at some places: whole numbers say how many."""
 
-    def longer(values: Array, one: Array, row: int, position: int) -> Array:
-        if position == NONE or values.shape[position] == one.shape[position]:
-            return values
-        count = 1 if row == NONE else values.shape[row]
-        padded = one if row == NONE else jnp.repeat(one, count, axis=row)
-        return jax.lax.dynamic_update_slice_in_dim(padded, values, 0, axis=position)
+    def at(leaf: Array, values: Array, row: int) -> Array:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        index = (slice(None),) * max(row, 0) + (places,)
+        return leaf.at[index].set(values, mode="drop")
 
-    return jax.tree.map(longer, new, padding, rows, positions)
+    return jax.tree.map(at, cache, fresh, rows)
+
+
+def wiped(table: Tree, rows: Tree, is_kept: Bool[Array, " R"]) -> Tree:
+    """A table with zeros for the real numbers of some rows, which may be NaN."""
+
+    def zeroed(leaf: Array, row: int) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        shape = [1] * leaf.ndim
+        shape[max(row, 0)] = len(is_kept)
+        return jnp.where(is_kept.reshape(shape), leaf, 0)
+
+    return jax.tree.map(zeroed, table, rows)
 
 
 def cut(tree: Tree, positions: Tree, count: int) -> Tree:

@@ -10,6 +10,7 @@ it was read or decoded with.
 import collections
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from prompt_tuning_jax.serving.requests import (
     Event,
     Failed,
     Finished,
+    NotFinite,
     Request,
     Stopping,
     Token,
@@ -228,6 +230,11 @@ class Engine:
         ends = self.programs.how.eos_ids
         self._counts.update(steps=1, step_slots=sum(len(t.slots) for t in self._slots.texts))
         for text, token, log_prob in self._slots.step():
+            if not math.isfinite(log_prob):
+                self._slots.leave(text)
+                self.programs.wipe(text.slots)
+                self._tell(text.request, Failed(NotFinite()))
+                continue
             self._counts["tokens"] += 1
             self._tell(text.request, Token(token, log_prob))
             if token in ends or text.count == text.request.sampling.max_tokens:

@@ -1,10 +1,11 @@
-"""What the server runs on its devices: five programs, compiled at the start for all their shapes.
+"""What the server runs on its devices: some programs, compiled at the start for all their shapes.
 
     write   prompts into the bank                                       whenever one is asked for
     read    texts with their prompts, through the encoder (or the prefill)
     place   what was read into slots of the table that decodes
     step    the next token of every slot
     score   labels after what was read
+    wipe    slots whose numbers are not finite, for those who come after
 
 Nothing is compiled later: another shape is an error. Prompts, their lengths and layouts, and how
 tokens are chosen are data.
@@ -16,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -51,8 +52,8 @@ class Shapes(NamedTuple):
     lengths: tuple[int, ...] = (32, 128, 640)
     slots: tuple[int, ...] = (1, 8, 64)
     max_tokens: int = 128
-    labels: int = 8
-    label_lengths: tuple[int, ...] = (8, 32)
+    labels: int = 2
+    label_lengths: tuple[int, ...] = (4, 32)
     prompts: int = 256
     prompt_length: int = 128
 
@@ -132,6 +133,12 @@ class Programs:
         program = self._found["score", *inputs.own[0].shape, labels.shape[-1]]
         return np.asarray(program(self.model.params, inputs, labels))
 
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Leaves nothing of what stood in some slots: a NaN would reach whoever comes next."""
+        is_kept = np.ones(self.shapes.slots[-1], bool)
+        is_kept[list(slots)] = False
+        self._table, self._cache = self._found["wipe",](self._table, self._cache, is_kept)
+
     # ---- compiling -----------------------------------------------------------------------------
 
     def compile(self, visibilities: Iterable[str]) -> None:
@@ -152,6 +159,7 @@ class Programs:
     def _sizes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         shapes = self.shapes
         yield "write", (shapes.texts[-1],)
+        yield "wipe", ()
         for length in shapes.lengths:
             for texts in shapes.texts:
                 yield "place", (texts, length)
@@ -200,6 +208,15 @@ class Programs:
         score = functools.partial(steps.score, self.model.config)
         labels = np.zeros((texts, self.shapes.labels, label_length), np.int32)
         return score, (self.model.params, self._inputs_of(texts, length), labels), ()
+
+    def _wipe(self):
+        of_table = self._axes
+
+        def wipe(table, cache, is_kept):
+            table = axes.wiped(table, of_table.inputs, is_kept)
+            return table, axes.wiped(cache, of_table.cache, is_kept)
+
+        return wipe, (self._table, self._cache, np.ones(self.shapes.slots[-1], bool)), (0, 1)
 
     # ---- state ---------------------------------------------------------------------------------
 

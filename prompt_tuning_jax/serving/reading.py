@@ -9,7 +9,7 @@ from prompt_tuning_jax.layout import place_prompts
 from prompt_tuning_jax.serving.bank import Bank
 from prompt_tuning_jax.serving.intake import fitting
 from prompt_tuning_jax.serving.programs import Programs
-from prompt_tuning_jax.serving.requests import Ranked, Request
+from prompt_tuning_jax.serving.requests import Event, Failed, NotFinite, Ranked, Request
 from prompt_tuning_jax.serving.slots import Slots
 from prompt_tuning_jax.serving.steps import Inputs, Rows
 from prompt_tuning_jax.serving.waiting import Job
@@ -23,7 +23,7 @@ class Reader:
         shapes = programs.shapes
         self.bank = Bank(shapes.prompts, shapes.prompt_length)
 
-    def read(self, batch: Sequence[Job]) -> tuple[int, Iterator[tuple[Request, Ranked]]]:
+    def read(self, batch: Sequence[Job]) -> tuple[int, Iterator[tuple[Request, Event]]]:
         """How many rows there was room for, and the answers of those whose labels are ranked."""
         kind, rows = batch[0].kind, sum(job.rows for job in batch)
         size = fitting(self._programs.shapes.texts, rows)
@@ -63,7 +63,7 @@ class Reader:
 
     def _ranked(
         self, batch: Sequence[Job], inputs: Inputs, size: int
-    ) -> Iterator[tuple[Request, Ranked]]:
+    ) -> Iterator[tuple[Request, Event]]:
         """Scores labels, a few of each text at a time."""
         at_once, length = self._programs.shapes.labels, batch[0].kind.label_length
         most = max(len(job.labels) for job in batch)
@@ -77,4 +77,7 @@ class Reader:
         scores = np.concatenate([self._programs.score(inputs, part) for part in parts], axis=1)
         for job, row in zip(batch, firsts, strict=False):
             own = scores[row : row + job.rows, : len(job.labels)]
-            yield job.request, Ranked(ranked_answer(own, list(job.request.labels)))
+            if np.isfinite(own).all():
+                yield job.request, Ranked(ranked_answer(own, list(job.request.labels)))
+            else:
+                yield job.request, Failed(NotFinite())

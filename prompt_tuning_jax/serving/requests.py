@@ -66,6 +66,13 @@ class TooLate(Refused):
     """The deadline passed before the answer was there."""
 
 
+class NotFinite(Refused):
+    """The model's numbers are not finite: a prompt's are too large for it, or its weights' are."""
+
+    def __init__(self):
+        super().__init__("With this prompt the model's numbers are not finite: there is no answer.")
+
+
 class Sampling(NamedTuple):
     """How a text is generated.
 

@@ -104,10 +104,11 @@ def place(
       padding: a row of padding alone that is as long as the table's.
       slots: one that there is not is for no text.
     """
-    longer = axes.lengthened(new, padding, of_table.inputs, of_table.positions)
-    fresh = fresh_cache(config, how, params, longer)
-    table = axes.put(table, longer, of_table.inputs, slots)
-    return table, axes.put(cache, fresh, of_table.cache, slots)
+    longest = padding.own[0].shape[1]
+    own = (jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in new.own)
+    fresh = fresh_cache(config, how, params, new._replace(own=tuple(own)))
+    table = axes.put(table, new, padding, of_table.inputs, of_table.positions, slots)
+    return table, axes.emptied(cache, fresh, of_table.cache, slots)
 
 
 def step(
