@@ -76,7 +76,7 @@ class FrozenModel:
         """Identifies the weights, in whichever dtype; prompt files carry it."""
         return self.known_fingerprint or fingerprint(self.params)
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, str | None]:
         """What tells it from other models: what `save_prompt` records of it."""
         words = self.vocabulary and self.vocabulary.fingerprint

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import uvicorn
 
+from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.evaluation.answers import ranked_answer
 from prompt_tuning_jax.serving.http.app import make_app
 from prompt_tuning_jax.serving.requests import (
+    Classify,
     Failed,
     Finished,
     Generate,
@@ -42,6 +44,7 @@ class StandIn:
         self.pace, self.room, self.failure = 0.0, 1000, None
         self.is_ready, self.is_stopping = True, False
         self.free, self.seen, self._waiting = threading.Event(), [], queue.Queue()
+        self.prepared = []
         self.free.set()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(4)]
         for thread in self._threads:
@@ -58,8 +61,13 @@ class StandIn:
             raise Stopping("The server is stopping.")
         if self._waiting.qsize() >= self.room:
             raise Overloaded(self._waiting.qsize(), 1.5)
+        if isinstance(request, Classify):
+            check_distinct(request.labels, self.model.vocabulary)
         self.seen.append(request)
         self._waiting.put(request)
+
+    def prepare(self, prompt):
+        self.prepared.append(prompt)
 
     def statistics(self):
         return {"waiting": float(self._waiting.qsize()), "tokens": 7.0, "slots": 4.0}

@@ -491,6 +491,7 @@ def test_a_prompt_is_sent_used_replaced_and_deleted(http, client, engine):
         assert answer.status_code == 201, answer.text
         assert answer.json()["uploaded"]
         np.testing.assert_array_equal(engine.library.get("sent").values, values(5))
+        assert engine.prepared[-1] is engine.library.get("sent")
     assert client.completions.create(model="sent", prompt="soup").choices[0].text == TEXT
     members = {"members": ["sent", "food"]}
     assert http.put("/v1/prompts/team", json=members).json()["members"] == members["members"]
@@ -530,6 +531,17 @@ def test_a_reload(http, engine):
     (engine.library.folder / "later" / "prompt.safetensors").write_bytes(b"")
     assert "later is left out" in http.post("/v1/prompts/reload").json()["left_out"][0]
     error_of(http.get("/v1/models/later"), 404)
+
+
+def test_a_file_that_turns_out_to_be_none(http, engine):
+    save_prompt(engine.library.folder / "spoilt", values(7))
+    http.post("/v1/prompts/reload")
+    engine.library._forget("spoilt")
+    (engine.library.folder / "spoilt" / "prompt.safetensors").write_bytes(b"")
+    answer = http.post("/v1/completions", json={"model": "spoilt", "prompt": "soup"})
+    assert error_of(answer, 422)["code"] == "prompt_unusable"
+    (engine.library.folder / "spoilt" / "prompt.safetensors").unlink()
+    http.post("/v1/prompts/reload")
 
 
 def test_the_nearest_pieces_of_a_prompt(http, engine):

@@ -39,10 +39,11 @@ def places(folder: Path, step: int | None = None) -> Iterator[Path]:
     seen: set[Path] = set()  # a link may lead to where it stands
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
-        if here.resolve() in seen:
+        there = here.resolve()
+        if there in seen:
             folders.clear()
             continue
-        seen.add(here.resolve())
+        seen.add(there)
         folders.sort()
         if _is_run(here, folders):
             folders[:] = [name for name in folders if name not in _OF_A_RUN]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,14 +137,10 @@ def _members(path: Path) -> list[str]:
 
 
 def _signature(path: Path) -> tuple:
-    return tuple(_stats([path / name for name in _FILES] if path.is_dir() else [path]))
-
-
-def _stats(paths: Iterable[Path]) -> Iterator[tuple[int, int, int] | None]:
-    for path in paths:
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            yield None
-        else:
-            yield found.st_mtime_ns, found.st_size, found.st_ino
+    """When its files were written, and what they are."""
+    files = [path]
+    if path.is_dir():
+        with os.scandir(path) as inside:
+            files = sorted(file.path for file in inside if file.name in _FILES)
+    stats = ((file, os.stat(file)) for file in files)
+    return tuple((file, x.st_mtime_ns, x.st_size, x.st_ino) for file, x in stats)

@@ -122,6 +122,10 @@ class PromptLibrary:
         """
         return self._entry(name).version
 
+    def is_at_hand(self, name: str) -> bool:
+        """Whether `get` would find a prompt's values in memory."""
+        return name in self._values
+
     def get(self, name: str) -> TunedPrompt:
         """A prompt with its values, read from its file where they are not in memory.
 

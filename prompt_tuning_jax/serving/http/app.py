@@ -53,7 +53,7 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     app.include_router(classification_routes(engine, settings, metrics))
     app.include_router(model_routes(engine.library))
     app.include_router(nearest_routes(engine.model, engine.library))
-    app.include_router(prompt_routes(engine.library))
+    app.include_router(prompt_routes(engine.library, engine.prepare))
     app.include_router(page_routes())
     _add_health(app, engine, metrics)
     return app

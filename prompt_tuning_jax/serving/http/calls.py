@@ -4,7 +4,7 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -12,9 +12,10 @@ from fastapi import Request
 from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.http.errors import ClientGone, refused
-from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.library import PromptLibrary, Unusable
 from prompt_tuning_jax.serving.requests import Event, Failed, Token, TooLate
 from prompt_tuning_jax.serving.requests import Request as EngineRequest
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 DEADLINE = "X-Request-Timeout"
 _SHORT = 2000  # characters that are made tokens at once; for more another thread is worth it
@@ -43,7 +44,9 @@ class Engine(Protocol):
 
     def submit(self, request: EngineRequest) -> None: ...
 
-    def statistics(self) -> dict[str, float]: ...
+    def prepare(self, prompt: TunedPrompt) -> None: ...
+
+    def statistics(self) -> Mapping[str, float]: ...
 
 
 class Call:
@@ -73,9 +76,11 @@ class Call:
           ApiError: the engine cannot do this.
         """
         tell = functools.partial(self._tell, number)
+        request = make(tell=tell, deadline=self.deadline, **given)
         try:
-            request = make(tell=tell, deadline=self.deadline, **given)
             self._engine.submit(request)
+        except Unusable:
+            raise
         except ValueError as error:
             raise refused(error) from error
         self._open[number] = request
@@ -152,6 +157,17 @@ def seconds_left(request: Request, default: float) -> float:
     if not 0 < seconds < math.inf:
         raise refused(f"{DEADLINE} must be a number of seconds above 0.")
     return min(seconds, default)
+
+
+async def at_hand(library: PromptLibrary, names: Sequence[str]) -> None:
+    """Sees to it that the engine, when it is asked, waits for no disk.
+
+    Raises:
+      UnknownPrompt, Unusable
+    """
+    for name in names:
+        if not library.is_at_hand(name):
+            await asyncio.to_thread(library.get, name)
 
 
 async def encoded(engine: Engine, texts: Sequence[str], param: str) -> list[list[int]]:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prompt_tuning_jax.serving.description import BASE, Description
 from prompt_tuning_jax.serving.http.errors import ApiError, documented, refused
 from prompt_tuning_jax.serving.library import Form, PromptLibrary
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 # The content types of what is sent -> its form.
 _FORMS: dict[str, Form] = {
@@ -106,8 +108,22 @@ def model_routes(library: PromptLibrary) -> APIRouter:
     return router
 
 
-def prompt_routes(library: PromptLibrary) -> APIRouter:
+def prompt_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> APIRouter:
+    """Routes that change what there is; `prepare` readies the engine for a prompt, in seconds."""
     router = APIRouter(tags=["prompts"])
+
+    def reloaded() -> Reloaded:
+        left_out = library.reload()
+        found = [library.describe(name) for name in library.names()]
+        kinds = {(one.visibility, one.layout): one.name for one in found if not one.members}
+        for name in kinds.values():
+            prepare(library.get(name))
+        return Reloaded(total=len(found), left_out=left_out)
+
+    def added(name: str, content: bytes, form: Form) -> Description:
+        made = library.add(name, content, form)
+        prepare(library.get(name))
+        return made
 
     @router.get("/v1/prompts", responses=documented(), summary="Prompts, page by page")
     async def prompts(
@@ -122,8 +138,7 @@ def prompt_routes(library: PromptLibrary) -> APIRouter:
 
     @router.post("/v1/prompts/reload", responses=documented(507), summary="Looks at the folder")
     async def reload() -> Reloaded:
-        left_out = await asyncio.to_thread(library.reload)
-        return Reloaded(total=len(library.names()), left_out=left_out)
+        return await asyncio.to_thread(reloaded)
 
     @router.get("/v1/prompts/{name:path}", responses=documented(), summary="One prompt")
     async def prompt(name: str) -> Prompt:
@@ -147,7 +162,7 @@ def prompt_routes(library: PromptLibrary) -> APIRouter:
                 members = _ensemble(content).members
                 made = await asyncio.to_thread(library.add_ensemble, name, members)
             else:
-                made = await asyncio.to_thread(library.add, name, content, _FORMS[kind])
+                made = await asyncio.to_thread(added, name, content, _FORMS[kind])
         except ValueError as error:
             raise _kept_or_refused(error) from error
         return _described(made)

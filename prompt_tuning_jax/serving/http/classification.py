@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.evaluation.answers import Answer
 from prompt_tuning_jax.serving.description import Description
 from prompt_tuning_jax.serving.http.calls import (
     Call,
     Engine,
+    at_hand,
     encoded,
     seconds_left,
     while_connected,
@@ -110,6 +110,7 @@ async def _classified(
 ) -> tuple[list[Answer], int]:
     """The answers, and how many tokens were read for them."""
     rows = await encoded(engine, texts, "texts")
+    await at_hand(engine.library, prompts)
     for number, row in enumerate(rows):
         call.submit(number, Classify, tokens=row, prompts=prompts, labels=labels)
     answers: dict[int, Answer] = {}
@@ -120,7 +121,7 @@ async def _classified(
 
 
 def _labels(engine: Engine, asked: ClassifyRequest, known: Description) -> tuple[str, ...]:
-    """The labels to choose from, which the model can tell apart."""
+    """The labels to choose from; whether the model can tell them apart, the engine says."""
     labels = known.labels if asked.labels is None else asked.labels
     if not labels:
         raise refused(f"{asked.prompt} has no labels of its own: give labels.", "labels")
@@ -131,7 +132,6 @@ def _labels(engine: Engine, asked: ClassifyRequest, known: Description) -> tuple
         words = words_of(labels)
         for word in words:
             check_unicode(word, "a label")
-        check_distinct(words, engine.model.vocabulary)
     except ValueError as error:
         raise refused(error, "labels") from error
     return words

@@ -17,6 +17,7 @@ from prompt_tuning_jax.bounds import SEED, TEMPERATURE, TOP_K, TOP_P
 from prompt_tuning_jax.serving.http.calls import (
     Call,
     Engine,
+    at_hand,
     encoded,
     seconds_left,
     while_connected,
@@ -213,6 +214,7 @@ class _Completions:
         """Asks the engine for all answers, or, where it does not take all, for none."""
         asked, engine = self._asked, self._engine
         rows = await encoded(engine, asked.texts, "prompt")
+        await at_hand(engine.library, prompts)
         self._read = sum(map(len, rows))
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
         each = asked.n or 1
