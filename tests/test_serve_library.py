@@ -82,6 +82,14 @@ def test_descriptions(library):
     assert not run.uploaded
 
 
+def test_prompts_of_another_model_where_they_are_allowed(folder, model):
+    library = PromptLibrary(
+        folder, model, max_prompt_length=8, memory=2**20, allow_prompt_mismatch=True
+    )
+    assert "other" in library.names()
+    model.prompted(library.get("other"))  # which refuses another model's
+
+
 def test_members(library):
     assert library.members("base") == ()
     assert library.members("run") == ("run",)

@@ -21,14 +21,19 @@ _VERSIONS = itertools.count(1)
 
 
 class Fit(NamedTuple):
-    """Which prompts can be served: those of a model, up to a length."""
+    """Which prompts can be served: those of a model, up to a length.
+
+    Attributes:
+      allow_prompt_mismatch: whether they may be another model's of the same width.
+    """
 
     model: FrozenModel
     max_prompt_length: int
+    allow_prompt_mismatch: bool = False
 
     def check(self, prompt: TunedPrompt | PromptHeader) -> None:
         """Refuses, with a ValueError, a prompt of another model or one that is too long."""
-        self.model.check(prompt)
+        self.model.check(prompt, self.allow_prompt_mismatch)
         if prompt.shape[0] > self.max_prompt_length:
             raise ValueError(
                 f"This prompt has {prompt.shape[0]} rows, and this server has room for "

@@ -59,7 +59,13 @@ class PromptLibrary:
     """
 
     def __init__(
-        self, folder: Path | None, model: FrozenModel, *, max_prompt_length: int, memory: int
+        self,
+        folder: Path | None,
+        model: FrozenModel,
+        *,
+        max_prompt_length: int,
+        memory: int,
+        allow_prompt_mismatch: bool = False,
     ):
         """Reads what there is.
 
@@ -67,12 +73,13 @@ class PromptLibrary:
           folder: or "bundled", for the prompts that come with the bundled models.
           max_prompt_length: in rows.
           memory: bytes of values that are kept once loaded.
+          allow_prompt_mismatch: take prompts that were tuned for another model of the same width.
 
         Raises:
           FileNotFoundError: there is no such folder.
         """
         self.folder = None if folder is None else existing_folder(folder)
-        self._fit = Fit(model, max_prompt_length)
+        self._fit = Fit(model, max_prompt_length, allow_prompt_mismatch)
         self._memory = memory
         self._lock = threading.Lock()  # for what is below; never held while a file is read
         self._writing = threading.Lock()  # one change of the folder at a time
@@ -142,6 +149,7 @@ class PromptLibrary:
         try:
             prompt = load_prompt(found.path)
             self._fit.check(prompt)
+            prompt = prompt.for_any_model() if self._fit.allow_prompt_mismatch else prompt
         except (ValueError, OSError) as error:
             raise Unusable(f"The prompt {name} cannot be used: {error}") from error
         with self._lock:

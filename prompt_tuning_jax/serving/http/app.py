@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from prompt_tuning_jax.serving.http.calls import Engine
-from prompt_tuning_jax.serving.http.catalogue import model_routes, prompt_routes
+from prompt_tuning_jax.serving.http.catalogue import changing_routes, model_routes, prompt_routes
 from prompt_tuning_jax.serving.http.classification import classification_routes
 from prompt_tuning_jax.serving.http.completions import completion_routes
 from prompt_tuning_jax.serving.http.errors import documented, handle_errors
@@ -53,7 +53,8 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     app.include_router(classification_routes(engine, settings, metrics))
     app.include_router(model_routes(engine.library))
     app.include_router(nearest_routes(engine.model, engine.library))
-    app.include_router(prompt_routes(engine.library, engine.prepare))
+    app.include_router(prompt_routes(engine.library))
+    app.include_router(changing_routes(engine.library, engine.prepare))
     app.include_router(page_routes())
     _add_health(app, engine, metrics)
     return app

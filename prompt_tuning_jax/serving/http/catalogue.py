@@ -1,6 +1,7 @@
 """/v1/models and /v1/prompts: what there is, what is sent, and what is taken away."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prompt_tuning_jax.serving.description import BASE, Description
 from prompt_tuning_jax.serving.http.errors import ApiError, documented, refused
-from prompt_tuning_jax.serving.library import Form, PromptLibrary
+from prompt_tuning_jax.serving.library import Form, PromptLibrary, UnknownPrompt, Unusable
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 # The content types of what is sent -> its form.
@@ -108,22 +109,9 @@ def model_routes(library: PromptLibrary) -> APIRouter:
     return router
 
 
-def prompt_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> APIRouter:
-    """Routes that change what there is; `prepare` readies the engine for a prompt, in seconds."""
+def prompt_routes(library: PromptLibrary) -> APIRouter:
+    """What changes nothing."""
     router = APIRouter(tags=["prompts"])
-
-    def reloaded() -> Reloaded:
-        left_out = library.reload()
-        found = [library.describe(name) for name in library.names()]
-        kinds = {(one.visibility, one.layout): one.name for one in found if not one.members}
-        for name in kinds.values():
-            prepare(library.get(name))
-        return Reloaded(total=len(found), left_out=left_out)
-
-    def added(name: str, content: bytes, form: Form) -> Description:
-        made = library.add(name, content, form)
-        prepare(library.get(name))
-        return made
 
     @router.get("/v1/prompts", responses=documented(), summary="Prompts, page by page")
     async def prompts(
@@ -136,13 +124,20 @@ def prompt_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]
         data = [_described(library.describe(name)) for name in rest[:limit]]
         return Prompts(data=data, total=len(names), has_more=len(rest) > limit)
 
-    @router.post("/v1/prompts/reload", responses=documented(507), summary="Looks at the folder")
-    async def reload() -> Reloaded:
-        return await asyncio.to_thread(reloaded)
-
     @router.get("/v1/prompts/{name:path}", responses=documented(), summary="One prompt")
     async def prompt(name: str) -> Prompt:
         return _described(library.describe(name))
+
+    return router
+
+
+def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> APIRouter:
+    """What changes the folder, or looks at it; `prepare` readies the engine, in seconds."""
+    router = APIRouter(tags=["prompts"])
+
+    @router.post("/v1/prompts/reload", responses=documented(507), summary="Looks at the folder")
+    async def reload() -> Reloaded:
+        return await asyncio.to_thread(_reloaded, library, prepare)
 
     @router.put(
         "/v1/prompts/{name:path}",
@@ -162,9 +157,11 @@ def prompt_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]
                 members = _ensemble(content).members
                 made = await asyncio.to_thread(library.add_ensemble, name, members)
             else:
-                made = await asyncio.to_thread(added, name, content, _FORMS[kind])
+                made = await asyncio.to_thread(library.add, name, content, _FORMS[kind])
         except ValueError as error:
             raise _kept_or_refused(error) from error
+        if not made.members:
+            await asyncio.to_thread(_made_ready, library, prepare, name)
         return _described(made)
 
     @router.delete(
@@ -178,6 +175,20 @@ def prompt_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]
         return Response(status_code=204)
 
     return router
+
+
+def _reloaded(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> Reloaded:
+    left_out = library.reload()
+    found = [library.describe(name) for name in library.names()]
+    kinds = {(one.visibility, one.layout): one.name for one in found if not one.members}
+    for name in kinds.values():
+        _made_ready(library, prepare, name)
+    return Reloaded(total=len(found), left_out=left_out)
+
+
+def _made_ready(library: PromptLibrary, prepare: Callable[[TunedPrompt], None], name: str) -> None:
+    with contextlib.suppress(UnknownPrompt, Unusable):  # whoever asks for it is told
+        prepare(library.get(name))
 
 
 def _described(found: Description) -> Prompt:
