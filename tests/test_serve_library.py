@@ -1,7 +1,9 @@
 """The prompts of a server: names, memory, uploads, and what a folder of others' holds."""
 
 import io
+import itertools
 import json
+import os
 import threading
 from pathlib import Path
 from urllib.parse import quote
@@ -243,6 +245,49 @@ def test_an_upload_that_was_cut_short_is_begun_again(library, folder):
     (folder / "sent" / ".prompt.safetensors.partial-1").write_bytes(b"half")
     library.add("sent", tensors(values(6)), "safetensors")
     np.testing.assert_array_equal(library.get("sent").values, values(6))
+
+
+class Killed(BaseException):
+    """Nothing runs after it, as after SIGKILL."""
+
+
+def test_a_kill_at_any_moment_leaves_the_old_prompt_or_the_new_one(folder, model, monkeypatch):
+    old, new = tensors(values(1), task="old"), tensors(values(2), task="new")
+    seen = set()
+    for moment in itertools.count():
+        library = open_library(folder, model)
+        library.add("sent", old, "safetensors")
+        left = moment
+
+        def dying(work):
+            def step(*args, **options):
+                nonlocal left
+                if left <= 0:
+                    raise Killed
+                left -= 1
+                return work(*args, **options)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "fsync", "unlink"):
+                patch.setattr(os, name, dying(getattr(os, name)))
+            patch.setattr(Path, "unlink", dying(Path.unlink))
+            try:
+                library.add("sent", new, "safetensors")
+                is_killed = False
+            except Killed:
+                is_killed = True
+        again = open_library(folder, model)
+        assert not [note for note in again.notes if "sent" in note]
+        task = again.describe("sent").task
+        expected = values(1) if task == "old" else values(2)
+        np.testing.assert_array_equal(again.get("sent").values, expected)
+        assert again.get("sent").metadata["task"] == task
+        seen.add((task, is_killed))
+        if not is_killed:
+            break
+    assert seen == {("old", True), ("new", True), ("new", False)}
 
 
 def test_ensembles(library, folder, model):

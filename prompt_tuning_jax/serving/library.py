@@ -84,6 +84,7 @@ class PromptLibrary:
         self._lock = threading.Lock()  # for what is below; never held while a file is read
         self._writing = threading.Lock()  # one change of the folder at a time
         self._found = Scan({}, {}, [])
+        self._names: tuple[str, ...] = ()
         self._values: collections.OrderedDict[str, tuple[int, TunedPrompt]] = (
             collections.OrderedDict()
         )
@@ -96,8 +97,7 @@ class PromptLibrary:
 
     def names(self) -> tuple[str, ...]:
         """All prompts and ensembles, in order; `base` is none of them."""
-        found = self._found
-        return tuple(sorted([*found.prompts, *found.ensembles]))
+        return self._names
 
     def describe(self, name: str) -> Description:
         """What is known of a prompt or an ensemble; of `base`, its name alone.
@@ -271,6 +271,7 @@ class PromptLibrary:
                 old.ensembles if ensembles is None else ensembles,
                 old.notes if notes is None else notes,
             )
+            self._names = tuple(sorted([*self._found.prompts, *self._found.ensembles]))
             for name, (version, _) in list(self._values.items()):
                 now = self._found.prompts.get(name)
                 if now is None or now.version != version:

@@ -9,8 +9,9 @@ There is one loop and one process: the engine's thread does the work, and the ro
 import math
 from typing import Literal
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Response, Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from prompt_tuning_jax.serving.http.calls import Engine
@@ -49,12 +50,16 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     metrics = Metrics(engine.statistics)
     app.add_middleware(Guard, settings=settings, observe=metrics.observe)
     handle_errors(app)
-    app.include_router(completion_routes(engine, settings, metrics))
-    app.include_router(classification_routes(engine, settings, metrics))
-    app.include_router(model_routes(engine.library))
-    app.include_router(nearest_routes(engine.model, engine.library))
-    app.include_router(prompt_routes(engine.library))
-    app.include_router(changing_routes(engine.library, engine.prepare))
+    shown = [] if settings.token is None else [Security(HTTPBearer(auto_error=False))]
+    for router in (
+        completion_routes(engine, settings, metrics),
+        classification_routes(engine, settings, metrics),
+        model_routes(engine.library),
+        nearest_routes(engine.model, engine.library),
+        prompt_routes(engine.library),
+        changing_routes(engine.library, engine.prepare),
+    ):
+        app.include_router(router, dependencies=shown)  # for the schema: the guard checks it
     app.include_router(page_routes())
     _add_health(app, engine, metrics)
     return app

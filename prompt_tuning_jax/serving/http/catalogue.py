@@ -6,9 +6,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prompt_tuning_jax.serving.description import BASE, Description
@@ -97,10 +98,11 @@ _BODY = {
 def model_routes(library: PromptLibrary) -> APIRouter:
     router, started = APIRouter(tags=["models"]), int(time.time())
 
-    @router.get("/v1/models", responses=documented(), summary="All names")
-    async def models() -> Models:
-        names = (BASE, *library.names())
-        return Models(data=[Model(id=name, created=started) for name in names])
+    @router.get("/v1/models", response_model=Models, responses=documented(), summary="All names")
+    async def models() -> JSONResponse:
+        facts = {"object": "model", "created": started, "owned_by": _OWNER}
+        data = [{"id": name, **facts} for name in (BASE, *library.names())]
+        return JSONResponse({"object": "list", "data": data})  # of thousands, it need be fast
 
     @router.get("/v1/models/{name:path}", responses=documented(), summary="One name")
     async def model(name: str) -> Model:
@@ -134,10 +136,15 @@ def prompt_routes(library: PromptLibrary) -> APIRouter:
 def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> APIRouter:
     """What changes the folder, or looks at it; `prepare` readies the engine, in seconds."""
     router = APIRouter(tags=["prompts"])
+    one_at_a_time = asyncio.Lock()  # others would wait in threads that are needed elsewhere
+
+    async def change(work: Callable[..., Any], *given: Any) -> Any:
+        async with one_at_a_time:
+            return await asyncio.to_thread(work, *given)
 
     @router.post("/v1/prompts/reload", responses=documented(507), summary="Looks at the folder")
     async def reload() -> Reloaded:
-        return await asyncio.to_thread(_reloaded, library, prepare)
+        return await change(_reloaded, library, prepare)
 
     @router.put(
         "/v1/prompts/{name:path}",
@@ -155,13 +162,13 @@ def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], Non
         try:
             if kind == _JSON:
                 members = _ensemble(content).members
-                made = await asyncio.to_thread(library.add_ensemble, name, members)
+                made = await change(library.add_ensemble, name, members)
             else:
-                made = await asyncio.to_thread(library.add, name, content, _FORMS[kind])
+                made = await change(library.add, name, content, _FORMS[kind])
         except ValueError as error:
             raise _kept_or_refused(error) from error
         if not made.members:
-            await asyncio.to_thread(_made_ready, library, prepare, name)
+            await change(_made_ready, library, prepare, name)
         return _described(made)
 
     @router.delete(
@@ -171,7 +178,7 @@ def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], Non
         summary="Deletes what was sent",
     )
     async def delete(name: str) -> Response:
-        await asyncio.to_thread(library.remove, name)
+        await change(library.remove, name)
         return Response(status_code=204)
 
     return router

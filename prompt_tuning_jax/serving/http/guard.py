@@ -14,6 +14,7 @@ from prompt_tuning_jax.serving.http.limits import HttpSettings
 # The page asks for the token itself; it holds nothing that is secret.
 OPEN = ("/healthz", "/readyz", "/")
 _UPLOADS = "/v1/prompts/"
+_SLOWEST = 2**16  # bytes a second
 
 # (route, method, status, seconds)
 Observe = Callable[[str, str, int, float], None]
@@ -101,7 +102,9 @@ class _Body:
         except TimeoutError as error:
             raise HTTPException(408, "The request was not sent in time.", _CLOSE) from error
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._size += size
+            self._deadline += size / _SLOWEST  # a large file may take its time, while it comes
             self._is_whole = not message.get("more_body", False)
             if self._size > self._most:
                 raise self._too_large()

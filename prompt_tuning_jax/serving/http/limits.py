@@ -15,7 +15,8 @@ class HttpSettings:
       max_upload: the most bytes of a prompt that is sent.
       max_texts: the most texts, or completions of texts, of a request.
       timeout: seconds after which an answer is no longer waited for; a request may ask for less.
-      body_timeout: seconds in which a request must have been sent.
+      body_timeout: seconds in which a request must have been sent, and a second more for each
+        64 KiB of it that came.
     """
 
     token: str | None = None
