@@ -129,6 +129,7 @@ def library_of(config: ServeConfig, model: FrozenModel) -> PromptLibrary:
         model,
         max_prompt_length=config.max_prompt_length,
         memory=config.prompt_memory * MEGABYTE,
+        allow_prompt_mismatch=config.allow_prompt_mismatch,
     )
 
 
