@@ -158,7 +158,7 @@ def test_a_stream_as_bytes(http):
 @pytest.mark.parametrize(
     ("stop", "text"), [("was", "the soup "), (["p w", "good"], "the sou"), ("x", TEXT), ("", None)]
 )
-def test_stop_strings(client, stop, text, stream):
+def test_stop_strings(client, engine, stop, text, stream):
     def ask():
         return client.completions.create(model="food", prompt="soup", stop=stop, stream=stream)
 
@@ -173,6 +173,7 @@ def test_stop_strings(client, stop, text, stream):
         assert chunks[-1].choices[0].finish_reason == "stop"
     else:
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == (text, "stop")
+    assert engine.seen[-1].is_cancelled == (text != TEXT)  # nobody makes the rest of it
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -583,6 +584,14 @@ def test_metrics(http):
     assert "prompt_tuning_engine_tokens_total 7.0" in text
     assert 'http_request_seconds_bucket{le="0.1",route="/v1/completions"}' in text
     assert "prompt_tuning_completion_tokens_total" in text
+
+
+def test_an_engine_that_ended_by_itself(http, spoilt):
+    assert http.get("/readyz").json() == {"status": "ready"}
+    spoilt("is_ready", False)
+    assert http.get("/readyz").status_code == 503
+    assert http.get("/healthz").status_code == 503
+    assert http.get("/v1/load").json()["state"] == "dead"
 
 
 def test_load_and_methods(http):

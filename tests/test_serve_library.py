@@ -320,6 +320,7 @@ def test_what_others_change_is_seen_at_a_reload(library, folder):
     save_prompt(folder / "new", values(9))
     (folder / "deep" / "own" / "prompt.safetensors").unlink()
     library.reload()
+    assert library._bytes == kept.values.nbytes
     assert library.names() == ("bare.npy", "new", "run")
     assert library.version("run") != version
     np.testing.assert_array_equal(library.get("run").values, values(8))

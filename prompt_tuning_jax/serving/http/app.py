@@ -25,6 +25,7 @@ from prompt_tuning_jax.serving.http.meaning import nearest_routes
 from prompt_tuning_jax.serving.http.metrics import Metrics
 from prompt_tuning_jax.serving.http.page import page_routes
 
+State = Literal["starting", "ready", "stopping", "dead"]
 _ABOUT = """One frozen model, many prompts. `model` names the prompt of a request, an ensemble of
 prompts, or `base` for none; a completion's temperature is 0 unless it says otherwise."""
 
@@ -33,7 +34,7 @@ class Load(BaseModel):
     """How the server is doing."""
 
     model: str
-    state: Literal["starting", "ready", "stopping"]
+    state: State
     engine: dict[str, float]
 
 
@@ -66,12 +67,24 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
 
 
 def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["health"], summary="Whether the process answers")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    was_ready = False
 
-    def state() -> Literal["starting", "ready", "stopping"]:
-        return "stopping" if engine.is_stopping else "ready" if engine.is_ready else "starting"
+    def state() -> State:
+        nonlocal was_ready
+        was_ready |= engine.is_ready
+        if engine.is_stopping:
+            return "stopping"
+        return "ready" if engine.is_ready else "dead" if was_ready else "starting"
+
+    @app.get(
+        "/healthz",
+        tags=["health"],
+        responses={503: {"description": "The engine ended by itself: start the server again."}},
+        summary="Whether the process works",
+    )
+    async def healthz() -> JSONResponse:
+        is_dead = state() == "dead"
+        return JSONResponse({"status": "dead" if is_dead else "ok"}, 503 if is_dead else 200)
 
     @app.get(
         "/readyz",

@@ -304,7 +304,8 @@ def completion_routes(engine: Engine, settings: HttpSettings, metrics: Metrics) 
     @router.post(
         "/v1/completions",
         response_model=Completion,
-        responses=documented(422, 429, 500, 503, 504),
+        responses=documented(422, 429, 500, 503, 504)
+        | {200: {"content": {_EventStream.media_type: {}}}},
         summary="Answers to texts, whole or as a stream of server-sent events",
     )
     async def complete(asked: CompletionRequest, request: Request) -> Any:
