@@ -115,7 +115,7 @@ class StandIn:
 @contextlib.contextmanager
 def served(engine, settings):
     """The address of a server in a thread of this process."""
-    config = uvicorn.Config(make_app(engine, settings), port=0, log_level="warning")
+    config = uvicorn.Config(make_app(engine, settings), port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

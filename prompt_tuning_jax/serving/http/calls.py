@@ -18,7 +18,8 @@ from prompt_tuning_jax.serving.requests import Request as EngineRequest
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 DEADLINE = "X-Request-Timeout"
-_SHORT = 2000  # characters that are made tokens at once; for more another thread is worth it
+_FEW = 8  # requests that are made at once; for more another thread is worth it
+_SHORT = 2000  # characters that are made tokens at once
 Result = TypeVar("Result")
 
 
@@ -50,7 +51,7 @@ class Engine(Protocol):
 
 
 class Call:
-    """The engine's requests of one HTTP request. All must be made in the event loop's thread.
+    """The engine's requests of one HTTP request, in the event loop's thread.
 
     Leaving its `with` cancels what is not finished.
     """
@@ -60,30 +61,47 @@ class Call:
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._open: dict[int, EngineRequest] = {}
+        self._is_over = False
 
     def __enter__(self) -> "Call":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         for number in list(self._open):
             self.finish(number)
 
-    def submit(self, number: int, make: Callable[..., EngineRequest], **given: Any) -> None:
-        """Asks for an answer, whose events will have this number.
+    async def submit(
+        self, make: Callable[..., EngineRequest], each: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Asks for answers; the events of the i-th have the number i.
 
         Raises:
           Overloaded, Stopping: the engine takes no more.
           ApiError: the engine cannot do this.
         """
-        tell = functools.partial(self._tell, number)
-        request = make(tell=tell, deadline=self.deadline, **given)
         try:
-            self._engine.submit(request)
+            if len(each) <= _FEW:
+                self._submit(make, each)
+            else:
+                await asyncio.to_thread(self._submit, make, each)
         except Unusable:
             raise
         except ValueError as error:
             raise refused(error) from error
-        self._open[number] = request
+
+    def _submit(
+        self, make: Callable[..., EngineRequest], each: Sequence[Mapping[str, Any]]
+    ) -> None:
+        for number, given in enumerate(each):
+            if self._is_over:  # while another thread was at it
+                break
+            tell = functools.partial(self._tell, number)
+            request = make(tell=tell, deadline=self.deadline, **given)
+            self._open[number] = request
+            self._engine.submit(request)
+        if self._is_over:
+            self.__exit__()
 
     def finish(self, number: int) -> None:
         """Nothing more is wanted of a request."""

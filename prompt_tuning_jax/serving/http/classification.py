@@ -111,8 +111,8 @@ async def _classified(
     """The answers, and how many tokens were read for them."""
     rows = await encoded(engine, texts, "texts")
     await at_hand(engine.library, prompts)
-    for number, row in enumerate(rows):
-        call.submit(number, Classify, tokens=row, prompts=prompts, labels=labels)
+    each = [{"tokens": row, "prompts": prompts, "labels": labels} for row in rows]
+    await call.submit(Classify, each)
     answers: dict[int, Answer] = {}
     async for number, event in call.events():
         if isinstance(event, Ranked):

@@ -217,8 +217,8 @@ class _Completions:
         await at_hand(engine.library, prompts)
         self._read = sum(map(len, rows))
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
-        each = asked.n or 1
-        for number in range(len(rows) * each):
+        copies, each = asked.n or 1, []
+        for number in range(len(rows) * copies):
             sampling = Sampling(
                 max_tokens=asked.max_tokens or min(_TOKENS, engine.limits.max_tokens),
                 temperature=asked.temperature or 0.0,
@@ -227,10 +227,11 @@ class _Completions:
                 seed=seed,
                 number=number,
             )
-            row = rows[number // each]
-            self._call.submit(number, Generate, tokens=row, prompts=prompts, sampling=sampling)
+            row = rows[number // copies]
+            each.append({"tokens": row, "prompts": prompts, "sampling": sampling})
             stream = TextStream(engine.model.vocabulary, asked.stops)
             self._answers.append(_Answer(number, stream, asked.logprobs is not None))
+        await self._call.submit(Generate, each)
         self._metrics.read.inc(self._read)
 
     async def parts(self) -> AsyncIterator[tuple[_Answer, str]]:
