@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
+from typing import Any
 
 from prompt_tuning_jax.checkpoints.prompt_file import PromptHeader
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 BASE = "base"
-UPLOADED = "uploaded"  # the fact that a file states which this server wrote
 # What stands after a prompt's name in a URL.
 _RESERVED = ("nearest", "reload")
 _LONGEST = 200
@@ -74,14 +74,14 @@ def described(name: str, header: PromptHeader | TunedPrompt, source: str) -> Des
         input_template=template or None,
         missing=None if missing == "drop" else missing,  # every record gets an answer
         source=source,
-        uploaded=facts.get(UPLOADED) is True,
+        uploaded=facts.get("uploaded") is True,
     )
 
 
 def of_members(name: str, members: list[Description], source: str) -> Description:
     """What is common to an ensemble's members."""
 
-    def common(fact: str):
+    def common(fact: str) -> Any:
         found = {getattr(one, fact) for one in members}
         return found.pop() if len(found) == 1 else None
 

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.prompt_file import PromptHeader, read_header
@@ -18,6 +18,7 @@ from prompt_tuning_jax.tuned_prompt import TunedPrompt
 ENSEMBLE = ".ensemble.json"
 _FILES = ("prompt.safetensors", "prompt.json", peft.CONFIG, peft.WEIGHTS)
 _VERSIONS = itertools.count(1)
+Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class Fit(NamedTuple):
@@ -33,7 +34,8 @@ class Fit(NamedTuple):
 
     def check(self, prompt: TunedPrompt | PromptHeader) -> None:
         """Refuses, with a ValueError, a prompt of another model or one that is too long."""
-        self.model.check(prompt, self.allow_prompt_mismatch)
+        whole = cast(TunedPrompt, prompt)  # of which no more is looked at than a header has
+        self.model.check(whole, self.allow_prompt_mismatch)
         if prompt.shape[0] > self.max_prompt_length:
             raise ValueError(
                 f"This prompt has {prompt.shape[0]} rows, and this server has room for "
@@ -50,7 +52,7 @@ class Entry(NamedTuple):
     """
 
     path: Path
-    signature: tuple
+    signature: Signature
     version: int
     description: Description
 
@@ -129,7 +131,9 @@ def ensemble(
         raise ValueError(f"There is no prompt {missing[0]!a} to be a member.")
     found = [prompts[member].description for member in members]
     if len(kinds := {one.visibility for one in found}) > 1:
-        raise ValueError(f"The members of an ensemble see alike; these are {sorted(kinds)}.")
+        raise ValueError(
+            f"The members of an ensemble see alike; these are {sorted(map(str, kinds))}."
+        )
     return of_members(name, found, source)
 
 
@@ -141,11 +145,11 @@ def _members(path: Path) -> list[str]:
     return members
 
 
-def _signature(path: Path) -> tuple:
+def _signature(path: Path) -> Signature:
     """When its files were written, and what they are."""
-    files = [path]
+    files = [str(path)]
     if path.is_dir():
-        with os.scandir(path) as inside:
+        with os.scandir(str(path)) as inside:
             files = sorted(file.path for file in inside if file.name in _FILES)
     stats = ((file, os.stat(file)) for file in files)
     return tuple((file, x.st_mtime_ns, x.st_size, x.st_ino) for file, x in stats)

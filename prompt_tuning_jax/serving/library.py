@@ -24,12 +24,11 @@ from prompt_tuning_jax.checkpoints.prompt_folder import existing_folder
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.description import (
     BASE,
-    UPLOADED,
     Description,
     check_name,
     described,
 )
-from prompt_tuning_jax.serving.folder_scan import ENSEMBLE, Fit, Scan, ensemble, entry, scan
+from prompt_tuning_jax.serving.folder_scan import ENSEMBLE, Entry, Fit, Scan, ensemble, entry, scan
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 Form = Literal["safetensors", "npy"]
@@ -142,10 +141,10 @@ class PromptLibrary:
         """
         found = self._entry(name)
         with self._lock:
-            version, prompt = self._values.get(name, (0, None))
-            if prompt is not None and version == found.version:
+            kept = self._values.get(name)
+            if kept is not None and kept[0] == found.version:
                 self._values.move_to_end(name)
-                return prompt
+                return kept[1]
         try:
             prompt = load_prompt(found.path)
             self._fit.check(prompt)
@@ -180,7 +179,7 @@ class PromptLibrary:
             if name in self._found.ensembles:
                 raise Conflict(f"{name} is an ensemble: remove it first, or choose another name.")
             place = self._place(folder, name)
-            save_prompt(place, prompt, **{UPLOADED: True})
+            save_prompt(place, prompt, uploaded=True)
             made = entry(name, place, folder, self._fit)
             self._replace(prompts={**self._found.prompts, name: made})
         return made.description
@@ -249,20 +248,25 @@ class PromptLibrary:
             self._replace(found.prompts, found.ensembles, found.notes)
         return found.notes
 
-    def _entry(self, name: str):
+    def _entry(self, name: str) -> Entry:
         found = self._found.prompts.get(name)
         if found is None:
             raise UnknownPrompt(f"There is no prompt {name[:200]!a}{self._nearest(name)}")
         return found
 
     def _nearest(self, name: str) -> str:
-        names = self.names()
+        names: Sequence[str] = self.names()
         if len(names) > _SEARCHED:  # a comparison takes its time, and anybody may ask
             names = [other for other in names if other[:3] == name[:3]][:_SEARCHED]
         near = difflib.get_close_matches(name[:200], names, n=3)
         return f"; did you mean {' or '.join(near)}?" if near else "."
 
-    def _replace(self, prompts=None, ensembles=None, notes=None) -> None:
+    def _replace(
+        self,
+        prompts: dict[str, Entry] | None = None,
+        ensembles: dict[str, Description] | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
         """What is found is exchanged as a whole, so that readers need no lock."""
         old = self._found
         with self._lock:
@@ -278,8 +282,8 @@ class PromptLibrary:
                     self._forget(name)
 
     def _forget(self, name: str) -> None:
-        _, prompt = self._values.pop(name, (0, None))
-        self._bytes -= 0 if prompt is None else prompt.values.nbytes
+        if (kept := self._values.pop(name, None)) is not None:
+            self._bytes -= kept[1].values.nbytes
 
     def _writable(self, name: str) -> Path:
         """The folder, for something of this name."""

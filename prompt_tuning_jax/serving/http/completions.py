@@ -217,6 +217,7 @@ class _Completions:
         await at_hand(engine.library, prompts)
         self._read = sum(map(len, rows))
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
+        vocabulary = engine.model.text_vocabulary("serve")
         copies, each = asked.n or 1, []
         for number in range(len(rows) * copies):
             sampling = Sampling(
@@ -229,7 +230,7 @@ class _Completions:
             )
             row = rows[number // copies]
             each.append({"tokens": row, "prompts": prompts, "sampling": sampling})
-            stream = TextStream(engine.model.vocabulary, asked.stops)
+            stream = TextStream(vocabulary, asked.stops)
             self._answers.append(_Answer(number, stream, asked.logprobs is not None))
         await self._call.submit(Generate, each)
         self._metrics.read.inc(self._read)

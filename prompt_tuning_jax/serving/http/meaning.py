@@ -43,11 +43,12 @@ class Nearest(BaseModel):
 class _Search:
     def __init__(self, model: FrozenModel, library: PromptLibrary):
         self._model, self._library = model, library
+        self._vocabulary = model.text_vocabulary("serve")
 
     @functools.cached_property
     def _table(self) -> Float[np.ndarray, "V D"]:
         """The pieces' embeddings: taken from the device when somebody first asks."""
-        return np.asarray(self._model.embeddings[: self._model.vocabulary.size], np.float32)
+        return np.asarray(self._model.embeddings[: self._vocabulary.size], np.float32)
 
     def __call__(self, name: str, count: int) -> Nearest:
         values = self._library.get(name).values
@@ -60,7 +61,7 @@ class _Search:
         return Nearest(name=name, rows=rows)
 
     def _near(self, token: int, cosine: float) -> Near:
-        piece = readable(self._model.vocabulary.id_to_piece(int(token)))
+        piece = readable(self._vocabulary.id_to_piece(int(token)))
         return Near(piece=piece, cosine=float(cosine))
 
 

@@ -8,8 +8,8 @@ from prometheus_client.registry import Collector
 
 _PREFIX = "prompt_tuning"
 # The engine's statistics that only grow; the others are as they are now.
-_GROW = ("requests", "tokens", "steps", "step_slots", "reads", "read_rows", "read_places")
-_GROW += ("failures",)
+_GROW = {"requests", "tokens", "steps", "step_slots", "reads", "read_rows", "read_places"}
+_GROW |= {"failures"}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
