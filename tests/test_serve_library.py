@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import quote
@@ -288,6 +290,45 @@ def test_a_kill_at_any_moment_leaves_the_old_prompt_or_the_new_one(folder, model
         if not is_killed:
             break
     assert seen == {("old", True), ("new", True), ("new", False)}
+
+
+KILLING = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save
+import prompt_tuning_jax as pt
+from prompt_tuning_jax.serving.library import PromptLibrary
+
+folder, model = Path(sys.argv[1]), pt.load_model(sys.argv[2])
+sent = [np.full((3, 16), i, np.float32) for i in range(9)]
+seen = set()
+for kill in range(50):
+    library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
+    assert not library.notes, library.notes
+    for name in library.names():
+        values = library.get(name).values
+        assert (values == values[0, 0]).all()
+        seen.add(values[0, 0])
+    child = os.fork()
+    if child == 0:
+        while True:
+            for one in sent:
+                library.add(f"p{random.randrange(3)}", save({"prompt": one}), "safetensors")
+    time.sleep(random.uniform(0.001, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+print(len(seen))
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_during_uploads(tmp_path, model_dir):
+    (tmp_path / "prompts").mkdir()
+    command = [sys.executable, "-W", "ignore", "-c", KILLING, str(tmp_path / "prompts")]
+    done = subprocess.run([*command, str(model_dir)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 2
 
 
 def test_ensembles(library, folder, model):
