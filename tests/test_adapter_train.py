@@ -15,7 +15,7 @@ from family_laws import assert_alike
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
-from prompt_tuning_jax.commands.infer import main as infer
+from prompt_tuning_jax.commands.inference.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.methods import wayward

@@ -12,7 +12,7 @@ from common import slow
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.peft import read_adapter, write_adapter
 from prompt_tuning_jax.commands.export_prompt import main as export
-from prompt_tuning_jax.commands.infer import main as infer
+from prompt_tuning_jax.commands.inference.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
 from prompt_tuning_jax.data.batches import eval_batches
 from prompt_tuning_jax.data.encoding import Encoder

@@ -11,7 +11,7 @@ import tiny
 
 from prompt_tuning_jax import load_model
 from prompt_tuning_jax.checkpoints.huggingface.generation import defaults_of, read_generation
-from prompt_tuning_jax.commands import infer as command
+from prompt_tuning_jax.commands.inference import infer as command
 from prompt_tuning_jax.decoding.constraints import UNCONSTRAINED, Constraints
 from prompt_tuning_jax.decoding.defaults import NO_DEFAULTS, GenerationDefaults
 from prompt_tuning_jax.evaluation.scoring import evaluate_task

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from prompt_tuning_jax import load_prompt, save_prompt, train
-from prompt_tuning_jax.commands import infer as command
+from prompt_tuning_jax.commands.inference import infer as command
 
 TEXTS = ["the soup was good", "we had cake and it was very cold", "the tea was fresh", "bread"]
 SIZES = {"batch_size": 4, "max_input_length": 12}

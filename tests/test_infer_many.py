@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import TunedPrompt, load_bank, save_prompt
-from prompt_tuning_jax.commands import infer as command
+from prompt_tuning_jax.commands.inference import infer as command
 
 SIZES = {"batch_size": 4, "max_input_length": 12}
 RECORDS = [

@@ -14,7 +14,7 @@ import pytest
 from prompt_tuning_jax import train, train_many
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import cli, show_task
-from prompt_tuning_jax.commands.infer import as_trained
+from prompt_tuning_jax.commands.inference.infer import as_trained
 from prompt_tuning_jax.decoding.options import DecodingOptions
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.answers import answer

@@ -14,7 +14,7 @@ from prompt_tuning_jax.checkpoints.peft import read_adapter
 from prompt_tuning_jax.commands.evaluate import main as evaluate
 from prompt_tuning_jax.commands.export_prompt import main as export
 from prompt_tuning_jax.commands.import_prompt import main as import_prompt
-from prompt_tuning_jax.commands.infer import main as infer
+from prompt_tuning_jax.commands.inference.infer import main as infer
 from prompt_tuning_jax.commands.train import main as train
 from prompt_tuning_jax.params import PROMPT_NAME
 

@@ -30,7 +30,7 @@ from prompt_tuning_jax.checkpoints.t5x import storage as t5x_storage
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import open_checkpoint
 from prompt_tuning_jax.checkpoints.t5x.storage import CONTEXT
 from prompt_tuning_jax.commands import cli
-from prompt_tuning_jax.commands.infer import infer
+from prompt_tuning_jax.commands.inference.infer import infer
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5.apply import apply
 from prompt_tuning_jax.models.t5.config import mt5, t5_1_0, t5_1_1

@@ -151,7 +151,6 @@ def _generate(
     check_fits(cache, how.beams, what)
     if how.constraints:
         own = own_tokens(encoder_input_tokens, prompts["prompt_positions"], config.pad_id)
-        own = (x[::members] for x in own)
         step, cache = constrained(
             next_scores,
             cache,
@@ -159,7 +158,7 @@ def _generate(
             of_logits=how.beams == 1,
             eos_ids=how.eos_ids,
             max_length=max_length,
-            **known(*own, how.start_id, config.continues_inputs),
+            **known(*(x[::members] for x in own), how.start_id, config.continues_inputs),
             batch_axis=batch_axis,
         )
     if how.beams > 1:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.commands.infer_inputs import opened_lines
+from prompt_tuning_jax.commands.inference.infer_inputs import opened_lines
 from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.embedding import load_embedding_model

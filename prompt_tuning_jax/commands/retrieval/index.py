@@ -11,7 +11,7 @@ folder have a row each for a document, in the same order, for whatever else is t
 """
 
 from prompt_tuning_jax.bounds import ROWS
-from prompt_tuning_jax.commands.infer_inputs import opened_lines
+from prompt_tuning_jax.commands.inference.infer_inputs import opened_lines
 from prompt_tuning_jax.data.collection import read_texts, texts_of
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.embedding import load_embedding_model

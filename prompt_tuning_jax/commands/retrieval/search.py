@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from prompt_tuning_jax.bounds import COUNT
-from prompt_tuning_jax.commands.infer_inputs import opened_lines
+from prompt_tuning_jax.commands.inference.infer_inputs import opened_lines
 from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError

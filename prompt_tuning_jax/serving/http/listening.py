@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -15,15 +15,32 @@ IDLE = 75  # seconds that a connection stays open without a request; clients are
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-def listen(engine: Engine, settings: HttpSettings, listener: socket.socket) -> None:
-    """Answers requests until a signal comes; a second one gives up what is not answered yet."""
+def listen(
+    engine: Engine,
+    settings: HttpSettings,
+    listener: socket.socket,
+    say: Callable[[], None] = lambda: None,
+) -> None:
+    """Answers requests until a signal comes; a second one gives up what is not answered yet.
+
+    Args:
+      say: called once requests are taken.
+    """
     app = make_app(engine, settings)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=IDLE)
-    _Server(config).run(sockets=[listener])
+    _Server(config, say).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """A server that a signal ends as it should, and so with success: it is not raised again."""
+
+    def __init__(self, config: uvicorn.Config, say: Callable[[], None]):
+        super().__init__(config)
+        self._say = say
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._say()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ SIGTERM ends it once what it accepted is answered.
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import ipaddress
 import json
@@ -70,7 +71,6 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
         kinds = {library.describe(name).visibility for name in names} - {None}
         seconds = engine.start(kinds)
         _say(f"{engine.programs.compiled} programs ready after {seconds:.0f} s.")
-        _say_where(config, listener, library, token)
         settings = HttpSettings(
             token=token,
             max_upload=config.max_upload * MEGABYTE,
@@ -78,7 +78,8 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
             timeout=config.request_timeout,
         )
         try:
-            listen(engine, settings, listener)
+            say = functools.partial(_say_where, listener, library, token)
+            listen(engine, settings, listener, say)
         finally:
             engine.stop()
     _say("Stopped: all that was accepted is answered.")
@@ -176,9 +177,7 @@ def _say_what_is_left_out(library: PromptLibrary) -> None:
         _say(f"warning: {note}")
 
 
-def _say_where(
-    config: ServeConfig, listener: socket.socket, library: PromptLibrary, token: str | None
-) -> None:
+def _say_where(listener: socket.socket, library: PromptLibrary, token: str | None) -> None:
     """The address, and a line that works there."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

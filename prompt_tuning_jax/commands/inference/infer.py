@@ -28,7 +28,7 @@ from typing import Any, TextIO
 
 from prompt_tuning_jax.banks import PromptLike, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
-from prompt_tuning_jax.commands.infer_inputs import (
+from prompt_tuning_jax.commands.inference.infer_inputs import (
     Input,
     Made,
     Templates,

@@ -1,0 +1,1 @@
+"""Commands that answer: lines of a file, or requests over HTTP."""
