@@ -124,9 +124,9 @@ def read_collection(folder: str | Path, similar_from: float | None = None) -> Co
     return Collection(read_texts(corpus), read_texts(queries), grades, tuple(files))
 
 
-def read_texts(path: str | Path) -> dict[str, str]:
+def read_texts(path: str | Path, encoding: str | None = None) -> dict[str, str]:
     """Id -> text of a corpus or of queries, in the order of the file."""
-    return texts_of(_records(Path(path)), path)
+    return texts_of(_records(Path(path), encoding), path)
 
 
 def texts_of(
@@ -239,8 +239,8 @@ def _number(score: Any) -> float:
         return math.nan
 
 
-def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for _, line, record in RecordFile(path).scan():
+def _records(path: Path, encoding: str | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, line, record in RecordFile(path, encoding=encoding).scan():
         yield f"{path}, line {line}", record
 
 

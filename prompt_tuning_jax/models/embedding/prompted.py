@@ -18,6 +18,7 @@ from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOLING, TunedPrompt
 # What a tuned prompt's file says of whether its positions count in the pooling.
 POOL_PROMPT = "pool_prompt"
 QUERY_NAME = "query_name"  # and of which of the model's text prompts it was tuned behind
+DOCUMENT_NAME = "document_name"  # and which stood before documents
 SIDE = "sides"  # and of which texts it stands before, one of `config.SIDES`
 
 

@@ -21,7 +21,13 @@ from prompt_tuning_jax.evaluation.retrieval.metrics import (
 from prompt_tuning_jax.evaluation.retrieval.sides import embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import FILE, Store, save_store
 from prompt_tuning_jax.models.embedding import EmbeddingConfig
-from prompt_tuning_jax.models.embedding.prompted import SIDE, pooling_facts
+from prompt_tuning_jax.models.embedding.prompted import (
+    DOCUMENT_NAME,
+    POOL_PROMPT,
+    QUERY_NAME,
+    SIDE,
+    pooling_facts,
+)
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
@@ -154,10 +160,10 @@ class RetrievalScoring:
 
     def facts(self) -> Mapping[str, Any]:
         return {
-            "query_name": self.names.query,
-            "document_name": self.names.document,
+            QUERY_NAME: self.names.query,
+            DOCUMENT_NAME: self.names.document,
             SIDE: self.config.sides,
-            "pool_prompt": self.config.pool_prompt,
+            POOL_PROMPT: self.config.pool_prompt,
             **pooling_facts(self.model_config),
         }
 
