@@ -161,34 +161,36 @@ def _read_pairs(folder: Path, similar_from: float | None) -> Collection:
     splits = find_splits(folder)
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
-    pairs, scored = {}, {}
+    pairs: dict[str, list[tuple[str, str, float | None]]] = {}
+    scored: dict[str, list[Scored]] = {}
     for split, files in splits.items():
         found = [pair for path in files for pair in _pairs_of(path, queries, documents)]
         if not found:
             raise ValueError(f"{files[0]} holds no pairs.")
-        if len({score is None for _, _, score in found}) > 1:
-            raise ValueError(f"{files[0]}: some pairs have a score and some have none.")
         pairs[split] = found
-        if found[0][2] is not None:
-            scored[split] = [Scored(*pair) for pair in found]
-    if similar_from is None and scored:
-        scores = [pair.score for pair in scored.get("train", next(iter(scored.values())))]
-        similar_from = min(scores) + SIMILAR * (max(scores) - min(scores))
+        own = [Scored(one, other, score) for one, other, score in found if score is not None]
+        if own and len(own) < len(found):
+            raise ValueError(f"{files[0]}: some pairs have a score and some have none.")
+        if own:
+            scored[split] = own
+    least = _least_similar(scored) if similar_from is None else similar_from
     grades: dict[str, dict[str, dict[str, int]]] = {}
     for split, found in pairs.items():
         judged = grades.setdefault(split, {})
         for query, document, score in found:
-            grade = int(score is None or score >= similar_from)
+            grade = int(score is None or score >= least)
             of_query = judged.setdefault(query, {})
             of_query[document] = max(grade, of_query.get(document, 0))
     files = tuple(path for each in splits.values() for path in each)
-    return Collection(
-        {number: text for text, number in documents.items()},
-        {number: text for text, number in queries.items()},
-        grades,
-        files,
-        scored,
-    )
+    texts = [{number: text for text, number in each.items()} for each in (documents, queries)]
+    return Collection(*texts, grades, files, scored)
+
+
+def _least_similar(scored: Mapping[str, Sequence[Scored]]) -> float:
+    """The score from which on pairs say the same, where nobody says."""
+    pairs = scored.get("train") or next(iter(scored.values()), ())
+    scores = [pair.score for pair in pairs] or [0.0]
+    return min(scores) + SIMILAR * (max(scores) - min(scores))
 
 
 def _pairs_of(
