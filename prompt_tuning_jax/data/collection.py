@@ -181,9 +181,11 @@ def _read_pairs(folder: Path, similar_from: float | None) -> Collection:
             grade = int(score is None or score >= least)
             of_query = judged.setdefault(query, {})
             of_query[document] = max(grade, of_query.get(document, 0))
+    of_documents, of_queries = (
+        {number: text for text, number in each.items()} for each in (documents, queries)
+    )
     files = tuple(path for each in splits.values() for path in each)
-    texts = [{number: text for text, number in each.items()} for each in (documents, queries)]
-    return Collection(*texts, grades, files, scored)
+    return Collection(of_documents, of_queries, grades, files, scored)
 
 
 def _least_similar(scored: Mapping[str, Sequence[Scored]]) -> float:
