@@ -254,8 +254,9 @@ def test_what_cannot_be_is_said(data, tmp_path):
             pt.train(model=model, **settings(data, tmp_path / "run", **changes))
     write_pairs(tmp_path / "train.jsonl", 30, 0, scored=False)
     write_pairs(tmp_path / "dev.jsonl", 30, 0, scored=False)
-    with pytest.raises(ValueError, match="has none in the split 'validation'"):
-        pt.train(model=model, **settings(tmp_path, tmp_path / "run", metric="pearson"))
+    for metric in ("pearson", ["recall@1", "spearman"]):
+        with pytest.raises(ValueError, match="has none in the split 'validation'"):
+            pt.train(model=model, **settings(tmp_path, tmp_path / "run", metric=metric))
 
 
 def test_a_query_side_may_be_tuned_on_pairs_too(data, tmp_path):
@@ -306,7 +307,7 @@ def test_an_index_with_a_prompt_has_documents_behind_it(used):
     [
         ("plain", None, None),
         ("plain", "query", None),
-        ("plain", "both", "make an index with `prompt-tuning index --prompt`"),
+        ("plain", "both", "give it to `prompt-tuning index`"),
         ("prompted", "both", None),
         ("prompted", "other", "would be with another"),
         ("prompted", "query", None),  # the same rows: it is the same prompt

@@ -64,7 +64,7 @@ def check_search(
         if prompt is not None and prompt.metadata.get(SIDE) == BOTH:
             raise ValueError(
                 f"{path} was tuned for queries and documents, and the documents of {index} were "
-                "embedded without it: make an index with `prompt-tuning index --prompt`."
+                f"embedded without it: give it to `prompt-tuning index` ({spelled('prompt')}) too."
             )
     elif prompt is None or digest_of(prompt) != made_with:
         other = "no prompt" if prompt is None else f"another, {path}"

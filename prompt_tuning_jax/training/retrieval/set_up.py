@@ -214,9 +214,10 @@ def check_evaluation(config: TrainConfig, collection: Collection) -> None:
         metrics = metrics_of(config, collection)
         if any(name not in CORRELATIONS for name in metrics):
             collection.split(config.eval_split)
-        elif config.eval_split not in collection.scored:
+        compared = [name for name in metrics if name in CORRELATIONS]
+        if compared and config.eval_split not in collection.scored:
             raise ValueError(
-                f"{spelled('metric')} {metrics[0]} compares with the scores of pairs, and "
+                f"{spelled('metric')} {compared[0]} compares with the scores of pairs, and "
                 f"{config.data_dir} has none in the split {config.eval_split!r}."
             )
         return
