@@ -306,6 +306,7 @@ def test_batches_go_on_where_they_stood():
 def test_what_cannot_be_trained_is_said(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         pt.train(**run(load("bert"), data, tmp_path / "run", **changes))
+    assert not (tmp_path / "run" / "index").exists()
 
 
 @pytest.mark.slow
