@@ -17,11 +17,12 @@ from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.commands.retrieval import index as make_index
 from prompt_tuning_jax.commands.retrieval import search
 from prompt_tuning_jax.data.collection import Collection, Scored, read_collection
+from prompt_tuning_jax.data.text_rows import TextPrompts
 from prompt_tuning_jax.evaluation.retrieval.store import load_store
 from prompt_tuning_jax.params import PROMPT_NAME, flatten
 from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients
 from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, TextNames
-from prompt_tuning_jax.training.retrieval.set_up import batches_of, examples_of
+from prompt_tuning_jax.training.retrieval.set_up import batches_of, examples_of, text_names
 
 SIMILARITY = json.loads((GOLDENS / "retrieval" / "similarity.json").read_text())
 WORDS = ("river", "stone", "cloud", "bread", "horse", "paper", "glass", "music")
@@ -228,6 +229,23 @@ def test_resumed_is_uninterrupted(trained, data, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_text_prompts_stand_before_both_sides_alike(data, tmp_path):
+    names = TextPrompts({"query": "ask: ", "document": "text: "})
+    model = load("bert").replace(text_prompts=names)
+    for given, expected in (({}, "query"), ({"document_name": "document"}, "document")):
+        config = pt.TrainConfig(**settings(data, tmp_path, **given))
+        assert text_names(config, model) == ("query", expected)
+    result = pt.train(model=model, **settings(data, tmp_path, **given, train_steps=1))
+    pairs, found = read_collection(data).scored["validation"], read_collection(data)
+    sides = [found.queries[p.query] for p in pairs], [found.documents[p.document] for p in pairs]
+    one, other = (
+        model.embed(side, result.prompt, text_prompt=before)
+        for side, before in zip(sides, ("ask: ", "text: "), strict=True)
+    )
+    expected = np.corrcoef((one * other).sum(axis=1), [pair.score for pair in pairs])[0, 1]
+    assert result.history[-1]["pearson"] == pytest.approx(100 * expected, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_several_at_once_and_hard_negatives(data, tmp_path):
     model, how = load("bert"), {"hard_negatives": 1, "metric": ["recall@1", "spearman"]}
@@ -326,6 +344,21 @@ def test_an_index_is_asked_with_its_own_prompt(used, capsys, index, prompt, refu
     query = load("bert").embed(["the rain"], numbers("bert")["prefix"] if prompt else None)[0]
     scores = load_store(used / index).vectors @ query
     assert found["_id"] == WORDS[int(scores.argmax())]
+
+
+def test_an_index_has_the_text_prompt_that_its_prompt_was_tuned_with(tmp_path, monkeypatch):
+    names = TextPrompts({"query": "ask: ", "document": "text: "})
+    model = load("bert").replace(text_prompts=names)
+    monkeypatch.setattr(make_index, "load_embedding_model", lambda *_, **__: model)
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d", "text": "tea"}\n')
+    words = ["--model", MODEL, "--documents", str(tmp_path / "corpus.jsonl"), "--output"]
+    for name in ("query", None):
+        facts = {"query_name": "query", "document_name": name, "sides": "both"}
+        prompt = pt.TunedPrompt(numbers("bert")["prefix"])
+        pt.save_prompt(tmp_path / "prompt", prompt, **model.identity, **facts)
+        make_index.main([*words, str(tmp_path / "index"), "--prompt", str(tmp_path / "prompt")])
+        expected = model.embed(["tea"], numbers("bert")["prefix"], name=name)
+        np.testing.assert_allclose(load_store(tmp_path / "index").vectors, expected, atol=1e-6)
 
 
 def test_documents_go_without_a_prompt_of_queries(used, data, tmp_path):

@@ -24,6 +24,7 @@ from prompt_tuning_jax.evaluation.retrieval.sides import (
 )
 from prompt_tuning_jax.evaluation.retrieval.store import check_place, make_store, save_store
 from prompt_tuning_jax.json_values import json_object
+from prompt_tuning_jax.models.embedding.prompted import DOCUMENT_NAME, SIDE
 from prompt_tuning_jax.models.embedding.stored import DTYPES
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
@@ -56,8 +57,8 @@ class IndexConfig(EmbeddingModelConfig, MismatchConfig):
     )
     name: str | None = setting(
         default=None,
-        help="""which of the model's text prompts stands before a document; None: its "document",
-        "passage" or "corpus", if it has one.""",
+        help="""which of the model's text prompts stands before a document; None: that which the
+        prompt was tuned with, else its "document", "passage" or "corpus", if it has one.""",
         group="model",
     )
     dtype: str = setting(
@@ -98,6 +99,8 @@ def main(argv: list[str] | None = None) -> None:
         if prompt is not None:
             prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)
             check_documents(prompt, config.prompt)
+            if SIDE in prompt.metadata:
+                name = config.name or prompt.metadata.get(DOCUMENT_NAME)
         texts, size = list(documents.values()), config.batch_size
         vectors = embed_documents(model, texts, prompt, name, batch_size=size)
         digest = None if prompt is None else digest_of(prompt)

@@ -70,7 +70,7 @@ class RetrievalConfig:
     document_name: str | None = setting(
         default=None,
         help="""which stands before documents; None: its "document", "passage" or "corpus", if it
-        has one.""",
+        has one; where the prompt is before both, as before queries.""",
         group="data",
         identity=True,
         shared=True,

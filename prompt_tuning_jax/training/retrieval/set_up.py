@@ -136,13 +136,16 @@ def prepare_retrieval(
 def text_names(config: TrainConfig, model: EmbeddingModel) -> TextNames:
     """Which of the model's text prompts stand before queries, and before documents.
 
+    Where both sides pass the prompt, these are texts of one kind, and have the same unasked.
+
     Raises:
       ValueError: it has none of this name.
     """
-    prompts = model.text_prompts
-    names = TextNames(
-        prompts.of_queries(config.query_name), prompts.of_documents(config.document_name)
-    )
+    prompts, given = model.text_prompts, config.document_name
+    of_queries, of_documents = prompts.of_queries(config.query_name), prompts.of_documents(given)
+    if config.tunes_documents:
+        of_documents = given or of_queries
+    names = TextNames(of_queries, of_documents)
     for name in names:
         prompts.before(name, None)
     return names
