@@ -315,8 +315,8 @@ def test_an_index_of_others_is_refused(trained, data, tmp_path):
     with pytest.raises(ValueError, match="vectors of another model"):
         pt.train(**run(load("sentence_t5"), data, tmp_path / "a", index=directory / "index"))
     index = directory / "index"
-    with pytest.raises(ValueError, match="document_name is 'passage'"):
-        pt.train(**run(model, data, tmp_path / "c", index=index, document_name="passage"))
+    with pytest.raises(ValueError, match="document_name is 'query'"):
+        pt.train(**run(model, data, tmp_path / "c", index=index, document_name="query"))
     changed = write_collection(tmp_path / "data")
     with open(changed / "corpus.jsonl", "a") as file:
         file.write('{"_id": "more", "text": "more"}\n')
