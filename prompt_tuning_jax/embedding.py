@@ -30,6 +30,7 @@ from prompt_tuning_jax.checkpoints.load import checked_dtype
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.data.text_rows import TextPrompts, TextRows
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.embedding import EmbeddingConfig, Step, prompted, stored
@@ -105,12 +106,10 @@ class EmbeddingModel:
 
     def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:
         """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
-        check_compatible(
-            prompt,
-            **self.identity,
-            emb_dim=self.config.emb_dim,
-            allow_prompt_mismatch=allow_prompt_mismatch,
-        )
+        told = {"allow_prompt_mismatch": allow_prompt_mismatch, "embeds": True}
+        check_compatible(prompt, **self.identity, emb_dim=self.config.emb_dim, **told)
+        if not allow_prompt_mismatch:
+            prompted.check_pooling(prompt, self.config, f"set {spelled('allow_prompt_mismatch')}")
 
     def embedded(
         self,
@@ -244,8 +243,10 @@ class EmbeddingModel:
         prompts = PromptSet.of(prompt)
         config = prompted.checked(self.config, prompts, self.name)
         for tuned in prompts.tuned:
+            prompted.check_pooling(tuned, config, ANY_MODEL)
             if tuned.base_fingerprint is not None:  # ours takes reading all weights, once
-                check_compatible(tuned, fingerprint=self.fingerprint, override=ANY_MODEL)
+                told = {"override": ANY_MODEL, "embeds": True}
+                check_compatible(tuned, fingerprint=self.fingerprint, **told)
         return config, prompts
 
     def room(self, max_length: int | None = None, prompt_length: int = 0) -> int:

@@ -14,6 +14,9 @@ from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 # Facts of a prompt file that say which frozen model the prompt is for.
 FINGERPRINT = "base_model_fingerprint"
 VOCABULARY = "vocabulary_hash"
+# And how that made vectors of texts, where it was tuned for vectors.
+POOLING, NORMALIZES = "pooling", "normalizes"
+_OF_MODEL = (FINGERPRINT, VOCABULARY, POOLING, NORMALIZES)
 # How a refusal is overridden in Python.
 ANY_MODEL = "pass its `for_any_model()`"
 
@@ -57,7 +60,7 @@ class TunedPrompt:
 
     def for_any_model(self) -> "TunedPrompt":
         """The same, without a word of which model it was tuned for: no other then refuses it."""
-        kept = {k: x for k, x in self.metadata.items() if k not in (FINGERPRINT, VOCABULARY)}
+        kept = {k: x for k, x in self.metadata.items() if k not in _OF_MODEL}
         return dataclasses.replace(self, metadata=kept)
 
 
@@ -93,6 +96,7 @@ def check_compatible(
     emb_dim: int | None = None,
     allow_prompt_mismatch: bool = False,
     override: str | None = None,
+    embeds: bool = False,
 ) -> None:
     """Refuses a prompt that was tuned for another frozen model or vocabulary.
 
@@ -102,16 +106,23 @@ def check_compatible(
     Args:
       override: how the refusal is overridden, in the words of an error; None: by
         `allow_prompt_mismatch`.
+      embeds: whether the model makes vectors of texts, and not texts.
 
     Raises:
-      ValueError: width, model or vocabulary differ. `allow_prompt_mismatch` overrides the last two.
+      ValueError: width, model or vocabulary differ, or what the model makes of texts.
+        `allow_prompt_mismatch` overrides all but the width.
     """
+    made_for = prompt.metadata.get("base_model", "another model")
+    if POOLING in prompt.metadata and not embeds and not allow_prompt_mismatch:
+        raise ValueError(
+            f"This prompt was tuned for vectors of texts, by the embedding model {made_for}, and "
+            "makes no answers: use it with `prompt-tuning embed` or `prompt-tuning search`."
+        )
     if emb_dim is not None and prompt.shape[1] != emb_dim:
         raise ValueError(
             f"This prompt is {prompt.shape[1]} wide, the model {emb_dim}: it was tuned for a model "
             "of another size and cannot be used with this one."
         )
-    made_for = prompt.metadata.get("base_model", "another model")
     override = override or f"override with {spelled('allow_prompt_mismatch', True)}"
     for what, key, ours in (
         ("weights", FINGERPRINT, fingerprint),

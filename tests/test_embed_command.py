@@ -58,6 +58,15 @@ def test_a_prompt_and_whether_it_counts(tmp_path):
     np.testing.assert_allclose(found, io_["embeddings_prefix_excluded"], atol=1e-6, rtol=0)
 
 
+def test_a_text_before_all_texts(tmp_path):
+    (tmp_path / "texts.txt").write_text("tea\n")
+    given = {"input_file": tmp_path / "texts.txt", "output": tmp_path / "vectors.npy"}
+    found = embed(model=MODEL, **given, text_prompt="query: ")
+    np.testing.assert_array_equal(found, load("bert").embed(["query: tea"]))
+    with pytest.raises(UsageError, match="either name or text_prompt"):
+        embed(model=MODEL, **given, text_prompt="query: ", name="query")
+
+
 def test_refusals(tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("a\n")

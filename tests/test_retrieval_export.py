@@ -12,6 +12,7 @@ from embedding_models import HERE, NAMES, TEXTS, load, numbers
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.checkpoints.query_side.export import MODULE
+from prompt_tuning_jax.checkpoints.query_side.export import NAMES as NAMES_FILE
 from prompt_tuning_jax.commands.export_prompt import main
 
 FIND = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('sentence_transformers'))"
@@ -54,6 +55,17 @@ def test_what_is_written(tmp_path):
     settings = json.loads((place / "sentence_bert_config.json").read_text())
     assert settings["max_seq_length"] == load("bert").room(prompt_length=5)
     export(tmp_path, "bert")  # in place of the first
+
+
+@pytest.mark.parametrize(
+    ("sides", "of_documents", "expected"),
+    [("query", "document", "query"), ("both", "query", "query"), ("both", "document", None)],
+)
+def test_the_text_prompt_that_stands_unasked(tmp_path, sides, of_documents, expected):
+    """That of queries, unless documents pass the same model behind another."""
+    facts = {"query_name": "query", "document_name": of_documents, "sides": sides}
+    names = json.loads((export(tmp_path, "bert", **facts) / NAMES_FILE).read_text())
+    assert names["default_prompt_name"] == expected
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, capsys):

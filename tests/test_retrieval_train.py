@@ -306,6 +306,7 @@ def test_batches_go_on_where_they_stood():
 def test_what_cannot_be_trained_is_said(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         pt.train(**run(load("bert"), data, tmp_path / "run", **changes))
+    assert not (tmp_path / "run" / "index").exists()
 
 
 @pytest.mark.slow
@@ -314,8 +315,8 @@ def test_an_index_of_others_is_refused(trained, data, tmp_path):
     with pytest.raises(ValueError, match="vectors of another model"):
         pt.train(**run(load("sentence_t5"), data, tmp_path / "a", index=directory / "index"))
     index = directory / "index"
-    with pytest.raises(ValueError, match="document_name is 'passage'"):
-        pt.train(**run(model, data, tmp_path / "c", index=index, document_name="passage"))
+    with pytest.raises(ValueError, match="document_name is 'query'"):
+        pt.train(**run(model, data, tmp_path / "c", index=index, document_name="query"))
     changed = write_collection(tmp_path / "data")
     with open(changed / "corpus.jsonl", "a") as file:
         file.write('{"_id": "more", "text": "more"}\n')

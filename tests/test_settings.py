@@ -45,8 +45,8 @@ IDENTITY = """
     lora_targets prefix_stack wayward_text wayward_weight
     probe_steps share share_rows share_rank mix_tasks task_rate teacher_weight
     dp_noise_multiplier dp_clip_norm
-    task_kind query_name document_name contrastive_temperature hard_negatives negative_depth
-    negative_ceiling pool_prompt
+    task_kind sides similar_from query_name document_name contrastive_temperature hard_negatives
+    negative_depth negative_ceiling pool_prompt
 """
 SHARED = """
     model vocabulary model_dtype scan_layers remat_policy attention attention_chunk model_dir mesh
@@ -57,8 +57,8 @@ SHARED = """
     prefix_stack wayward_text wayward_weight
     share share_rows share_rank mix_tasks teachers teacher_weight
     dp_epsilon dp_noise_multiplier dp_clip_norm dp_delta
-    task_kind index query_name document_name contrastive_temperature hard_negatives negative_depth
-    negative_ceiling pool_prompt
+    task_kind sides similar_from index query_name document_name contrastive_temperature
+    hard_negatives negative_depth negative_ceiling pool_prompt
 """
 
 

@@ -35,7 +35,13 @@ from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
-from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT, QUERY_NAME
+from prompt_tuning_jax.models.embedding.config import BOTH
+from prompt_tuning_jax.models.embedding.prompted import (
+    DOCUMENT_NAME,
+    POOL_PROMPT,
+    QUERY_NAME,
+    SIDE,
+)
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
@@ -143,9 +149,16 @@ def _export_sentence_transformer(config: ExportConfig, tuned: TunedPrompt) -> st
         base,
         pool_prompt=pool_prompt,
         max_seq_length=model.room(prompt_length=len(tuned.values)),
-        query_name=tuned.metadata.get(QUERY_NAME),
+        query_name=_unasked_name(tuned),
     )
     return written(config.destination, "a sentence-transformers model", tuned, config.model)
+
+
+def _unasked_name(tuned: TunedPrompt) -> str | None:
+    """The text prompt that stands before all texts: none where documents, embedded too, differ."""
+    name = tuned.metadata.get(QUERY_NAME)
+    is_both = tuned.metadata.get(SIDE) == BOTH
+    return None if is_both and name != tuned.metadata.get(DOCUMENT_NAME) else name
 
 
 def main(argv: list[str] | None = None) -> None:

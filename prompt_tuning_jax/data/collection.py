@@ -7,21 +7,35 @@
 
 Any of them may be .jsonl, .tsv or .csv with those fields. A score is a grade: 1 or more for a
 document that answers, 0 for one that was looked at and does not, which then is a hard negative.
+
+Or a folder of pairs, in which every first text is a query and every second one a document:
+
+    train.jsonl         {"text_a": "...", "text_b": "...", "score": 4.5}  (the score may be absent)
+    dev.jsonl           the same, to evaluate on; test.jsonl likewise
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_tuning_jax.data.records import FORMATS, RecordFile
-from prompt_tuning_jax.data.records.splits import splits_named_in
+from prompt_tuning_jax.data.records.splits import find_splits, splits_named_in
 from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.errors import spelled
 
 Grades = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> grade."""
+SIMILAR = 0.8  # how far up the range of scores a pair says the same, where nobody says
+
+
+class Scored(NamedTuple):
+    """A pair, and how alike its texts are."""
+
+    query: str
+    document: str
+    score: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +47,14 @@ class Collection:
       queries: id -> text.
       grades: split (train, validation, test) -> the grades of its queries.
       files: what was read.
+      scored: split -> its pairs in order, where these have scores.
     """
 
     documents: Mapping[str, str]
     queries: Mapping[str, str]
     grades: Mapping[str, Grades]
     files: tuple[Path, ...] = ()
+    scored: Mapping[str, Sequence[Scored]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split, graded in self.grades.items():
@@ -71,13 +87,24 @@ class Collection:
         return answered
 
 
-def read_collection(folder: str | Path) -> Collection:
+def read_collection(folder: str | Path, similar_from: float | None = None) -> Collection:
     """The collection in a folder.
+
+    Args:
+      similar_from: of pairs with scores, from which score on they say the same, which is grade 1;
+        None: from four fifths of the way between the least and the greatest of train.
 
     Raises:
       ValueError, FileNotFoundError: a file is missing, or a record is not as it must be.
     """
     folder = Path(folder)
+    if _holds_pairs(folder):
+        return _read_pairs(folder, similar_from)
+    if similar_from is not None:
+        raise ValueError(
+            f"{spelled('similar_from')} is for pairs with scores, and {folder} is in BEIR's form, "
+            "with grades: leave it out."
+        )
     corpus, queries = (_only(folder, name) for name in ("corpus", "queries"))
     grades, files = {}, [corpus, queries]
     for path in sorted(_data_files(folder / "qrels")):
@@ -97,9 +124,9 @@ def read_collection(folder: str | Path) -> Collection:
     return Collection(read_texts(corpus), read_texts(queries), grades, tuple(files))
 
 
-def read_texts(path: str | Path) -> dict[str, str]:
+def read_texts(path: str | Path, encoding: str | None = None) -> dict[str, str]:
     """Id -> text of a corpus or of queries, in the order of the file."""
-    return texts_of(_records(Path(path)), path)
+    return texts_of(_records(Path(path), encoding), path)
 
 
 def texts_of(
@@ -123,6 +150,66 @@ def texts_of(
     return texts
 
 
+def _holds_pairs(folder: Path) -> bool:
+    names = {path.stem for path in _data_files(folder)}
+    own = names & {"corpus", "queries"} or (folder / "qrels").exists()
+    return not own and any(splits_named_in(name) for name in names)
+
+
+def _read_pairs(folder: Path, similar_from: float | None) -> Collection:
+    """Pairs as a collection; a text that is there several times is one query, or one document."""
+    splits = find_splits(folder)
+    queries: dict[str, str] = {}
+    documents: dict[str, str] = {}
+    pairs: dict[str, list[tuple[str, str, float | None]]] = {}
+    scored: dict[str, list[Scored]] = {}
+    for split, files in splits.items():
+        found = [pair for path in files for pair in _pairs_of(path, queries, documents)]
+        if not found:
+            raise ValueError(f"{files[0]} holds no pairs.")
+        pairs[split] = found
+        own = [Scored(one, other, score) for one, other, score in found if score is not None]
+        if own and len(own) < len(found):
+            raise ValueError(f"{files[0]}: some pairs have a score and some have none.")
+        if own:
+            scored[split] = own
+    least = _least_similar(scored) if similar_from is None else similar_from
+    grades: dict[str, dict[str, dict[str, int]]] = {}
+    for split, found in pairs.items():
+        judged = grades.setdefault(split, {})
+        for query, document, score in found:
+            grade = int(score is None or score >= least)
+            of_query = judged.setdefault(query, {})
+            of_query[document] = max(grade, of_query.get(document, 0))
+    of_documents, of_queries = (
+        {number: text for text, number in each.items()} for each in (documents, queries)
+    )
+    files = tuple(path for each in splits.values() for path in each)
+    return Collection(of_documents, of_queries, grades, files, scored)
+
+
+def _least_similar(scored: Mapping[str, Sequence[Scored]]) -> float:
+    """The score from which on pairs say the same, where nobody says."""
+    pairs = scored.get("train") or next(iter(scored.values()), ())
+    scores = [pair.score for pair in pairs] or [0.0]
+    return min(scores) + SIMILAR * (max(scores) - min(scores))
+
+
+def _pairs_of(
+    path: Path, queries: dict[str, str], documents: dict[str, str]
+) -> Iterator[tuple[str, str, float | None]]:
+    """The ids of each pair's texts, and its score; what is new is added to text -> id."""
+    for where, record in _records(path):
+        one = _field(record, ("text_a", "sentence1"), where)
+        other = _field(record, ("text_b", "sentence2"), where)
+        score = _score(record["score"], where) if "score" in record else None
+        yield (
+            queries.setdefault(one, f"a{len(queries)}"),
+            documents.setdefault(other, f"b{len(documents)}"),
+            score,
+        )
+
+
 def _read_grades(path: Path) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
     for where, record in _records(path):
@@ -136,17 +223,28 @@ def _read_grades(path: Path) -> dict[str, dict[str, int]]:
 
 
 def _grade(score: Any, where: str) -> int:
-    try:
-        number = math.nan if isinstance(score, bool) else float(score)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(score)
     if not number.is_integer():
         raise ValueError(f"{where}: the score {score!r} is no whole number.")
     return int(number)
 
 
-def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for _, line, record in RecordFile(path).scan():
+def _score(score: Any, where: str) -> float:
+    number = _number(score)
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: the score {score!r} is no number.")
+    return number
+
+
+def _number(score: Any) -> float:
+    try:
+        return math.nan if isinstance(score, bool) else float(score)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _records(path: Path, encoding: str | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, line, record in RecordFile(path, encoding=encoding).scan():
         yield f"{path}, line {line}", record
 
 
@@ -169,7 +267,7 @@ def _only(folder: Path, stem: str) -> Path:
         told = ", ".join(path.name for path in found) or "none"
         raise FileNotFoundError(
             f"{folder} must hold one {stem}.jsonl (or .tsv, .csv) for {spelled('task_kind')} "
-            f"retrieval; found: {told}."
+            f"retrieval, or pairs in train.jsonl; found: {told}."
         )
     return found[0]
 

@@ -68,6 +68,9 @@ class Scoring(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What a prompt's file says, so that an input is put to the model as here."""
 
+    def begin(self) -> None:
+        """Writes what was made to score by: the run begins, and nothing refused it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskScoring:
@@ -115,6 +118,9 @@ class TaskScoring:
         if self.config.missing != "drop":  # whoever asks gets an answer
             facts["missing"] = self.config.missing
         return facts
+
+    def begin(self) -> None:
+        pass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,6 +86,7 @@ class Run:
         """Keeps the prompt as it starts, and says where that is if other prompts led to it."""
         if self.outputs.start is not None:
             self.log.say(told(self.outputs.start))
+        self.outputs.scoring.begin()
         self.outputs.keep_prompt(trainable, {"step": 0})
 
     def evaluate(self, trainable: Params) -> None:

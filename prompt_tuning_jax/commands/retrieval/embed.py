@@ -7,7 +7,8 @@
 
 The model is one that sentence-transformers saved, or the encoder of any other. A prompt tunes one
 side of a search: what was embedded without it stays as it is, and is compared with what is embedded
-with it. In Python it is `pt.load_embedding_model(...).embed(...)`.
+with it; one that was tuned for both sides (`train --sides both`) stands before all texts. In Python
+it is `pt.load_embedding_model(...).embed(...)`.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ def embed(config: EmbedConfig | None = None, **options: Any) -> np.ndarray:
         for text, where in lines:
             check_unicode(text, f"{where}: text")
             texts.append(text)
-    how = ("name", "batch_size", "dtype", "max_length", "pool_prompt")
+    how = ("name", "text_prompt", "batch_size", "dtype", "max_length", "pool_prompt")
     vectors = model.embed(texts, prompt, **{name: getattr(config, name) for name in how})
     if hosts.is_first():
         _write(vectors, config.output)

@@ -6,7 +6,8 @@
     prompt-tuning search --index index --prompt runs/faq/best --top 3 < questions.txt
 
 A line for each document that was found: rank, score, id and text; with --json, a JSON object for
-each question. Without --model, the one that made the index.
+each question. Without --model, the one that made the index. A prompt that was tuned for both sides
+asks an index that was made with it.
 """
 
 import json
@@ -18,6 +19,7 @@ from prompt_tuning_jax.data.templates import check_unicode
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.retrieval.exact_search import Found
+from prompt_tuning_jax.evaluation.retrieval.sides import check_search
 from prompt_tuning_jax.evaluation.retrieval.store import Store, load_store
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import DeviceConfig, MismatchConfig
@@ -48,7 +50,10 @@ class SearchConfig(MismatchConfig, DeviceConfig):
         first=True,
     )
     prompt: PathLike | None = setting(
-        default=None, help="the tuned prompt of the query side.", group="prompt", first=True
+        default=None,
+        help="the tuned prompt, of the query side or of both.",
+        group="prompt",
+        first=True,
     )
     name: str | None = setting(
         default=None,
@@ -60,6 +65,11 @@ class SearchConfig(MismatchConfig, DeviceConfig):
         default=10, help="how many documents to show.", group="data", first=True, bounds=COUNT
     )
     json: bool = setting(default=False, help="write JSON.", group="data")
+    encoding: str | None = setting(
+        default=None,
+        help="of standard input, such as cp1252 or utf-16; None: UTF-8.",
+        group="data",
+    )
 
 
 CONFIG = SearchConfig
@@ -67,7 +77,7 @@ CONFIG = SearchConfig
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(CONFIG, argv, __doc__, "prompt-tuning search")
-    questions = [config.question] if config.question is not None else _lines()
+    questions = [config.question] if config.question is not None else _lines(config.encoding)
     if not questions:
         raise UsageError("There is no question: give one, or a line each on standard input.")
     store = load_store(config.index)
@@ -76,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     prompt = config.prompt
     if prompt is not None:
         prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)
+    check_search(store, prompt, config.index, config.prompt)
     for number, question in enumerate(questions, 1):
         check_unicode(question, f"Question {number}")
     name = config.name if prompt is not None else model.text_prompts.of_queries(config.name)
@@ -85,8 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         print(line)
 
 
-def _lines() -> list[str]:
-    with opened_lines(None, None) as lines:
+def _lines(encoding: str | None) -> list[str]:
+    with opened_lines(None, encoding) as lines:
         return [text for line, _ in lines if (text := line.strip())]
 
 

@@ -1,13 +1,19 @@
-"""Scores of ranked documents, in percent, with the numbers that trec_eval gives.
+"""Scores of ranked documents, and of pairs, in percent, with the numbers that others give.
 
 `recall@k`, `mrr@k`, `ndcg@k` and `map@k` are trec_eval's recall_k, recip_rank of the first k,
 ndcg_cut_k and map_cut_k: a grade above 0 is relevant, the gain of an nDCG is the grade itself
 (Järvelin & Kekäläinen 2002), and of equal scores the document whose id sorts last stands first.
+
+`spearman` and `pearson` are correlations of cosines with the scores that people gave to pairs, as
+sentence-transformers' EmbeddingSimilarityEvaluator has them.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
 
 from prompt_tuning_jax.data.collection import Grades
 
@@ -49,6 +55,7 @@ MEASURES: Mapping[str, Measure] = {
     "map": average_precision,
 }
 USUAL = ("ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10", "map@100")
+CORRELATIONS = {"spearman": "spearmanr", "pearson": "pearsonr"}  # as scipy.stats calls them
 
 
 def parse_metric(name: str) -> tuple[Measure, int]:
@@ -61,7 +68,7 @@ def parse_metric(name: str) -> tuple[Measure, int]:
     if not found or found[1] not in MEASURES:
         raise ValueError(
             f"{name!r} is no metric of retrieval: it is {', '.join(MEASURES)} with a rank, such as "
-            "ndcg@10."
+            f"ndcg@10, or of pairs with scores {' or '.join(CORRELATIONS)}."
         )
     return MEASURES[found[1]], int(found[2])
 
@@ -85,6 +92,26 @@ def evaluate(run: Run, grades: Grades, metrics: Sequence[str] = USUAL) -> dict[s
         for name, (measure, k) in measures.items():
             sums[name] += measure(ranked, list(judged.values()), k)
     return {name: 100 * total / len(grades) for name, total in sums.items()}
+
+
+def correlate(
+    queries: Float[np.ndarray, "n E"],
+    documents: Float[np.ndarray, "n E"],
+    scores: Sequence[float],
+    metrics: Sequence[str],
+) -> dict[str, float]:
+    """Each correlation of the pairs' cosines with their scores, in percent.
+
+    NaN where either are all alike.
+    """
+    import scipy.stats  # slow to import, and rarely needed
+
+    lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(documents, axis=1)
+    cosines = np.sum(queries * documents, axis=1) / np.maximum(lengths, 1e-12)
+    if len(scores) < 2 or np.ptp(cosines) == 0 or np.ptp(scores) == 0:
+        return dict.fromkeys(metrics, math.nan)
+    found = {name: getattr(scipy.stats, CORRELATIONS[name])(cosines, scores) for name in metrics}
+    return {name: 100 * float(each.statistic) for name, each in found.items()}
 
 
 def _gain(grades: Sequence[int]) -> float:

@@ -24,6 +24,7 @@ from prompt_tuning_jax.evaluation.retrieval.exact_search import Found, nearest
 from prompt_tuning_jax.models.embedding.stored import as_dtype, checked_dtype
 
 FILE = "index.json"
+PROMPT = "prompt"  # what it says of the prompt that was before the documents, if there was one
 # What vectors of one space have in common; of which thing errors speak.
 _SPACE = {
     "fingerprint": "model",
@@ -41,7 +42,8 @@ class Store:
       ids, texts: of each row.
       vectors: [N, E]; of a file, mapped and not read.
       facts: what `index.json` says: what tells the space of the vectors from others, where the
-        model was (`model`), the `name` of its text prompt, `corpus` (the digest of ids and texts).
+        model was (`model`), the `name` of its text prompt, `corpus` (the digest of ids and texts),
+        `prompt` (that of the tuned prompt before the documents, None where there was none).
       scales: of int8 vectors.
     """
 
@@ -101,6 +103,7 @@ def make_store(
     model: EmbeddingModel,
     dtype: str = "float32",
     name: str | None = None,
+    prompt: str | None = None,
 ) -> Store:
     """A store in memory.
 
@@ -109,6 +112,7 @@ def make_store(
       model: what made them.
       dtype: how to keep them, of `models.embedding.stored.DTYPES`.
       name: of the text prompt that stood before each document.
+      prompt: the digest of the tuned prompt before each, of `sides.digest_of`.
     """
     kept, scales = with_precision(vectors, dtype)
     facts = {
@@ -116,6 +120,7 @@ def make_store(
         "numbers": int(vectors.shape[1]),
         "dtype": dtype,
         "name": name,
+        PROMPT: prompt,
         "model": str(Path(model.name).resolve()) if Path(model.name).exists() else model.name,
         **space_of(model),
         "corpus": digest(documents),

@@ -7,6 +7,7 @@ from prompt_tuning_jax.layout import NO_TOKEN
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STEPS = ("dense", "normalize")
+SIDES = QUERY, BOTH = ("query", "both")  # of a search that a prompt tunes
 ACTIVATIONS = ("linear", "tanh", "relu", "gelu_exact", "silu", "sigmoid")
 
 

@@ -13,10 +13,13 @@ from jaxtyping import Int
 from prompt_tuning_jax.banks import PromptSet
 from prompt_tuning_jax.layout import NO_TOKEN, place_prompts
 from prompt_tuning_jax.models.embedding.config import EmbeddingConfig
+from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOLING, TunedPrompt
 
 # What a tuned prompt's file says of whether its positions count in the pooling.
 POOL_PROMPT = "pool_prompt"
 QUERY_NAME = "query_name"  # and of which of the model's text prompts it was tuned behind
+DOCUMENT_NAME = "document_name"  # and which stood before documents
+SIDE = "sides"  # and of which texts it stands before, one of `config.SIDES`
 
 
 def checked(config: EmbeddingConfig, prompts: PromptSet, name: str) -> EmbeddingConfig:
@@ -45,6 +48,33 @@ def checked(config: EmbeddingConfig, prompts: PromptSet, name: str) -> Embedding
     seen = network.visibility_in(prompts.layouts, asked)
     network = dataclasses.replace(network, prompt_visibility=seen)
     return dataclasses.replace(config, network=network)
+
+
+def pooling_facts(config: EmbeddingConfig) -> dict[str, Any]:
+    """What a prompt's file says of how the model that it was tuned for makes a vector."""
+    return {POOLING: list(config.pooling), NORMALIZES: config.normalizes}
+
+
+def check_pooling(prompt: TunedPrompt, config: EmbeddingConfig, override: str) -> None:
+    """Refuses a prompt that was tuned for another pooling; one that says nothing is for any.
+
+    Args:
+      override: how the refusal is overridden.
+
+    Raises:
+      ValueError: pooling, or normalization, differs.
+    """
+    for what, ours in pooling_facts(config).items():
+        theirs = prompt.metadata.get(what, ours)
+        if theirs != ours:
+            raise ValueError(
+                f"This prompt was tuned for vectors of {what} {_told(theirs)}, and the model makes "
+                f"them with {_told(ours)}: load it so, or {override}."
+            )
+
+
+def _told(fact: Any) -> str:
+    return "+".join(map(str, fact)) if isinstance(fact, list) else str(fact)
 
 
 def counts(prompts: PromptSet, given: bool | None, default: bool) -> bool:

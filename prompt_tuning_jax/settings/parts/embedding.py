@@ -53,6 +53,11 @@ class TextVectorConfig(EmbeddingModelConfig, MismatchConfig):
         group="prompt",
         first=True,
     )
+    text_prompt: str | None = setting(
+        default=None,
+        help="""a text to stand before all texts instead of one of the model's own; "" for none.""",
+        group="prompt",
+    )
     pool_prompt: bool | None = setting(
         default=None,
         help="""whether the prompt's positions count in the pooling. None: as its file says, else

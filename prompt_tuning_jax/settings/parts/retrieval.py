@@ -1,9 +1,10 @@
-"""Settings of training for retrieval: a query side that comes nearer to documents that stay."""
+"""Settings of training for retrieval: queries that come nearer to documents, which stay or not."""
 
 from typing import Any
 
 from prompt_tuning_jax.bounds import Bounds
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.models.embedding.config import BOTH, SIDES
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings, settings_of
 
 KINDS = ("text", "retrieval")
@@ -26,11 +27,30 @@ class RetrievalConfig:
     task_kind: str = setting(
         default="text",
         help="""text: an answer to each input. retrieval: the nearest documents of each query, by an
-        embedding model; data_dir then holds corpus, queries and qrels in BEIR's form.""",
+        embedding model; data_dir then holds corpus, queries and qrels in BEIR's form, or pairs:
+        train and dev files of text_a, text_b and, if there is one, their score.""",
         group="data",
         choices=KINDS,
         identity=True,
         shared=True,
+    )
+    sides: str = setting(
+        default="query",
+        help="""query: the prompt is before queries alone, and documents keep their vectors. both:
+        before documents too, as pairs that say the same want it.""",
+        group="prompt",
+        choices=SIDES,
+        identity=True,
+        shared=True,
+    )
+    similar_from: float | None = setting(
+        default=None,
+        help="""of pairs with scores, from which score on they say the same. None: from four fifths
+        of the way between the least and the greatest.""",
+        group="data",
+        identity=True,
+        shared=True,
+        bounds=Bounds(-1e9, 1e9),
     )
     index: PathLike | None = setting(
         default=None,
@@ -50,7 +70,7 @@ class RetrievalConfig:
     document_name: str | None = setting(
         default=None,
         help="""which stands before documents; None: its "document", "passage" or "corpus", if it
-        has one.""",
+        has one; where the prompt is before both, as before queries.""",
         group="data",
         identity=True,
         shared=True,
@@ -102,6 +122,11 @@ class RetrievalConfig:
         """Whether documents are looked for."""
         return self.task_kind == "retrieval"
 
+    @property
+    def tunes_documents(self) -> bool:
+        """Whether the prompt is before documents too."""
+        return self.sides == BOTH
+
 
 def refuse_retrieval(config: Any, what: str) -> None:
     """Refuses, with a ValueError, retrieval for `what`, which is of text tasks alone."""
@@ -128,7 +153,12 @@ def check_retrieval(config: Any) -> None:
     if config.data_dir is None:
         raise ValueError(
             f"{spelled('task_kind', 'retrieval')} needs {spelled('data_dir')}, a folder with "
-            "corpus, queries and qrels."
+            "corpus, queries and qrels, or with pairs."
+        )
+    if config.tunes_documents and config.index is not None:
+        raise ValueError(
+            f"With {spelled('sides', 'both')} the documents' vectors change as the prompt does: "
+            f"leave {spelled('index')} out."
         )
     if str(config.prompt_init).startswith("nearest:"):
         raise ValueError(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.task import epoch_order
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING
 
 BATCHES = 16  # whose pairs are put together by length
@@ -22,9 +23,10 @@ class Examples:
     Attributes:
       queries: a text for each row of `negatives`.
       pairs: (query, row of the store), one for each answer.
-      answers: the rows of the store that answer each query.
+      answers: the rows of the store that answer each query, or are it.
       negatives: rows of the store that are near each query and wrong, -1 where there are no more.
       judged: how many of these, the first ones, somebody judged to be wrong.
+      documents: the texts of the store's rows, where they pass the prompt too.
     """
 
     queries: Sequence[str]
@@ -32,6 +34,7 @@ class Examples:
     answers: Sequence[frozenset[int]]
     negatives: Int[np.ndarray, "Q depth"]
     judged: Int[np.ndarray, " Q"]
+    documents: Sequence[str] = ()
 
 
 class RetrievalBatches:
@@ -42,11 +45,13 @@ class RetrievalBatches:
 
     A batch has the queries' tokens, `documents` [B + B * m, E]: each query's answer, then m hard
     negatives of each, and `allowed` [B, B + B * m], as `contrastive.contrastive_losses` has it.
+    Where documents pass the prompt too, their tokens are below those of the queries instead.
     A document counts once however often it is there, and not against a query that it answers.
 
     Args:
       tokenize: texts -> a batch of their tokens.
-      vectors: rows of the store -> their vectors.
+      vectors: rows of the store -> their vectors; None where documents pass the prompt.
+      tokenize_documents: as `tokenize`; None where they do not.
       hard_negatives: m.
     """
 
@@ -56,18 +61,16 @@ class RetrievalBatches:
         self,
         examples: Examples,
         tokenize: Callable[[Sequence[str]], Batch],
-        vectors: Callable[[np.ndarray], Float[np.ndarray, "C E"]],
+        vectors: Callable[[np.ndarray], Float[np.ndarray, "C E"]] | None,
+        tokenize_documents: Callable[[Sequence[str]], Batch] | None = None,
         *,
         batch_size: int,
         hard_negatives: int,
         seed: int,
     ):
-        if batch_size > len(examples.queries):
-            raise ValueError(
-                f"{spelled('batch_size')} {batch_size} is more than the {len(examples.queries)} "
-                "training queries, each of which is in a batch once: lower it."
-            )
+        check_batch_size(batch_size, examples)
         self._examples, self._tokenize, self._vectors = examples, tokenize, vectors
+        self._tokenize_documents = tokenize_documents
         self._batch_size, self._hard, self._seed = batch_size, hard_negatives, seed
         self._epoch, self._position = 0, 0
         self._batches: list[np.ndarray] | None = None
@@ -79,10 +82,13 @@ class RetrievalBatches:
         queries, answers = self._examples.pairs[self._next_pairs()].T
         candidates = np.concatenate([answers, self._drawn(queries).reshape(-1)])
         batch = self._tokenize([self._examples.queries[query] for query in queries])
-        return batch | {
-            "documents": self._vectors(np.maximum(candidates, 0)),
-            "allowed": self._allowed(queries, candidates),
-        }
+        rows = np.maximum(candidates, 0)
+        if self._vectors is not None:
+            batch = batch | {"documents": self._vectors(rows)}
+        else:
+            texts = [self._examples.documents[row] for row in rows]
+            batch = below(batch, self._tokenize_documents(texts))
+        return batch | {"allowed": self._allowed(queries, candidates)}
 
     def _next_pairs(self) -> Int[np.ndarray, " B"]:
         if self._batches is None:
@@ -113,8 +119,11 @@ class RetrievalBatches:
         return full
 
     def _by_length(self, pairs: np.ndarray) -> np.ndarray:
-        queries = self._examples.pairs[pairs, 0]
+        queries, rows = self._examples.pairs[pairs].T
         lengths = [len(self._examples.queries[query]) for query in queries]
+        if self._vectors is None:
+            others = [len(self._examples.documents[row]) for row in rows]
+            lengths = list(map(max, lengths, others))
         return pairs[np.argsort(lengths, kind="stable")]
 
     def _drawn(self, queries: np.ndarray) -> Int[np.ndarray, "B m"]:
@@ -146,3 +155,24 @@ class RetrievalBatches:
         """Continues from `get_state()`."""
         self._epoch, self._position = state["epoch"], state["position"]
         self._batches = None
+
+
+def below(batch: Batch, other: Batch) -> Batch:
+    """The rows of two batches of tokens as one, the shorter filled up with padding."""
+    tokens = batch["tokens"], other["tokens"]
+    width = max(each.shape[1] for each in tokens)
+    padded = [
+        np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=NO_TOKEN)
+        for each in tokens
+    ]
+    skipped = np.concatenate([batch["skipped"], other["skipped"]])
+    return {"tokens": np.concatenate(padded), "skipped": skipped}
+
+
+def check_batch_size(batch_size: int, examples: Examples) -> None:
+    """Refuses, with a ValueError, batches that no epoch fills."""
+    if batch_size > len(examples.queries):
+        raise ValueError(
+            f"{spelled('batch_size')} {batch_size} is more than the {len(examples.queries)} "
+            "training queries, each of which is in a batch once: lower it."
+        )

@@ -1,4 +1,4 @@
-"""The loss of a retrieval step, as a function of what trains on the query side."""
+"""The loss of a retrieval step, as a function of what trains."""
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ def retrieval_gradients(config: TrainConfig, model: EmbeddingModel) -> Gradients
         prompt = flat.pop(PROMPT_NAME, None)
         tokens = {name: x for name, x in batch.items() if name not in OF_LOSS}
         vectors = model.embedded(unflatten(flat), prompt, tokens, pool_prompt)
-        told = batch["documents"], batch["allowed"], temperature
-        losses = contrastive_losses(vectors, *told)
+        documents = batch.get("documents")
+        if documents is None:  # their tokens are below those of the queries
+            vectors, documents = jnp.split(vectors, [len(batch["allowed"])])
+        losses = contrastive_losses(vectors, documents, batch["allowed"], temperature)
         return losses.sum(), jnp.float32(losses.size)
 
     return jax.value_and_grad(loss_fn, has_aux=True)

@@ -1,40 +1,79 @@
-"""How good a tuned query side is: what it finds among the stored documents."""
+"""How good a tuned prompt is: what queries find among documents, or how pairs compare."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from prompt_tuning_jax.data.collection import Collection, Grades
+from prompt_tuning_jax.data.collection import Collection, Grades, Scored
 from prompt_tuning_jax.embedding import EmbeddingModel
-from prompt_tuning_jax.evaluation.retrieval.metrics import USUAL, depth_of, evaluate
-from prompt_tuning_jax.evaluation.retrieval.store import Store
+from prompt_tuning_jax.evaluation.retrieval.metrics import (
+    CORRELATIONS,
+    USUAL,
+    correlate,
+    depth_of,
+    evaluate,
+)
+from prompt_tuning_jax.evaluation.retrieval.sides import embed_documents
+from prompt_tuning_jax.evaluation.retrieval.store import FILE, Store, save_store
+from prompt_tuning_jax.models.embedding import EmbeddingConfig
+from prompt_tuning_jax.models.embedding.prompted import (
+    DOCUMENT_NAME,
+    POOL_PROMPT,
+    QUERY_NAME,
+    SIDE,
+    pooling_facts,
+)
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
+Vectors = Mapping[str, np.ndarray]
+"""Id -> vector [E]."""
 
-def metrics_of(config: TrainConfig) -> tuple[str, ...]:
-    """Those that are asked for, or the usual ones; the first chooses the best step."""
-    if config.metric is None:
-        return USUAL
-    return (config.metric,) if isinstance(config.metric, str) else tuple(config.metric)
+
+class TextNames(NamedTuple):
+    """Which of the model's text prompts stand before both; None for its default one."""
+
+    query: str | None
+    document: str | None
+
+
+def metrics_of(config: TrainConfig, collection: Collection | None = None) -> tuple[str, ...]:
+    """Those that are asked for, or the usual ones; the first chooses the best step.
+
+    Of pairs with more than two different scores these are the correlations.
+    """
+    if config.metric is not None:
+        return (config.metric,) if isinstance(config.metric, str) else tuple(config.metric)
+    scored = () if collection is None else collection.scored.get(config.eval_split, ())
+    return tuple(CORRELATIONS) if len({pair.score for pair in scored}) > 2 else USUAL
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalScoring:
-    """The queries of `eval_split`, asked of every document."""
+    """The queries of `eval_split`, asked of every document; or its pairs.
+
+    Attributes:
+      store: the documents' vectors; None where these are made anew, with the prompt.
+      model_config: what makes vectors, which a prompt's file records.
+      new_index: where the store is kept once the run begins; None where it came from a file.
+    """
 
     config: TrainConfig
     collection: Collection
-    store: Store
+    store: Store | None
     name: str
-    query_name: str | None
+    model_config: EmbeddingConfig
+    names: TextNames
+    new_index: Path | None = None
 
     @property
     def metric(self) -> str:
-        return metrics_of(self.config)[0]
+        return self._metrics[0]
 
     @property
     def can_evaluate(self) -> bool:
@@ -45,27 +84,97 @@ class RetrievalScoring:
         return {}
 
     @functools.cached_property
+    def _metrics(self) -> tuple[str, ...]:
+        return metrics_of(self.config, self.collection)
+
+    @property
+    def _correlations(self) -> list[str]:
+        return [name for name in self._metrics if name in CORRELATIONS]
+
+    @property
+    def _ranked(self) -> list[str]:
+        return [name for name in self._metrics if name not in CORRELATIONS]
+
+    @functools.cached_property
     def _grades(self) -> Grades:
+        if not self._ranked:
+            return {}
         grades = self.collection.split(self.config.eval_split)
         return dict(list(grades.items())[: self.config.eval_limit])
+
+    @functools.cached_property
+    def _pairs(self) -> Sequence[Scored]:
+        if not self._correlations:
+            return ()
+        return self.collection.scored[self.config.eval_split][: self.config.eval_limit]
 
     def scores(
         self, model: EmbeddingModel, prompt: TunedPrompt | None
     ) -> tuple[dict[str, float], str | None]:
-        queries = [self.collection.queries[query] for query in self._grades]
-        how = {"name": self.query_name, "batch_size": self.config.batch_size}
-        vectors = model.embed(queries, prompt, pool_prompt=self.config.pool_prompt, **how)
-        return scores_of(vectors, self._grades, self.store, metrics_of(self.config)), None
+        queries = self._queries(model, prompt, [*self._grades, *(p.query for p in self._pairs)])
+        found: dict[str, float] = {}
+        if self._grades:
+            store = self.store
+            if store is None:
+                ids = list(self.collection.documents)
+                vectors = self._documents(model, prompt, ids)
+                texts = list(self.collection.documents.values())
+                store = Store(ids, texts, np.stack([vectors[one] for one in ids]), {})
+            asked = np.stack([queries[query] for query in self._grades])
+            found |= scores_of(asked, self._grades, store, self._ranked)
+        if self._pairs:
+            documents = self._documents(model, prompt, [pair.document for pair in self._pairs])
+            one = np.stack([queries[pair.query] for pair in self._pairs])
+            other = np.stack([documents[pair.document] for pair in self._pairs])
+            golden = [pair.score for pair in self._pairs]
+            found |= correlate(one, other, golden, self._correlations)
+        return {name: found[name] for name in self._metrics}, None
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"batch_size": self.config.batch_size, "pool_prompt": self.config.pool_prompt}
+
+    def _queries(
+        self, model: EmbeddingModel, prompt: TunedPrompt | None, wanted: Iterable[str]
+    ) -> Vectors:
+        ids = list(dict.fromkeys(wanted))
+        texts = [self.collection.queries[one] for one in ids]
+        vectors = model.embed(texts, prompt, name=self.names.query, **self._how)
+        return dict(zip(ids, vectors, strict=True))
+
+    def _documents(
+        self, model: EmbeddingModel, prompt: TunedPrompt | None, wanted: Iterable[str]
+    ) -> Vectors:
+        ids = list(dict.fromkeys(wanted))
+        if self.store is not None:
+            number = {one: row for row, one in enumerate(self.store.ids)}
+            return dict(zip(ids, self.store.rows(np.array([number[i] for i in ids])), strict=True))
+        texts = [self.collection.documents[one] for one in ids]
+        vectors = embed_documents(model, texts, prompt, self.names.document, **self._how)
+        return dict(zip(ids, vectors, strict=True))
+
+    def begin(self) -> None:
+        """Keeps the documents' vectors, for the runs after this one and for `search`."""
+        if self.new_index is not None and not (self.new_index / FILE).is_file():
+            save_store(self.store, self.new_index)
 
     def facts(self) -> Mapping[str, Any]:
-        names = {"query_name": self.query_name, "document_name": self.store.facts["name"]}
-        return {**names, "pool_prompt": self.config.pool_prompt}
+        return {
+            QUERY_NAME: self.names.query,
+            DOCUMENT_NAME: self.names.document,
+            SIDE: self.config.sides,
+            POOL_PROMPT: self.config.pool_prompt,
+            **pooling_facts(self.model_config),
+        }
 
 
 def scores_of(
-    queries: np.ndarray, grades: Grades, store: Store, metrics: Sequence[str] = USUAL
+    queries: Float[np.ndarray, "Q E"],
+    grades: Grades,
+    store: Store,
+    metrics: Sequence[str] = USUAL,
 ) -> dict[str, float]:
-    """What the queries' vectors [Q, E], in the order of `grades`, find in a store."""
+    """What the queries' vectors, in the order of `grades`, find in a store."""
     found = store.search(queries, depth_of(metrics))
     run = {
         query: {store.ids[row]: float(score) for row, score in zip(rows, scores, strict=True)}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.data.records.digest import FilesDigest
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.evaluation.retrieval.metrics import parse_metric
+from prompt_tuning_jax.evaluation.retrieval.metrics import CORRELATIONS, parse_metric
+from prompt_tuning_jax.evaluation.retrieval.sides import check_search, embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import (
     FILE,
     Store,
     digest,
     load_store,
     make_store,
-    save_store,
 )
 from prompt_tuning_jax.initializers import sampled_vocabulary
 from prompt_tuning_jax.params import flatten, split_params, unflatten
@@ -34,9 +34,17 @@ from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.checks import check_prompt_trains
 from prompt_tuning_jax.training.identity import PromptStart, settings_identity
 from prompt_tuning_jax.training.outputs import Outputs
-from prompt_tuning_jax.training.retrieval.batches import Examples, RetrievalBatches
-from prompt_tuning_jax.training.retrieval.hard_negatives import mine
-from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, metrics_of
+from prompt_tuning_jax.training.retrieval.batches import (
+    Examples,
+    RetrievalBatches,
+    check_batch_size,
+)
+from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING, mine
+from prompt_tuning_jax.training.retrieval.scoring import (
+    RetrievalScoring,
+    TextNames,
+    metrics_of,
+)
 from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
 from prompt_tuning_jax.training.set_up import Prepared, on_mesh, place, prompt_leaves
@@ -77,29 +85,38 @@ def prepare_retrieval(
       common: what they have in common, the documents among it.
     """
     check_retrieval_runs(common, configs.values())
-    collection = read_collection(common.data_dir)
+    collection = read_collection(common.data_dir, common.similar_from)
+    names = text_names(common, model)
     for config in configs.values():
         check_evaluation(config, collection)
-    query_name = model.text_prompts.of_queries(common.query_name)
-    store = documents_store(common, collection, model)
+        check_batch_size(config.batch_size, examples_of(config, collection))
     runs, starts, placed, frozen = [], [], model, {}
-    examples = examples_of(common, collection, store, model, query_name)
+    divided = {name: divided_params(config, model, check) for name, config in configs.items()}
+    # Nothing above takes long, and nothing is written before the first step.
+    store, new_index = documents_store(common, collection, model, names)
+    if common.index is not None:
+        names = names._replace(document=store.facts["name"])
+    examples = examples_of(common, collection, store, model, names.query)
     for name, config in sorted(configs.items()):
-        trainable, others = split_params(start_params(config, model), trainable_rules(config))
-        check_prompt_trains(config.input_rows, others)
-        check(trainable)
+        trainable, others = divided[name]
         read = {
             "train_examples": len(examples.pairs),
-            "index": [store.facts["dtype"], store.facts["name"]],
+            "index": [store.facts["dtype"] if not config.tunes_documents else None, names.document],
         }
         told = model.fingerprint, model.embeddings.dtype, trainable, read
         identity = run_inputs(config, collection) | settings_identity(config, *told)
         trainable, frozen = place(mesh, model, trainable, frozen or others)
         if not runs:
             placed = on_mesh(model, frozen)
-        batches = batches_of(config, examples, store, model, query_name)
+        batches = batches_of(config, examples, store, model, names)
         scoring = RetrievalScoring(
-            config, collection, store, Path(config.data_dir).resolve().name, query_name
+            config,
+            collection,
+            None if config.tunes_documents else store,
+            Path(config.data_dir).resolve().name,
+            model.config,
+            names,
+            new_index,
         )
         runs.append(
             Run(
@@ -116,19 +133,49 @@ def prepare_retrieval(
     return Prepared(runs, starts, placed, frozen)
 
 
+def text_names(config: TrainConfig, model: EmbeddingModel) -> TextNames:
+    """Which of the model's text prompts stand before queries, and before documents.
+
+    Where both sides pass the prompt, these are texts of one kind, and have the same unasked.
+
+    Raises:
+      ValueError: it has none of this name.
+    """
+    prompts, given = model.text_prompts, config.document_name
+    of_queries, of_documents = prompts.of_queries(config.query_name), prompts.of_documents(given)
+    if config.tunes_documents:
+        of_documents = given or of_queries
+    names = TextNames(of_queries, of_documents)
+    for name in names:
+        prompts.before(name, None)
+    return names
+
+
+def divided_params(
+    config: TrainConfig, model: EmbeddingModel, check: Callable[[Params], None]
+) -> tuple[Params, Params]:
+    """What trains, and what does not; refuses what cannot train."""
+    trainable, others = split_params(start_params(config, model), trainable_rules(config))
+    check_prompt_trains(config.input_rows, others)
+    check(trainable)
+    return trainable, others
+
+
 def batches_of(
     config: TrainConfig,
     examples: Examples,
-    store: Store,
+    store: Store | None,
     model: EmbeddingModel,
-    query_name: str | None,
+    names: TextNames,
 ) -> RetrievalBatches:
     """A run's batches, in its own order."""
-    tokenize = functools.partial(model.tokenize, name=query_name, prompt_length=config.input_rows)
+    tokenize = functools.partial(model.tokenize, prompt_length=config.input_rows)
+    of_documents = functools.partial(tokenize, name=names.document)
     return RetrievalBatches(
         examples,
-        tokenize,
-        store.rows,
+        functools.partial(tokenize, name=names.query),
+        None if config.tunes_documents else store.rows,
+        of_documents if config.tunes_documents else None,
         batch_size=config.batch_size,
         hard_negatives=config.hard_negatives,
         seed=config.seed,
@@ -159,82 +206,122 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
         if config.dropout:
             raise ValueError(f"An embedding model has no dropout: leave {spelled('dropout_rate')}.")
         for metric in metrics_of(config):
-            parse_metric(metric)
+            if metric not in CORRELATIONS:
+                parse_metric(metric)
 
 
 def check_evaluation(config: TrainConfig, collection: Collection) -> None:
     """Refuses a split that was asked for and is not there; says where nothing is evaluated."""
     usual = settings_of(TrainConfig)["eval_split"].default
     if config.eval_split in collection.grades or config.eval_split != usual:
-        collection.split(config.eval_split)
+        metrics = metrics_of(config, collection)
+        if any(name not in CORRELATIONS for name in metrics):
+            collection.split(config.eval_split)
+        compared = [name for name in metrics if name in CORRELATIONS]
+        if compared and config.eval_split not in collection.scored:
+            raise ValueError(
+                f"{spelled('metric')} {compared[0]} compares with the scores of pairs, and "
+                f"{config.data_dir} has none in the split {config.eval_split!r}."
+            )
         return
     if config.patience is not None:
         raise ValueError(
-            f"{spelled('patience')} counts evaluations, but {config.data_dir} has no qrels of the "
-            f"split {usual!r}, such as qrels/dev.tsv: leave it out."
+            f"{spelled('patience')} counts evaluations, but {config.data_dir} has nothing of the "
+            f"split {usual!r}, such as qrels/dev.tsv or pairs in dev.tsv: leave it out."
         )
     warnings.warn(
-        f"{config.data_dir} has no qrels of the split {usual!r}, such as qrels/dev.tsv: nothing is "
-        "evaluated, and what is called the best prompt is the last.",
+        f"{config.data_dir} has nothing of the split {usual!r}, such as qrels/dev.tsv or pairs in "
+        "dev.tsv: nothing is evaluated, and what is called the best prompt is the last.",
         stacklevel=2,
     )
 
 
-def documents_store(config: TrainConfig, collection: Collection, model: EmbeddingModel) -> Store:
-    """The documents' vectors: those of `index`, or made once, by the model as it is."""
+def documents_store(
+    config: TrainConfig, collection: Collection, model: EmbeddingModel, names: TextNames
+) -> tuple[Store | None, Path | None]:
+    """The documents' vectors, those of `index` or made now, and where these are still to be kept.
+
+    Where documents pass the prompt too, only hard negatives are found by vectors without it; these
+    are not kept.
+    """
     place = Path(config.model_dir) / INDEX if config.index is None else Path(config.index)
-    if config.index is not None or (place / FILE).is_file():
-        remedy = "Make it again with `prompt-tuning index`."
-        if config.index is None:
-            remedy = f"Another run made them: choose another {spelled('model_dir')}."
-        store = load_store(place)
-        store.check(model, place, remedy)
-        if store.facts["corpus"] != digest(collection.documents):
-            raise ValueError(
-                f"{place} is of other documents than {config.data_dir} holds. {remedy}"
-            )
-        if config.document_name not in (None, store.facts["name"]):
-            raise ValueError(
-                f"{place} has documents behind the text prompt {store.facts['name']!r}, and "
-                f"{spelled('document_name')} is {config.document_name!r}. {remedy}"
-            )
-        return store
-    name = model.text_prompts.of_documents(config.document_name)
-    texts = list(collection.documents.values())
-    vectors = model.embed(texts, name=name)
-    save_store(make_store(collection.documents, vectors, model, name=name), place)
-    return load_store(place)
+    if config.tunes_documents:
+        if not config.hard_negatives:
+            return None, None
+    elif config.index is not None or (place / FILE).is_file():
+        return opened_store(config, collection, model, place), None
+    vectors = embed_documents(model, list(collection.documents.values()), name=names.document)
+    store = make_store(collection.documents, vectors, model, name=names.document)
+    return store, None if config.tunes_documents else place
+
+
+def opened_store(
+    config: TrainConfig, collection: Collection, model: EmbeddingModel, place: Path
+) -> Store:
+    """That of a folder, if it is of the model and of the collection's documents."""
+    remedy = "Make it again with `prompt-tuning index`."
+    if config.index is None:
+        remedy = f"Another run made them: choose another {spelled('model_dir')}."
+    store = load_store(place)
+    store.check(model, place, remedy)
+    check_search(store, None, place)
+    if store.facts["corpus"] != digest(collection.documents):
+        raise ValueError(f"{place} is of other documents than {config.data_dir} holds. {remedy}")
+    if config.document_name not in (None, store.facts["name"]):
+        raise ValueError(
+            f"{place} has documents behind the text prompt {store.facts['name']!r}, and "
+            f"{spelled('document_name')} is {config.document_name!r}. {remedy}"
+        )
+    return store
 
 
 def examples_of(
     config: TrainConfig,
     collection: Collection,
-    store: Store,
-    model: EmbeddingModel,
-    query_name: str | None,
+    store: Store | None = None,
+    model: EmbeddingModel | None = None,
+    query_name: str | None = None,
 ) -> Examples:
-    """The training queries, what answers them, and what is near them and does not."""
+    """The training queries, what answers them, and what is near them and does not.
+
+    Args:
+      store, model: by which hard negatives are found; None for none.
+    """
     grades = collection.split("train")
     queries = [collection.queries[query] for query in grades]
-    number = {identifier: row for row, identifier in enumerate(store.ids)}
+    number = {identifier: row for row, identifier in enumerate(collection.documents)}
     answers, refused = [], []
     for query, judged in grades.items():
         rows = {number[document]: grade for document, grade in judged.items()}
         answers.append(frozenset(row for row, grade in rows.items() if grade > 0))
         refused.append([row for row, grade in rows.items() if grade <= 0])
-        if len(answers[-1]) == len(store):
+        if len(answers[-1]) == len(number):
             raise ValueError(
                 f"{config.data_dir}: every document answers the query {query!r}, so that there is "
                 "none to tell them from. Leave it out."
             )
     pairs = [(query, row) for query, rows in enumerate(answers) for row in sorted(rows)]
     negatives = np.zeros((len(queries), 0), np.int32)
-    if config.hard_negatives:
+    if config.hard_negatives and store is not None:
         vectors = model.embed(queries, name=query_name)
         how = config.negative_depth, config.negative_ceiling
         negatives = mine(store, vectors, answers, refused, *how)
+    documents = list(collection.documents.values())
+    for query, same in enumerate(same_texts(queries, documents)):
+        answers[query] |= same
+        negatives[query] = np.where(
+            np.isin(negatives[query], list(same)), MISSING, negatives[query]
+        )
     counts = np.array([len(rows) for rows in refused])
-    return Examples(queries, np.array(pairs), answers, negatives, counts)
+    return Examples(queries, np.array(pairs), answers, negatives, counts, documents)
+
+
+def same_texts(queries: Sequence[str], documents: Sequence[str]) -> list[frozenset[int]]:
+    """Which documents are the very text of each query: nothing says that they do not answer it."""
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(documents):
+        rows.setdefault(text, []).append(row)
+    return [frozenset(rows.get(query, ())) for query in queries]
 
 
 def start_params(config: TrainConfig, model: EmbeddingModel) -> Mapping[str, Any]:
