@@ -126,12 +126,13 @@ def test_rows_are_not_split():
 def test_the_shapes_are_few_and_hold_what_is_asked_for():
     shapes = shapes_of(ServeConfig())
     assert shapes.texts == (1, 8, 32)
-    assert shapes.lengths == (40, 160, 640)
+    assert shapes.lengths == (40, 80, 160, 640)
     assert shapes.slots == (1, 8, 64)
     assert shapes.label_lengths == (4, 32)
     small = shapes_of(ServeConfig(**SMALL))
     assert (small.texts, small.lengths, small.slots) == ((1,), (20,), (1,))
     assert small.label_lengths == (4,)
+    assert shapes_of(ServeConfig(max_input_length=100)).lengths == (57, 114, 228)
     odd = shapes_of(ServeConfig(batch_size=3, slots=5, device_prompts=1))
     assert (odd.texts, odd.slots, odd.prompts) == ((1, 3), (1, 5), 3)
 

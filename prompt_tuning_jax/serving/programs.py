@@ -49,7 +49,7 @@ class Shapes(NamedTuple):
     """
 
     texts: tuple[int, ...] = (1, 8, 32)
-    lengths: tuple[int, ...] = (32, 128, 640)
+    lengths: tuple[int, ...] = (40, 80, 160, 640)
     slots: tuple[int, ...] = (1, 8, 64)
     max_tokens: int = 128
     labels: int = 2

@@ -73,12 +73,17 @@ class Waiting:
     def next_batch(self, rows: int, slots: int) -> list[Job]:
         """Jobs that are read at once: the oldest that can be, and others of its kind.
 
+        Where the oldest that needs slots finds too few, no younger one takes them: an ensemble
+        would wait for ever. Those that need none pass it.
+
         Args:
           rows: how many rows there are at most.
           slots: how many are free.
         """
         batch: list[Job] = []
         for job in self._jobs:
+            if job.slots > slots:
+                slots = 0
             if batch and job.kind != batch[0].kind:
                 continue
             if job.rows <= rows and job.slots <= slots:

@@ -111,7 +111,7 @@ def shapes_of(config: ServeConfig) -> Shapes:
     longest = config.max_input_length + config.max_prompt_length
     return Shapes(
         texts=tuple(sorted({1, *_few(2, 4, config.batch_size)[-2:]})),
-        lengths=_few(32, 4, longest),
+        lengths=tuple(sorted({*_few(32, 2, longest)[:3], longest})),
         slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
         max_tokens=config.max_length,
         label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),

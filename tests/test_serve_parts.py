@@ -1,0 +1,210 @@
+"""What the engine is made of: tables of any family's arrays, choices, the queue, the bank."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning_jax import TunedPrompt
+from prompt_tuning_jax.decoding import search
+from prompt_tuning_jax.decoding.text import row_keys
+from prompt_tuning_jax.serving import axes
+from prompt_tuning_jax.serving.bank import Bank, Wanted
+from prompt_tuning_jax.serving.choosing import Wishes, choose, mean_of_groups
+from prompt_tuning_jax.serving.requests import Classify, Generate, Overloaded, Sampling
+from prompt_tuning_jax.serving.waiting import Job, Kind, Waiting
+
+R, V = 6, 40
+LOG_PROBS = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (R, V)))
+
+
+def wishes(rows=R, **changes):
+    real, whole = np.zeros(rows, np.float32), np.zeros(rows, np.int32)
+    group = np.arange(rows, dtype=np.int32)
+    usual = Wishes(real, whole, real + 1, whole.astype(np.uint32), whole, whole, group)
+    return usual._replace(**changes)
+
+
+# ---- choosing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5, V, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.6, 1e-6])
+def test_each_row_chooses_as_a_search_with_its_settings(top_k, top_p):
+    """Beside rows with other wishes, of which one is greedy."""
+    seed, index = 2**32 - 1, 3
+    how = wishes(
+        temperature=np.array([0.7, 0, 1.3, 0.7, 0.7, 2], np.float32),
+        top_k=np.full(R, top_k, np.int32),
+        top_p=np.full(R, top_p, np.float32),
+        seed=np.full(R, seed, np.uint32),
+        number=np.arange(R, dtype=np.int32),
+        index=np.full(R, index, np.int32),
+    )
+    found = jax.jit(choose)(LOG_PROBS, how)
+    keys = row_keys(seed, np.arange(R))
+    for row, temperature in enumerate(how.temperature):
+        chooser = search.greedy
+        if temperature > 0 and top_k != 1:
+            chooser = search.sampler(keys[row : row + 1], float(temperature), top_k, top_p)
+        expected = chooser(LOG_PROBS[row : row + 1], jnp.int32(index))
+        assert found[row] == expected[0]
+
+
+def test_a_group_has_its_mean_and_a_row_alone_itself():
+    group = np.array([0, 1, 1, 3, 1, 5], np.int32)
+    found = np.asarray(jax.jit(mean_of_groups)(LOG_PROBS, group))
+    mean = np.asarray(LOG_PROBS)[[1, 2, 4]].mean(axis=0)
+    np.testing.assert_allclose(found[[1, 2, 4]], np.stack([mean] * 3), rtol=1e-6)
+    for row in (0, 3, 5):
+        assert (found[row] == LOG_PROBS[row]).all()
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def arrays(rows, length, value=0.0):
+    """As a family may have them: rows first or after layers, positions anywhere, or neither."""
+    return {
+        "layers": jnp.full((2, rows, 3, length), value),
+        "mask": jnp.full((rows, length), value != 0),
+        "last": jnp.full((rows, 1), int(value)),
+    }
+
+
+ROWS = axes.that_grow(arrays(2, 5), arrays(3, 5))
+POSITIONS = axes.that_grow(arrays(2, 5), arrays(2, 6))
+
+
+def test_the_axes_are_found():
+    assert ROWS == {"layers": 1, "mask": 0, "last": 0}
+    assert POSITIONS == {"layers": 3, "mask": 1, "last": axes.NONE}
+    with pytest.raises(ValueError, match="several axes"):
+        axes.that_grow(arrays(2, 5), arrays(3, 6))
+
+
+def test_rows_are_put_at_their_places_and_nowhere_else():
+    padding = arrays(1, 5)
+    table = axes.table_of(padding, ROWS, 4)
+    table = axes.put(table, arrays(2, 5, 7.0), padding, ROWS, POSITIONS, np.array([3, 1]))
+    table = axes.put(table, arrays(2, 2, 9.0), padding, ROWS, POSITIONS, np.array([1, 4]))
+    assert table["mask"].tolist() == [
+        [False] * 5,
+        [True] * 2 + [False] * 3,
+        [False] * 5,
+        [True] * 5,
+    ]
+    assert table["last"][:, 0].tolist() == [0, 9, 0, 7]
+    assert (table["layers"][:, 1, :, :2] == 9).all()  # behind it stands what the mask hides
+    assert (table["layers"][:, 3] == 7).all()
+    assert (table["layers"][:, [0, 2]] == 0).all()
+    is_kept = np.array([True, False, True, True])
+    wiped = axes.wiped(table, ROWS, is_kept)
+    assert (wiped["layers"][:, 1] == 0).all()
+    assert (wiped["layers"][:, 3] == 7).all()
+
+
+def test_a_part_of_a_table_is_taken_and_put_back():
+    table = axes.table_of(arrays(1, 5, 1.0), ROWS, 4)
+    part = axes.cut(axes.first(table, ROWS, 2), POSITIONS, 3)
+    assert jax.tree.map(jnp.shape, part) == {"layers": (2, 2, 3, 3), "mask": (2, 3), "last": (2, 1)}
+    changed = axes.put_first(table, jax.tree.map(jnp.zeros_like, axes.first(table, ROWS, 2)), ROWS)
+    assert changed["last"][:, 0].tolist() == [0, 0, 1, 1]
+
+
+# ---- the bank ------------------------------------------------------------------------------------
+
+
+def prompt(value):
+    return TunedPrompt(np.full((2, 3), float(value)))
+
+
+def test_the_least_recently_used_prompt_leaves():
+    array = np.zeros((2, 4, 3))
+    written = []
+
+    def write(values, places):
+        array[places] = values
+        written.extend(places.tolist())
+
+    def held(*names):
+        wanted = [Wanted(name, 0, prompt(ord(name))) for name in names]
+        return [array[place, 0, 0] for place in bank.places_of(wanted, write)]
+
+    bank = Bank(2, 4)
+    assert held("a", "b", "a") == [97, 98, 97]
+    assert len(written) == 2
+    assert held("a") == [97]
+    assert len(written) == 2  # it was there
+    assert held("c") == [99]  # in the place of b
+    assert held("a") == [97]
+    assert len(written) == 3
+    assert held("b", "a") == [98, 97]
+    with pytest.raises(ValueError, match="3 prompts at once"):
+        held("a", "b", "c")
+    assert (array[:, 2:] == 0).all()  # a prompt is shorter than its place
+    other = bank.places_of([Wanted("a", 1, prompt(5))], write)
+    assert array[other[0], 0, 0] == 5  # another version is another prompt
+    bank.clear()
+    assert len(bank) == 0
+
+
+# ---- the queue -----------------------------------------------------------------------------------
+
+
+def job(length=16, members=1, label_length=None, name=""):
+    given = {"tokens": [1], "prompts": (name,), "tell": print}
+    if label_length is None:
+        request = Generate(**given, sampling=Sampling(4))
+    else:
+        request = Classify(**given, labels=["a"])
+    wanted = tuple(Wanted(str(i), 0, prompt(i)) for i in range(members))
+    return Job(request, Kind(length, "full", label_length), wanted)
+
+
+def test_the_oldest_goes_first_with_others_of_its_kind():
+    waiting, jobs = Waiting(10), [job(16), job(32), job(16), job(32), job(16)]
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.next_batch(rows=2, slots=9) == [jobs[0], jobs[2]]
+    assert waiting.next_batch(rows=9, slots=9) == [jobs[1], jobs[3]]
+    assert waiting.next_batch(rows=9, slots=9) == [jobs[4]]
+    assert waiting.next_batch(rows=9, slots=9) == []
+
+
+def test_what_needs_no_slot_does_not_wait_for_one():
+    waiting, generated, ranked = Waiting(10), job(), job(label_length=4)
+    waiting.add(generated)
+    waiting.add(ranked)
+    assert waiting.next_batch(rows=4, slots=0) == [ranked]
+    assert waiting.next_batch(rows=4, slots=0) == []
+    assert waiting.next_batch(rows=4, slots=1) == [generated]
+
+
+def test_an_ensemble_goes_whole():
+    waiting, jobs = Waiting(10), [job(members=3), job(members=3), job()]
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.next_batch(rows=5, slots=9) == [jobs[0], jobs[2]]
+    assert waiting.next_batch(rows=5, slots=2) == []
+    assert waiting.next_batch(rows=5, slots=3) == [jobs[1]]
+
+
+def test_an_ensemble_gets_its_slots_before_those_who_came_later():
+    waiting, ensemble, single, ranked = Waiting(10), job(members=3), job(), job(label_length=4)
+    for each in (ensemble, single, ranked):
+        waiting.add(each)
+    assert waiting.next_batch(rows=8, slots=2) == [ranked]
+    assert waiting.next_batch(rows=8, slots=2) == []
+    assert waiting.next_batch(rows=8, slots=4) == [ensemble, single]
+
+
+def test_a_full_queue_says_when_to_come_again():
+    waiting = Waiting(2)
+    waiting.add(job())
+    waiting.add(job())
+    with pytest.raises(Overloaded) as refused:
+        waiting.add(job())
+    assert 1 <= refused.value.retry_after <= 60
+    assert len(waiting.remove(lambda request: True)) == 2
+    assert len(waiting) == 0
