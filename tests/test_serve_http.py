@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from prompt_tuning_jax import save_prompt
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.requests import NotFinite
 
 TEXT = "the soup was good"
 TOKEN = "secret-of-the-test"
@@ -361,6 +362,12 @@ def test_a_failing_step_fails_its_requests_and_says_nothing_of_itself(http, spoi
         error_of(answer, 500)
     spoilt("failure", None)
     assert http.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_prompt_whose_numbers_are_not_finite_is_said(http, spoilt):
+    spoilt("failure", NotFinite())
+    answer = http.post("/v1/classify", json={"prompt": "food", "texts": ["soup"]})
+    assert error_of(answer, 422)["code"] == "not_finite"
 
 
 def test_deadlines(http, engine):

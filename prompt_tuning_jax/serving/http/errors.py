@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from prompt_tuning_jax.serving.library import Conflict, UnknownPrompt, Unusable
-from prompt_tuning_jax.serving.requests import Overloaded, Stopping, TooLate
+from prompt_tuning_jax.serving.requests import NotFinite, Overloaded, Stopping, TooLate
 
 LOG = logging.getLogger(__name__)
 _LONGEST = 1000
@@ -79,6 +79,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(404, str(error), param="model", code="model_not_found")
         case Unusable():
             return ApiError(422, str(error), param="model", code="prompt_unusable")
+        case NotFinite():
+            return ApiError(422, str(error), param="model", code="not_finite")
         case Conflict():
             return ApiError(409, str(error), code="conflict")
         case Overloaded():
