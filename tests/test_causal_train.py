@@ -64,6 +64,7 @@ def test_packed_or_scanned_it_is_the_same_prompt(name, tmp_path, how):
     np.testing.assert_allclose(found.values, expected.values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_commands(tmp_path, capsys):
     """`prompt-tuning train`, `infer` and `export` for a directory of Hugging Face's."""
     data = tiny.save_files(tmp_path / "data")

@@ -48,6 +48,7 @@ def chosen(deep, mesh, memory, **settings):
     return fitting.fit(config, deep, mesh)
 
 
+@pytest.mark.slow
 def test_each_form_takes_less_than_the_one_before(needed):
     assert needed["none", 1] > needed["minimal", 1] > needed["minimal", 2]
 

@@ -108,6 +108,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_resumes_as_it_was(model, tmp_path):
     """Its schedule runs to the steps of the whole run, and its averages go on."""
     whole = pt.train(**options(model, tmp_path / "whole", **EVERYTHING))

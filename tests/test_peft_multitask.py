@@ -97,6 +97,7 @@ def test_an_adapter_without_weights_is_named(adapter, tmp_path):
         read_multitask(bare)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shared_dir() is None, reason=NEEDS_SHARED)
 def test_logits_loss_and_gradients_are_peft_s():
     families = shared_dir() / "goldens" / "families"

@@ -165,6 +165,7 @@ def traced():
     return {name: options.traced_work(config, LENGTHS) for name, config in configs.items()}
 
 
+@pytest.mark.slow
 def test_recomputing_costs_flops_and_saves_memory(traced):
     (none, minimal, full), alive = zip(*(traced[name] for name in REMAT_POLICIES), strict=True)
     assert none.flops < minimal.flops < full.flops < 1.6 * none.flops

@@ -8,7 +8,7 @@ import os
 from importlib.metadata import version
 
 GIVEN = os.environ.get("XLA_FLAGS", "")
-_OURS = "--xla_backend_optimization_level=0"
+_OURS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if version("jax").startswith("0.10."):
     # The older emitters compile in half the time; later releases have none, nor the flag.
     _OURS += " --xla_cpu_use_fusion_emitters=false"
