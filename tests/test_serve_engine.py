@@ -1,5 +1,6 @@
 """An answer does not depend on what it shares the devices with, and nothing compiles meanwhile."""
 
+import dataclasses
 import functools
 import random
 import threading
@@ -13,12 +14,16 @@ from common import slow
 from serving_engine import SHAPES, Shelf, classify, generate, random_prompts
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax import load_model
+from prompt_tuning_jax.decoding.constraints import Constraints
+from prompt_tuning_jax.devices.sharding import make_mesh
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.requests import Failed, Finished, Overloaded, Stopping, TooLate
 
 LABELS = ("yes", "no", "the soup")
 TEXTS = [example["inputs"] for example in tiny.examples()[::7]]
 ENSEMBLE = ("p0", "p1", "p5")
+LONGER = f"{TEXTS[0]} and {TEXTS[1]}"
 
 
 @pytest.fixture(scope="module", params=["t5", slow("causal")])
@@ -115,7 +120,7 @@ def test_nothing_is_compiled_for_a_request(engine):
         engine.library.prompts[f"new{i}"] = pt.TunedPrompt(np.full((1 + i, width), 0.1 * i))
         engine.library.versions[f"new{i}"] = 0
     asked = [generate(engine, text, (f"new{i % 6}",))[0] for i, text in enumerate(TEXTS)]
-    asked.append(generate(engine, TEXTS[0] + " and " + TEXTS[1], seed=3, temperature=1.0)[0])
+    asked.append(generate(engine, LONGER, seed=3, temperature=1.0)[0])
     asked.append(classify(engine, TEXTS[0], LABELS, ("new3",))[0])
     assert all(answer.all() for answer in asked)
     assert not compiled
@@ -171,15 +176,14 @@ def test_numbers_that_are_not_finite_reach_nobody_else(engine):
     broken = pt.TunedPrompt(np.zeros((8, width)))
     broken.values[:] = np.nan  # as numbers may become on their way through a network
     engine.library.prompts["broken"], engine.library.versions["broken"] = broken, 0
-    longer = f"{TEXTS[0]} and {TEXTS[1]}"
-    failures = [generate(engine, longer, ("broken",))[0] for _ in range(SHAPES.slots[-1])]
-    failures.append(classify(engine, longer, LABELS, ("broken",))[0])
+    failures = [generate(engine, LONGER, ("broken",))[0] for _ in range(SHAPES.slots[-1])]
+    failures.append(classify(engine, LONGER, LABELS, ("broken",))[0])
     for answer in failures:
         event = answer.all()[-1]
         assert isinstance(event, Failed)
         assert "not finite" in str(event.error)
     # A longer text beside it has the shorter one's slot looked at as far as NaNs were.
-    together = [generate(engine, text, ("p5",)) for text in (TEXTS[2], longer, TEXTS[3])]
+    together = [generate(engine, text, ("p5",)) for text in (TEXTS[2], LONGER, TEXTS[3])]
     found = [answer.tokens()[0] for answer, _ in together]
     assert found[::2] == [alone(engine, text, ("p5",))[0] for text in TEXTS[2:4]]
 
@@ -248,6 +252,45 @@ def test_it_ends_what_it_accepted(model):
     stopped.join(60)
     assert not engine.is_ready
     assert all(answer.tokens() for answer in answers)
+
+
+RULES = Constraints(min_length=4, no_repeat_ngram=2, repetition_penalty=1.7, banned=((9,),))
+
+
+@pytest.mark.parametrize("kind", ["t5", slow("causal")])
+def test_a_models_own_rules_hold(model, kind):
+    """And more than one text is read at once, with one that is longer."""
+    model = model if kind == "t5" else pt.load_model("bundled_causal")
+    model = model.replace(generation=dataclasses.replace(model.generation, constraints=RULES))
+    shelf = Shelf(random_prompts(model.config.emb_dim))
+    few = SHAPES._replace(texts=(2,), slots=(2,), label_lengths=(4,), max_tokens=8)
+    engine = Engine(model, shelf, few)
+    engine.start()
+    asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:3], LONGER])]
+    answers = [generate(engine, *pair, max_tokens=8)[0] for pair in asked]
+    for (text, prompts), answer in zip(asked, answers, strict=True):
+        ids, _ = answer.tokens()
+        alone, _ = model.generate_tokens(
+            np.array([engine.encode(text)]), of(engine, prompts), max_length=8
+        )
+        assert ids == np.asarray(alone[0])[: len(ids)].tolist()
+    assert engine.stop(60)
+
+
+@pytest.mark.slow
+def test_a_split_model_answers_the_same(model):
+    split = load_model(model.name, mesh=make_mesh("model:2"))
+    engine = Engine(split, Shelf(random_prompts(model.config.emb_dim)), SHAPES)
+    engine.start()
+    asked = [(text, ("p1",) if i % 2 else ()) for i, text in enumerate(TEXTS)]
+    answers = [generate(engine, *pair)[0] for pair in asked]
+    ranked = [classify(engine, text, LABELS, prompts)[0] for text, prompts in asked]
+    whole = Engine(model, engine.library, SHAPES)
+    for (text, prompts), answer, labels in zip(asked, answers, ranked, strict=True):
+        assert answer.tokens()[0] == alone(whole, text, prompts)[0]
+        scores = model.label_scores([text], LABELS, of(engine, prompts))[0, 0]
+        np.testing.assert_allclose(list(labels.ranked().scores.values()), scores, atol=2e-3)
+    assert engine.stop(60)
 
 
 @pytest.mark.slow
