@@ -14,6 +14,8 @@ as many as a part needs. Half of the requests are completions, half rank labels.
                  a share of what the server can do, and the time to the first token
     overload     three times as much as it can do: what is accepted keeps its latency, the rest is
                  told so at once
+    peft         100 prompts mixed, completions alone, against load_test_peft.py: PEFT in a FastAPI
+                 handler that switches adapters; only with --torch_python
     right        many mixed requests, each compared with the model's answer to that text alone
 
 --output is written after each part, and what it holds is not run again.
@@ -22,6 +24,7 @@ as many as a part needs. Half of the requests are completions, half rank labels.
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -39,9 +42,12 @@ import jax
 import numpy as np
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands.command import use_compilation_cache
+from prompt_tuning_jax.models.family import family_of
 
 TASKS = ("bundled_topic", "bundled_sentiment", "bundled_season", "bundled_narrator")
 PLACES = ("the Wild Bear", "a small inn", "my aunt's house", "the old mill", "a noisy canteen")
@@ -179,10 +185,15 @@ def server(folder: Path, prompts: int, *options: str) -> Iterator[tuple[int, flo
     """A server of `prompts` prompts; gives its port, and the seconds that it took to start."""
     make_prompts(folder, prompts)
     line = [sys.executable, "-m", "prompt_tuning_jax", "serve", "--model=bundled", "--port=0"]
-    started = time.monotonic()
-    log = folder.parent / "server.log"
+    with started([*line, f"--prompts={folder}", *SERVER, *options], folder.parent) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def started(line: list[str], folder: Path) -> Iterator[tuple[int, float]]:
+    """A server's process, as soon as it listens; it is to end well."""
+    begun, log = time.monotonic(), folder / "server.log"
     with open(log, "w", encoding="utf-8") as file:
-        line += [f"--prompts={folder}", *SERVER, *options]
         process = subprocess.Popen(line, stderr=file, env=os.environ)
     try:
         while "Listening at" not in (said := log.read_text("utf-8")):
@@ -190,9 +201,9 @@ def server(folder: Path, prompts: int, *options: str) -> Iterator[tuple[int, flo
                 raise SystemExit(f"The server did not start:\n{said}")
             time.sleep(0.1)
         port = int(said.split("Listening at http://127.0.0.1:")[1].split("/")[0])
-        yield port, time.monotonic() - started
+        yield port, time.monotonic() - begun
         process.send_signal(signal.SIGTERM)
-        if process.wait(120) != 0:
+        if process.wait(120) not in (0, -signal.SIGTERM):
             raise SystemExit(f"The server ended badly:\n{log.read_text('utf-8')}")
     finally:
         process.kill()
@@ -294,6 +305,43 @@ def overload(work: Path, requests: int) -> dict[str, Any]:
         return {"closed_loop_of_32": most, "three_times_as_much": found}
 
 
+def against_peft(work: Path, requests: int, python: str) -> dict[str, Any]:
+    """Turns of both servers, each by itself."""
+    make_prompts(work / "prompts", 100)
+    config = pt.load_model("bundled").config
+    for i in range(100):
+        one = pt.load_prompt(work / "prompts" / f"p{i}")
+        peft.write_adapter(
+            work / "adapters" / f"p{i}",
+            one.values,
+            base_model=str(directory_of("bundled")),
+            num_layers=family_of(config).depth(config),
+            num_heads=config.num_heads,
+            task_type=peft.task_of(False),
+            layout=one.layout,
+            visibility=one.visibility,
+        )
+    wanted = [ask._replace(is_completion=True) for ask in asks(requests, 100)]
+    few = wanted[: requests // 5]
+    script = str(Path(__file__).with_name("load_test_peft.py"))
+    theirs = [python, script, str(directory_of("bundled")), str(work / "adapters"), "8911"]
+    found: dict[str, Any] = {"server": [], "peft": []}
+    for _ in range(3):
+        with server(work / "prompts", 100) as (port, _):
+            ours = asyncio.run(closed_loop(port, few, CLIENTS))
+            found["server"].append(timed(closed_loop(port, wanted, CLIENTS)))
+        with started(theirs, work) as (port, _):
+            replies = asyncio.run(closed_loop(port, few, CLIENTS))
+            found["peft"].append(timed(closed_loop(port, few, CLIENTS)))
+    pairs = zip(ours, replies, strict=True)
+    different = sum(
+        one.answer["choices"][0]["text"] != other.answer["choices"][0]["text"]
+        for one, other in pairs
+    )
+    middle = [sorted(each["a_second"] for each in found[name])[1] for name in ("server", "peft")]
+    return found | {"different": different, "ratio": round(middle[0] / middle[1], 2)}
+
+
 def right(work: Path, requests: int) -> dict[str, Any]:
     """Lost, swapped or different answers: there should be none."""
     model, wanted = pt.load_model("bundled"), asks(requests, 100, 7)
@@ -336,9 +384,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS, "peft"], default=list(PARTS))
+    parser.add_argument("--torch_python", help="a Python with torch, peft, fastapi and uvicorn")
     parser.add_argument("--requests", type=int, default=2000, help="of each measurement")
     options = parser.parse_args()
+    parts = PARTS | {"peft": functools.partial(against_peft, python=options.torch_python)}
+    if "peft" in options.parts and options.torch_python is None:
+        parser.error("the part `peft` needs --torch_python")
     use_compilation_cache()
     record = json.loads(options.output.read_text("utf-8")) if options.output.exists() else {}
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
@@ -346,7 +398,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for part in options.parts:
             if part not in record:
-                record[part] = PARTS[part](Path(work), options.requests)
+                record[part] = parts[part](Path(work), options.requests)
                 print(part, json.dumps(record[part]))
                 with new_file(options.output) as file:
                     file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")

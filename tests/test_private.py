@@ -19,7 +19,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.checks import check_private
 from prompt_tuning_jax.training.private.gradients import noised
 from prompt_tuning_jax.training.private.sampling import PoissonBatches, rows_at_once
-from prompt_tuning_jax.training.private.secret import FILE
+from prompt_tuning_jax.training.private.secret import FILE, Secret
 from prompt_tuning_jax.training.set_up import place
 from prompt_tuning_jax.training.train_step import make_train_step
 
@@ -220,6 +220,19 @@ def test_an_empty_sample_is_a_batch_of_padding(vocabulary):
     empty = [batch for batch in batches if not len(drawn(batch))]
     assert empty
     assert all(len(batch["decoder_loss_weights"]) == 3 for batch in empty)
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_the_key_is_the_secrets_whatever_jax_draws_with(tmp_path, generator):
+    """Its words are a key of threefry, which another default must not take for one of its own."""
+    config = TrainConfig(model_dir=with_secret(tmp_path / "run"), dp_noise_multiplier=1.0)
+    with jax.default_prng_impl(generator):
+        key = Secret(config).key(0)
+        drawn_bits = jax.random.bits(jax.random.fold_in(key, 1), 4)
+    expected = jax.random.wrap_key_data(
+        np.array(SECRET["words"][:2], np.uint32), impl="threefry2x32"
+    )
+    assert_same(drawn_bits, jax.random.bits(jax.random.fold_in(expected, 1), 4))
 
 
 # --- runs
