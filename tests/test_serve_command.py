@@ -108,6 +108,8 @@ def test_others_need_a_token(host, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ValueError, match="empty"):
         token_of(ServeConfig(host=host, token_file=tmp_path / "token"))
+    with pytest.raises(FileNotFoundError, match="is to hold the token"):
+        token_of(ServeConfig(host=host, token_file=tmp_path / "nothing"))
     monkeypatch.setenv("PROMPT_TUNING_TOKEN", "of the environment")
     assert token_of(ServeConfig(host=host)) == "of the environment"
 

@@ -89,11 +89,16 @@ def token_of(config: ServeConfig) -> str | None:
     """What requests have to show; None: nothing.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: there is none, and others than this machine can reach the server.
     """
     token = os.environ.get(TOKEN)
     if config.token_file is not None:
-        token = Path(config.token_file).read_text("utf-8")
+        path = Path(config.token_file)
+        if not path.is_file():
+            named = spelled("token_file", config.token_file)
+            raise FileNotFoundError(f"There is no file {path}: {named} is to hold the token.")
+        token = path.read_text("utf-8")
     token = token and token.strip()
     if token == "":
         raise ValueError(f"The token is empty: write one into the file, or unset {TOKEN}.")
