@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from common import slow
+from common import GOLDENS, slow
 from serving_engine import SHAPES, Shelf, classify, generate, random_prompts
 
 import prompt_tuning_jax as pt
@@ -316,3 +316,34 @@ def test_under_load_nobody_gets_the_answer_of_another(engine):
     for one in clients:
         one.join()
     assert not wrong
+
+
+FAMILIES = ("longt5_local", "longt5_tglobal", "umt5", "t5gemma", "layers stacked")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_served(model, name):
+    """The same tables and programs, whatever a family reads and keeps."""
+    words = model.vocabulary
+    if name == "layers stacked":
+        model = model.scanned()
+    else:
+        folder = GOLDENS / (name if name == "t5gemma" else f"families/{name}")
+        model = load_model(folder).replace(vocabulary=words)
+    rng = np.random.default_rng(0)
+    prompts = {"p0": pt.TunedPrompt(rng.normal(size=(4, model.config.emb_dim)))}
+    few = SHAPES._replace(texts=(2,), lengths=(16, 32), slots=(2,), max_tokens=6)
+    engine = Engine(model, Shelf(prompts), few)
+    engine.start()
+    asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:4], LONGER])]
+    answers = [generate(engine, *pair, max_tokens=6)[0] for pair in asked]
+    ranked = [classify(engine, text, LABELS, given)[0] for text, given in asked]
+    for (text, given), answer, labels in zip(asked, answers, ranked, strict=True):
+        row = np.array([engine.encode(text)])
+        alone, _ = model.generate_tokens(row, of(engine, given), max_length=6)
+        ids, _ = answer.tokens()
+        assert ids == np.asarray(alone[0])[: len(ids)].tolist()
+        scores = model.label_scores([text], LABELS, of(engine, given))[0, 0]
+        np.testing.assert_allclose(list(labels.ranked().scores.values()), scores, atol=2e-3)
+    assert engine.stop(60)
