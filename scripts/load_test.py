@@ -30,6 +30,7 @@ import os
 import platform
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -201,12 +202,20 @@ def started(line: list[str], folder: Path) -> Iterator[tuple[int, float]]:
                 raise SystemExit(f"The server did not start:\n{said}")
             time.sleep(0.1)
         port = int(said.split("Listening at http://127.0.0.1:")[1].split("/")[0])
+        while not is_open(port):
+            time.sleep(0.1)
         yield port, time.monotonic() - begun
         process.send_signal(signal.SIGTERM)
         if process.wait(120) not in (0, -signal.SIGTERM):
             raise SystemExit(f"The server ended badly:\n{log.read_text('utf-8')}")
     finally:
         process.kill()
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def make_prompts(folder: Path, count: int) -> None:

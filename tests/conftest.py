@@ -37,6 +37,15 @@ jax.config.update("jax_default_matmul_precision", "highest")
 gc.set_threshold(100_000, 50, 100)
 
 
+# Tests of the server, whose files import what the server and its clients need.
+OF_SERVER = [
+    f"test_serve_{of}.py" for of in ("command", "hostile", "http", "page", "readme", "whole")
+]
+_NEEDED = ("fastapi", "uvicorn", "httpx", "openai", "schemathesis")
+MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+collect_ignore = OF_SERVER if MISSING else []
+
+
 def pytest_collection_modifyitems(items):
     if importlib.util.find_spec("t5x") is None:
         for item in items:
@@ -73,6 +82,9 @@ def pytest_terminal_summary(terminalreporter, config):
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = [where[2].removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple)]
     lines = [f"{count} {reason}" for reason, count in collections.Counter(reasons).most_common()]
+    if MISSING:
+        needed = f"pip install '.[dev]' ({', '.join(MISSING)})"
+        lines.append(f"{len(OF_SERVER)} files of tests of the server need {needed}")
     if config.stash[SLOW]:
         lines.append(f"{config.stash[SLOW]} are slow: scripts/test.sh -m slow")
     if lines:

@@ -19,7 +19,6 @@ from prompt_tuning_jax.commands.inference.serve import serve, shapes_of, token_o
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
-pytest.importorskip("fastapi")
 # As little as can be compiled.
 SMALL = {
     "max_input_length": 16,
