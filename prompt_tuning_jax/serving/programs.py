@@ -69,6 +69,7 @@ class Programs:
         self.model, self.shapes = model, shapes
         self.how = how._replace(max_length=shapes.max_tokens).of_model(model.config)
         self._found: dict[tuple, Callable] = {}
+        self._shapes_read: dict[tuple[int, int], Any] = {}
         self._home = None if model.mesh is None else sharding.replicated(model.mesh)
         self._axes = self._find_axes()
         self.reset()
@@ -169,9 +170,9 @@ class Programs:
     def _compile(self, wanted: Iterable[tuple[str, tuple]]) -> None:
         """The programs that are not there yet, several at a time."""
         new = [(name, *sizes) for name, sizes in wanted if (name, *sizes) not in self._found]
-        lowered = [self._lowered(*key) for key in new]  # which is Python's work, one by one
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            self._found.update(zip(new, pool.map(jax.stages.Lowered.compile, lowered), strict=True))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # beside which Python traces the next one
+            compiling = {key: pool.submit(self._lowered(*key).compile) for key in new}
+        self._found |= {key: done.result() for key, done in compiling.items()}
 
     def _lowered(self, name: str, *sizes: Any) -> jax.stages.Lowered:
         function, examples, donated = getattr(self, f"_{name}")(*sizes)
@@ -236,6 +237,11 @@ class Programs:
 
     def _inputs_of(self, texts: int, length: int) -> Any:
         """The shapes of what `read` gives, and where it is."""
+        if (texts, length) not in self._shapes_read:
+            self._shapes_read[texts, length] = self._trace_read(texts, length)
+        return self._shapes_read[texts, length]
+
+    def _trace_read(self, texts: int, length: int) -> Any:
         config = self.model.config
         bank = jax.ShapeDtypeStruct((1, 1, config.emb_dim), jnp.float32)
         read = functools.partial(steps.read, config)
