@@ -221,11 +221,21 @@ def sampler(keys: Array, temperature: float, top_k: int = 0, top_p: float = 1.0)
     """Chooses a token from the warped distribution, with one random key a row, [B]."""
 
     def choose(log_probs_BxV, index):
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        logits_BxV = warp_logits(log_probs_BxV, temperature, top_k, top_p)
-        return jax.vmap(jax.random.categorical)(step_keys, logits_BxV)
+        return drawn(keys, index, warp_logits(log_probs_BxV, temperature, top_k, top_p))
 
     return choose
+
+
+def drawn(keys: Array, index: Int[Array, "*B"], logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """A token for each row, from softmax(logits).
+
+    Args:
+      keys: one for each row.
+      index: how many tokens a row has: one number, or each row's own.
+    """
+    index_axis = 0 if jnp.ndim(index) else None
+    step_keys = jax.vmap(jax.random.fold_in, (0, index_axis))(keys, index)
+    return jax.vmap(jax.random.categorical)(step_keys, logits)
 
 
 def warp_logits(
@@ -238,15 +248,25 @@ def warp_logits(
     """
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
-        least = lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        logits = from_least(logits, lax.top_k(logits, top_k)[0][:, -1:])
     if top_p < 1.0:
-        descending = -jnp.sort(-logits, axis=-1)
-        probs = jax.nn.softmax(descending, axis=-1)
-        mass_before = jnp.cumsum(probs, axis=-1) - probs
-        kept = jnp.where(mass_before < top_p, descending, jnp.inf)
-        logits = jnp.where(logits < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, logits)
+        logits = from_least(logits, least_of_mass(-jnp.sort(-logits, axis=-1), top_p))
     return logits
+
+
+def least_of_mass(
+    descending: Float[Array, "B V"], top_p: float | Float[Array, "B 1"]
+) -> Float[Array, "B 1"]:
+    """The last of each row's logits, from the likeliest on, before their mass reaches top_p."""
+    probs = jax.nn.softmax(descending, axis=-1)
+    mass_before = jnp.cumsum(probs, axis=-1) - probs
+    kept = jnp.where(mass_before < top_p, descending, jnp.inf)
+    return jnp.min(kept, axis=-1, keepdims=True)
+
+
+def from_least(logits: Float[Array, "B V"], least: Float[Array, "B 1"]) -> Float[Array, "B V"]:
+    """-inf for what is below."""
+    return jnp.where(logits < least, -jnp.inf, logits)
 
 
 def _ends(tokens: Int[Array, "..."], eos_id: EosIds) -> Bool[Array, "..."]:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
+from prompt_tuning_jax.decoding import search
+
 
 class Wishes(NamedTuple):
     """How each row's next token is chosen; `requests.Sampling` says what the first five are.
@@ -49,17 +51,13 @@ def choose(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Int[Array, " R
     greedy_R = jnp.argmax(log_probs_RxV, axis=-1).astype(jnp.int32)
     samples_R = (wishes.temperature > 0) & (wishes.top_k != 1)
 
-    def drawn() -> Array:
-        logits_RxV = _warped(log_probs_RxV, wishes)
-        return jax.vmap(_draw)(logits_RxV, wishes.seed, wishes.number, wishes.index)
+    def sampled() -> Array:
+        of_request = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))
+        keys_R = of_request(wishes.seed, wishes.number)
+        chosen_R = search.drawn(keys_R, wishes.index, _warped(log_probs_RxV, wishes))
+        return jnp.where(samples_R, chosen_R.astype(jnp.int32), greedy_R)
 
-    drawn_R = lax.cond(jnp.any(samples_R), drawn, lambda: greedy_R)
-    return jnp.where(samples_R, drawn_R, greedy_R)
-
-
-def _draw(logits_V: Array, seed: Array, number: Array, index: Array) -> Array:
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
-    return jax.random.categorical(key, logits_V).astype(jnp.int32)
+    return lax.cond(jnp.any(samples_R), sampled, lambda: greedy_R)
 
 
 def _warped(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Float[Array, "R V"]:
@@ -72,11 +70,9 @@ def _warped(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Float[Array, 
     is_some_R = (wishes.top_k > 0) & (wishes.top_k < V)
     last_R = jnp.where(is_some_R, wishes.top_k, V) - 1
     least_Rx1 = jnp.take_along_axis(descending_RxV, last_R[:, None], axis=-1)
-    logits_RxV = jnp.where(logits_RxV < least_Rx1, -jnp.inf, logits_RxV)
-    descending_RxV = jnp.where(descending_RxV < least_Rx1, -jnp.inf, descending_RxV)
+    descending_RxV = search.from_least(descending_RxV, least_Rx1)
 
-    probs_RxV = jax.nn.softmax(descending_RxV, axis=-1)
-    mass_before_RxV = jnp.cumsum(probs_RxV, axis=-1) - probs_RxV
-    is_kept_RxV = (mass_before_RxV < wishes.top_p[:, None]) | (wishes.top_p >= 1)[:, None]
-    kept_RxV = jnp.where(is_kept_RxV, descending_RxV, jnp.inf)
-    return jnp.where(logits_RxV < jnp.min(kept_RxV, axis=-1, keepdims=True), -jnp.inf, logits_RxV)
+    # A mass of 1 may be reached before the last token, by rounding.
+    top_p_R = jnp.where(wishes.top_p < 1, wishes.top_p, jnp.inf)
+    least_Rx1 = jnp.maximum(least_Rx1, search.least_of_mass(descending_RxV, top_p_R[:, None]))
+    return search.from_least(logits_RxV, least_Rx1)

@@ -5,16 +5,16 @@ The functions here may be traced; `model.FrozenModel` and the training step are 
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from prompt_tuning_jax.layout import laid_out, needs_no_room
 from prompt_tuning_jax.models.attention.choice import Shape
+from prompt_tuning_jax.models.encoder_decoder import Read
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
-from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
 from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
 from prompt_tuning_jax.prompts import Prompt, PromptBank
@@ -105,18 +105,6 @@ def apply(
         enable_dropout=dropout_rng is not None,
         rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     )
-
-
-class Read(NamedTuple):
-    """What the decoder needs of inputs that were read.
-
-    Attributes:
-      cross_kv: every layer's cross-attention keys and values, projected from the encoding once.
-      attended: the encoder's positions that are not padding.
-    """
-
-    cross_kv: KeyValues
-    attended: Bool[Array, "B S"]
 
 
 def read(

@@ -8,7 +8,7 @@ B batch   S encoder positions   L targets   V vocabulary
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from prompt_tuning_jax.layout import laid_out, within_segments
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.causal.apply import empty_cache
 from prompt_tuning_jax.models.causal.network import FunctionalNetwork
+from prompt_tuning_jax.models.encoder_decoder import Read
 from prompt_tuning_jax.models.t5gemma import network, weights
 from prompt_tuning_jax.models.t5gemma.config import T5GemmaConfig
 from prompt_tuning_jax.models.t5gemma.layers import Cache, OfLayer, Text, of_text_in_all
@@ -85,18 +86,6 @@ def apply(
     return logits_BxLxV
 
 
-class Read(NamedTuple):
-    """What the decoder needs of inputs that were read.
-
-    Attributes:
-      of_text: every layer's cross-attention keys and values, projected from the encoding once.
-      is_text: the encoder's positions that are not padding.
-    """
-
-    of_text: Any
-    is_text: Bool[Array, "B S"]
-
-
 def read(
     net: FunctionalNetwork,
     params: Mapping[str, Any],
@@ -118,9 +107,9 @@ def decode(
 ) -> tuple[Float[Array, "B L V"], Any]:
     """Logits of what follows `tokens`, and the cache that they are in."""
     config = net.config
-    text = Text(None, _seen_text(inputs.is_text, tokens))
+    text = Text(None, _seen_text(inputs.attended, tokens))
     at = None if cache is None else Cache(cache["index"], max_decode_length)
-    per_layer = _of_layers(config, inputs.of_text, None if cache is None else cache["layers"])
+    per_layer = _of_layers(config, inputs.cross_kv, None if cache is None else cache["layers"])
     logits_BxLxV, kept = network.decode(config, params, tokens, text, cache=at, per_layer=per_layer)
     if cache is not None:
         return logits_BxLxV, {"index": cache["index"] + tokens.shape[1], "layers": kept}
