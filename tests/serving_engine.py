@@ -26,6 +26,7 @@ SHAPES = Shapes(
     prompts=4,
     prompt_length=8,
 )
+LIMITS = {"max_labels": 8, "max_waiting": 100}
 
 
 class Shelf:

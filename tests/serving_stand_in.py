@@ -12,6 +12,8 @@ import uvicorn
 from prompt_tuning_jax.data.encoding import check_distinct
 from prompt_tuning_jax.evaluation.answers import ranked_answer
 from prompt_tuning_jax.serving.http.app import make_app
+from prompt_tuning_jax.serving.http.limits import MIB, HttpSettings
+from prompt_tuning_jax.serving.library import PromptLibrary
 from prompt_tuning_jax.serving.requests import (
     Classify,
     Failed,
@@ -23,6 +25,8 @@ from prompt_tuning_jax.serving.requests import (
     Token,
     TooLate,
 )
+
+SETTINGS = HttpSettings(max_upload=MIB, max_texts=12, timeout=20.0)
 
 
 class StandIn:
@@ -110,6 +114,17 @@ class StandIn:
             return
         yield Token(self.model.vocabulary.eos_id, -0.1)
         yield Finished("stop")
+
+
+@contextlib.contextmanager
+def over(folder, model, ensembles=()):
+    """One with the prompts of a folder, and ensembles of them: (name, members)."""
+    library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
+    for name, members in ensembles:
+        library.add_ensemble(name, members)
+    engine = StandIn(model, library)
+    yield engine
+    engine.close()
 
 
 @contextlib.contextmanager

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tiny
 from common import GOLDENS, slow
-from serving_engine import SHAPES, Shelf, classify, generate, random_prompts
+from serving_engine import LIMITS, SHAPES, Shelf, classify, generate, random_prompts
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import load_model
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.devices.sharding import make_mesh
 from prompt_tuning_jax.serving.engine import Engine
+from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Failed, Finished, Overloaded, Stopping, TooLate
 
 LABELS = ("yes", "no", "the soup")
@@ -32,7 +33,9 @@ def engine(request, model):
     prompts = random_prompts(model.config.emb_dim)
     if request.param == "causal":  # nothing but what is in front of all is isolated there
         prompts["p4"] = prompts["p0"]
-    engine = Engine(model, Shelf({**prompts, "all": ENSEMBLE}), SHAPES, max_waiting=200)
+    engine = Engine(
+        model, Shelf({**prompts, "all": ENSEMBLE}), SHAPES, max_labels=8, max_waiting=200
+    )
     engine.start(visibilities=("isolated",) if request.param == "t5" else ())
     yield engine
     assert engine.stop(60)
@@ -238,10 +241,14 @@ def test_what_cannot_be_is_refused(engine, ask, words):
         ask(engine)
 
 
-def test_it_ends_what_it_accepted(model):
-    prompts = random_prompts(model.config.emb_dim)
-    engine = Engine(model, Shelf(prompts), SHAPES)
-    engine.start()
+def test_it_ends_what_it_accepted(model, monkeypatch):
+    prompts, lower, lowered = random_prompts(model.config.emb_dim), Programs._lowered, []
+    monkeypatch.setattr(
+        Programs, "_lowered", lambda self, *key: lowered.append(key) or lower(self, *key)
+    )
+    engine = Engine(model, Shelf(prompts), SHAPES, **LIMITS)
+    engine.start(visibilities=["full"])
+    assert len(lowered) == len(set(lowered)) == engine.programs.compiled
     answers = [generate(engine, text, ("p0",))[0] for text in TEXTS]
     stopped = threading.Thread(target=engine.stop)
     stopped.start()
@@ -264,7 +271,7 @@ def test_a_models_own_rules_hold(model, kind):
     model = model.replace(generation=dataclasses.replace(model.generation, constraints=RULES))
     shelf = Shelf(random_prompts(model.config.emb_dim))
     few = SHAPES._replace(texts=(2,), slots=(2,), label_lengths=(4,), max_tokens=8)
-    engine = Engine(model, shelf, few)
+    engine = Engine(model, shelf, few, **LIMITS)
     engine.start()
     asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:3], LONGER])]
     answers = [generate(engine, *pair, max_tokens=8)[0] for pair in asked]
@@ -280,12 +287,12 @@ def test_a_models_own_rules_hold(model, kind):
 @pytest.mark.slow
 def test_a_split_model_answers_the_same(model):
     split = load_model(model.name, mesh=make_mesh("model:2"))
-    engine = Engine(split, Shelf(random_prompts(model.config.emb_dim)), SHAPES)
+    engine = Engine(split, Shelf(random_prompts(model.config.emb_dim)), SHAPES, **LIMITS)
     engine.start()
     asked = [(text, ("p1",) if i % 2 else ()) for i, text in enumerate(TEXTS)]
     answers = [generate(engine, *pair)[0] for pair in asked]
     ranked = [classify(engine, text, LABELS, prompts)[0] for text, prompts in asked]
-    whole = Engine(model, engine.library, SHAPES)
+    whole = Engine(model, engine.library, SHAPES, **LIMITS)
     for (text, prompts), answer, labels in zip(asked, answers, ranked, strict=True):
         assert answer.tokens()[0] == alone(whole, text, prompts)[0]
         scores = model.label_scores([text], LABELS, of(engine, prompts))[0, 0]
@@ -334,7 +341,7 @@ def test_every_family_is_served(model, name):
     rng = np.random.default_rng(0)
     prompts = {"p0": pt.TunedPrompt(rng.normal(size=(4, model.config.emb_dim)))}
     few = SHAPES._replace(texts=(2,), lengths=(16, 32), slots=(2,), max_tokens=6)
-    engine = Engine(model, Shelf(prompts), few)
+    engine = Engine(model, Shelf(prompts), few, **LIMITS)
     engine.start()
     asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:4], LONGER])]
     answers = [generate(engine, *pair, max_tokens=6)[0] for pair in asked]

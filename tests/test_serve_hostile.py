@@ -24,7 +24,6 @@ from schemathesis.specs.openapi.checks import (
 from prompt_tuning_jax import save_prompt
 from prompt_tuning_jax.serving.http.app import make_app
 from prompt_tuning_jax.serving.http.limits import HttpSettings
-from prompt_tuning_jax.serving.library import PromptLibrary
 
 WIDTH = 16
 SETTINGS = HttpSettings(max_body=4000, max_upload=8000, max_texts=4, timeout=5, body_timeout=2)
@@ -40,11 +39,8 @@ def engine(model, tmp_path_factory):
     values = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
     save_prompt(folder / "food", values, verbalizers=["yes", "no"], input_template="{food}!")
     save_prompt(folder / "bare", values)
-    engine = serving_stand_in.StandIn(
-        model, PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
-    )
-    yield engine
-    engine.close()
+    with serving_stand_in.over(folder, model) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

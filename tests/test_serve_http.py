@@ -15,7 +15,6 @@ from safetensors.numpy import save
 
 from prompt_tuning_jax import save_prompt
 from prompt_tuning_jax.serving.http.limits import HttpSettings
-from prompt_tuning_jax.serving.library import PromptLibrary
 from prompt_tuning_jax.serving.requests import NotFinite
 
 TEXT = "the soup was good"
@@ -39,11 +38,9 @@ def engine(model, tmp_path_factory):
     for seed, name in enumerate(("food", "deep/food")):
         save_prompt(folder / name, values(seed), task="food", verbalizers=["yes", "no"], **template)
     save_prompt(folder / "bare", values(3))
-    library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
-    library.add_ensemble("both", ["food", "deep/food"])
-    engine = serving_stand_in.StandIn(model, library)
-    yield engine
-    engine.close()
+    both = "both", ["food", "deep/food"]
+    with serving_stand_in.over(folder, model, [both]) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The server's page in a real browser: with the keyboard, on a phone, in the dark, with a token."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -7,8 +8,6 @@ import pytest
 import serving_stand_in
 
 from prompt_tuning_jax import save_prompt
-from prompt_tuning_jax.serving.http.limits import HttpSettings
-from prompt_tuning_jax.serving.library import PromptLibrary
 
 NEEDS_BROWSER = "need a browser: apt-get install chromium, and pip install playwright"
 CHROMIUM = shutil.which("chromium")
@@ -28,11 +27,9 @@ def engine(model, tmp_path_factory):
         values = np.random.default_rng(seed).normal(size=(3, 16))
         save_prompt(folder / name, values, verbalizers=["yes", "no", "a <b>label</b>"])
     save_prompt(folder / "free", np.ones((2, 16)))
-    library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
-    library.add_ensemble("team", ["alpha", "beta"])
-    engine = serving_stand_in.StandIn(model, library)
-    yield engine
-    engine.close()
+    team = "team", ["alpha", "beta"]
+    with serving_stand_in.over(folder, model, [team]) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(engine):
-    with serving_stand_in.served(engine, HttpSettings()) as address:
+    with serving_stand_in.served(engine, serving_stand_in.SETTINGS) as address:
         yield address
 
 
@@ -160,7 +157,9 @@ def test_a_phone_by_day_and_by_night(open_page, scheme):
 
 
 def test_a_server_that_wants_its_token(open_page, engine):
-    with serving_stand_in.served(engine, HttpSettings(token=TOKEN)) as address:
+    with serving_stand_in.served(
+        engine, dataclasses.replace(serving_stand_in.SETTINGS, token=TOKEN)
+    ) as address:
         page = open_page(address)
         expect(page.get_by_role("dialog")).to_be_visible()
         page.get_by_label("Token", exact=True).fill(TOKEN)

@@ -14,7 +14,6 @@ import serving_stand_in
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.prompt_file import PREBUILT
-from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import PromptLibrary
 
 PAGE = Path(pt.__file__).parent / "serving" / "README.md"
@@ -35,7 +34,7 @@ def address(tmp_path_factory):
     shutil.copytree(PREBUILT / "bundled_topic", folder / "topic" / "best")
     library = PromptLibrary(folder, model, max_prompt_length=32, memory=2**24)
     engine = serving_stand_in.StandIn(model, library, answer="negative")
-    with serving_stand_in.served(engine, HttpSettings()) as address:
+    with serving_stand_in.served(engine, serving_stand_in.SETTINGS) as address:
         yield address
     engine.close()
 

@@ -9,11 +9,10 @@ import openai
 import pytest
 import serving_stand_in
 from safetensors.numpy import save
-from serving_engine import SHAPES, random_prompts
+from serving_engine import LIMITS, SHAPES, random_prompts
 
 from prompt_tuning_jax import TunedBank, save_prompt
 from prompt_tuning_jax.serving.engine import Engine
-from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import PromptLibrary
 
 TEXTS = ["the soup was good", "we had bread", "tea", "and it was very bad"]
@@ -35,7 +34,7 @@ def engine(model, prompts, tmp_path_factory):
             save_prompt(folder / name, prompt, verbalizers=LABELS)
     library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
     library.add_ensemble("both", ["p1", "p5"])
-    engine = Engine(model, library, FEW)
+    engine = Engine(model, library, FEW, **LIMITS)
     engine.start(["full"])
     yield engine
     engine.stop()
@@ -43,7 +42,7 @@ def engine(model, prompts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(engine):
-    with serving_stand_in.served(engine, HttpSettings()) as address:
+    with serving_stand_in.served(engine, serving_stand_in.SETTINGS) as address:
         yield address
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.serving.intake import Intake, Library, Limits
+from prompt_tuning_jax.serving.intake import Intake, Limits
+from prompt_tuning_jax.serving.library import PromptLibrary
 from prompt_tuning_jax.serving.programs import Programs, Shapes
 from prompt_tuning_jax.serving.reading import Reader
 from prompt_tuning_jax.serving.requests import (
@@ -35,13 +36,12 @@ from prompt_tuning_jax.serving.waiting import Job, Waiting
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 LOG = logging.getLogger(__name__)
-SHAPES = Shapes()
 
 
 class Engine:
     """One frozen model and the requests that it answers.
 
-        engine = Engine(model, library)
+        engine = Engine(model, library, shapes, max_labels=64, max_waiting=1024)
         engine.start()
         engine.submit(Generate(tokens=engine.encode(text), prompts=("topic",), ...))
         engine.stop()
@@ -54,10 +54,10 @@ class Engine:
     def __init__(
         self,
         model: FrozenModel,
-        library: Library,
-        shapes: Shapes = SHAPES,
-        max_labels: int = 64,
-        max_waiting: int = 1024,
+        library: PromptLibrary,
+        shapes: Shapes,
+        max_labels: int,
+        max_waiting: int,
     ):
         """Compiles nothing yet.
 

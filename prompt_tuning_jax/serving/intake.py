@@ -2,25 +2,15 @@
 
 import bisect
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from prompt_tuning_jax.decoding.text import label_tokens
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.bank import Wanted
+from prompt_tuning_jax.serving.library import PromptLibrary
 from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Classify, Generate, Request
 from prompt_tuning_jax.serving.waiting import Job, Kind
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
-
-
-class Library(Protocol):
-    """Prompts by name."""
-
-    def members(self, name: str) -> tuple[str, ...]: ...
-
-    def version(self, name: str) -> int: ...
-
-    def get(self, name: str) -> TunedPrompt: ...
 
 
 class Limits(NamedTuple):
@@ -44,7 +34,9 @@ class Limits(NamedTuple):
 class Intake:
     """Makes jobs of requests, in the threads of those who ask."""
 
-    def __init__(self, model: FrozenModel, library: Library, programs: Programs, limits: Limits):
+    def __init__(
+        self, model: FrozenModel, library: PromptLibrary, programs: Programs, limits: Limits
+    ):
         self._model, self._library = model, library
         self._vocabulary = model.text_vocabulary("serve")
         self._programs, self._limits = programs, limits

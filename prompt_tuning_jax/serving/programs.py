@@ -48,14 +48,14 @@ class Shapes(NamedTuple):
       prompt_length: P, of the longest that there may be.
     """
 
-    texts: tuple[int, ...] = (1, 8, 32)
-    lengths: tuple[int, ...] = (40, 80, 160, 640)
-    slots: tuple[int, ...] = (1, 8, 64)
-    max_tokens: int = 128
-    labels: int = 2
-    label_lengths: tuple[int, ...] = (4, 32)
-    prompts: int = 256
-    prompt_length: int = 128
+    texts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    slots: tuple[int, ...]
+    max_tokens: int
+    labels: int
+    label_lengths: tuple[int, ...]
+    prompts: int
+    prompt_length: int
 
 
 class Programs:
@@ -169,7 +169,8 @@ class Programs:
 
     def _compile(self, wanted: Iterable[tuple[str, tuple]]) -> None:
         """The programs that are not there yet, several at a time."""
-        new = [(name, *sizes) for name, sizes in wanted if (name, *sizes) not in self._found]
+        keys = dict.fromkeys((name, *sizes) for name, sizes in wanted)
+        new = [key for key in keys if key not in self._found]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # beside which Python traces the next one
             compiling = {key: pool.submit(self._lowered(*key).compile) for key in new}
         self._found |= {key: done.result() for key, done in compiling.items()}

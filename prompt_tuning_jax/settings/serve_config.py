@@ -1,7 +1,7 @@
 """What the server takes."""
 
 from prompt_tuning_jax.bounds import COUNT, PROMPT_LENGTH, ROWS, TOKENS, Bounds
-from prompt_tuning_jax.settings.common import MismatchConfig, ModelConfig
+from prompt_tuning_jax.settings.common import DeviceConfig, MismatchConfig, ModelConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 # 0 lets the system choose one that is free.
@@ -127,7 +127,7 @@ class ShapeConfig:
 
 
 @settings
-class ServeConfig(AddressConfig, ShapeConfig, MismatchConfig, ModelConfig):
+class ServeConfig(AddressConfig, ShapeConfig, MismatchConfig, DeviceConfig, ModelConfig):
     """What `prompt-tuning serve` takes."""
 
     prompts: PathLike | None = setting(
@@ -141,11 +141,5 @@ class ServeConfig(AddressConfig, ShapeConfig, MismatchConfig, ModelConfig):
         default="model:-1",
         help="""the devices to split the model over, such as "model:4"; -1 takes all. Rows are not
         split: for that, start a server for each group of devices.""",
-        group="devices",
-    )
-    model_dtype: str = setting(
-        default="float32",
-        help="""of the frozen weights and the activations, "float32" or "bfloat16"; "int8" is for
-        the weights alone and takes a quarter of float32's memory.""",
         group="devices",
     )

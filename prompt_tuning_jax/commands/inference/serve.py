@@ -119,6 +119,7 @@ def shapes_of(config: ServeConfig) -> Shapes:
         lengths=tuple(sorted({*_few(32, 2, longest)[:3], longest})),
         slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
         max_tokens=config.max_length,
+        labels=2,  # of most tasks all there are; more are scored two at a time
         label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
         prompts=max(config.device_prompts, config.batch_size),
         prompt_length=config.max_prompt_length,
@@ -150,7 +151,7 @@ def _few(least: int, factor: int, most: int) -> tuple[int, ...]:
 def _check_installed() -> None:
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ModuleNotFoundError(
-            f"A server needs {', '.join(missing)}: pip install 'prompt_tuning_jax[serve]'."
+            f"A server needs {', '.join(missing)}: pip install 'prompt-tuning-jax[serve]'."
         )
 
 

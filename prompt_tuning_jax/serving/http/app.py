@@ -1,6 +1,6 @@
 """The server's routes together.
 
-    app = make_app(engine, HttpSettings(token="..."))
+    app = make_app(engine, settings)
     uvicorn.run(app, host="127.0.0.1", port=8000)
 
 There is one loop and one process: the engine's thread does the work, and the routes wait for it.
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
-from prompt_tuning_jax.serving.http.calls import Engine
+from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.catalogue import changing_routes, model_routes, prompt_routes
 from prompt_tuning_jax.serving.http.classification import classification_routes
 from prompt_tuning_jax.serving.http.completions import completion_routes

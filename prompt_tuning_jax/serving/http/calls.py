@@ -5,49 +5,21 @@ import functools
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from prompt_tuning_jax.data.templates import check_unicode
-from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.errors import ClientGone, refused
 from prompt_tuning_jax.serving.library import PromptLibrary, Unusable
 from prompt_tuning_jax.serving.requests import Event, Failed, Token, TooLate
 from prompt_tuning_jax.serving.requests import Request as EngineRequest
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 DEADLINE = "X-Request-Timeout"
 _FEW = 8  # requests that are made at once; for more another thread is worth it
 _SHORT = 2000  # characters that are made tokens at once
 Result = TypeVar("Result")
-
-
-class Limits(Protocol):
-    """How much the engine takes."""
-
-    max_input_length: int
-    max_tokens: int
-    max_labels: int
-    max_label_tokens: int
-
-
-class Engine(Protocol):
-    """What answers requests."""
-
-    model: FrozenModel
-    library: PromptLibrary
-    limits: Limits
-    is_ready: bool
-    is_stopping: bool
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def submit(self, request: EngineRequest) -> None: ...
-
-    def prepare(self, prompt: TunedPrompt) -> None: ...
-
-    def statistics(self) -> Mapping[str, float]: ...
 
 
 class Call:

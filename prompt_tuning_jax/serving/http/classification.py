@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.evaluation.answers import Answer
 from prompt_tuning_jax.serving.description import Description
+from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.calls import (
     Call,
-    Engine,
     at_hand,
     encoded,
     seconds_left,

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from prompt_tuning_jax.bounds import SEED, TEMPERATURE, TOP_K, TOP_P
+from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.calls import (
     Call,
-    Engine,
     at_hand,
     encoded,
     seconds_left,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.app import make_app
-from prompt_tuning_jax.serving.http.calls import Engine
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 
 IDLE = 75  # seconds that a connection stays open without a request; clients are to close first
