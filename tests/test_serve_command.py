@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import httpx
 import pytest
@@ -50,6 +51,8 @@ def test_it_answers_and_ends(model_dir, prompts):
     line = [sys.executable, "-m", "prompt_tuning_jax", "serve", *arguments(model_dir, prompts)]
     environment = os.environ | {"XLA_FLAGS": xla_flags.ONE_DEVICE, "PROMPT_TUNING_TOKEN": "secret"}
     server = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+    too_long = threading.Timer(300, server.kill)  # whatever it does not say is not waited for
+    too_long.start()
     try:
         said = []
         for each in server.stderr:
@@ -83,6 +86,7 @@ def test_it_answers_and_ends(model_dir, prompts):
         assert server.wait(60) == 0
         assert "all that was accepted is answered" in server.stderr.read()
     finally:
+        too_long.cancel()
         server.kill()
         server.communicate()
 

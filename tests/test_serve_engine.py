@@ -157,20 +157,33 @@ def test_a_full_queue_is_said_at_once(engine):
     assert len({tuple(answer.tokens()[0]) for answer in answers}) == 1
 
 
-def test_a_deadline_and_a_client_that_left(engine):
+def test_a_deadline_that_has_passed_is_said(engine):
     late, _ = generate(engine, TEXTS[0], deadline=time.monotonic() - 1)
     (event,) = late.all()
     assert isinstance(event, Failed)
     assert isinstance(event.error, TooLate)
+
+
+def test_who_left_is_not_worked_for(engine, monkeypatch):
+    """Neither in a slot nor in the queue: a step that is on its way is the last."""
+    may_step, step = threading.Event(), engine.programs.step
+
+    def held(*args):
+        assert may_step.wait(60)
+        return step(*args)
+
+    monkeypatch.setattr(engine.programs, "step", held)
+    before = engine.statistics()["tokens"]
     busy = [generate(engine, text, ("p0",)) for text in TEXTS * 3]
     for _, request in busy:
         request.cancel()
+    may_step.set()
     answer, _ = generate(engine, TEXTS[1], ("p0",))
-    assert answer.tokens()[0] == alone(engine, TEXTS[1], ("p0",))[0]
-    deadline = time.monotonic() + 30
-    while engine.statistics()["slots_busy"] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    ids, _ = answer.tokens()
+    assert ids == alone(engine, TEXTS[1], ("p0",))[0]
+    assert engine.statistics()["tokens"] - before <= SHAPES.slots[-1] + len(ids)
     assert engine.statistics()["slots_busy"] == engine.statistics()["waiting"] == 0
+    assert all(answer.events.empty() for answer, _ in busy)
 
 
 def test_numbers_that_are_not_finite_reach_nobody_else(engine):
