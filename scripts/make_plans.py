@@ -38,6 +38,8 @@ TABLES = {
         ("xxl", "v4:2x2x4", "full", "data:16", "minimal", "bfloat16", "apart"),
         ("xxl", "v6e:4x4", "full", "data:16", "minimal", "bfloat16", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:4,model:4", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v5e:4x4", "full", "fsdp:16", "minimal", "bfloat16", "scanned"),
+        ("xxl", "v5e:4x4", "full", "fsdp:16", "minimal", "bfloat16", "apart"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "scanned"),
         ("xxl", "v5e:4x4", "full", "data:16", "minimal", "int8", "apart"),
         ("llama3.2-1b", "v5e:2x2", "full", "data:4", "none", "bfloat16", "scanned"),

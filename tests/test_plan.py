@@ -69,7 +69,9 @@ def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir, policy):
     for one in written["plans"]:
         parts = ("weights", "arguments", "temporaries", "outputs", "program")
         assert one["needed"] == sum(one[part] for part in parts)
-        assert one["seconds"] == one["work_seconds"] + one["link_seconds"] > 0
+        shown = one["link_seconds"] - one["hidden_seconds"]
+        assert one["seconds"] == pytest.approx(one["work_seconds"] + shown)
+        assert shown >= 0
         assert one["available"] == gpus.GPUS["h100"].usable
 
 

@@ -4,14 +4,14 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
 
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.planning.hardware import GIB, Accelerator
-from prompt_tuning_jax.planning.hlo import Kernel, Program
+from prompt_tuning_jax.planning.hlo import Kernel
 
 # JAX's own plugins for CUDA, each of which has XLA's compiler for GPUs.
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -60,24 +60,15 @@ class Gpu(Accelerator):
         """As JAX takes it, here and where the run will be."""
         return int(self.memory * float(os.environ.get(FRACTION_VARIABLE, MEMORY_FRACTION)))
 
-    def work_seconds(self, program: Program) -> float:
-        return self.seconds(program.kernels())
-
-    def seconds(self, kernels: Iterable[Kernel]) -> float:
-        """One after another, each for the slower of its products and its traffic, and a launch.
+    def once(self, kernel: Kernel) -> float:
+        """For the slower of its products and its traffic, and a launch.
 
         Products reach `MATRIX_SHARE` of the peak, traffic `MEMORY_SHARE` of the bandwidth.
         """
-        flops, bandwidth = self.flops * self.MATRIX_SHARE, self.bandwidth * self.MEMORY_SHARE
-        fused = self.flops * self.ATTENTION_SHARE
-        return sum(
-            one.times
-            * (
-                max(one.flops / flops, one.attention_flops / fused, one.traffic / bandwidth)
-                + self.LAUNCH
-            )
-            for one in kernels
-        )
+        products = kernel.flops / (self.flops * self.MATRIX_SHARE)
+        fused = kernel.attention_flops / (self.flops * self.ATTENTION_SHARE)
+        traffic = kernel.traffic / (self.bandwidth * self.MEMORY_SHARE)
+        return max(products, fused, traffic) + self.LAUNCH
 
     @property
     def target(self) -> str:

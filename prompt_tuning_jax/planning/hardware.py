@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import jax
 
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.planning.hlo import Program
+from prompt_tuning_jax.planning.hlo import Kernel
 
 GIB = 2**30
 
@@ -40,9 +40,13 @@ class Accelerator(abc.ABC):
         """Bytes of its memory that a program may use."""
         return self.memory
 
+    def seconds(self, kernels: Iterable[Kernel]) -> float:
+        """Of kernels, one after another."""
+        return sum(kernel.times * self.once(kernel) for kernel in kernels)
+
     @abc.abstractmethod
-    def work_seconds(self, program: Program) -> float:
-        """How long it computes in one execution of a program, without communication."""
+    def once(self, kernel: Kernel) -> float:
+        """Seconds of one run of a kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +66,13 @@ class Chip(Accelerator):
     # Of its flops, what the fused attention kernels are taken to reach: an assumption.
     ATTENTION_SHARE: ClassVar[float] = 0.6
 
-    def work_seconds(self, program: Program) -> float:
-        """By the compiler's estimate for every instruction, and its kernels' flops or traffic."""
-        fused = (kernel for kernel in program.kernels() if kernel.attention_flops)
-        return program.cycles() / self.clock + sum(
-            kernel.times
-            * max(
-                kernel.attention_flops / (self.flops * self.ATTENTION_SHARE),
-                kernel.traffic / self.bandwidth,
-            )
-            for kernel in fused
-        )
+    def once(self, kernel: Kernel) -> float:
+        """By the compiler's estimate; its own kernels' by their flops or traffic."""
+        seconds = kernel.cycles / self.clock
+        if kernel.attention_flops:
+            products = kernel.attention_flops / (self.flops * self.ATTENTION_SHARE)
+            seconds += max(products, kernel.traffic / self.bandwidth)
+        return seconds
 
 
 CHIPS = {

@@ -6,20 +6,13 @@ layers are scanned is nearly all loop. Here every instruction counts as often as
 
 import collections
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterator
 
 from prompt_tuning_jax.planning.fused_kernels import attention_flops
+from prompt_tuning_jax.planning.instructions import COLLECTIVES, Instruction, dims, parse
 
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
 # These move nothing: they name a part of memory.
 _FREE = (
     "parameter",
@@ -34,57 +27,12 @@ _FREE = (
     "partition-id",
     "replica-id",
 )
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 # A product says which axes it sums over; where a GPU's library computes it, the call says so.
 _SUMMED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _LIBRARY_PRODUCT = 'custom_call_target="__cublas$'
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line: `%name = shape opcode(%operands), attributes`."""
-
-    name: str
-    shape: str
-    opcode: str
-    operands: tuple[str, ...]
-    attributes: str
-    is_root: bool
-
-    @functools.cached_property
-    def size(self) -> int:
-        """Bytes of its result."""
-        return sum(_size(*array) for array in _ARRAY.findall(self.shape))
-
-    @functools.cached_property
-    def main_memory_size(self) -> int:
-        """Bytes of its result that are in main memory, not in a chip's own fast memory."""
-        arrays = _ARRAY.findall(self.shape)
-        return sum(_size(*array) for array in arrays if "S(" not in array[2])
-
-    @property
-    def is_fusion(self) -> bool:
-        """Whether it is a fused computation, or starts one that runs on beside other work."""
-        return self.opcode in ("fusion", "fusion-start")
-
-    @property
-    def collective(self) -> str | None:
-        """Its kind, where it is one, or starts one that runs on beside other work."""
-        kind = self.opcode.removesuffix("-start")
-        return kind if kind in COLLECTIVES else None
-
-
-def _size(dtype: str, dims: str, layout: str = "") -> int:
-    """Bytes of an array; token and opaque types have none."""
-    bits = re.fullmatch(r"(?:pred|[a-z]+?(\d+)\w*)", dtype)
-    if not bits:
-        return 0
-    elements = math.prod(int(d) for d in dims.split(",") if d)
-    return elements * (int(bits[1]) if bits[1] else 8) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +55,14 @@ class Kernel:
     Attributes:
       times: how often it runs.
       attention_flops: of fused attention, which is far from the rate of other products.
+      cycles: a TPU compiler's estimate for it.
     """
 
     times: int
     flops: int
     traffic: int
     attention_flops: int = 0
+    cycles: int = 0
 
 
 class Program:
@@ -120,28 +70,37 @@ class Program:
 
     Attributes:
       computations: name -> its instructions by their names, in order.
+      entry: the name of the one that is the program.
       executions: name -> how often it is executed; fused ones among them.
     """
 
     def __init__(self, text: str):
-        self.computations, entry = _parse(text)
+        self.computations, self.entry = parse(text)
         self.executions: collections.Counter[str] = collections.Counter()
         self._fused: set[str] = set()
-        self._count(entry, 1)
+        self._count(self.entry, 1)
 
     def _count(self, name: str, times: int) -> None:
         self.executions[name] += times
         for instruction in self.computations[name].values():
-            called = dict(_CALLED.findall(instruction.attributes))
-            if "body" in called:
-                self._count(called["body"], times * self.trips(instruction))
-            if "calls" in called:
-                self._count(called["calls"], times)
-                if instruction.is_fusion:
-                    self._fused.add(called["calls"])
-            for branches in _BRANCHES.findall(instruction.attributes):
-                # Only one is taken: of a condition the last, where it is true.
-                self._count(re.findall(r"%?([\w.\-]+)", branches)[-1], times)
+            for called, rounds in self.called(instruction):
+                self._count(called, times * rounds)
+            if inside := fused_into(instruction):
+                self._count(inside, times)
+                self._fused.add(inside)
+
+    def called(self, instruction: Instruction) -> list[tuple[str, int]]:
+        """Computations that it executes, and how often; not those fused into it."""
+        called = dict(_CALLED.findall(instruction.attributes))
+        found = []
+        if "body" in called:
+            found.append((called["body"], self.trips(instruction)))
+        if "calls" in called and not instruction.is_fusion:
+            found.append((called["calls"], 1))
+        for branches in _BRANCHES.findall(instruction.attributes):
+            # Only one is taken: of a condition the last, where it is true.
+            found.append((re.findall(r"%?([\w.\-]+)", branches)[-1], 1))
+        return found
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop's body runs; 1 where the program does not say."""
@@ -163,11 +122,7 @@ class Program:
 
     def cycles(self) -> int:
         """The compiler's estimate of a device's clock cycles; 0 where it makes none."""
-        total = 0
-        for _, instruction, times in self.executed():
-            if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes):
-                total += times * int(estimate[1])
-        return total
+        return sum(kernel.times * kernel.cycles for kernel in self.kernels())
 
     def collectives(self) -> dict[str, Collective]:
         """Kind -> how many and how large; those inside fusions too.
@@ -187,22 +142,27 @@ class Program:
                     continue
                 seen.add(channel)
                 counts[kind] += times
-                sizes[kind] += times * _moved(instruction, here)
+                sizes[kind] += times * moved(instruction, here)
         return {kind: Collective(counts[kind], sizes[kind]) for kind in COLLECTIVES if counts[kind]}
 
     def kernels(self) -> Iterator[Kernel]:
-        """Everything but communication that takes time; how an instruction becomes one on GPUs."""
+        """Everything that takes time but communication; how an instruction becomes one on GPUs."""
         for name, instruction, times in self.executed():
-            if instruction.collective or instruction.opcode.endswith("-done"):
-                continue
-            flops, traffic = self.product_flops(name, instruction), self.traffic(name, instruction)
-            here = self.computations[name]
-            shapes = [
-                _dims(here[operand].shape) for operand in instruction.operands if operand in here
-            ]
-            attention = attention_flops(instruction.attributes, shapes)
-            if flops or traffic:
-                yield Kernel(times, flops, traffic, attention)
+            if kernel := self.kernel(name, instruction, times):
+                yield kernel
+
+    def kernel(self, name: str, instruction: Instruction, times: int = 1) -> Kernel | None:
+        """What an instruction of a computation makes the device do; None where that is nothing."""
+        estimate = _CYCLES.search(instruction.attributes)
+        cycles = int(estimate[1]) if estimate else 0
+        if instruction.collective or instruction.opcode.endswith("-done"):
+            return Kernel(times, 0, 0, 0, cycles) if cycles else None
+        flops, traffic = self.product_flops(name, instruction), self.traffic(name, instruction)
+        here = self.computations[name]
+        shapes = [dims(here[operand].shape) for operand in instruction.operands if operand in here]
+        attention = attention_flops(instruction.attributes, shapes)
+        found = Kernel(times, flops, traffic, attention, cycles)
+        return found if flops or traffic or cycles else None
 
     def main_memory_traffic(self) -> int:
         """Bytes that a device reads from and writes to its main memory."""
@@ -213,7 +173,7 @@ class Program:
         if instruction.opcode in _FREE or '"AllocateBuffer"' in instruction.attributes:
             return 0
         here = self.computations[computation]
-        in_parts = _fused_into(instruction)
+        in_parts = fused_into(instruction)
         written = instruction.main_memory_size
         if instruction.opcode == "fusion-done":  # all of it counted where it starts
             return 0
@@ -257,7 +217,7 @@ class Program:
                 if user.opcode == "bitcast":
                     names.append(user.name)
                     continue
-                total += self._read(user, here, _fused_into(user), user.operands.index(name))
+                total += self._read(user, here, fused_into(user), user.operands.index(name))
         return total
 
     def _written(self, user: Instruction, here: dict[str, Instruction], called: str | None) -> int:
@@ -275,70 +235,31 @@ class Program:
             return sum(self._written_as(inside[name], inside) for name in root.operands)
         if root.opcode == "bitcast":
             return self._written_as(inside[root.operands[0]], inside)
-        return self._written(root, inside, _fused_into(root))
+        return self._written(root, inside, fused_into(root))
 
     def product_flops(self, computation: str, instruction: Instruction) -> int:
         """Flops of the matrix products of one execution, those fused into others too."""
-        if called := _fused_into(instruction):
+        if called := fused_into(instruction):
             return sum(self.product_flops(called, i) for i in self.computations[called].values())
         if instruction.opcode != "dot" and _LIBRARY_PRODUCT not in instruction.attributes:
             return 0
         summed = _SUMMED.search(instruction.attributes)
         left = self.computations[computation][instruction.operands[0]]
-        sizes = _dims(left.shape)
+        sizes = dims(left.shape)
         axes = re.findall(r"\d+", summed[1]) if summed else ()
-        return 2 * math.prod(_dims(instruction.shape)) * math.prod(sizes[int(a)] for a in axes)
+        return 2 * math.prod(dims(instruction.shape)) * math.prod(sizes[int(a)] for a in axes)
 
 
-def _fused_into(instruction: Instruction) -> str | None:
+def fused_into(instruction: Instruction) -> str | None:
     """The computation that a fusion executes."""
     if not instruction.is_fusion:
         return None
     return dict(_CALLED.findall(instruction.attributes)).get("calls")
 
 
-def _dims(shape: str) -> list[int]:
-    """Of the first array of a shape."""
-    return [int(d) for d in _ARRAY.findall(shape)[0][1].split(",") if d]
-
-
-def _moved(instruction: Instruction, here: dict[str, Instruction]) -> int:
+def moved(instruction: Instruction, here: dict[str, Instruction]) -> int:
+    """Bytes that a device gives or gets (the larger) in a collective of the computation `here`."""
     given = sum(here[name].size for name in instruction.operands if name in here)
     # What starts one returns its operands as well.
     got = instruction.size - (given if instruction.opcode.endswith("-start") else 0)
     return max(given, got)
-
-
-def _parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-    """(computations, the name of the one that is the program)."""
-    computations: dict[str, dict[str, Instruction]] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            current = computations[match[2]] = {}
-            entry = match[2] if match[1] else entry
-        elif current is not None and (match := _INSTRUCTION.match(line)):
-            current[match[2]] = _instruction(match[2], match[3], match[1] is not None)
-    return computations, entry
-
-
-def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:end], rest[end:].strip()
-    opening = rest.index("(")
-    closing = _closing(rest, opening)
-    inside, attributes = rest[opening + 1 : closing], rest[closing + 1 :]
-    opcode = rest[:opening]
-    if opcode in ("constant", "parameter"):  # their value or number stands where operands do
-        return Instruction(name, shape, opcode, (), inside, is_root)
-    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Instruction(name, shape, opcode, operands, attributes, is_root)
-
-
-def _closing(text: str, opening: int) -> int:
-    depth = 0
-    for match in re.finditer(r"[()]", text[opening:]):
-        depth += 1 if match[0] == "(" else -1
-        if depth == 0:
-            return opening + match.start()
-    raise ValueError(f"An instruction's parentheses do not close: {text[:80]}.")

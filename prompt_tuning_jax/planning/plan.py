@@ -15,10 +15,8 @@ from prompt_tuning_jax.planning.arithmetic import useful_flops
 from prompt_tuning_jax.planning.hardware import Accelerator, Slice
 from prompt_tuning_jax.planning.hlo import Collective, Program
 from prompt_tuning_jax.planning.meshes import Option, traced_work
+from prompt_tuning_jax.planning.schedule import schedule
 from prompt_tuning_jax.planning.step import Compiled, Lengths, compile_step, weight_sizes
-
-# A ring all-reduce is a reduce-scatter and an all-gather.
-_TIMES_AROUND = {"all-reduce": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +25,8 @@ class Plan:
 
     From the compiler: `needed` and its parts, `cycles`, `collectives`, and `traffic`, which is
     counted in the compiled program. Arithmetic: `flops`, `useful_flops`, `link_seconds`, and what
-    follows from both kinds.
+    follows from both kinds. `hidden_seconds` follow from the order in which the compiler has work
+    and collectives.
 
     Attributes:
       needed: arguments, temporaries, outputs and program; `available` is what there is.
@@ -37,8 +36,9 @@ class Plan:
       peak_flops, bandwidth: of a device's matrix products, and of its main memory, in a second.
       traffic: read from and written to main memory.
       cycles: a TPU compiler's estimate for all instructions but communication.
-      work_seconds: cycles over the clock; a GPU's by `Gpu.work_seconds`.
+      work_seconds: of all kernels, each by the accelerator's `once`.
       link_seconds: the collectives' bytes over the chip's ring bandwidth.
+      hidden_seconds: of these, those beside work; see `schedule`.
     """
 
     mesh: str
@@ -59,6 +59,7 @@ class Plan:
     cycles: int = 0
     work_seconds: float = 0.0
     link_seconds: float = 0.0
+    hidden_seconds: float = 0.0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
     compile_seconds: float = 0.0
 
@@ -68,8 +69,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Seconds of a step, with no communication hidden behind work."""
-        return self.work_seconds + self.link_seconds
+        """Seconds of a step, with as much communication beside work as the compiler arranged."""
+        return self.work_seconds + self.link_seconds - self.hidden_seconds
 
     @property
     def useful_share(self) -> float:
@@ -116,17 +117,17 @@ def from_compiled(
     if compiled.memory is None:
         return Plan(**known, needed=compiled.needed, weights=0, arguments=0, temporaries=0)
     program = Program(compiled.text)
-    collectives = program.collectives()
-    moved = sum(_TIMES_AROUND.get(kind, 1) * one.size for kind, one in collectives.items())
+    times = schedule(program, chip)
     return Plan(
         **known,
         **dataclasses.asdict(compiled.memory),
         needed=compiled.needed,
         traffic=program.main_memory_traffic(),
         cycles=program.cycles(),
-        work_seconds=chip.work_seconds(program),
-        link_seconds=moved / chip.ring,
-        collectives=collectives,
+        work_seconds=times.work,
+        link_seconds=times.links,
+        hidden_seconds=times.hidden,
+        collectives=program.collectives(),
     )
 
 

@@ -21,6 +21,7 @@ COLUMNS = (
     "GB moved",
     "ms work",
     "ms links",
+    "ms hidden",
     "bound by",
     "collectives",
     "useful",
@@ -30,9 +31,10 @@ _COMPILED = (
     "The compiler's: GiB on each device (needed, and of it the weights and what is temporary: "
     "activations), the collectives of a device with their sizes, and GB moved to and from its "
     "memory. Arithmetic: Tflop, the matrix products of the step on all devices; ms on the links, "
-    "the collectives at the rate of a ring, not hidden behind work; bound by, which of products, "
-    "memory and links would take longest at its peak; useful, 4 x parameters x tokens over what "
-    "the devices could do in both times at their peak. "
+    "the collectives at the rate of a ring; ms hidden, those of them that the compiler's order of "
+    "instructions has beside work; bound by, which of products, memory and links would take "
+    "longest at its peak; useful, 4 x parameters x tokens over what the devices could do in the "
+    "step's time at their peak. "
 )
 TPU_NOTES = _COMPILED + (
     "ms of work: the compiler's estimated cycles, and fused attention at 60% of the peak, which is "
@@ -102,6 +104,7 @@ def cells(plan: Plan) -> list[str]:
         f"{plan.traffic / 1e9:.3g}" if known else "-",
         f"{plan.work_seconds * 1e3:.3g}" if known else "-",
         f"{plan.link_seconds * 1e3:.3g}" if known else "-",
+        f"{plan.hidden_seconds * 1e3:.3g}" if known else "-",
         plan.bound if known else "-",
         _collectives(plan),
         f"{plan.useful_share:.0%}" if known else "-",
