@@ -16,8 +16,9 @@ import xla_flags
 from prompt_tuning_jax import TunedPrompt
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands.inference import serve as command
-from prompt_tuning_jax.commands.inference.serve import serve, shapes_of, token_of
+from prompt_tuning_jax.commands.inference.serve import serve
 from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.serving.set_up import shapes_of, token_of
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 # As little as can be compiled.
@@ -92,7 +93,7 @@ def test_it_answers_and_ends(model_dir, prompts):
 
 
 def test_an_address_that_is_taken_is_said_before_any_work(monkeypatch):
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(command, "engine_of", lambda *_, **__: pytest.fail("too late"))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prompt_tuning_jax import load_vocabulary
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.checkpoints.huggingface.bundled import BUNDLED_CAUSAL
-from prompt_tuning_jax.serving.text_stream import TextStream
+from prompt_tuning_jax.serving.http.text_stream import TextStream
 from prompt_tuning_jax.vocabularies.utf8_bytes import ByteVocabulary
 
 

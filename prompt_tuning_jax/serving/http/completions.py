@@ -30,8 +30,8 @@ from prompt_tuning_jax.serving.http.errors import (
 )
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.http.metrics import Metrics
+from prompt_tuning_jax.serving.http.text_stream import TextStream
 from prompt_tuning_jax.serving.requests import Finished, Generate, Sampling, Token
-from prompt_tuning_jax.serving.text_stream import TextStream
 
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 _TOKENS = 16  # of an answer, where a request does not say

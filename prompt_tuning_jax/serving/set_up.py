@@ -1,0 +1,126 @@
+"""A server's parts by its settings: the model, its prompts, the engine, and who may ask."""
+
+import contextlib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any
+
+from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.model import FrozenModel, load_model
+from prompt_tuning_jax.serving.engine import Engine
+from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.programs import Shapes
+from prompt_tuning_jax.settings.serve_config import ServeConfig
+
+TOKEN = "PROMPT_TUNING_TOKEN"
+MEGABYTE = 2**20
+_BUNDLED = ("bundled", "bundled_causal")
+
+
+def engine_of(config: ServeConfig) -> Engine:
+    """The engine, with its model and prompts; it is not started.
+
+    Raises:
+      ValueError: a mesh that splits rows, or settings that do not go together.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    if sharding.batch_parts(mesh) > 1:
+        raise ValueError(
+            f"{spelled('mesh', config.mesh)} splits rows, which a server does not: split the model "
+            "alone, as model:-1 does, and start a server for each group of devices."
+        )
+    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    library = library_of(config, model)
+    return Engine(model, library, shapes_of(config), config.max_labels, config.max_waiting)
+
+
+def visibilities(library: PromptLibrary) -> set[str]:
+    """What its prompts see, of which each kind is compiled for."""
+    kinds = {library.describe(name).visibility for name in library.names()}
+    return {kind for kind in kinds if kind is not None}
+
+
+def http_settings(config: ServeConfig) -> dict[str, Any]:
+    """What `HttpSettings` takes.
+
+    Raises:
+      FileNotFoundError, ValueError: as `token_of`.
+    """
+    return {
+        "token": token_of(config),
+        "max_upload": config.max_upload * MEGABYTE,
+        "max_texts": config.max_texts,
+        "timeout": config.request_timeout,
+    }
+
+
+def token_of(config: ServeConfig) -> str | None:
+    """What requests have to show; None: nothing.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: there is none, and others than this machine can reach the server.
+    """
+    token = os.environ.get(TOKEN)
+    if config.token_file is not None:
+        path = Path(config.token_file)
+        if not path.is_file():
+            named = spelled("token_file", config.token_file)
+            raise FileNotFoundError(f"There is no file {path}: {named} is to hold the token.")
+        token = path.read_text("utf-8")
+    token = token and token.strip()
+    if token == "":
+        raise ValueError(f"The token is empty: write one into the file, or unset {TOKEN}.")
+    if token is None and not config.allow_no_token and not _is_own(config.host):
+        raise ValueError(
+            f"Everybody who reaches {config.host} could ask this server: give it a token, in a "
+            f"file ({spelled('token_file')}) or as {TOKEN} in the environment, or say "
+            f"{spelled('allow_no_token', True)}."
+        )
+    return token
+
+
+def shapes_of(config: ServeConfig) -> Shapes:
+    """The shapes that the server compiles its programs for."""
+    longest = config.max_input_length + config.max_prompt_length
+    return Shapes(
+        texts=tuple(sorted({1, *_few(2, 4, config.batch_size)[-2:]})),
+        lengths=tuple(sorted({*_few(32, 2, longest)[:3], longest})),
+        slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
+        max_tokens=config.max_length,
+        labels=2,  # of most tasks all there are; more are scored two at a time
+        label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
+        prompts=max(config.device_prompts, config.batch_size),
+        prompt_length=config.max_prompt_length,
+    )
+
+
+def library_of(config: ServeConfig, model: FrozenModel) -> PromptLibrary:
+    """The prompts of the folder, or of the bundled model."""
+    folder = config.prompts
+    if folder is None and config.model in _BUNDLED:
+        folder = "bundled"
+    return PromptLibrary(
+        folder and Path(folder),
+        model,
+        max_prompt_length=config.max_prompt_length,
+        memory=config.prompt_memory * MEGABYTE,
+        allow_prompt_mismatch=config.allow_prompt_mismatch,
+    )
+
+
+def _few(least: int, factor: int, most: int) -> tuple[int, ...]:
+    """Few sizes, the largest `most`; what lies between two takes the larger one."""
+    sizes = [most]
+    while sizes[-1] // factor >= least:
+        sizes.append(sizes[-1] // factor)
+    return tuple(sorted(sizes))
+
+
+def _is_own(host: str) -> bool:
+    """Whether nobody but this machine reaches an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
