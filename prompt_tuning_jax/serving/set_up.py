@@ -31,7 +31,8 @@ def engine_of(config: ServeConfig) -> Engine:
             f"{spelled('mesh', config.mesh)} splits rows, which a server does not: split the model "
             "alone, as model:-1 does, and start a server for each group of devices."
         )
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    words = None if config.vocabulary is None else Path(config.vocabulary)
+    model = load_model(config.model, config.model_dtype, vocabulary=words, mesh=mesh)
     library = library_of(config, model)
     return Engine(model, library, shapes_of(config), config.max_labels, config.max_waiting)
 
@@ -99,11 +100,11 @@ def shapes_of(config: ServeConfig) -> Shapes:
 
 def library_of(config: ServeConfig, model: FrozenModel) -> PromptLibrary:
     """The prompts of the folder, or of the bundled model."""
-    folder = config.prompts
+    folder = None if config.prompts is None else Path(config.prompts)
     if folder is None and config.model in _BUNDLED:
-        folder = "bundled"
+        folder = Path("bundled")
     return PromptLibrary(
-        folder and Path(folder),
+        folder,
         model,
         max_prompt_length=config.max_prompt_length,
         memory=config.prompt_memory * MEGABYTE,

@@ -1,5 +1,7 @@
 """What the server takes."""
 
+from collections.abc import Mapping
+
 from prompt_tuning_jax.bounds import COUNT, PROMPT_LENGTH, ROWS, TOKENS, Bounds
 from prompt_tuning_jax.settings.common import DeviceConfig, MismatchConfig, ModelConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
@@ -127,7 +129,39 @@ class ShapeConfig:
 
 
 @settings
-class ServeConfig(AddressConfig, ShapeConfig, MismatchConfig, DeviceConfig, ModelConfig):
+class ClusterConfig:
+    """More than one engine, as an application of Ray Serve."""
+
+    ray: bool = setting(
+        default=False,
+        help="""whether to serve as an application of Ray: in the cluster that RAY_ADDRESS names,
+        or else in one of its own on this machine.""",
+        group="server",
+    )
+    replicas: int = setting(
+        default=1,
+        help="how many engines there are at least, each in a process with its own model.",
+        group="server",
+        bounds=COUNT,
+    )
+    max_replicas: int | None = setting(
+        default=None,
+        help="""the most engines: Ray starts further ones while each has more requests than slots.
+        None: as many as replicas.""",
+        group="server",
+        bounds=COUNT,
+    )
+    replica_resources: Mapping[str, float] | None = setting(
+        default=None,
+        help="""what Ray reserves for an engine, such as GPU=1 or TPU=4; None: CPU=1.""",
+        group="server",
+    )
+
+
+@settings
+class ServeConfig(
+    AddressConfig, ShapeConfig, ClusterConfig, MismatchConfig, DeviceConfig, ModelConfig
+):
     """What `prompt-tuning serve` takes."""
 
     prompts: PathLike | None = setting(

@@ -2,6 +2,7 @@
 
     prompt-tuning serve --model bundled --port 8000
     prompt-tuning serve --model checkpoints/t5-xl --prompts runs/ --port 8000
+    prompt-tuning serve --model bundled --ray true --replicas 2
 
 It speaks OpenAI's completions, in which `model` names the prompt, and ranks labels; a page at `/`
 shows it. It listens once all that will run is compiled, so that no request waits for a compiler.
@@ -15,17 +16,25 @@ import importlib.util
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prompt_tuning_jax.errors import spelled
+from prompt_tuning_jax.serving.description import BASE
 from prompt_tuning_jax.serving.library import PromptLibrary
-from prompt_tuning_jax.serving.set_up import TOKEN, engine_of, http_settings, visibilities
+from prompt_tuning_jax.serving.set_up import (
+    TOKEN,
+    engine_of,
+    http_settings,
+    token_of,
+    visibilities,
+)
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 CONFIG = ServeConfig
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+_STOPPED = "Stopped: all that was accepted is answered."
 
 
 def serve(config: ServeConfig | None = None, **options: Any) -> None:
@@ -38,7 +47,10 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
       OSError: the address is in use, or not this machine's.
     """
     config = dataclasses.replace(config or ServeConfig(), **options)
-    _check_installed()
+    _check_installed("serve", _NEEDED)
+    if config.ray:
+        _serve_on_ray(config)
+        return
     from prompt_tuning_jax.serving.http.limits import HttpSettings  # of an extra
     from prompt_tuning_jax.serving.http.listening import listen
 
@@ -52,17 +64,32 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
         seconds = engine.start(visibilities(library))
         _say(f"{engine.programs.compiled} programs ready after {seconds:.0f} s.")
         try:
-            say = functools.partial(_say_where, listener, library, settings.token)
+            name = next(iter(library.names()), BASE)
+            where = listener.getsockname()[:2]
+            say = functools.partial(_say_where, *where, name, settings.token)
             listen(engine, settings, listener, say)
         finally:
             engine.stop()
-    _say("Stopped: all that was accepted is answered.")
+    _say(_STOPPED)
 
 
-def _check_installed() -> None:
-    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+def _serve_on_ray(config: ServeConfig) -> None:
+    """As `serve`, with engines in the processes of a cluster."""
+    _check_installed("ray", ("ray",))
+    from prompt_tuning_jax.serving.ray.cluster import run  # of an extra
+
+    token = token_of(config)
+    with _listening(config) as listener:
+        where = listener.getsockname()[:2]
+    _say(f"{config.model}: starting {config.replicas} replicas, which compile what will run ...")
+    run(config, where[1], functools.partial(_say_where, *where, BASE, token))
+    _say(_STOPPED)
+
+
+def _check_installed(extra: str, needed: Sequence[str]) -> None:
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ModuleNotFoundError(
-            f"A server needs {', '.join(missing)}: pip install 'prompt-tuning-jax[serve]'."
+            f"A server needs {', '.join(missing)}: pip install 'prompt-tuning-jax[{extra}]'."
         )
 
 
@@ -87,11 +114,9 @@ def _say_what_is_left_out(library: PromptLibrary) -> None:
         _say(f"warning: {note}")
 
 
-def _say_where(listener: socket.socket, library: PromptLibrary, token: str | None) -> None:
+def _say_where(host: str, port: int, name: str, token: str | None) -> None:
     """The address, and a line that works there."""
-    host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    name = next(iter(library.names()), "base")
     body = json.dumps({"model": name, "prompt": "I dined at the Wild Bear.", "max_tokens": 8})
     secret = f' -H "Authorization: Bearer ${TOKEN}"' if token else ""
     _say(f"Listening at http://{shown}:{port}/ . Try:")

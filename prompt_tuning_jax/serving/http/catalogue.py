@@ -143,8 +143,8 @@ def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], Non
             return await asyncio.to_thread(work, *given)
 
     @router.post("/v1/prompts/reload", responses=documented(507), summary="Looks at the folder")
-    async def reload() -> Reloaded:
-        return await change(_reloaded, library, prepare)
+    async def look_again() -> Reloaded:
+        return await change(reload, library, prepare)
 
     @router.put(
         "/v1/prompts/{name:path}",
@@ -184,7 +184,12 @@ def changing_routes(library: PromptLibrary, prepare: Callable[[TunedPrompt], Non
     return router
 
 
-def _reloaded(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> Reloaded:
+def reload(library: PromptLibrary, prepare: Callable[[TunedPrompt], None]) -> Reloaded:
+    """Looks at the folder again, and readies the engine for what is new there.
+
+    Raises:
+      OSError: the folder cannot be read.
+    """
     left_out = library.reload()
     found = [library.describe(name) for name in library.names()]
     kinds = {(one.visibility, one.layout): one.name for one in found if not one.members}

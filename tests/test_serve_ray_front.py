@@ -1,0 +1,223 @@
+"""What clients of a cluster reach: whole answers, also from replicas that die on the way."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from prompt_tuning_jax.serving.ray.asgi import Asked, answer
+from prompt_tuning_jax.serving.ray.front import Front, Gone
+
+WORDS = {0: ["It", " was", " cold"], 1: ["No", " wonder"]}
+
+
+def event(index: int | None, text: str) -> str:
+    choices = [] if index is None else [{"index": index, "text": text}]
+    return f"data: {json.dumps({'choices': choices})}\n\n"
+
+
+class Replica:
+    """An application behind a replica that dies after so many messages, the last one never.
+
+    Attributes:
+      asked: every request that came.
+      orders: of a stream's answers, for each request in turn: which goes on next.
+    """
+
+    def __init__(self, deaths=(), orders=((0, 1, 0, 1, 0),)):
+        self.asked, self.deaths, self.orders = [], list(deaths), list(orders)
+        self.begun = self.left = 0
+        routes = [
+            Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/prompts/{name}", self.put, methods=["PUT"]),
+            Route("/echo", self.echo, methods=["GET", "POST"]),
+        ]
+        self.app = Starlette(routes=routes)
+
+    async def complete(self, request: Request) -> Response:
+        facts = await request.json()
+        if not facts.get("stream"):
+            return JSONResponse({"model": facts["model"], "seed": facts.get("seed")})
+        order = self.orders.pop(0) if len(self.orders) > 1 else self.orders[0]
+        return StreamingResponse(self.events(order), media_type="text/event-stream")
+
+    async def events(self, order):
+        self.begun += 1
+        try:
+            words = {index: list(texts) for index, texts in WORDS.items()}
+            for index in order:
+                yield event(index, words[index].pop(0))
+                await asyncio.sleep(0)
+            yield event(None, "")
+            yield "data: [DONE]\n\n"
+        finally:
+            self.left += 1
+
+    async def put(self, request: Request) -> Response:
+        return Response(status_code=204)
+
+    async def echo(self, request: Request) -> Response:
+        body = (await request.body()).decode()
+        facts = {"query": str(request.url.query), "body": body, "x": request.headers.get("x")}
+        return JSONResponse(facts, 201, {"x": "y"})
+
+    async def ask(self, asked: Asked):
+        self.asked.append(asked)
+        allowed = self.deaths.pop(0) if self.deaths else 1000
+        async with contextlib.aclosing(answer(self.app, asked)) as messages:
+            async for message in messages:
+                if allowed == 0:
+                    raise Gone
+                allowed -= 1
+                yield message
+        if allowed < 900:
+            raise Gone
+
+
+class Refreshed:
+    def __init__(self):
+        self.count = 0
+
+    async def __call__(self):
+        self.count += 1
+
+
+def respond(replica, method, path, body=b"", headers=(), most=1000, refreshed=None):
+    """(status, headers, the parts of the body)."""
+    front = Front(replica.ask, refreshed or Refreshed(), most)
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": query.encode(),
+        "headers": list(headers), "server": ("here", 80), "scheme": "http",
+    }  # fmt: skip
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def run():
+        response = await front.respond(Request(scope, receive))
+        if not isinstance(response, StreamingResponse):
+            return response.status_code, dict(response.headers), [response.body]
+        parts = [part async for part in response.body_iterator]
+        return response.status_code, dict(response.headers), parts
+
+    return asyncio.run(run())
+
+
+def complete(replica, **facts):
+    asked = {"model": "mood", "prompt": "?"} | facts
+    return respond(replica, "POST", "/v1/completions", json.dumps(asked).encode())
+
+
+def texts_of(parts):
+    """The text of each answer, of a stream that ended as it should."""
+    assert parts[-1] == b"data: [DONE]\n\n"
+    texts = {}
+    for part in parts[:-1]:
+        for choice in json.loads(part.removeprefix(b"data: "))["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return texts
+
+
+def test_an_answer_comes_through_as_it_is():
+    headers = [(b"x", b"1"), (b"content-length", b"2")]
+    status, given, parts = respond(Replica(), "POST", "/echo?a=b%20c", b"hi", headers)
+    assert (status, given["x"], given["content-type"]) == (201, "y", "application/json")
+    assert json.loads(parts[0]) == {"query": "a=b%20c", "body": "hi", "x": "1"}
+    assert int(given["content-length"]) == len(parts[0])
+
+
+def test_nothing_comes_through_with_its_status():
+    refreshed = Refreshed()
+    status, _, parts = respond(Replica(), "PUT", "/v1/prompts/a", b"{}", refreshed=refreshed)
+    assert (status, b"".join(parts), refreshed.count) == (204, b"", 1)
+
+
+@pytest.mark.parametrize("deaths", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_whole_answer_comes_from_whoever_lives(deaths):
+    replica = Replica(deaths)
+    status, _, parts = complete(replica)
+    assert (status, len(parts), len(replica.asked)) == (200, 1, len(deaths) + 1)
+    assert json.loads(parts[0]) == {"model": "mood", "seed": None}
+    assert {asked.prompt for asked in replica.asked} == {"mood"}
+
+
+@pytest.mark.parametrize("deaths", [(0,), (1,), (3,), (5,), (6,), (7,), (8,), (3, 5), (5, 2, 4)])
+def test_a_stream_goes_on_where_it_was(deaths):
+    """Though the answers in it take turns otherwise the second time."""
+    orders = [(0, 1, 0, 1, 0), (1, 1, 0, 0, 0), (0, 0, 0, 1, 1), (0, 1, 0, 1, 0)]
+    replica = Replica(deaths, orders)
+    status, _, parts = complete(replica, stream=True)
+    assert status == 200
+    assert texts_of(parts) == {0: "It was cold", 1: "No wonder"}
+    assert replica.left == replica.begun  # nobody works for nobody
+
+
+def test_a_stream_that_draws_is_given_a_seed():
+    replica = Replica((3,))
+    complete(replica, stream=True, temperature=1.0)
+    first, second = (json.loads(asked.body) for asked in replica.asked)
+    assert first == second
+    assert 0 <= first["seed"] < 2**31
+    complete(replica, stream=True, temperature=1.0)
+    assert json.loads(replica.asked[-1].body)["seed"] != first["seed"]
+
+
+@pytest.mark.parametrize("facts", [{"stream": True}, {"stream": True, "temperature": 1, "seed": 5},
+                                   {"temperature": 1}])  # fmt: skip
+def test_what_needs_no_seed_is_sent_as_it_came(facts):
+    replica = Replica()
+    complete(replica, **facts)
+    assert json.loads(replica.asked[0].body) == {"model": "mood", "prompt": "?"} | facts
+
+
+def test_what_nobody_can_answer_is_said():
+    status, headers, parts = complete(Replica([0] * 10))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert json.loads(parts[0])["error"]["code"] == "replica_gone"
+    status, _, parts = complete(Replica([3] * 10), stream=True)
+    assert status == 200
+    assert json.loads(parts[-1].removeprefix(b"data: "))["error"]["code"] == "replica_gone"
+
+
+def test_a_change_is_made_once():
+    refreshed = Refreshed()
+    replica = Replica([1])
+    status, _, _ = respond(replica, "PUT", "/v1/prompts/a", b"{}", refreshed=refreshed)
+    assert (status, len(replica.asked), refreshed.count) == (503, 1, 0)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nothing", b'{"model": 3}', b"[" * 900])
+def test_what_is_no_request_names_no_prompt(body):
+    replica = Replica()
+    with contextlib.suppress(AttributeError, KeyError, ValueError, RecursionError):  # the stub's
+        respond(replica, "POST", "/v1/completions", body)
+    assert replica.asked[0][4:] == (body, None)
+
+
+def test_a_body_may_be_so_large_and_no_larger():
+    assert respond(Replica(), "POST", "/echo", b"x" * 1000)[0] == 201
+    replica = Replica()
+    status, _, parts = respond(replica, "POST", "/echo", b"x" * 1001)
+    assert (status, replica.asked) == (413, [])
+    assert "1000 bytes" in json.loads(parts[0])["error"]["message"]
+
+
+def test_who_leaves_is_not_answered_on():
+    replica = Replica()
+
+    async def run():
+        asked = Asked("POST", "/v1/completions", b"", [], b'{"stream": true}', None)
+        messages = answer(replica.app, asked)
+        async for message in messages:
+            if message.get("body"):
+                break
+        await messages.aclose()
+
+    asyncio.run(run())
+    assert replica.left == 1
