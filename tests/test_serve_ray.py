@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from serving_engine import random_prompts
 
 from prompt_tuning_jax import save_prompt
+from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 pytestmark = [
@@ -142,6 +143,26 @@ def wait_for(is_so, seconds=300):
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.5)
+
+
+def test_settings_of_a_config_file(model_dir):
+    from prompt_tuning_jax.serving.ray import app
+
+    given = {
+        "model": str(model_dir),
+        "replicas": 2,
+        "max_replicas": 5,
+        "slots": 8,
+        "replica_resources": ["GPU=0.5", "TPU=4"],
+    }
+    made = app(given)._bound_deployment.init_args[0]._bound_deployment
+    scaling = made._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert scaling.target_ongoing_requests == 8
+    options = made.ray_actor_options
+    assert (options["num_cpus"], options["num_gpus"], options["resources"]) == (0, 0.5, {"TPU": 4})
+    with pytest.raises(UsageError, match="replica_number"):
+        app({"replica_number": 2})
 
 
 def test_a_crowd_of_clients_gets_what_each_would_get_alone(address, expected):

@@ -103,7 +103,7 @@ def sample(field):
     if bool in kinds:
         return [str(not field.default)], not field.default
     if Mapping in kinds:
-        values = {int: {"a": 1, "b": 2}}.get(
+        values = {int: {"a": 1, "b": 2}, float: {"a": 1.5, "b": 2.0}}.get(
             element_type(field.type, Mapping), {"a": "x y", "b": "z=1"}
         )
         return [f"{name}={value}" for name, value in values.items()], values

@@ -29,6 +29,7 @@ from prompt_tuning_jax.serving.description import (
     described,
 )
 from prompt_tuning_jax.serving.folder_scan import ENSEMBLE, Entry, Fit, Scan, ensemble, entry, scan
+from prompt_tuning_jax.serving.mirror import Mirror
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 Form = Literal["safetensors", "npy"]
@@ -59,7 +60,7 @@ class PromptLibrary:
 
     def __init__(
         self,
-        folder: Path | None,
+        folder: Path | Mirror | None,
         model: FrozenModel,
         *,
         max_prompt_length: int,
@@ -69,15 +70,19 @@ class PromptLibrary:
         """Reads what there is.
 
         Args:
-          folder: or "bundled", for the prompts that come with the bundled models.
+          folder: or "bundled", for the prompts that come with the bundled models, or a bucket's
+            copies, to which nothing can be sent.
           max_prompt_length: in rows.
           memory: bytes of values that are kept once loaded.
           allow_prompt_mismatch: take prompts that were tuned for another model of the same width.
 
         Raises:
           FileNotFoundError: there is no such folder.
+          OSError: the bucket cannot be read.
         """
-        self.folder = None if folder is None else existing_folder(folder)
+        self._mirror = folder if isinstance(folder, Mirror) else None
+        place = folder.folder if isinstance(folder, Mirror) else folder
+        self.folder = None if place is None else existing_folder(place)
         self._fit = Fit(model, max_prompt_length, allow_prompt_mismatch)
         self._memory = memory
         self._lock = threading.Lock()  # for what is below; never held while a file is read
@@ -216,6 +221,8 @@ class PromptLibrary:
             found, what = self._found, self.describe(name)
             if name == BASE or self.folder is None:
                 raise Conflict(f"{name} is the model itself, and stays.")
+            if self._mirror is not None:
+                raise Conflict("This server deletes nothing of a bucket: do it there, and reload.")
             if name in found.ensembles:
                 (self.folder / f"{name}{ENSEMBLE}").unlink(missing_ok=True)
                 rest = {other: x for other, x in found.ensembles.items() if other != name}
@@ -244,6 +251,8 @@ class PromptLibrary:
         if self.folder is None:
             return []
         with self._writing:
+            if self._mirror is not None:
+                self._mirror.update()
             found = scan(existing_folder(self.folder), self._fit, self._found.prompts)
             self._replace(found.prompts, found.ensembles, found.notes)
         return found.notes
@@ -288,7 +297,7 @@ class PromptLibrary:
     def _writable(self, name: str) -> Path:
         """The folder, for something of this name."""
         check_name(name, parts=1)
-        if self.folder is None or self.folder == PREBUILT:
+        if self.folder is None or self.folder == PREBUILT or self._mirror is not None:
             raise Conflict(
                 "This server takes no prompts: its own are not in a folder of its user's. Start it "
                 "with one."

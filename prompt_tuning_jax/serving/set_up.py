@@ -11,6 +11,7 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.mirror import Mirror, is_remote
 from prompt_tuning_jax.serving.programs import Shapes
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
@@ -100,16 +101,21 @@ def shapes_of(config: ServeConfig) -> Shapes:
 
 def library_of(config: ServeConfig, model: FrozenModel) -> PromptLibrary:
     """The prompts of the folder, or of the bundled model."""
-    folder = None if config.prompts is None else Path(config.prompts)
-    if folder is None and config.model in _BUNDLED:
-        folder = Path("bundled")
     return PromptLibrary(
-        folder,
+        _prompts_of(config),
         model,
         max_prompt_length=config.max_prompt_length,
         memory=config.prompt_memory * MEGABYTE,
         allow_prompt_mismatch=config.allow_prompt_mismatch,
     )
+
+
+def _prompts_of(config: ServeConfig) -> Path | Mirror | None:
+    if config.prompts is None:
+        return Path("bundled") if config.model in _BUNDLED else None
+    if is_remote(config.prompts):
+        return Mirror(os.fspath(config.prompts))
+    return Path(config.prompts)
 
 
 def _few(least: int, factor: int, most: int) -> tuple[int, ...]:

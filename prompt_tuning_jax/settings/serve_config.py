@@ -12,6 +12,8 @@ PORT = Bounds(0, 65535)
 SECONDS = Bounds(1e-3, 86400)
 # Of memory: no host has more than a few of the larger number.
 MEGABYTES = Bounds(1, 2**23)
+# Of one kind, in one machine.
+RESOURCES = Bounds(0, 2**16)
 
 
 @settings
@@ -153,8 +155,9 @@ class ClusterConfig:
     )
     replica_resources: Mapping[str, float] | None = setting(
         default=None,
-        help="""what Ray reserves for an engine, such as GPU=1 or TPU=4; None: CPU=1.""",
+        help="what Ray reserves for an engine, such as GPU=1 or TPU=4; None: CPU=1.",
         group="server",
+        bounds=RESOURCES,
     )
 
 
@@ -167,7 +170,8 @@ class ServeConfig(
     prompts: PathLike | None = setting(
         default=None,
         help="""the folder of the prompts, such as runs/, which is also where prompts go that are
-        sent to the server; None: those that come with a bundled model.""",
+        sent to the server; or a bucket, such as gs://bucket/prompts, to which none can be sent;
+        None: those that come with a bundled model.""",
         group="prompt",
         first=True,
     )
