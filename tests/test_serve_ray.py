@@ -19,7 +19,6 @@ from safetensors.numpy import save
 from serving_engine import random_prompts
 
 from prompt_tuning_jax import save_prompt
-from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 pytestmark = [
@@ -161,8 +160,6 @@ def test_settings_of_a_config_file(model_dir):
     assert scaling.target_ongoing_requests == 8
     options = made.ray_actor_options
     assert (options["num_cpus"], options["num_gpus"], options["resources"]) == (0, 0.5, {"TPU": 4})
-    with pytest.raises(UsageError, match="replica_number"):
-        app({"replica_number": 2})
 
 
 def test_a_crowd_of_clients_gets_what_each_would_get_alone(address, expected):

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.serving import ray
 from prompt_tuning_jax.serving.ray.asgi import Asked, answer
 from prompt_tuning_jax.serving.ray.front import Front, Gone
 
@@ -122,6 +128,19 @@ def texts_of(parts):
         for choice in json.loads(part.removeprefix(b"data: "))["choices"]:
             texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
     return texts
+
+
+def test_the_page_for_kubernetes_has_settings_that_there_are():
+    page = Path(ray.__file__).with_name("README.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (application,) = yaml.safe_load(yaml.safe_load(block)["spec"]["serveConfigV2"])["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert getattr(importlib.import_module(module), name) is ray.app
+    found = ray.settings_of(application["args"])
+    assert (found.replicas, found.max_replicas) == (2, 8)
+    assert found.replica_resources == {"GPU": 1.0, "CPU": 4.0}
+    with pytest.raises(UsageError, match="replica_number"):
+        ray.settings_of({"replica_number": 2})
 
 
 def test_an_answer_comes_through_as_it_is():
