@@ -36,11 +36,16 @@ class InferConfig(
     """What `prompt-tuning infer` takes."""
 
     input_file: PathLike | None = setting(
-        default=None, help="what to answer; None for standard input.", group="data", first=True
+        default=None,
+        help="""what to answer: a file, a folder, or a pattern such as 'texts/*.jsonl'; None for
+        standard input.""",
+        group="data",
+        first=True,
     )
     output: PathLike | None = setting(
         default=None,
-        help="where the answers go; None for standard output.",
+        help="""where the answers go: a file, or the folder for those to several files; None for
+        standard output.""",
         group="data",
         first=True,
     )

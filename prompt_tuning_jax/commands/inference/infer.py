@@ -13,6 +13,11 @@ with the prompt that it names; one batch mixes them:
     echo '{"text": "The soup was cold.", "prompt": "bundled_sentiment"}' \\
       | prompt-tuning infer --input_template '{text}' \\
         --prompts bundled_sentiment bundled_season --prompt_field prompt
+
+Of a folder, or a pattern such as 'texts/*.jsonl', every file is answered into one of the folder
+--output; on several hosts each answers its share, and a command that was stopped goes on:
+
+    prompt-tuning infer --prompt bundled_topic --input_file 'texts/*.jsonl' --output answers
 """
 
 import contextlib
@@ -25,6 +30,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
+
+import jax
 
 from prompt_tuning_jax.banks import PromptLike, TunedBank
 from prompt_tuning_jax.checkpoints.atomic import new_file
@@ -44,6 +51,7 @@ from prompt_tuning_jax.commands.inference.infer_inputs import (
     read_inputs,
     say_template,
 )
+from prompt_tuning_jax.commands.inference.infer_shards import identity_of, left, shards_of
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.devices import hosts, sharding
 from prompt_tuning_jax.errors import spelled
@@ -58,6 +66,7 @@ from prompt_tuning_jax.settings.prompt_config import (
     load_prompts,
     own_words,
 )
+from prompt_tuning_jax.settings.setting import PathLike
 from prompt_tuning_jax.settings.task_config import LENGTHS
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
@@ -91,8 +100,10 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     """
     config = dataclasses.replace(config or InferConfig(), **options)
     check_settings(config)
-    mesh = sharding.make_mesh(config.mesh)
+    shards = shards_of(config)
+    mesh = sharding.make_mesh(config.mesh, None if shards is None else jax.local_devices())
     model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    frozen = model.fingerprint if shards else ""
     model, adapter = load_adapted(config, model)
     prompt = load_prompts(config, model)
     known = adapter if prompt is None else prompt
@@ -100,7 +111,26 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     legal = legal_answers(config, known)
     if None in legal.values():
         say_defaults(config, model)
-    with _inputs(config, known) as inputs, _target(config.output) as output:
+    if shards is None:
+        with _target(config.output) as output:
+            answer_file(config, model, prompt, known, legal, output)
+        return
+    for source, target in left(shards, identity_of(config, frozen, prompt, adapter)):
+        of_one = dataclasses.replace(config, input_file=source)
+        with _new_text(target) as output:
+            answer_file(of_one, model, prompt, known, legal, output)
+
+
+def answer_file(
+    config: InferConfig,
+    model: FrozenModel,
+    prompt: TunedPrompt | TunedBank | None,
+    known: Trained,
+    legal: Mapping[str | None, Choices],
+    output: TextIO,
+) -> None:
+    """Answers the input file, or standard input, in order."""
+    with _inputs(config, known) as inputs:
         first = 0
         while chunk := list(itertools.islice(inputs, CHUNK)):
             for line in predict(config, model, chunk, prompt, legal, first):
@@ -286,7 +316,7 @@ def as_line(one: Input, found: Answer, votes: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _target(path: str | None) -> Iterator[TextIO]:
+def _target(path: PathLike | None) -> Iterator[TextIO]:
     """A file appears once all answers are in it. Of several hosts the first one writes."""
     if not hosts.is_first():
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
@@ -295,6 +325,12 @@ def _target(path: str | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
+    with _new_text(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _new_text(path: PathLike) -> Iterator[TextIO]:
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         yield file
 
