@@ -32,14 +32,14 @@ from prompt_tuning_jax.training.train_step import make_train_step
 RECIPE = {
     "prompt_length": 5,
     "batch_size": 32,
-    "train_steps": 40,
-    "eval_period": 40,
-    "checkpoint_period": 40,
+    "train_steps": 120,
+    "eval_period": 120,
+    "checkpoint_period": 120,
     "learning_rate": 0.1,
     "dropout_rate": 0.0,
     "feature_lengths": {"inputs": 32, "targets": 8},
 }
-TASKS = ("bundled_sentiment", "bundled_woman", "SST-2")
+TASKS = ("bundled_sentiment", "bundled_topic", "SST-2")
 SST2 = {"input_template": "{sentence}", "verbalizers": {"0": "negative", "1": "positive"}}
 EPSILONS = (None, 8.0, 3.0, 1.0)
 SEEDS = (0, 1, 2)
