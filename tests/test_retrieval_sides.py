@@ -18,6 +18,7 @@ from prompt_tuning_jax.commands.retrieval import index as make_index
 from prompt_tuning_jax.commands.retrieval import search
 from prompt_tuning_jax.data.collection import Collection, Scored, read_collection
 from prompt_tuning_jax.data.text_rows import TextPrompts
+from prompt_tuning_jax.evaluation.retrieval.metrics import average_precision
 from prompt_tuning_jax.evaluation.retrieval.store import load_store
 from prompt_tuning_jax.params import PROMPT_NAME, flatten
 from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients
@@ -127,6 +128,27 @@ def test_correlations_are_those_of_sentence_transformers(name):
     expected = {metric: 100 * x for metric, x in SIMILARITY[name].items()}
     assert scores == pytest.approx(expected, abs=1e-3)
     assert scoring.metric == "spearman"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs_that_are_the_same_or_not_are_ranked(name):
+    """By trec_eval's average precision, which is scikit-learn's where no two cosines are equal."""
+    texts = {str(i): text for i, text in enumerate(TEXTS)}
+    rows = zip(SIMILARITY["pairs"], SIMILARITY["scores"], strict=True)
+    pairs = [Scored(str(one), str(other), float(score > 2)) for (one, other), score in rows]
+    collection = Collection(texts, texts, {"validation": {}}, scored={"validation": pairs})
+    config = pt.TrainConfig(task_kind="retrieval", sides="both")
+    model = load(name)
+    scoring = RetrievalScoring(config, collection, None, "pairs", model.config, NO_NAMES)
+    scores, _ = scoring.scores(model, None)
+    vectors = model.embed(TEXTS)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = [vectors[int(pair.query)] @ vectors[int(pair.document)] for pair in pairs]
+    grades = [int(pairs[i].score) for i in np.argsort(cosines)[::-1]]
+    assert 0 < sum(grades) < len(grades)
+    expected = 100 * average_precision(grades, grades, len(grades))
+    assert scores == {"average_precision": pytest.approx(expected)}
+    assert scoring.metric == "average_precision"
 
 
 # --- the loss
@@ -266,7 +288,8 @@ def test_what_cannot_be_is_said(data, tmp_path):
         ({"sides": "documents"}, "query, both"),
         ({"eval_split": "test"}, "no qrels of the split 'test'|has none"),
         ({"task_kind": "text"}, "sides is for task_kind=retrieval"),
-        ({"metric": "kendall"}, "or of pairs with scores spearman or pearson"),
+        ({"metric": "kendall"}, "of pairs with scores spearman, pearson, average_precision"),
+        ({"metric": "average_precision"}, "have \\d+ different scores: take spearman"),
     ):
         with pytest.raises(ValueError, match=message):
             pt.train(model=model, **settings(data, tmp_path / "run", **changes))

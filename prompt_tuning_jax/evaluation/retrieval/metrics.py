@@ -5,7 +5,8 @@ ndcg_cut_k and map_cut_k: a grade above 0 is relevant, the gain of an nDCG is th
 (Järvelin & Kekäläinen 2002), and of equal scores the document whose id sorts last stands first.
 
 `spearman` and `pearson` are correlations of cosines with the scores that people gave to pairs, as
-sentence-transformers' EmbeddingSimilarityEvaluator has them.
+sentence-transformers' EmbeddingSimilarityEvaluator has them; `average_precision` is of pairs that
+are the same or are not, ranked by their cosines, as its BinaryClassificationEvaluator has it.
 """
 
 import math
@@ -56,6 +57,8 @@ MEASURES: Mapping[str, Measure] = {
 }
 USUAL = ("ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10", "map@100")
 CORRELATIONS = {"spearman": "spearmanr", "pearson": "pearsonr"}  # as scipy.stats calls them
+SAME = "average_precision"
+OF_PAIRS = (*CORRELATIONS, SAME)
 
 
 def parse_metric(name: str) -> tuple[Measure, int]:
@@ -68,7 +71,7 @@ def parse_metric(name: str) -> tuple[Measure, int]:
     if not found or found[1] not in MEASURES:
         raise ValueError(
             f"{name!r} is no metric of retrieval: it is {', '.join(MEASURES)} with a rank, such as "
-            f"ndcg@10, or of pairs with scores {' or '.join(CORRELATIONS)}."
+            f"ndcg@10, or of pairs with scores {', '.join(OF_PAIRS)}."
         )
     return MEASURES[found[1]], int(found[2])
 
@@ -94,24 +97,31 @@ def evaluate(run: Run, grades: Grades, metrics: Sequence[str] = USUAL) -> dict[s
     return {name: 100 * total / len(grades) for name, total in sums.items()}
 
 
-def correlate(
+def compare_pairs(
     queries: Float[np.ndarray, "n E"],
     documents: Float[np.ndarray, "n E"],
     scores: Sequence[float],
     metrics: Sequence[str],
 ) -> dict[str, float]:
-    """Each correlation of the pairs' cosines with their scores, in percent.
+    """How well the pairs' cosines go with their scores, in percent.
 
-    NaN where either are all alike.
+    NaN where either are all alike. Of two different scores the greater says the same.
     """
     import scipy.stats  # slow to import, and rarely needed
+    import sklearn.metrics
 
     lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(documents, axis=1)
     cosines = np.sum(queries * documents, axis=1) / np.maximum(lengths, 1e-12)
     if len(scores) < 2 or np.ptp(cosines) == 0 or np.ptp(scores) == 0:
         return dict.fromkeys(metrics, math.nan)
-    found = {name: getattr(scipy.stats, CORRELATIONS[name])(cosines, scores) for name in metrics}
-    return {name: 100 * float(each.statistic) for name, each in found.items()}
+    found = {}
+    for name in metrics:
+        if name == SAME:
+            same = np.asarray(scores) == max(scores)
+            found[name] = sklearn.metrics.average_precision_score(same, cosines)
+        else:
+            found[name] = getattr(scipy.stats, CORRELATIONS[name])(cosines, scores).statistic
+    return {name: 100 * float(value) for name, value in found.items()}
 
 
 def _gain(grades: Sequence[int]) -> float:

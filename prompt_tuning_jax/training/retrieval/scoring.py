@@ -13,8 +13,10 @@ from prompt_tuning_jax.data.collection import Collection, Grades, Scored
 from prompt_tuning_jax.embedding import EmbeddingModel
 from prompt_tuning_jax.evaluation.retrieval.metrics import (
     CORRELATIONS,
+    OF_PAIRS,
+    SAME,
     USUAL,
-    correlate,
+    compare_pairs,
     depth_of,
     evaluate,
 )
@@ -45,12 +47,14 @@ class TextNames(NamedTuple):
 def metrics_of(config: TrainConfig, collection: Collection | None = None) -> tuple[str, ...]:
     """Those that are asked for, or the usual ones; the first chooses the best step.
 
-    Of pairs with more than two different scores these are the correlations.
+    Of pairs with more than two different scores these are the correlations, and with two how well
+    the one is told from the other.
     """
     if config.metric is not None:
         return (config.metric,) if isinstance(config.metric, str) else tuple(config.metric)
     scored = () if collection is None else collection.scored.get(config.eval_split, ())
-    return tuple(CORRELATIONS) if len({pair.score for pair in scored}) > 2 else USUAL
+    kinds = len({pair.score for pair in scored})
+    return tuple(CORRELATIONS) if kinds > 2 else (SAME,) if kinds == 2 else USUAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +92,12 @@ class RetrievalScoring:
         return metrics_of(self.config, self.collection)
 
     @property
-    def _correlations(self) -> list[str]:
-        return [name for name in self._metrics if name in CORRELATIONS]
+    def _of_pairs(self) -> list[str]:
+        return [name for name in self._metrics if name in OF_PAIRS]
 
     @property
     def _ranked(self) -> list[str]:
-        return [name for name in self._metrics if name not in CORRELATIONS]
+        return [name for name in self._metrics if name not in OF_PAIRS]
 
     @functools.cached_property
     def _grades(self) -> Grades:
@@ -104,7 +108,7 @@ class RetrievalScoring:
 
     @functools.cached_property
     def _pairs(self) -> Sequence[Scored]:
-        if not self._correlations:
+        if not self._of_pairs:
             return ()
         return self.collection.scored[self.config.eval_split][: self.config.eval_limit]
 
@@ -127,7 +131,7 @@ class RetrievalScoring:
             one = np.stack([queries[pair.query] for pair in self._pairs])
             other = np.stack([documents[pair.document] for pair in self._pairs])
             golden = [pair.score for pair in self._pairs]
-            found |= correlate(one, other, golden, self._correlations)
+            found |= compare_pairs(one, other, golden, self._of_pairs)
         return {name: found[name] for name in self._metrics}, None
 
     @property

@@ -17,7 +17,7 @@ from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.data.records.digest import FilesDigest
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.evaluation.retrieval.metrics import CORRELATIONS, parse_metric
+from prompt_tuning_jax.evaluation.retrieval.metrics import OF_PAIRS, SAME, parse_metric
 from prompt_tuning_jax.evaluation.retrieval.sides import check_search, embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import (
     FILE,
@@ -206,7 +206,7 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
         if config.dropout:
             raise ValueError(f"An embedding model has no dropout: leave {spelled('dropout_rate')}.")
         for metric in metrics_of(config):
-            if metric not in CORRELATIONS:
+            if metric not in OF_PAIRS:
                 parse_metric(metric)
 
 
@@ -215,14 +215,16 @@ def check_evaluation(config: TrainConfig, collection: Collection) -> None:
     usual = settings_of(TrainConfig)["eval_split"].default
     if config.eval_split in collection.grades or config.eval_split != usual:
         metrics = metrics_of(config, collection)
-        if any(name not in CORRELATIONS for name in metrics):
+        if any(name not in OF_PAIRS for name in metrics):
             collection.split(config.eval_split)
-        compared = [name for name in metrics if name in CORRELATIONS]
+        compared = [name for name in metrics if name in OF_PAIRS]
         if compared and config.eval_split not in collection.scored:
             raise ValueError(
                 f"{spelled('metric')} {compared[0]} compares with the scores of pairs, and "
                 f"{config.data_dir} has none in the split {config.eval_split!r}."
             )
+        if SAME in compared:
+            _check_two(config, collection)
         return
     if config.patience is not None:
         raise ValueError(
@@ -234,6 +236,15 @@ def check_evaluation(config: TrainConfig, collection: Collection) -> None:
         "dev.tsv: nothing is evaluated, and what is called the best prompt is the last.",
         stacklevel=2,
     )
+
+
+def _check_two(config: TrainConfig, collection: Collection) -> None:
+    kinds = {pair.score for pair in collection.scored[config.eval_split]}
+    if len(kinds) != 2:
+        raise ValueError(
+            f"{spelled('metric')} {SAME} is of pairs that are the same or are not, and those of "
+            f"{config.data_dir} have {len(kinds)} different scores: take spearman."
+        )
 
 
 def documents_store(
