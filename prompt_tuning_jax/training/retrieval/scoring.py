@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxtyping import Float
 
 from prompt_tuning_jax.data.collection import Collection, Grades, Scored
 from prompt_tuning_jax.embedding import EmbeddingModel
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.retrieval.metrics import (
     CORRELATIONS,
     OF_PAIRS,
@@ -30,6 +32,7 @@ from prompt_tuning_jax.models.embedding.prompted import (
     SIDE,
     pooling_facts,
 )
+from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
@@ -55,6 +58,43 @@ def metrics_of(config: TrainConfig, collection: Collection | None = None) -> tup
     scored = () if collection is None else collection.scored.get(config.eval_split, ())
     kinds = len({pair.score for pair in scored})
     return tuple(CORRELATIONS) if kinds > 2 else (SAME,) if kinds == 2 else USUAL
+
+
+def check_evaluation(config: TrainConfig, collection: Collection) -> None:
+    """Refuses a split that was asked for and is not there; says where nothing is evaluated."""
+    usual = settings_of(TrainConfig)["eval_split"].default
+    if config.eval_split in collection.grades or config.eval_split != usual:
+        metrics = metrics_of(config, collection)
+        if any(name not in OF_PAIRS for name in metrics):
+            collection.split(config.eval_split)
+        compared = [name for name in metrics if name in OF_PAIRS]
+        if compared and config.eval_split not in collection.scored:
+            raise ValueError(
+                f"{spelled('metric')} {compared[0]} compares with the scores of pairs, and "
+                f"{config.data_dir} has none in the split {config.eval_split!r}."
+            )
+        if SAME in compared:
+            _check_two(config, collection)
+        return
+    if config.patience is not None:
+        raise ValueError(
+            f"{spelled('patience')} counts evaluations, but {config.data_dir} has nothing of the "
+            f"split {usual!r}, such as qrels/dev.tsv or pairs in dev.tsv: leave it out."
+        )
+    warnings.warn(
+        f"{config.data_dir} has nothing of the split {usual!r}, such as qrels/dev.tsv or pairs in "
+        "dev.tsv: nothing is evaluated, and what is called the best prompt is the last.",
+        stacklevel=2,
+    )
+
+
+def _check_two(config: TrainConfig, collection: Collection) -> None:
+    kinds = {pair.score for pair in collection.scored[config.eval_split]}
+    if len(kinds) != 2:
+        raise ValueError(
+            f"{spelled('metric')} {SAME} is of pairs that are the same or are not, and those of "
+            f"{config.data_dir} have {len(kinds)} different scores: take spearman."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

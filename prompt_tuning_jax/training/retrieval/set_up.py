@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.data.records.digest import FilesDigest
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.evaluation.retrieval.metrics import OF_PAIRS, SAME, parse_metric
+from prompt_tuning_jax.evaluation.retrieval.metrics import OF_PAIRS, parse_metric
 from prompt_tuning_jax.evaluation.retrieval.sides import check_search, embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import (
     FILE,
@@ -28,7 +27,6 @@ from prompt_tuning_jax.evaluation.retrieval.store import (
 )
 from prompt_tuning_jax.initializers import sampled_vocabulary
 from prompt_tuning_jax.params import flatten, split_params, unflatten
-from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
 from prompt_tuning_jax.training.checks import check_prompt_trains
@@ -43,6 +41,7 @@ from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING, mine
 from prompt_tuning_jax.training.retrieval.scoring import (
     RetrievalScoring,
     TextNames,
+    check_evaluation,
     metrics_of,
 )
 from prompt_tuning_jax.training.rules import trainable_rules
@@ -208,43 +207,6 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
         for metric in metrics_of(config):
             if metric not in OF_PAIRS:
                 parse_metric(metric)
-
-
-def check_evaluation(config: TrainConfig, collection: Collection) -> None:
-    """Refuses a split that was asked for and is not there; says where nothing is evaluated."""
-    usual = settings_of(TrainConfig)["eval_split"].default
-    if config.eval_split in collection.grades or config.eval_split != usual:
-        metrics = metrics_of(config, collection)
-        if any(name not in OF_PAIRS for name in metrics):
-            collection.split(config.eval_split)
-        compared = [name for name in metrics if name in OF_PAIRS]
-        if compared and config.eval_split not in collection.scored:
-            raise ValueError(
-                f"{spelled('metric')} {compared[0]} compares with the scores of pairs, and "
-                f"{config.data_dir} has none in the split {config.eval_split!r}."
-            )
-        if SAME in compared:
-            _check_two(config, collection)
-        return
-    if config.patience is not None:
-        raise ValueError(
-            f"{spelled('patience')} counts evaluations, but {config.data_dir} has nothing of the "
-            f"split {usual!r}, such as qrels/dev.tsv or pairs in dev.tsv: leave it out."
-        )
-    warnings.warn(
-        f"{config.data_dir} has nothing of the split {usual!r}, such as qrels/dev.tsv or pairs in "
-        "dev.tsv: nothing is evaluated, and what is called the best prompt is the last.",
-        stacklevel=2,
-    )
-
-
-def _check_two(config: TrainConfig, collection: Collection) -> None:
-    kinds = {pair.score for pair in collection.scored[config.eval_split]}
-    if len(kinds) != 2:
-        raise ValueError(
-            f"{spelled('metric')} {SAME} is of pairs that are the same or are not, and those of "
-            f"{config.data_dir} have {len(kinds)} different scores: take spearman."
-        )
 
 
 def documents_store(
