@@ -1,7 +1,9 @@
 """A prompt before queries and documents alike, on pairs: its loss, its run, and who may use it."""
 
+import collections
 import functools
 import json
+import math
 import sys
 from io import BytesIO, TextIOWrapper
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from common import GOLDENS, slow
 from embedding_models import HERE, NAMES, TEXTS, load, numbers
+from sklearn.cluster import KMeans
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.commands.cli import main
@@ -22,7 +25,11 @@ from prompt_tuning_jax.evaluation.retrieval.metrics import average_precision
 from prompt_tuning_jax.evaluation.retrieval.store import load_store
 from prompt_tuning_jax.params import PROMPT_NAME, flatten
 from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients
-from prompt_tuning_jax.training.retrieval.scoring import RetrievalScoring, TextNames
+from prompt_tuning_jax.training.retrieval.scoring import (
+    RetrievalScoring,
+    TextNames,
+    check_evaluation,
+)
 from prompt_tuning_jax.training.retrieval.set_up import batches_of, examples_of, text_names
 
 SIMILARITY = json.loads((GOLDENS / "retrieval" / "similarity.json").read_text())
@@ -149,6 +156,36 @@ def test_pairs_that_are_the_same_or_not_are_ranked(name):
     expected = 100 * average_precision(grades, grades, len(grades))
     assert scores == {"average_precision": pytest.approx(expected)}
     assert scoring.metric == "average_precision"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clusters_of_texts_are_held_against_their_labels(name):
+    """By Rosenberg & Hirschberg's definition, of the clusters that scikit-learn finds."""
+    model, labels = load(name), ["one" if i % 3 else "two" for i in range(len(TEXTS))]
+    texts = {str(i): text for i, text in enumerate(TEXTS)}
+    grades = {str(i): {label: 1} for i, label in enumerate(labels)}
+    documents = {"one": "the first", "two": "the second"}
+    collection = Collection(documents, texts, {"validation": grades})
+    config = pt.TrainConfig(task_kind="retrieval", metric=["v_measure", "recall@1"])
+    scoring = RetrievalScoring(config, collection, None, "labels", model.config, NO_NAMES)
+    scores, _ = scoring.scores(model, None)
+    vectors = model.embed(TEXTS)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = KMeans(2, n_init=10, random_state=0).fit_predict(vectors)
+
+    def entropy(*names):
+        counts = collections.Counter(zip(*names, strict=True)).values()
+        return -sum(n / len(TEXTS) * math.log(n / len(TEXTS)) for n in counts)
+
+    both = entropy(labels, found)
+    homogeneity = 1 - (both - entropy(found)) / entropy(labels)
+    completeness = 1 - (both - entropy(labels)) / entropy(found)
+    expected = 200 * homogeneity * completeness / (homogeneity + completeness)
+    assert scores["v_measure"] == pytest.approx(expected)
+    assert set(scores) == {"v_measure", "recall@1"}
+    grades["0"] = {"one": 1, "two": 1}
+    with pytest.raises(ValueError, match="the query '0' has 2 relevant documents"):
+        check_evaluation(config, collection)
 
 
 # --- the loss
@@ -288,7 +325,10 @@ def test_what_cannot_be_is_said(data, tmp_path):
         ({"sides": "documents"}, "query, both"),
         ({"eval_split": "test"}, "no qrels of the split 'test'|has none"),
         ({"task_kind": "text"}, "sides is for task_kind=retrieval"),
-        ({"metric": "kendall"}, "of pairs with scores spearman, pearson, average_precision"),
+        (
+            {"metric": "kendall"},
+            "of pairs with scores spearman, pearson, average_precision, or of labels v_measure",
+        ),
         ({"metric": "average_precision"}, "have \\d+ different scores: take spearman"),
     ):
         with pytest.raises(ValueError, match=message):

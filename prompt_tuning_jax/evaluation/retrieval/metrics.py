@@ -7,6 +7,9 @@ ndcg_cut_k and map_cut_k: a grade above 0 is relevant, the gain of an nDCG is th
 `spearman` and `pearson` are correlations of cosines with the scores that people gave to pairs, as
 sentence-transformers' EmbeddingSimilarityEvaluator has them; `average_precision` is of pairs that
 are the same or are not, ranked by their cosines, as its BinaryClassificationEvaluator has it.
+
+`v_measure` says how well clusters of the queries' vectors go with their labels, the one relevant
+document of each (Rosenberg & Hirschberg 2007).
 """
 
 import math
@@ -59,6 +62,7 @@ USUAL = ("ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10", "map@100")
 CORRELATIONS = {"spearman": "spearmanr", "pearson": "pearsonr"}  # as scipy.stats calls them
 SAME = "average_precision"
 OF_PAIRS = (*CORRELATIONS, SAME)
+CLUSTERS = "v_measure"
 
 
 def parse_metric(name: str) -> tuple[Measure, int]:
@@ -71,7 +75,7 @@ def parse_metric(name: str) -> tuple[Measure, int]:
     if not found or found[1] not in MEASURES:
         raise ValueError(
             f"{name!r} is no metric of retrieval: it is {', '.join(MEASURES)} with a rank, such as "
-            f"ndcg@10, or of pairs with scores {', '.join(OF_PAIRS)}."
+            f"ndcg@10, or of pairs with scores {', '.join(OF_PAIRS)}, or of labels {CLUSTERS}."
         )
     return MEASURES[found[1]], int(found[2])
 
@@ -122,6 +126,20 @@ def compare_pairs(
         else:
             found[name] = getattr(scipy.stats, CORRELATIONS[name])(cosines, scores).statistic
     return {name: 100 * float(value) for name, value in found.items()}
+
+
+def clustered(vectors: Float[np.ndarray, "n E"], labels: Sequence[str]) -> float:
+    """The V-measure, in percent, of as many clusters as there are labels.
+
+    They are scikit-learn's k-means of the vectors as long as 1, the best of ten starts.
+    """
+    import sklearn.cluster  # slow to import, and rarely needed
+    import sklearn.metrics
+
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = sklearn.cluster.KMeans(len(set(labels)), n_init=10, random_state=0)
+    found = means.fit_predict(vectors / np.maximum(lengths, 1e-12))
+    return 100 * float(sklearn.metrics.v_measure_score(labels, found))
 
 
 def _gain(grades: Sequence[int]) -> float:

@@ -14,10 +14,12 @@ from prompt_tuning_jax.data.collection import Collection, Grades, Scored
 from prompt_tuning_jax.embedding import EmbeddingModel
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.retrieval.metrics import (
+    CLUSTERS,
     CORRELATIONS,
     OF_PAIRS,
     SAME,
     USUAL,
+    clustered,
     compare_pairs,
     depth_of,
     evaluate,
@@ -75,6 +77,8 @@ def check_evaluation(config: TrainConfig, collection: Collection) -> None:
             )
         if SAME in compared:
             _check_two(config, collection)
+        if CLUSTERS in metrics:
+            _labels(collection.split(config.eval_split))
         return
     if config.patience is not None:
         raise ValueError(
@@ -95,6 +99,22 @@ def _check_two(config: TrainConfig, collection: Collection) -> None:
             f"{spelled('metric')} {SAME} is of pairs that are the same or are not, and those of "
             f"{config.data_dir} have {len(kinds)} different scores: take spearman."
         )
+
+
+def _labels(grades: Grades) -> list[str]:
+    """The one relevant document of each query.
+
+    Raises:
+      ValueError: a query has several.
+    """
+    relevant = {query: [d for d, g in judged.items() if g > 0] for query, judged in grades.items()}
+    for query, found in relevant.items():
+        if len(found) != 1:
+            raise ValueError(
+                f"{spelled('metric')} {CLUSTERS} is of texts with a label each, and the query "
+                f"{query!r} has {len(found)} relevant documents: take recall@1."
+            )
+    return [found[0] for found in relevant.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +157,11 @@ class RetrievalScoring:
 
     @property
     def _ranked(self) -> list[str]:
-        return [name for name in self._metrics if name not in OF_PAIRS]
+        return [name for name in self._metrics if name not in (*OF_PAIRS, CLUSTERS)]
 
     @functools.cached_property
     def _grades(self) -> Grades:
-        if not self._ranked:
+        if not self._ranked and CLUSTERS not in self._metrics:
             return {}
         grades = self.collection.split(self.config.eval_split)
         return dict(list(grades.items())[: self.config.eval_limit])
@@ -157,15 +177,13 @@ class RetrievalScoring:
     ) -> tuple[dict[str, float], str | None]:
         queries = self._queries(model, prompt, [*self._grades, *(p.query for p in self._pairs)])
         found: dict[str, float] = {}
-        if self._grades:
-            store = self.store
-            if store is None:
-                ids = list(self.collection.documents)
-                vectors = self._documents(model, prompt, ids)
-                texts = list(self.collection.documents.values())
-                store = Store(ids, texts, np.stack([vectors[one] for one in ids]), {})
+        if self._ranked:
             asked = np.stack([queries[query] for query in self._grades])
+            store = self.store or self._new_store(model, prompt)
             found |= scores_of(asked, self._grades, store, self._ranked)
+        if CLUSTERS in self._metrics:
+            vectors = np.stack([queries[query] for query in self._grades])
+            found[CLUSTERS] = clustered(vectors, _labels(self._grades))
         if self._pairs:
             documents = self._documents(model, prompt, [pair.document for pair in self._pairs])
             one = np.stack([queries[pair.query] for pair in self._pairs])
@@ -173,6 +191,11 @@ class RetrievalScoring:
             golden = [pair.score for pair in self._pairs]
             found |= compare_pairs(one, other, golden, self._of_pairs)
         return {name: found[name] for name in self._metrics}, None
+
+    def _new_store(self, model: EmbeddingModel, prompt: TunedPrompt | None) -> Store:
+        ids, texts = map(list, zip(*self.collection.documents.items(), strict=True))
+        vectors = self._documents(model, prompt, ids)
+        return Store(ids, texts, np.stack([vectors[one] for one in ids]), {})
 
     @property
     def _how(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.data.records.digest import FilesDigest
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.evaluation.retrieval.metrics import OF_PAIRS, parse_metric
+from prompt_tuning_jax.evaluation.retrieval.metrics import CLUSTERS, OF_PAIRS, parse_metric
 from prompt_tuning_jax.evaluation.retrieval.sides import check_search, embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import (
     FILE,
@@ -205,7 +205,7 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
         if config.dropout:
             raise ValueError(f"An embedding model has no dropout: leave {spelled('dropout_rate')}.")
         for metric in metrics_of(config):
-            if metric not in OF_PAIRS:
+            if metric not in (*OF_PAIRS, CLUSTERS):
                 parse_metric(metric)
 
 
