@@ -94,6 +94,27 @@ def test_labels_are_ranked_as_for_each_alone(engine):
         assert sum(answer.votes.values()) == max(1, len(prompts))
 
 
+def test_of_the_likeliest_tokens_as_many_are_told_as_are_wanted(engine):
+    """With the model's own log-probabilities, whatever others want in the same step."""
+    told = 3, 0, 1, 5
+    answers = [generate(engine, TEXTS[i], ("p1",), told=n)[0] for i, n in enumerate(told)]
+    for text, count, answer in zip(TEXTS, told, answers, strict=False):
+        *tokens, _ = answer.all()
+        ids = [token.id for token in tokens]
+        assert ids == alone(engine, text, ("p1",))[0]
+        assert [len(token.top) for token in tokens] == [count] * len(ids)
+        if not count:
+            continue
+        assert [token.top[0] for token in tokens] == [(t.id, t.log_prob) for t in tokens]  # greedy
+        if not engine.model.vocabulary.continues:
+            inputs = np.array([engine.encode(text)])
+            outputs = np.array([[engine.model.config.start_id, *ids[:-1]]])
+            logits = engine.model.logits(inputs, outputs, of(engine, ("p1",)))[0]
+            expected = jax.lax.top_k(jax.nn.log_softmax(logits), count)[0]
+            found = [[log_prob for _, log_prob in token.top] for token in tokens]
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
 def test_what_is_sampled_depends_on_seed_and_number_alone(engine):
     how = {"temperature": 2.0, "top_k": 20, "top_p": 0.9, "seed": 5}
     many = [generate(engine, TEXTS[0], ("p0",), number=n, **how)[0] for n in range(3)]

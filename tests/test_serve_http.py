@@ -182,7 +182,23 @@ def test_log_probabilities(client, stream):
     assert tokens == ["the", " soup", " was", " good"]
     assert [offset for one in found for offset in one.text_offset] == [0, 3, 8, 12]
     assert [x for one in found for x in one.token_logprobs] == [0, -0.5, -1, -1.5]
-    assert {one.top_logprobs for one in found} == {None}
+    assert {str(one.top_logprobs) for one in found} == {"None"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_likeliest_tokens_in_a_token_s_place(client, stream):
+    """As many as are asked for, and the one that was chosen; none that a rule forbids."""
+    answer = client.completions.create(model="food", prompt="soup", logprobs=3, stream=stream)
+    found = [chunk.choices[0].logprobs for chunk in (answer if stream else [answer])]
+    top = [each for one in found for each in one.top_logprobs]
+    assert top[0] == {"the": -7.0, "</s>": -8.0}
+    assert top[1:] == [
+        {" the": -7.0, "</s>": -8.0, word: log_prob}
+        for word, log_prob in ((" soup", -0.5), (" was", -1), (" good", -1.5))
+    ]
+    for number in (-1, 6):
+        with pytest.raises(openai.BadRequestError, match="logprobs"):
+            client.completions.create(model="food", prompt="soup", logprobs=number)
 
 
 def test_what_is_not_done_is_named_and_what_asks_for_nothing_is_taken(client):

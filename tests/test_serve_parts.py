@@ -10,7 +10,13 @@ from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.decoding.text import row_keys
 from prompt_tuning_jax.serving import axes
 from prompt_tuning_jax.serving.bank import Bank, Wanted
-from prompt_tuning_jax.serving.choosing import Wishes, choose, mean_of_groups
+from prompt_tuning_jax.serving.choosing import (
+    MOST_TOLD,
+    Wishes,
+    choose,
+    likeliest,
+    mean_of_groups,
+)
 from prompt_tuning_jax.serving.requests import Classify, Generate, Overloaded, Sampling
 from prompt_tuning_jax.serving.waiting import Job, Kind, Waiting
 
@@ -21,7 +27,7 @@ LOG_PROBS = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (R, V)))
 def wishes(rows=R, **changes):
     real, whole = np.zeros(rows, np.float32), np.zeros(rows, np.int32)
     group = np.arange(rows, dtype=np.int32)
-    usual = Wishes(real, whole, real + 1, whole.astype(np.uint32), whole, whole, group)
+    usual = Wishes(real, whole, real + 1, whole.astype(np.uint32), whole, whole, whole, group)
     return usual._replace(**changes)
 
 
@@ -49,6 +55,15 @@ def test_each_row_chooses_as_a_search_with_its_settings(top_k, top_p):
             chooser = search.sampler(keys[row : row + 1], float(temperature), top_k, top_p)
         expected = chooser(LOG_PROBS[row : row + 1], jnp.int32(index))
         assert found[row] == expected[0]
+
+
+def test_the_likeliest_are_found_where_any_row_wants_them():
+    ids, values = jax.jit(likeliest)(LOG_PROBS, wishes(told=np.array([0, 0, 1, 0, 0, 0])))
+    order = np.argsort(-np.asarray(LOG_PROBS), axis=1)[:, :MOST_TOLD]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(values, np.take_along_axis(np.asarray(LOG_PROBS), order, 1))
+    _, values = jax.jit(likeliest)(LOG_PROBS, wishes())
+    assert np.all(np.asarray(values) == -np.inf)
 
 
 def test_a_group_has_its_mean_and_a_row_alone_itself():

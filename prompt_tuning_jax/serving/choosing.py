@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from prompt_tuning_jax.decoding import search
 
+MOST_TOLD = 5  # of the likeliest tokens, for each that is chosen
+
 
 class Wishes(NamedTuple):
-    """How each row's next token is chosen; `requests.Sampling` says what the first five are.
+    """How each row's next token is chosen; `requests.Sampling` says what the first six are.
 
     Attributes:
       index: how many tokens the row has generated.
@@ -26,6 +28,7 @@ class Wishes(NamedTuple):
     top_p: Float[Array, " R"]
     seed: UInt32[Array, " R"]
     number: Int[Array, " R"]
+    told: Int[Array, " R"]
     index: Int[Array, " R"]
     group: Int[Array, " R"]
 
@@ -41,6 +44,23 @@ def mean_of_groups(x_RxV: Float[Array, "R V"], group: Int[Array, " R"]) -> Float
 
     are_alone = jnp.all(group == jnp.arange(len(group)))
     return lax.cond(are_alone, lambda: x_RxV, mean)
+
+
+def likeliest(
+    log_probs_RxV: Float[Array, "R V"], wishes: Wishes
+) -> tuple[Int[Array, "R K"], Float[Array, "R K"]]:
+    """The K likeliest tokens of every row and their log-probabilities, where a row wants any."""
+    K = min(MOST_TOLD, log_probs_RxV.shape[-1])
+
+    def found() -> tuple[Array, Array]:
+        values_RxK, ids_RxK = lax.top_k(log_probs_RxV, K)
+        return ids_RxK.astype(jnp.int32), values_RxK
+
+    def nothing() -> tuple[Array, Array]:
+        shape = (len(log_probs_RxV), K)
+        return jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf, log_probs_RxV.dtype)
+
+    return lax.cond(jnp.any(wishes.told > 0), found, nothing)
 
 
 def choose(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Int[Array, " R"]:

@@ -28,7 +28,6 @@ from prompt_tuning_jax.serving.requests import (
     NotFinite,
     Request,
     Stopping,
-    Token,
     TooLate,
 )
 from prompt_tuning_jax.serving.slots import Slots
@@ -229,17 +228,17 @@ class Engine:
         """One more token of every text that has a slot."""
         ends = self.programs.how.eos_ids
         self._counts.update(steps=1, step_slots=sum(len(t.slots) for t in self._slots.texts))
-        for text, token, log_prob in self._slots.step():
-            if not math.isfinite(log_prob):
+        for text, token in self._slots.step():
+            if not math.isfinite(token.log_prob):
                 self._slots.leave(text)
                 self.programs.wipe(text.slots)
                 self._tell(text.request, Failed(NotFinite()))
                 continue
             self._counts["tokens"] += 1
-            self._tell(text.request, Token(token, log_prob))
-            if token in ends or text.count == text.request.sampling.max_tokens:
+            self._tell(text.request, token)
+            if token.id in ends or text.count == text.request.sampling.max_tokens:
                 self._slots.leave(text)
-                self._tell(text.request, Finished("stop" if token in ends else "length"))
+                self._tell(text.request, Finished("stop" if token.id in ends else "length"))
 
 
 def _own_settings(model: FrozenModel) -> GenerationSettings:

@@ -31,7 +31,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving import axes, steps
 from prompt_tuning_jax.serving.choosing import Wishes
-from prompt_tuning_jax.serving.steps import Inputs, Rows, TableAxes
+from prompt_tuning_jax.serving.steps import Inputs, Next, Rows, TableAxes
 
 
 class Shapes(NamedTuple):
@@ -115,10 +115,8 @@ class Programs:
         state = self._table, self._cache, self._padding
         self._table, self._cache = program(self.model.params, *state, inputs, slots)
 
-    def step(
-        self, length: int, tokens: Int[np.ndarray, " R"], wishes: Wishes
-    ) -> tuple[Int[np.ndarray, " R"], Float[np.ndarray, " R"]]:
-        """The next token of each of the first R slots, and its log-probability.
+    def step(self, length: int, tokens: Int[np.ndarray, " R"], wishes: Wishes) -> Next:
+        """The next token of each of the first R slots.
 
         Args:
           length: S, of which no text in these slots is longer.
@@ -126,8 +124,8 @@ class Programs:
         """
         program = self._found["step", len(tokens), length]
         state = self.model.params, self._table, self._cache
-        self._cache, chosen, gain = program(*state, tokens, wishes)
-        return np.asarray(chosen), np.asarray(gain)
+        self._cache, found = program(*state, tokens, wishes)
+        return Next(*map(np.asarray, found))
 
     def score(self, inputs: Inputs, labels: Int[np.ndarray, "B C L"]) -> Float[np.ndarray, "B C"]:
         """Log-probabilities of labels, each text's own, after texts that were read."""
@@ -203,7 +201,7 @@ class Programs:
     def _step(self, slots: int, length: int):
         step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
         whole, real = np.zeros(slots, np.int32), np.zeros(slots, np.float32)
-        wishes = Wishes(real, whole, real, whole.astype(np.uint32), whole, whole, whole)
+        wishes = Wishes(real, whole, real, whole.astype(np.uint32), whole, whole, whole, whole)
         return step, (self.model.params, self._table, self._cache, whole, wishes), (2,)
 
     def _score(self, texts: int, length: int, label_length: int):

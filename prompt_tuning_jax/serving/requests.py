@@ -13,10 +13,15 @@ from prompt_tuning_jax.evaluation.answers import Answer
 
 
 class Token(NamedTuple):
-    """The next token of a text, also one that ends it, and its log-probability by the model."""
+    """The next token of a text, also one that ends it, and its log-probability by the model.
+
+    Attributes:
+      top: (id, log-probability) of the likeliest tokens in its place, as many as are to be told.
+    """
 
     id: int
     log_prob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Finished(NamedTuple):
@@ -83,6 +88,7 @@ class Sampling(NamedTuple):
       top_p: then among the likeliest tokens that together reach this probability.
       seed, number: on these two depends what is drawn, and on nothing else: a text that is asked
         for several times at once has a number for each.
+      told: of how many of the likeliest tokens log-probabilities are told, beside the chosen one's.
     """
 
     max_tokens: int
@@ -91,6 +97,7 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
     seed: int = 0
     number: int = 0
+    told: int = 0
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

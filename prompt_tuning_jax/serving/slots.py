@@ -9,7 +9,7 @@ import numpy as np
 
 from prompt_tuning_jax.serving.choosing import Wishes
 from prompt_tuning_jax.serving.programs import Programs
-from prompt_tuning_jax.serving.requests import Generate
+from prompt_tuning_jax.serving.requests import Generate, Token
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,8 +35,7 @@ class Step(NamedTuple):
     """One more token of a text."""
 
     text: Text
-    token: int
-    log_prob: float
+    token: Token
 
 
 class Slots:
@@ -71,21 +70,24 @@ class Slots:
         rows = self._sizes[bisect.bisect_left(self._sizes, rows)]
         longest = max(text.length for text in self.texts)
         length = self._lengths[bisect.bisect_left(self._lengths, longest)]
-        tokens, log_probs = self._programs.step(length, *self._rows(rows))
+        found = self._programs.step(length, *self._rows(rows))
         for text in list(self.texts):
-            text.newest, text.count = int(tokens[text.slots[0]]), text.count + 1
-            yield Step(text, text.newest, float(log_probs[text.slots[0]]))
+            row, told = text.slots[0], text.request.sampling.told
+            text.newest, text.count = int(found.tokens[row]), text.count + 1
+            top = (found.top_tokens[row, :told].tolist(), found.top_log_probs[row, :told].tolist())
+            log_prob = float(found.log_probs[row])
+            yield Step(text, Token(text.newest, log_prob, tuple(zip(*top, strict=True))))
 
     def _rows(self, count: int) -> tuple[np.ndarray, Wishes]:
         """The newest token of each slot, and how its next one is chosen."""
-        tokens, whole = np.zeros(count, np.int32), np.zeros((3, count), np.int32)
+        tokens, whole = np.zeros(count, np.int32), np.zeros((4, count), np.int32)
         real, seed = np.zeros((2, count), np.float32), np.zeros(count, np.uint32)
         group = np.arange(count, dtype=np.int32)
         for text in self.texts:
             how, slots = text.request.sampling, list(text.slots)
             tokens[slots], group[slots] = text.newest, slots[0]
             real[:, slots] = np.array([[how.temperature], [how.top_p]])
-            whole[:, slots] = np.array([[how.top_k], [how.number], [text.count]])
+            whole[:, slots] = np.array([[how.top_k], [how.number], [how.told], [text.count]])
             seed[slots] = how.seed
-        (temperature, top_p), (top_k, number, index) = real, whole
-        return tokens, Wishes(temperature, top_k, top_p, seed, number, index, group)
+        (temperature, top_p), (top_k, number, told, index) = real, whole
+        return tokens, Wishes(temperature, top_k, top_p, seed, number, told, index, group)

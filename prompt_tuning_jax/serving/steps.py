@@ -27,7 +27,7 @@ from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.params import with_prompt
 from prompt_tuning_jax.serving import axes
-from prompt_tuning_jax.serving.choosing import Wishes, choose, mean_of_groups
+from prompt_tuning_jax.serving.choosing import Wishes, choose, likeliest, mean_of_groups
 
 AnyArray = Array | np.ndarray
 
@@ -38,6 +38,15 @@ class Rows(NamedTuple):
     tokens: Int[AnyArray, "B S"]
     prompt_positions: Int[AnyArray, "B S"]
     prompt_ids: Int[AnyArray, " B"]
+
+
+class Next(NamedTuple):
+    """A token of each row and its log-probability; beside it those of the likeliest tokens."""
+
+    tokens: Int[AnyArray, " R"]
+    log_probs: Float[AnyArray, " R"]
+    top_tokens: Int[AnyArray, "R K"]
+    top_log_probs: Float[AnyArray, "R K"]
 
 
 class Inputs(NamedTuple):
@@ -121,8 +130,8 @@ def step(
     cache: Any,
     tokens: Int[AnyArray, " R"],
     wishes: Wishes,
-) -> tuple[Any, Int[Array, " R"], Float[Array, " R"]]:
-    """The cache, the next token of each of the first R slots, and its log-probability.
+) -> tuple[Any, Next]:
+    """The cache, and the next token of each of the first R slots.
 
     Args:
       length: S, of which no text in these slots is longer.
@@ -155,7 +164,8 @@ def step(
         )
     chosen_R = choose(log_probs_RxV, wishes)
     gain_R = jnp.take_along_axis(log_probs_RxV, chosen_R[:, None], axis=1)[:, 0]
-    return axes.put_first(cache, changed, of_table.cache), chosen_R, gain_R
+    found = Next(chosen_R, gain_R, *likeliest(log_probs_RxV, wishes))
+    return axes.put_first(cache, changed, of_table.cache), found
 
 
 def score(

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from prompt_tuning_jax.bounds import SEED, TEMPERATURE, TOP_K, TOP_P
+from prompt_tuning_jax.serving.choosing import MOST_TOLD
 from prompt_tuning_jax.serving.engine import Engine
+from prompt_tuning_jax.serving.http.answer import Answer
 from prompt_tuning_jax.serving.http.calls import (
     Call,
     at_hand,
@@ -76,7 +78,10 @@ class CompletionRequest(BaseModel):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(
-        None, ge=0, le=5, description="Not null: log-probabilities of the tokens that are chosen."
+        None,
+        ge=0,
+        le=MOST_TOLD,
+        description="Log-probabilities of the tokens that are chosen, and of so many likeliest.",
     )
     seed: int | None = Field(None, ge=SEED.least, le=SEED.most)
     user: str | None = Field(None, description="Accepted, and of no effect.")
@@ -115,12 +120,15 @@ class CompletionRequest(BaseModel):
 
 
 class Logprobs(BaseModel):
-    """Of the tokens that were chosen; `tokens` joined are the text, its stop string included."""
+    """Of the tokens that were chosen; `tokens` joined are the text, its stop string included.
+
+    `top_logprobs` has the likeliest tokens in each one's place, and itself.
+    """
 
     tokens: list[str]
     token_logprobs: list[float]
     text_offset: list[int]
-    top_logprobs: None = None
+    top_logprobs: list[dict[str, float]] | None = None
 
 
 class Choice(BaseModel):
@@ -151,57 +159,13 @@ class Completion(BaseModel):
     usage: Usage | None = None
 
 
-class _Answer:
-    """One answer as its tokens come."""
-
-    def __init__(self, number: int, stream: TextStream, with_logprobs: bool):
-        self._number, self._stream, self._with = number, stream, with_logprobs
-        self._log_probs: list[float] = []
-        self._shown = 0  # tokens whose log-probabilities were handed out
-        self.reason: str | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self._stream.pieces)
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._stream.is_stopped
-
-    def add(self, token: Token) -> str:
-        text = self._stream.add(token.id)
-        self._log_probs.append(token.log_prob)
-        self.reason = "stop" if self.is_stopped else None
-        return text
-
-    def finish(self, reason: str) -> str:
-        text = self._stream.end()
-        self.reason = "stop" if self.is_stopped else reason
-        return text
-
-    def choice(self, text: str) -> dict[str, Any]:
-        """The answer, or what is new of it, as JSON has it."""
-        logprobs = None
-        if self._with:
-            new = slice(self._shown, self.count)
-            self._shown = self.count
-            logprobs = {
-                "tokens": self._stream.pieces[new],
-                "token_logprobs": self._log_probs[new],
-                "text_offset": self._stream.offsets[new],
-                "top_logprobs": None,
-            }
-        reason = self.reason
-        return {"index": self._number, "text": text, "finish_reason": reason, "logprobs": logprobs}
-
-
 class _Completions:
     """The answers to one request."""
 
     def __init__(self, engine: Engine, metrics: Metrics, asked: CompletionRequest, call: Call):
         self._engine, self._metrics, self._asked, self._call = engine, metrics, asked, call
         self._started = time.perf_counter()
-        self._answers: list[_Answer] = []
+        self._answers: list[Answer] = []
         self._read = 0
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -227,15 +191,16 @@ class _Completions:
                 top_p=1.0 if asked.top_p is None else asked.top_p,
                 seed=seed,
                 number=number,
+                told=asked.logprobs or 0,
             )
             row = rows[number // copies]
             each.append({"tokens": row, "prompts": prompts, "sampling": sampling})
             stream = TextStream(vocabulary, asked.stops)
-            self._answers.append(_Answer(number, stream, asked.logprobs is not None))
+            self._answers.append(Answer(number, stream, asked.logprobs))
         await self._call.submit(Generate, each)
         self._metrics.read.inc(self._read)
 
-    async def parts(self) -> AsyncIterator[tuple[_Answer, str]]:
+    async def parts(self) -> AsyncIterator[tuple[Answer, str]]:
         """(answer, what is new of its text), as it comes."""
         ends = {self._engine.model.config.eos_id, *self._engine.model.generation.eos_ids}
         is_first = True
@@ -254,7 +219,7 @@ class _Completions:
 
     async def whole(self, prompts: tuple[str, ...]) -> dict[str, Any]:
         await self.begin(prompts)
-        texts: dict[_Answer, list[str]] = {answer: [] for answer in self._answers}
+        texts: dict[Answer, list[str]] = {answer: [] for answer in self._answers}
         async for answer, text in self.parts():
             texts[answer].append(text)
         choices = [answer.choice("".join(parts)) for answer, parts in texts.items()]

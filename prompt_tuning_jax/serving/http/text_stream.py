@@ -46,6 +46,12 @@ class TextStream:
         self._note(piece)
         return self._certain(piece)
 
+    def would_add(self, token: int) -> str:
+        """The text of one more token; of one without text, such as the end, what it is called."""
+        before = self._vocabulary.decode(self._ids[self._start : self._read])
+        text = self._vocabulary.decode([*self._ids[self._start :], token])[len(before) :]
+        return text or self._vocabulary.id_to_piece(token)
+
     def end(self) -> str:
         """The rest, when no more tokens come."""
         if self.is_stopped:
