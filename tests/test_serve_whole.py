@@ -96,6 +96,19 @@ def test_a_crowd_of_clients_gets_what_each_would_get_alone(address, model, promp
         assert (ranked["votes"] is not None) == (name == "both")
 
 
+def test_token_ids_are_read_as_they_are(address, engine):
+    ids = [engine.encode(text) for text in TEXTS]
+    with openai.OpenAI(api_key="-", base_url=f"{address}/v1", max_retries=0) as client:
+        by_text, by_ids, one = (
+            client.completions.create(model="p1", prompt=prompt, max_tokens=6, logprobs=2)
+            for prompt in (TEXTS, ids, ids[0])
+        )
+    for ours, theirs in zip(by_text.choices, by_ids.choices, strict=True):
+        assert (ours.text, ours.logprobs.tokens) == (theirs.text, theirs.logprobs.tokens)
+    assert one.choices[0].text == by_text.choices[0].text
+    assert by_ids.usage == by_text.usage
+
+
 @pytest.mark.parametrize("seed", [3, 2**32 - 1])
 def test_sampling_is_that_of_infer(address, model, prompts, seed):
     """Text i of a request draws as text i of a call of `generate` with the same seed."""

@@ -160,6 +160,28 @@ async def at_hand(library: PromptLibrary, names: Sequence[str]) -> None:
             await asyncio.to_thread(library.get, name)
 
 
+async def tokens_of(
+    engine: Engine, texts: Sequence[str | list[int]], param: str
+) -> list[list[int]]:
+    """The tokens of each text, or of what is token ids already, these.
+
+    Raises:
+      ApiError: a text is too long, or nothing; or there is no such token.
+    """
+    made = iter(await encoded(engine, [text for text in texts if isinstance(text, str)], param))
+    rows = [next(made) if isinstance(text, str) else text for text in texts]
+    size, padding = engine.model.text_vocabulary("serve").size, engine.model.config.pad_id
+    most = engine.limits.max_input_length
+    for row in rows:
+        if not 0 < len(row) <= most:
+            raise refused(f"A text has {len(row)} tokens, and 1 to {most} are read here.", param)
+        if wrong := [one for one in row if not 0 <= one < size]:
+            raise refused(f"There is no token {wrong[0]} in this model.", param)
+        if padding in row:
+            raise refused(f"The token {padding} is padding, and stands in no text.", param)
+    return rows
+
+
 async def encoded(engine: Engine, texts: Sequence[str], param: str) -> list[list[int]]:
     """The tokens of each text; long ones are made by another thread.
 

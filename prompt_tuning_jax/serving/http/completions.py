@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -20,8 +20,8 @@ from prompt_tuning_jax.serving.http.answer import Answer
 from prompt_tuning_jax.serving.http.calls import (
     Call,
     at_hand,
-    encoded,
     seconds_left,
+    tokens_of,
     while_connected,
 )
 from prompt_tuning_jax.serving.http.errors import (
@@ -63,7 +63,9 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str = Field(description="A prompt or an ensemble; `base` for the model without one.")
-    prompt: str | list[str] = Field(description="The text, or several.", min_length=0)
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="The text, or several; or token ids, as the model reads them.", min_length=0
+    )
     max_tokens: int | None = Field(None, ge=1, description="The most tokens of an answer; 16.")
     temperature: float | None = Field(
         0.0,
@@ -93,8 +95,12 @@ class CompletionRequest(BaseModel):
     suffix: str | None = Field(None, description="Not done.")
 
     @property
-    def texts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def texts(self) -> Sequence[str | list[int]]:
+        """Texts, or their token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [each for each in self.prompt if isinstance(each, int)]
+        return [ids] if ids else [each for each in self.prompt if not isinstance(each, int)]
 
     @property
     def stops(self) -> list[str]:
@@ -177,7 +183,7 @@ class _Completions:
     async def begin(self, prompts: tuple[str, ...]) -> None:
         """Asks the engine for all answers, or, where it does not take all, for none."""
         asked, engine = self._asked, self._engine
-        rows = await encoded(engine, asked.texts, "prompt")
+        rows = await tokens_of(engine, asked.texts, "prompt")
         await at_hand(engine.library, prompts)
         self._read = sum(map(len, rows))
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
