@@ -2,15 +2,23 @@
 
 import json
 import re
+import shutil
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_hosts import Processes
 
 from prompt_tuning_jax import save_prompt
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import save_adapter
 from prompt_tuning_jax.commands.inference import infer as command
 from prompt_tuning_jax.commands.inference.infer_shards import RECORD
+from prompt_tuning_jax.methods.adapters import choice
+from prompt_tuning_jax.methods.adapters.method import Options
+from prompt_tuning_jax.params import flatten
 
 TEXTS = {
     "a.txt": ["the soup was good", "bread"],
@@ -43,9 +51,9 @@ def infer(model_dir, prompt_dir, folder, tmp_path):
     """Answers the folder, or what is said instead; gives the files' texts by their names."""
 
     def run(**options):
-        given = {"prompt": str(prompt_dir), "input_file": str(folder), "output": tmp_path / "out"}
-        given |= SIZES | options
-        command.infer(model=str(model_dir), **given)
+        given = {"model": str(model_dir), "prompt": str(prompt_dir), **SIZES}
+        given |= {"input_file": str(folder), "output": tmp_path / "out"} | options
+        command.infer(**given)
         return {file.name: file.read_text() for file in given["output"].iterdir()}
 
     return run
@@ -102,10 +110,7 @@ def test_a_call_that_stops_goes_on(infer, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         infer()
     there = {file.name for file in (tmp_path / "out").iterdir()}
-    assert there == {RECORD, "b.jsonl"} or there == {
-        RECORD,
-        "c.jsonl",
-    }  # what was not whole is gone
+    assert there == {RECORD, "a.jsonl"}  # what was not whole is gone
     assert infer() == whole
 
 
@@ -116,11 +121,36 @@ def test_other_inputs_are_refused(infer, folder):
         infer()
 
 
-def test_other_files_are_refused(infer, folder):
-    infer()
+def test_files_that_come_later_are_answered_too(infer, folder):
+    before = infer()
     (folder / "e.txt").write_text("tea\n")
-    with pytest.raises(ValueError, match="the input data were others"):
+    after = infer()
+    assert after.pop("e.jsonl")
+    assert {**after, RECORD: ""} == {**before, RECORD: ""}
+
+
+def test_files_with_each_other_s_names_are_refused(infer, folder):
+    infer()
+    (folder / "a.txt").rename(folder / "0.txt")
+    (folder / "b.txt").rename(folder / "a.txt")
+    with pytest.raises(ValueError, match=r"the input file \S+a.txt has changed"):
         infer()
+
+
+def test_a_file_of_another_form_is_refused(infer, folder):
+    infer()
+    (folder / "a.txt").rename(folder / "a.jsonl")
+    with pytest.raises(ValueError, match=r"a\.jsonl is not of \S+in/a\.jsonl"):
+        infer()
+
+
+def test_a_file_that_was_not_answered_may_be_mended(infer, folder):
+    """A line that is none is named with its file, and the call goes on once it is mended."""
+    (folder / "c.txt").write_bytes(b"tea\xe9\n")
+    with pytest.raises(ValueError, match=r"Line 1 of \S+c\.txt: "):
+        infer()
+    (folder / "c.txt").write_text("tea\n")
+    assert len(infer()["c.jsonl"].splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,6 +177,75 @@ def test_another_prompt_in_the_same_place_is_refused(infer, model, tmp_path):
         infer(prompt=str(tmp_path / "p"))
 
 
+def test_what_a_prompt_s_file_says_counts(infer, model, tmp_path):
+    values = np.ones((2, model.config.emb_dim), np.float32)
+    facts = {"fingerprint": model.fingerprint}
+    infer(prompt=str(save_prompt(tmp_path / "p", values, **facts, verbalizers=["yes", "no"])))
+    save_prompt(tmp_path / "p", values, **facts, verbalizers=["good", "bad"])
+    with pytest.raises(ValueError, match="was another"):
+        infer(prompt=str(tmp_path / "p"))
+
+
+def test_another_adapter_is_refused(infer, model, tmp_path):
+    leaves = choice.start("lora", jax.random.key(0), flatten(model.params), Options())
+    how = {"prompt": None, "adapter": str(tmp_path / "lora"), "verbalizers": ["yes", "no"]}
+    for size in (1, 5):
+        grown = {name: np.asarray(x) * size for name, x in leaves.items()}
+        save_adapter(tmp_path / "lora", Adapter("lora", grown), model.config, "model")
+        if size == 1:
+            infer(**how)
+    with pytest.raises(ValueError, match="prompts was another"):
+        infer(**how)
+
+
+def test_what_the_model_s_files_say_counts(infer, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    rules = tmp_path / "model" / "generation_config.json"
+    how = {"model": str(tmp_path / "model"), "predictions": "generate"}
+    rules.write_text(json.dumps({"max_length": 3}))
+    infer(**how)
+    rules.write_text(json.dumps({"max_length": 8, "num_beams": 3}))
+    with pytest.raises(ValueError, match="generation was another"):
+        infer(**how)
+
+
+def test_the_same_call_in_other_words_goes_on(infer, folder, model_dir, tmp_path, monkeypatch):
+    first = infer()
+    monkeypatch.chdir(tmp_path)
+    for more in (
+        {"input_file": "in"},
+        {"model_dtype": jnp.float32},
+        {"verbalizers": ["yes", "no"]},
+        {"vocabulary": model_dir / "spiece.model"},
+        {"mesh": "model:-1", "batch_size": 1},
+    ):
+        assert infer(**more) == first, more
+
+
+@pytest.mark.parametrize("record", ["{}", "[1]", '{"made_with": []}', "{", '{"made_with": {}}'])
+def test_a_damaged_record_is_said(infer, tmp_path, record):
+    infer()
+    (tmp_path / "out" / RECORD).write_text(record)
+    with pytest.raises(ValueError, match="Name another folder with"):
+        infer()
+
+
+def test_a_pattern_may_name_folders_of_any_depth(infer, folder):
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name in ("x.tsv", "deep/y.tsv", "deep/er/z.tsv"):
+        (folder / name).write_text("tea\n")
+    assert {"x.jsonl", "y.jsonl", "z.jsonl"} < set(infer(input_file=str(folder / "**" / "*.tsv")))
+
+
+def test_records_of_many_files(infer, folder):
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "r.jsonl").write_text('{"food": "soup", "when": 1}\n')
+    (folder / "s.tsv").write_text("food\twhen\ntea\t2\nbread\t3\n")
+    found = infer(input_template="the {food} was good")
+    assert [len(found[name].splitlines()) for name in ("r.jsonl", "s.jsonl")] == [1, 2]
+
+
 def test_it_must_be_said_where_answers_go(infer, folder, tmp_path):
     with pytest.raises(ValueError, match=r"is 4 files: say with .*output which folder"):
         command.infer(input_file=folder)
@@ -154,6 +253,9 @@ def test_it_must_be_said_where_answers_go(infer, folder, tmp_path):
     for nothing in (tmp_path / "empty", folder / "*.csv"):
         with pytest.raises(FileNotFoundError, match="There are no files in"):
             infer(input_file=str(nothing))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file is a file: name a folder"):
+        infer(output=tmp_path / "file")
 
 
 def test_no_answers_are_written_over_others_or_over_questions(infer, folder, tmp_path):
@@ -161,15 +263,36 @@ def test_no_answers_are_written_over_others_or_over_questions(infer, folder, tmp
     with pytest.raises(ValueError, match=r"a\.csv and \S+a\.txt would both be"):
         infer()
     (folder / "a.csv").unlink()
-    (folder / "b.jsonl").write_text("tea\n")
-    (folder / "b.txt").unlink()
-    with pytest.raises(ValueError, match="choose another folder"):
+    with pytest.raises(ValueError, match="among the texts"):
         infer(output=folder)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jsonl").write_text("mine\n")
     with pytest.raises(ValueError, match=r"a\.jsonl is there, and nothing says what of"):
         infer()
     assert (tmp_path / "out" / "a.jsonl").read_text() == "mine\n"
+
+
+@pytest.mark.slow
+def test_a_process_that_is_done_waits_for_the_others(model_dir, prompt_dir, folder, tmp_path):
+    """Longer than the half minute that JAX gives processes to end together."""
+    program = """
+import sys, time
+from prompt_tuning_jax.commands.inference import infer
+
+answer_file = infer.answer_file
+
+def slowly(config, *rest):
+    time.sleep(45 if config.input_file.name == "b.txt" else 0)
+    answer_file(config, *rest)
+
+infer.answer_file = slowly
+infer.main(sys.argv[1:])
+"""
+    line = [sys.executable, "-c", program, "--model", str(model_dir), "--prompt", str(prompt_dir)]
+    line += ["--input_file", str(folder), "--output", str(tmp_path / "two"), "--batch_size", "4"]
+    with Processes([*line, "--max_input_length", "12"], tmp_path / "logs") as both:
+        assert both.wait() == [0, 0], both.text(0) + both.text(1)
+    assert len(list((tmp_path / "two").glob("*.jsonl"))) == len(TEXTS)
 
 
 @pytest.mark.slow

@@ -102,9 +102,8 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     check_settings(config)
     shards = shards_of(config)
     mesh = sharding.make_mesh(config.mesh, None if shards is None else jax.local_devices())
-    model = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
-    frozen = model.fingerprint if shards else ""
-    model, adapter = load_adapted(config, model)
+    frozen = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    model, adapter = load_adapted(config, frozen)
     prompt = load_prompts(config, model)
     known = adapter if prompt is None else prompt
     config = as_trained(config, known)
@@ -115,7 +114,7 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
         with _target(config.output) as output:
             answer_file(config, model, prompt, known, legal, output)
         return
-    for source, target in left(shards, identity_of(config, frozen, prompt, adapter)):
+    for source, target in left(shards, identity_of(config, frozen, (prompt, adapter), legal)):
         of_one = dataclasses.replace(config, input_file=source)
         with _new_text(target) as output:
             answer_file(of_one, model, prompt, known, legal, output)

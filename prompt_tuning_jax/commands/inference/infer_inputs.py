@@ -254,7 +254,7 @@ def _as_utf8(stream: BinaryIO, encoding: str | None) -> Iterator[BinaryIO]:
 
 def _lines(file: BinaryIO, path: Path | None) -> Iterator[Line]:
     for number, raw in enumerate(iter(file.readline, b""), start=1):
-        where = f"Line {number} of the input"
+        where = f"Line {number} of {path or 'the input'}"
         raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         try:
             text = raw.decode("utf-8")
@@ -262,6 +262,6 @@ def _lines(file: BinaryIO, path: Path | None) -> Iterator[Line]:
             told = f"not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x})"
             told += f": set {spelled('encoding')}, such as cp1252."
             if path is not None and path.is_file():
-                where, told = f"{path}: {where}", not_utf8(path, raw, error.start)
+                told = not_utf8(path, raw, error.start)
             raise ValueError(f"{where}: {told}") from error
         yield Line(text.removesuffix("\n").removesuffix("\r"), where)
