@@ -1,6 +1,8 @@
 """A program's time by its order: what runs beside work costs no more than it outlasts it."""
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +104,40 @@ ENTRY %main (p: s8[0]) -> s8[0] {{
 """
     found = schedule(hlo.Program(text), CHIP)
     assert (found.work, found.links, found.elapsed) == (13, 20, 21)
+
+
+def test_what_is_called_takes_its_time():
+    text = f"""
+%part (p: s8[0]) -> s8[0] {{
+  %p = s8[0] parameter(0)
+  ROOT {line(WORK, 4)}
+}}
+
+%gathers (p: s8[0]) -> s8[8] {{
+  %p = s8[0] parameter(0)
+  ROOT %g = s8[8] all-gather(%p), channel_id=1
+}}
+
+ENTRY %main (p: s8[0]) -> s8[0] {{
+  %p = s8[0] parameter(0)
+  %start = ((s8[0]), s8[8], u32[]) async-start(%p), calls=%gathers
+  %one = s8[0] call(%p), to_apply=%part
+  %two = s8[0] conditional(%p, %p, %p), true_computation=%part, false_computation=%gathers
+  %done = s8[8] async-done(%start)
+  ROOT {line(WORK, 1)}
+}}
+"""
+    found = schedule(hlo.Program(text), CHIP)
+    assert (found.work, found.links, found.elapsed) == (9, 8, 9)
+
+
+def test_nothing_is_kept_of_a_program_that_was_looked_at():
+    made = program(line(WORK, 3))
+    schedule(made, CHIP)
+    kept = weakref.ref(made)
+    del made
+    gc.collect()
+    assert kept() is None
 
 
 def test_collectives_of_a_compiled_program_take_what_they_move():

@@ -61,7 +61,9 @@ def test_what_changes_there_is_seen_when_it_looks_again(model, put, store, monke
     before, copied = found.version("one"), []
     assert np.all(found.get("one").values == 1.0)
     copy = Mirror._copy
-    monkeypatch.setattr(Mirror, "_copy", lambda self, name: (copied.append(name), copy(self, name)))
+    monkeypatch.setattr(
+        Mirror, "_copy", lambda self, name, path: (copied.append(name), copy(self, name, path))
+    )
     put("one", 5.0)
     put("three", 3.0)
     store.rm("/bucket/two", recursive=True)
@@ -74,6 +76,46 @@ def test_what_changes_there_is_seen_when_it_looks_again(model, put, store, monke
     copied.clear()
     found.reload()
     assert copied == []  # nothing is copied twice
+
+
+@pytest.mark.parametrize("mark", [None, "blob_id", "last_modified"])
+def test_a_change_is_seen_by_whatever_a_store_tells(model, put, store, monkeypatch, mark):
+    """Or by nothing: a file without any mark is copied every time."""
+    put("one", 1.0)
+    found, count = library(model), [0]
+    find = found._mirror._store.find
+
+    def marked(*given, **how):
+        count[0] += 1
+        return {
+            path: {"name": path, "size": facts["size"]} | ({mark: count[0]} if mark else {})
+            for path, facts in find(*given, **how).items()
+        }
+
+    monkeypatch.setattr(found._mirror._store, "find", marked)
+    found.reload()
+    put("one", 5.0)
+    found.reload()
+    assert np.all(found.get("one").values == 5.0)
+
+
+def test_an_address_may_be_a_prompt_itself(model, put):
+    put("one", 1.0)
+    assert library(model, "memory://bucket/one").names() == ("one",)
+
+
+def test_a_file_that_goes_while_others_are_copied_is_left_out(model, put, store, monkeypatch):
+    put("one", 1.0)
+    put("two", 2.0)
+    get = type(store).get_file
+
+    def gone(self, path, *rest, **how):
+        if "/two/" in path:
+            raise FileNotFoundError(path)
+        return get(self, path, *rest, **how)
+
+    monkeypatch.setattr(type(store), "get_file", gone)
+    assert library(model).names() == ("one",)
 
 
 def test_nothing_is_sent_to_a_bucket_nor_deleted_there(model, put):

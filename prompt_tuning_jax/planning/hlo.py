@@ -27,7 +27,7 @@ _FREE = (
     "partition-id",
     "replica-id",
 )
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 # A product says which axes it sums over; where a GPU's library computes it, the call says so.
 _SUMMED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)')
@@ -97,6 +97,10 @@ class Program:
             found.append((called["body"], self.trips(instruction)))
         if "calls" in called and not instruction.is_fusion:
             found.append((called["calls"], 1))
+        if "to_apply" in called and instruction.opcode == "call":
+            found.append((called["to_apply"], 1))
+        if "true_computation" in called:
+            found.append((called["true_computation"], 1))
         for branches in _BRANCHES.findall(instruction.attributes):
             # Only one is taken: of a condition the last, where it is true.
             found.append((re.findall(r"%?([\w.\-]+)", branches)[-1], 1))

@@ -70,6 +70,7 @@ class _Walk:
         self._program, self._device = program, device
         self.now = self.work = self.links = self.links_are_free = 0.0
         self._ends: dict[str, float] = {}  # of what runs beside work
+        self._found: dict[str, tuple[_Event, ...]] = {}
 
     def through(self, computation: str) -> None:
         for event in self._events(computation):
@@ -85,14 +86,17 @@ class _Walk:
             for _ in range(event.times if event.does == "call" else 0):
                 self.through(event.name)
 
-    @functools.cache  # noqa: B019 - a walk lives as long as its program is looked at
     def _events(self, computation: str) -> tuple[_Event, ...]:
-        here = self._program.computations[computation]
-        return tuple(e for one in here.values() for e in self._of(computation, one))
+        if computation not in self._found:  # a loop's body comes as often as it runs
+            here = self._program.computations[computation].values()
+            found = tuple(e for one in here for e in self._of(computation, one))
+            self._found[computation] = found
+        return self._found[computation]
 
     def _of(self, computation: str, instruction: Instruction) -> Iterator[_Event]:
-        for called, times in self._program.called(instruction):
-            yield _Event("call", name=called, times=times)
+        if not self._wrapped(instruction):
+            for called, times in self._program.called(instruction):
+                yield _Event("call", name=called, times=times)
         if kernel := self._program.kernel(computation, instruction):
             yield _Event("work", self._device.once(kernel))
         yield from self._communication(computation, instruction)
@@ -102,11 +106,24 @@ class _Walk:
         if instruction.opcode.endswith("-done") and (first := here.get(instruction.operands[0])):
             if first.collective:
                 yield _Event("wait", name=_name(first))
+            for one in self._wrapped(first):
+                yield _Event("wait", name=_name(one))
+        elif wrapped := self._wrapped(instruction):
+            for one in wrapped:
+                yield self._moving("start", here, one)
         elif instruction.collective:
             does = "start" if instruction.opcode.endswith("-start") else "both"
             yield self._moving(does, here, instruction)
         elif inside := fused_into(instruction):
             yield from self._fused(self._program.computations[inside])
+
+    def _wrapped(self, instruction: Instruction) -> list[Instruction]:
+        """The collectives of a computation that an `async-start` runs beside other work."""
+        if instruction.opcode != "async-start":
+            return []
+        names = [name for name, _ in self._program.called(instruction)]
+        inside = (one for name in names for one in self._program.computations[name].values())
+        return [one for one in inside if one.collective]
 
     def _fused(self, inside: dict[str, Instruction]) -> Iterator[_Event]:
         """One that goes on within a fusion of other work, as its channel tells, is work there."""

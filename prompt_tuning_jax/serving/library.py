@@ -8,6 +8,7 @@ Any thread may call anything here. Nothing but `get` reads a prompt's values.
 """
 
 import collections
+import contextlib
 import difflib
 import json
 import os
@@ -70,8 +71,7 @@ class PromptLibrary:
         """Reads what there is.
 
         Args:
-          folder: or "bundled", for the prompts that come with the bundled models, or a bucket's
-            copies, to which nothing can be sent.
+          folder: "bundled" for the bundled models' prompts; a bucket's copies take none.
           max_prompt_length: in rows.
           memory: bytes of values that are kept once loaded.
           allow_prompt_mismatch: take prompts that were tuned for another model of the same width.
@@ -81,8 +81,8 @@ class PromptLibrary:
           OSError: the bucket cannot be read.
         """
         self._mirror = folder if isinstance(folder, Mirror) else None
-        place = folder.folder if isinstance(folder, Mirror) else folder
-        self.folder = None if place is None else existing_folder(place)
+        folder = folder.folder if isinstance(folder, Mirror) else folder
+        self.folder = None if folder is None else existing_folder(folder)
         self._fit = Fit(model, max_prompt_length, allow_prompt_mismatch)
         self._memory = memory
         self._lock = threading.Lock()  # for what is below; never held while a file is read
@@ -248,14 +248,13 @@ class PromptLibrary:
         Raises:
           OSError: the folder cannot be read.
         """
-        if self.folder is None:
-            return []
         with self._writing:
-            if self._mirror is not None:
+            if self._mirror:
                 self._mirror.update()
-            found = scan(existing_folder(self.folder), self._fit, self._found.prompts)
-            self._replace(found.prompts, found.ensembles, found.notes)
-        return found.notes
+            if self.folder is not None:
+                found = scan(existing_folder(self.folder), self._fit, self._found.prompts)
+                self._replace(found.prompts, found.ensembles, found.notes)
+        return self.notes
 
     def _entry(self, name: str) -> Entry:
         found = self._found.prompts.get(name)
@@ -316,10 +315,16 @@ class PromptLibrary:
             _check_no_link(path)
         if known is None and place.exists():
             # What was cut short by a kill has a name that begins with a dot, or no values.
-            others = [file for file in os.listdir(place) if file[0] != "." and file != _FILES[1]]
-            if others:
+            others = (file for file in os.listdir(place) if file[0] != "." and file != _FILES[1])
+            if any(others) and not self._was_sent(place, name):
                 raise Conflict(f"The folder holds something else called {name}: choose another.")
         return place
+
+    def _was_sent(self, place: Path, name: str) -> bool:
+        """Whether another server put it there, of which this one has not heard yet."""
+        with contextlib.suppress(ValueError, OSError):
+            return entry(name, place, place.parent, self._fit).description.uploaded
+        return False
 
 
 def _check_no_link(path: Path) -> None:

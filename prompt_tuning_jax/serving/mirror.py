@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 
 _ENDINGS = (".safetensors", ".json", ".npy")  # what prompts, adapters and ensembles are made of
-_MARKS = ("ETag", "etag", "md5Hash", "sha256", "mtime", "LastModified", "updated", "created")
+_SAME = ("name", "Key", "size", "type", "StorageClass")  # of a file that was overwritten, too
 
 
 def is_remote(folder: str | os.PathLike[str]) -> bool:
@@ -36,8 +36,9 @@ class Mirror:
         self._address = address
         self._store, self._root = fsspec.core.url_to_fs(address)
         self._kept = tempfile.TemporaryDirectory(prefix="prompt_tuning_mirror_")
-        self.folder = Path(self._kept.name)
-        self._known: dict[str, str] = {}
+        self.folder = Path(self._kept.name) / (PurePosixPath(self._root).name or "prompts")
+        self.folder.mkdir()
+        self._known: dict[str, str | None] = {}
 
     def update(self) -> None:
         """Copies what is new or other than it was, and deletes what is gone.
@@ -48,9 +49,13 @@ class Mirror:
         """
         try:
             there = self._listed()
-            for name, state in there.items():
-                if self._known.get(name) != state:
-                    self._copy(name)
+            for name, (path, state) in list(there.items()):
+                if state is None or self._known.get(name) != state:
+                    try:
+                        self._copy(name, path)
+                    except FileNotFoundError:  # it went since it was listed
+                        del there[name]
+                        continue
                     self._known[name] = state
         except OSError:
             raise
@@ -60,8 +65,8 @@ class Mirror:
             (self.folder / name).unlink(missing_ok=True)
             del self._known[name]
 
-    def _listed(self) -> dict[str, str]:
-        """Each file's place below the address -> what changes when the file does."""
+    def _listed(self) -> dict[str, tuple[str, str | None]]:
+        """Each file's place below the address -> its path, and what changes when it does."""
         self._store.invalidate_cache()
         if not self._store.exists(self._root):
             raise FileNotFoundError(f"There is no folder {self._address}.")
@@ -69,17 +74,19 @@ class Mirror:
         for path, facts in self._store.find(self._root, detail=True).items():
             name = PurePosixPath(path).relative_to(PurePosixPath(self._root))
             if name.suffix in _ENDINGS and ".." not in name.parts:
-                found[str(name)] = _state(facts)
+                found[str(name)] = path, _state(facts)
         return found
 
-    def _copy(self, name: str) -> None:
+    def _copy(self, name: str, path: str) -> None:
         """A file as a whole; what stands there is replaced at once."""
         place = self.folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}.partial")
-        self._store.get_file(f"{self._root.rstrip('/')}/{name}", str(partial))
+        self._store.get_file(path, str(partial))
         partial.replace(place)
 
 
-def _state(facts: dict[str, Any]) -> str:
-    return str([facts.get("size"), *(facts[mark] for mark in _MARKS if mark in facts)])
+def _state(facts: dict[str, Any]) -> str | None:
+    """None where the store says nothing that would change: such a file is copied every time."""
+    told = {name: str(x) for name, x in facts.items() if name not in _SAME and x is not None}
+    return str([facts.get("size"), sorted(told.items())]) if told else None

@@ -102,7 +102,9 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     check_settings(config)
     shards = shards_of(config)
     mesh = sharding.make_mesh(config.mesh, None if shards is None else jax.local_devices())
-    frozen = load_model(config.model, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
+    frozen = config.model
+    if not isinstance(frozen, FrozenModel):
+        frozen = load_model(frozen, config.model_dtype, vocabulary=config.vocabulary, mesh=mesh)
     model, adapter = load_adapted(config, frozen)
     prompt = load_prompts(config, model)
     known = adapter if prompt is None else prompt

@@ -51,6 +51,11 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
     if config.ray:
         _serve_on_ray(config)
         return
+    if config.replicas > 1 or config.max_replicas is not None:
+        raise ValueError(
+            f"Several replicas are a cluster's: add {spelled('ray', True)}, or leave "
+            f"{spelled('replicas')} and {spelled('max_replicas')} out."
+        )
     from prompt_tuning_jax.serving.http.limits import HttpSettings  # of an extra
     from prompt_tuning_jax.serving.http.listening import listen
 
@@ -80,9 +85,13 @@ def _serve_on_ray(config: ServeConfig) -> None:
 
     token = token_of(config)
     with _listening(config) as listener:
-        where = listener.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
+
+    def say(elsewhere: str | None) -> None:
+        _say_where(host, port, BASE, token) if elsewhere is None else _say(elsewhere)
+
     _say(f"{config.model}: starting {config.replicas} replicas, which compile what will run ...")
-    run(config, where[1], functools.partial(_say_where, *where, BASE, token))
+    run(config, port, say)
     _say(_STOPPED)
 
 

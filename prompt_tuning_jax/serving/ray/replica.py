@@ -11,35 +11,34 @@ from prompt_tuning_jax.serving.http.app import make_app
 from prompt_tuning_jax.serving.http.catalogue import reload
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.ray.asgi import Asked, answer
-from prompt_tuning_jax.serving.set_up import engine_of, http_settings, visibilities
+from prompt_tuning_jax.serving.set_up import engine_of, visibilities
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 
 class Replica:
     """An engine, and the application that it answers with."""
 
-    def __init__(self, config: ServeConfig):
+    def __init__(self, config: ServeConfig, settings: HttpSettings):
         """Loads the model and compiles; requests come when that is done."""
         self._engine = engine_of(config)
         self._engine.start(visibilities(self._engine.library))
-        self._app = make_app(self._engine, HttpSettings(**http_settings(config)))
-        self.refresh()  # what came meanwhile
+        self._app = make_app(self._engine, settings)
+        self._is_new = True
         # Ray sends requests for a prompt to the replicas that have it.
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=config.device_prompts)
 
     async def answer(self, asked: Asked) -> AsyncIterator[Message]:
+        if self._is_new:  # what came while it was not yet among those that are told
+            self._is_new = False
+            await self.refresh()
         if asked.prompt in (BASE, *self._engine.library.names()):
             await self._hold(asked.prompt)
         async for message in answer(self._app, asked):
             yield message
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Looks at the folder of prompts again."""
-        reload(self._engine.library, self._engine.prepare)
-
-    async def update(self) -> None:
-        """The same, while others are answered."""
-        await asyncio.to_thread(self.refresh)
+        await asyncio.to_thread(reload, self._engine.library, self._engine.prepare)
 
     def check_health(self) -> None:
         """Ray replaces a replica for which this raises."""
