@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 from safetensors.numpy import save
 from serving_engine import random_prompts
@@ -187,6 +189,40 @@ def test_what_one_replica_is_sent_all_have(address, model, prompts):
     assert set(gone) == {404}
 
 
+def test_one_prompt_keeps_both_engines_busy(address, expected):
+    """Though requests for a prompt go where it is, as long as there is room."""
+    before = {pid: psutil.Process(pid).cpu_times().user for pid in replicas()}
+    asked = [(text, "p1") for text in TEXTS] * 20
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda one: written(address, *one), asked))
+    assert found == [expected[one][0] for one in asked]
+    spent = [psutil.Process(pid).cpu_times().user - x for pid, x in before.items()]
+    assert min(spent) > 0.2 * max(spent) > 0
+
+
+def test_a_request_waits_no_longer_than_it_says(address):
+    body = {"model": "p1", "prompt": TEXTS[0], "max_tokens": TOKENS}
+    started = time.monotonic()
+    answer = httpx.post(
+        f"{address}/v1/completions", json=body, headers={"X-Request-Timeout": "0.001"}, timeout=60
+    )
+    assert answer.status_code == 504, answer.text
+    assert time.monotonic() - started < 10
+
+
+def test_names_and_routes_come_through(address):
+    for path, status in {
+        "/v1/models/a%3Fb": 404,
+        "/healthz": 200,
+        "/readyz": 200,
+        "/nowhere": 404,
+        "/": 200,
+    }.items():
+        answer = httpx.get(f"{address}{path}", timeout=60)
+        assert answer.status_code == status, (path, answer.text)
+    assert "a?b" in httpx.get(f"{address}/v1/models/a%3Fb").json()["error"]["message"]
+
+
 def test_a_replica_that_is_killed_loses_no_request(address, expected):
     """Nor does a stream end early; Ray starts another replica in its place."""
     before = replicas()
@@ -221,4 +257,54 @@ def test_a_restart_in_turn_drops_no_request(address, config, expected):
     assert check_all(address, expected, lambda _: done.is_set()) > 1
     work.join()
     wait_for(lambda: len(replicas()) == 2 and not replicas() & before)
+    check_all(address, expected)
+
+
+def after(address, text, name):
+    """(status, the text or why there is none) near a server's end; (None, None) after it."""
+    body = {"model": name, "prompt": text, "max_tokens": TOKENS}
+    try:
+        answer = httpx.post(f"{address}/v1/completions", json=body, timeout=120)
+    except httpx.ConnectError:
+        return None, None
+    if answer.status_code == 200:
+        return 200, answer.json()["choices"][0]["text"]
+    if answer.headers["content-type"] != "application/json":  # of Ray's proxy, with no application
+        assert answer.status_code in (404, 503), answer.text
+        return None, None
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_the_command_ends_what_it_accepted(model_dir, folder, expected):
+    """And its own cluster alone: the one of the other tests goes on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = SMALL | {"model": model_dir, "prompts": folder, "port": port, "ray": True}
+    line = [sys.executable, "-m", "prompt_tuning_jax", "serve"]
+    line += [f"--{name}={value}" for name, value in given.items()]
+    server = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    try:
+        for said in server.stderr:
+            if said.startswith("Listening"):
+                break
+        rest = threading.Thread(target=server.stderr.read, daemon=True)
+        rest.start()
+        here = f"http://127.0.0.1:{port}"
+        asked = list(expected) * 4
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            work = [pool.submit(after, here, *one) for one in asked]
+            concurrent.futures.wait(work, 120, concurrent.futures.FIRST_COMPLETED)
+            server.send_signal(signal.SIGTERM)
+            found = [each.result() for each in work]
+        assert {status for status, _ in found} <= {200, 503, None}
+        assert any(status == 200 for status, _ in found)
+        for one, (status, text) in zip(asked, found, strict=True):
+            assert text == (expected[one][0] if status == 200 else "stopping" if status else None)
+        assert server.wait(120) == 0
+    finally:
+        server.kill()
+
+
+def test_the_other_cluster_is_still_there(address, expected):
     check_all(address, expected)

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ class Replica:
     def __init__(self, deaths=(), orders=((0, 1, 0, 1, 0),)):
         self.asked, self.deaths, self.orders = [], list(deaths), list(orders)
         self.begun = self.left = 0
+        self.is_stuck, self.stuck_after, self.pace = False, None, 0
+        self.refusals, self.with_ids = {}, False
         routes = [
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/prompts/{name}", self.put, methods=["PUT"]),
@@ -47,6 +50,8 @@ class Replica:
 
     async def complete(self, request: Request) -> Response:
         facts = await request.json()
+        if status := self.refusals.get(len(self.asked) - 1):
+            return JSONResponse({"error": {"message": "no", "code": "none"}}, status)
         if not facts.get("stream"):
             return JSONResponse({"model": facts["model"], "seed": facts.get("seed")})
         order = self.orders.pop(0) if len(self.orders) > 1 else self.orders[0]
@@ -56,15 +61,19 @@ class Replica:
         self.begun += 1
         try:
             words = {index: list(texts) for index, texts in WORDS.items()}
+            number = len(self.asked)
             for index in order:
-                yield event(index, words[index].pop(0))
+                one = event(index, words[index].pop(0))
+                yield one.replace("{", f'{{"id": {number}, ', 1) if self.with_ids else one
                 await asyncio.sleep(0)
-            yield event(None, "")
+            last = event(None, "")
+            yield last.replace("{", f'{{"id": {number}, ', 1) if self.with_ids else last
             yield "data: [DONE]\n\n"
         finally:
             self.left += 1
 
     async def put(self, request: Request) -> Response:
+        await asyncio.sleep(self.pace)
         return Response(status_code=204)
 
     async def echo(self, request: Request) -> Response:
@@ -74,7 +83,11 @@ class Replica:
 
     async def ask(self, asked: Asked):
         self.asked.append(asked)
+        if self.stuck_after is not None and len(self.asked) > self.stuck_after:
+            await asyncio.sleep(3600)
         allowed = self.deaths.pop(0) if self.deaths else 1000
+        if self.is_stuck:
+            await asyncio.sleep(3600)
         async with contextlib.aclosing(answer(self.app, asked)) as messages:
             async for message in messages:
                 if allowed == 0:
@@ -93,31 +106,43 @@ class Refreshed:
         self.count += 1
 
 
-def respond(replica, method, path, body=b"", headers=(), most=1000, refreshed=None):
-    """(status, headers, the parts of the body)."""
-    front = Front(replica.ask, refreshed or Refreshed(), most)
+def made(replica, refreshed=None, seconds=60.0, room=100):
+    return Front(replica.ask, refreshed or Refreshed(), seconds, room)
+
+
+def scope_of(method, path, headers=()):
     path, _, query = path.partition("?")
-    scope = {
+    return {
         "type": "http", "method": method, "path": path, "query_string": query.encode(),
-        "headers": list(headers), "server": ("here", 80), "scheme": "http",
+        "headers": list(headers), "server": ("here", 80), "scheme": "http", "root_path": "",
     }  # fmt: skip
 
+
+async def answered(front, scope, body=b""):
+    """(status, headers, the parts of the body)."""
+    sent, asked = [], [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
+        if asked:
+            return asked.pop()
+        await asyncio.sleep(3600)
 
-    async def run():
-        response = await front.respond(Request(scope, receive))
-        if not isinstance(response, StreamingResponse):
-            return response.status_code, dict(response.headers), [response.body]
-        parts = [part async for part in response.body_iterator]
-        return response.status_code, dict(response.headers), parts
+    async def send(message):
+        sent.append(message)
 
-    return asyncio.run(run())
+    await front(scope, receive, send)
+    start, *rest = sent
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    return start["status"], headers, [part["body"] for part in rest if part["body"]]
 
 
-def complete(replica, **facts):
-    asked = {"model": "mood", "prompt": "?"} | facts
-    return respond(replica, "POST", "/v1/completions", json.dumps(asked).encode())
+def respond(replica, method, path, body=b"", headers=(), **how):
+    return asyncio.run(answered(made(replica, **how), scope_of(method, path, headers), body))
+
+
+def complete(replica, seconds=60.0, **facts):
+    body = json.dumps({"model": "mood", "prompt": "?"} | facts).encode()
+    return respond(replica, "POST", "/v1/completions", body, seconds=seconds)
 
 
 def texts_of(parts):
@@ -208,7 +233,7 @@ def test_a_change_is_made_once():
     refreshed = Refreshed()
     replica = Replica([1])
     status, _, _ = respond(replica, "PUT", "/v1/prompts/a", b"{}", refreshed=refreshed)
-    assert (status, len(replica.asked), refreshed.count) == (503, 1, 0)
+    assert (status, len(replica.asked), refreshed.count) == (503, 1, 1)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nothing", b'{"model": 3}', b"[" * 900])
@@ -219,12 +244,96 @@ def test_what_is_no_request_names_no_prompt(body):
     assert replica.asked[0][4:] == (body, None)
 
 
-def test_a_body_may_be_so_large_and_no_larger():
-    assert respond(Replica(), "POST", "/echo", b"x" * 1000)[0] == 201
+def test_what_goes_on_has_the_first_id():
+    replica = Replica((3,))
+    replica.with_ids = True
+    events = complete(replica, stream=True)[2][:-1]
+    facts = [json.loads(event.removeprefix(b"data: ")) for event in events]
+    assert len({one["id"] for one in facts}) == 1
+    assert len(replica.asked) == 2
+
+
+def test_a_replica_that_dies_after_all_was_said_is_not_missed():
+    replica = Replica((8,))
+    assert texts_of(complete(replica, stream=True)[2]) == {0: "It was cold", 1: "No wonder"}
+    assert len(replica.asked) == 1
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 2), (429, 3), (503, 3)])
+def test_a_stream_that_cannot_go_on_says_so_as_an_event(status, asked):
+    """Where another replica may have room, that one is asked."""
+    replica = Replica((3,))
+    replica.refusals = {1: status}
+    parts = complete(replica, stream=True)[2]
+    assert len(replica.asked) == asked
+    if asked == 3:
+        assert texts_of(parts) == {0: "It was cold", 1: "No wonder"}
+    else:
+        error = json.loads(parts[-1].removeprefix(b"data: "))["error"]
+        assert (error["message"], error["code"]) == ("no", "none")
+
+
+def test_what_has_no_room_is_told_so():
+    async def run():
+        replica = Replica()
+        front = made(replica, room=1, seconds=0.2)
+        replica.is_stuck = True
+        ask = [answered(front, scope_of("GET", "/echo")) for _ in range(3)]
+        found = await asyncio.gather(*ask)
+        health = await answered(front, scope_of("GET", "/healthz"))
+        return sorted(status for status, *_ in found), health[0], front.under_way
+
+    assert asyncio.run(run()) == ([429, 429, 504], 200, 0)
+
+
+def test_a_request_has_the_time_that_it_asks_for_and_its_replica_what_is_left():
     replica = Replica()
-    status, _, parts = respond(replica, "POST", "/echo", b"x" * 1001)
-    assert (status, replica.asked) == (413, [])
-    assert "1000 bytes" in json.loads(parts[0])["error"]["message"]
+    status, _, _ = respond(replica, "GET", "/echo", headers=[(b"x-request-timeout", b"7")])
+    (left,) = [x for name, x in replica.asked[0].headers if name == b"x-request-timeout"]
+    assert status == 201
+    assert 6 < float(left) <= 7
+    replica.is_stuck = True
+    started = time.monotonic()
+    status, _, parts = respond(replica, "GET", "/echo", headers=[(b"x-request-timeout", b"0.2")])
+    assert (status, json.loads(parts[0])["error"]["code"]) == (504, "deadline")
+    assert time.monotonic() - started < 5
+    assert respond(replica, "GET", "/echo", headers=[(b"x-request-timeout", b"x")])[0] == 400
+
+
+def test_a_stream_that_is_late_says_so():
+    replica = Replica((3,))
+    replica.stuck_after = 1
+    parts = complete(replica, seconds=0.3, stream=True)[2]
+    assert json.loads(parts[-1].removeprefix(b"data: "))["error"]["code"] == "deadline"
+
+
+def test_a_change_reaches_all_though_its_client_leaves():
+    async def run():
+        replica, refreshed = Replica(), Refreshed()
+        front = made(replica, refreshed)
+        replica.pace = 0.2
+        work = asyncio.ensure_future(answered(front, scope_of("PUT", "/v1/prompts/a"), b"{}"))
+        await asyncio.sleep(0.05)
+        work.cancel()
+        await asyncio.sleep(0.5)
+        return refreshed.count, front.under_way
+
+    assert asyncio.run(run()) == (1, 0)
+
+
+def test_a_front_that_closes_ends_what_it_has():
+    async def run():
+        replica = Replica()
+        front = made(replica)
+        replica.pace = 0.2
+        work = asyncio.ensure_future(answered(front, scope_of("PUT", "/v1/prompts/a"), b"{}"))
+        await asyncio.sleep(0.05)
+        front.close()
+        refused = await answered(front, scope_of("GET", "/echo"))
+        assert front.under_way == 1
+        return (await work)[0], refused[0], refused[1]["retry-after"]
+
+    assert asyncio.run(run()) == (204, 503, "5")
 
 
 def test_who_leaves_is_not_answered_on():

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.exceptions import RayServeException
 
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.serving.ray.application import FRONT, NAME, QUIET, application
@@ -45,9 +44,7 @@ def run(config: ServeConfig, port: int, say: Callable[[str | None], None]) -> No
 
 def _listen(config: ServeConfig, port: int) -> str | None:
     """Starts Ray's proxies, unless they are there, at an address that is theirs to know."""
-    try:
-        serve.status()
-    except RayServeException:
+    if not serve.status().proxies:
         options = HTTPOptions(host=config.host, port=port)
         serve.start(http_options=options, logging_config=QUIET)
         return None

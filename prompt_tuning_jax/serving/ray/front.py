@@ -11,7 +11,7 @@ import collections
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -135,7 +135,7 @@ class Front:
         error: Exception = _gone()
         for _ in range(_TRIES):
             try:
-                async with contextlib.aclosing(_until(deadline, messages)) as events:  # type: ignore[type-var]
+                async with contextlib.aclosing(_until(deadline, messages)) as events:
                     async for event in events:
                         if event := sent.new(event):
                             yield event
@@ -164,7 +164,7 @@ class _NoStream(Exception):
         self.error = ApiError(status, facts.get("message", ""), code=facts.get("code"))
 
 
-async def _until(deadline: float, messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:
+async def _until(deadline: float, messages: AsyncIterator[Message]) -> AsyncGenerator[bytes, None]:
     """The events of a stream that may have begun; raises TimeoutError at the deadline.
 
     Raises:
@@ -200,7 +200,8 @@ class _Sent:
     def begin_again(self) -> None:
         facts = [_facts(event) for event in self._events]
         self._known = collections.Counter(map(_answer_of, facts))
-        self._first = {name: facts[0][name] for name in ("id", "created") if facts and facts[0]}
+        first = facts[0] if facts else {}
+        self._first = {name: first[name] for name in ("id", "created") if name in first}
 
     def new(self, event: bytes) -> bytes:
         """The event as the client is to have it; nothing, where it has it."""
