@@ -242,6 +242,17 @@ def test_what_others_made_is_not_replaced_and_not_deleted(library, folder, tmp_p
     assert list(elsewhere.iterdir()) == []
 
 
+def test_what_another_server_was_sent_may_be_sent_again(folder, model):
+    """Two servers share a folder; what neither was sent stays as it is."""
+    one, other = open_library(folder, model), open_library(folder, model)
+    one.add("sent", tensors(values(7)), "safetensors")
+    other.add("sent", tensors(values(8)), "safetensors")
+    np.testing.assert_array_equal(other.get("sent").values, values(8))
+    save_prompt(folder / "mine", values(9))
+    with pytest.raises(Conflict, match="something else called mine"):
+        other.add("mine", tensors(values(8)), "safetensors")
+
+
 def test_an_upload_that_was_cut_short_is_begun_again(library, folder):
     (folder / "sent").mkdir()
     (folder / "sent" / ".prompt.safetensors.partial-1").write_bytes(b"half")
