@@ -38,7 +38,7 @@ class Schedule:
     @property
     def hidden(self) -> float:
         """Of the links' seconds, those beside work, to the nanosecond."""
-        return round(self.work + self.links - self.elapsed, 9)
+        return max(0.0, round(self.work + self.links - self.elapsed, 9))
 
 
 def schedule(program: Program, device: Accelerator) -> Schedule:
