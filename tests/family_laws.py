@@ -17,9 +17,13 @@ from prompt_tuning_jax.params import flatten, unflatten
 
 
 def assert_alike(found, expected, rtol=1e-4):
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=rtol), found, expected
-    )
+    """To float32's rounding, which is relative to an array's largest numbers."""
+
+    def check(x, y):
+        size = max(1.0, float(np.max(np.abs(y), initial=0.0)))
+        np.testing.assert_allclose(x, y, atol=1e-5 * size, rtol=rtol)
+
+    jax.tree.map(check, found, expected)
 
 
 def random_model(config, shapes) -> pt.FrozenModel:

@@ -109,7 +109,7 @@ class StandIn:
         for number, token in enumerate(ids[:most]):
             time.sleep(self.pace)
             # A token in whose place there might be the first one, the end, and one that may not be.
-            others = (ids[0], -7.0), (self.model.vocabulary.eos_id, -8.0), (ids[1], -np.inf)
+            others = (ids[0], -7.0), (self.model.vocabulary.eos_id, -8.0), (ids[-1], -np.inf)
             yield Token(token, -0.5 * number, others[:told])
         if len(ids) >= most:
             yield Finished("length")

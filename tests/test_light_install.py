@@ -7,14 +7,14 @@ import pytest
 from common import slow
 
 BLOCKED = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x", "clu", "torch")
-BLOCKED += ("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic")
+BLOCKED += ("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic", "ray")
 SCRIPT = f"""
 import sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))  # an import of any of them now fails
 import importlib, pkgutil
 import prompt_tuning_jax
 heavy = ("data.seqio_source", "checkpoints.query_side.prompted_transformer", "serving.http.", )
-heavy += ("tasks", "t5x_plugin")
+heavy += ("serving.ray.", "tasks", "t5x_plugin")
 for module in pkgutil.walk_packages(prompt_tuning_jax.__path__, "prompt_tuning_jax."):
     if not module.name.removeprefix("prompt_tuning_jax.").startswith(heavy):
         importlib.import_module(module.name)
@@ -37,6 +37,7 @@ def test_imports_without_tensorflow():
     [
         ("data.seqio_source", "seqio"),
         ("serving.http.", "fastapi"),
+        ("serving.ray.", "ray"),
         slow("checkpoints.query_side.prompted_transformer", "torch"),
     ],
 )
