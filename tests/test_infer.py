@@ -53,6 +53,13 @@ def test_lines_are_ranked_in_order(infer, model, prompt_dir):
         assert answer["score"] == max(answer["scores"].values())
 
 
+def test_a_model_that_is_there_answers(infer, model, prompt_dir, tmp_path):
+    found = infer(TEXTS, prompt=str(prompt_dir))
+    files = {"input_file": tmp_path / "in", "output": tmp_path / "again"}
+    command.infer(model=model, prompt=str(prompt_dir), **files, **SIZES)
+    assert list(map(json.loads, (tmp_path / "again").read_text().splitlines())) == found
+
+
 def test_records_fill_a_template(infer, model, prompt_dir):
     records = [json.dumps({"id": i, "food": text}) for i, text in enumerate(TEXTS)]
     plain = infer(TEXTS, prompt=str(prompt_dir))

@@ -92,6 +92,12 @@ def test_it_answers_and_ends(model_dir, prompts):
         server.communicate()
 
 
+@pytest.mark.parametrize("asked", [{"replicas": 2}, {"max_replicas": 3}])
+def test_several_engines_are_a_cluster_s(asked):
+    with pytest.raises(ValueError, match="Several replicas are a cluster's: add .*ray"):
+        serve(ServeConfig(**asked))
+
+
 def test_an_address_that_is_taken_is_said_before_any_work(monkeypatch):
     monkeypatch.setattr(command, "engine_of", lambda *_, **__: pytest.fail("too late"))
     with socket.socket() as other:

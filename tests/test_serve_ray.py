@@ -164,6 +164,13 @@ def test_settings_of_a_config_file(model_dir):
     assert (options["num_cpus"], options["num_gpus"], options["resources"]) == (0, 0.5, {"TPU": 4})
 
 
+def test_no_more_replicas_at_least_than_at_most(model_dir):
+    from prompt_tuning_jax.serving.ray import app
+
+    with pytest.raises(ValueError, match="max_replicas.* is less than .*replicas"):
+        app({"model": str(model_dir), "replicas": 3, "max_replicas": 2})
+
+
 def test_a_crowd_of_clients_gets_what_each_would_get_alone(address, expected):
     check_all(address, expected, lambda rounds: rounds >= 3)
 
