@@ -94,7 +94,7 @@ def test_it_answers_and_ends(model_dir, prompts):
 
 @pytest.mark.parametrize("asked", [{"replicas": 2}, {"max_replicas": 3}])
 def test_several_engines_are_a_cluster_s(asked):
-    with pytest.raises(ValueError, match="Several replicas are a cluster's: add .*ray"):
+    with pytest.raises(ValueError, match=r"Several replicas are a cluster's: add .*ray"):
         serve(ServeConfig(**asked))
 
 

@@ -167,7 +167,7 @@ def test_settings_of_a_config_file(model_dir):
 def test_no_more_replicas_at_least_than_at_most(model_dir):
     from prompt_tuning_jax.serving.ray import app
 
-    with pytest.raises(ValueError, match="max_replicas.* is less than .*replicas"):
+    with pytest.raises(ValueError, match=r"max_replicas.* is less than .*replicas"):
         app({"model": str(model_dir), "replicas": 3, "max_replicas": 2})
 
 
