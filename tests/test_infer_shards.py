@@ -278,6 +278,9 @@ def test_a_process_that_is_done_waits_for_the_others(model_dir, prompt_dir, fold
     program = """
 import sys, time
 from prompt_tuning_jax.commands.inference import infer
+from prompt_tuning_jax.devices import hosts
+from prompt_tuning_jax.settings.command_line import parse
+from prompt_tuning_jax.settings.infer_config import InferConfig
 
 answer_file = infer.answer_file
 
@@ -286,7 +289,9 @@ def slowly(config, *rest):
     answer_file(config, *rest)
 
 infer.answer_file = slowly
-infer.main(sys.argv[1:])
+with hosts.connected():
+    for _ in range(2):  # nothing is left the second time
+        infer.infer(parse(InferConfig, sys.argv[1:], "", ""))
 """
     line = [sys.executable, "-c", program, "--model", str(model_dir), "--prompt", str(prompt_dir)]
     line += ["--input_file", str(folder), "--output", str(tmp_path / "two"), "--batch_size", "4"]

@@ -16,6 +16,7 @@ continue from the last state.
 import atexit
 import contextlib
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -36,6 +37,7 @@ from prompt_tuning_jax.devices.interruption import Interrupted
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30  # after so long a silence JAX itself ends the others
 _LONG_MILLISECONDS = 1000 * 86400 * 365
+_BARRIERS = itertools.count()
 _KEY, _GOODBYE = "prompt_tuning_jax/watch", "bye"
 _GRACE_SECONDS, _LEAVE_SECONDS = 1.0, 5.0
 
@@ -54,7 +56,8 @@ def wait_for_all(what: str) -> None:
 def wait_long_for_all(what: str) -> None:
     """The same, for as long as it takes: an idle process asks the coordinator, and no device."""
     if jax.process_count() > 1:
-        global_state.client.wait_at_barrier(f"prompt_tuning_jax/{what}", _LONG_MILLISECONDS)
+        name = f"prompt_tuning_jax/{what}/{next(_BARRIERS)}"  # each is used once
+        global_state.client.wait_at_barrier(name, _LONG_MILLISECONDS)
 
 
 def gather(x: np.ndarray) -> np.ndarray:
