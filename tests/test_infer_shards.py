@@ -157,7 +157,7 @@ def test_a_file_that_was_not_answered_may_be_mended(infer, folder):
     ("more", "named"),
     [
         ({"max_input_length": 5}, "max_input_length"),
-        ({"verbalizers": ["good", "bad"]}, "verbalizers"),
+        ({"verbalizers": ["good", "bad"]}, "the words to choose from"),
         ({"text_prompt": "so: "}, "text_prompt"),
         ({"model_dtype": "bfloat16"}, "model_dtype"),
     ],
@@ -173,7 +173,7 @@ def test_another_prompt_in_the_same_place_is_refused(infer, model, tmp_path):
     facts = {"fingerprint": model.fingerprint, "verbalizers": ["yes", "no"]}
     infer(prompt=str(save_prompt(tmp_path / "p", values, **facts)))
     save_prompt(tmp_path / "p", values * 2, **facts)
-    with pytest.raises(ValueError, match="prompts was another"):
+    with pytest.raises(ValueError, match="the prompt or adapter was another"):
         infer(prompt=str(tmp_path / "p"))
 
 
@@ -194,7 +194,7 @@ def test_another_adapter_is_refused(infer, model, tmp_path):
         save_adapter(tmp_path / "lora", Adapter("lora", grown), model.config, "model")
         if size == 1:
             infer(**how)
-    with pytest.raises(ValueError, match="prompts was another"):
+    with pytest.raises(ValueError, match="the prompt or adapter was another"):
         infer(**how)
 
 
@@ -205,7 +205,9 @@ def test_what_the_model_s_files_say_counts(infer, model_dir, tmp_path):
     rules.write_text(json.dumps({"max_length": 3}))
     infer(**how)
     rules.write_text(json.dumps({"max_length": 8, "num_beams": 3}))
-    with pytest.raises(ValueError, match="generation was another"):
+    with pytest.raises(
+        ValueError, match="what the model's own files say of its answers was another"
+    ):
         infer(**how)
 
 

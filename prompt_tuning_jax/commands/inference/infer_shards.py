@@ -30,7 +30,13 @@ from prompt_tuning_jax.settings.setting import PathLike, settings_of
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 RECORD = "infer.json"
-_REMEDY = "Name another folder with " + spelled("output") + ", or delete this one."
+# What the settings in `_OTHERS` lead to, as errors call it.
+_CALLED = {
+    "prompts": "the prompt or adapter",
+    "vocabulary": "the vocabulary",
+    "generation": "what the model's own files say of its answers",
+    "verbalizers": "the words to choose from",
+}
 # Settings that change no answer beyond rounding, and those that stand for what is looked at itself.
 _OTHERS = (
     *("input_file", "output", "batch_size", "mesh", "allow_prompt_mismatch"),
@@ -176,18 +182,18 @@ def _check(folder: Path, shards: Sequence[Shard], identity: Mapping[str, Any]) -
     if kept is None:
         if answered:
             there = answered[0].target
-            raise ValueError(f"{there} is there, and nothing says what of. {_REMEDY}")
+            raise ValueError(f"{there} is there, and nothing says what of. {_remedy()}")
         return
     before, inputs = kept["made_with"], kept["inputs"]
     changed = [name for name in identity if identity[name] != before.get(name)]
-    told = f"{spelled(changed[0])} was another" if changed else None
+    told = f"{_CALLED.get(changed[0]) or spelled(changed[0])} was another" if changed else None
     for source, target in answered:
         known = inputs.get(target.name)
         if known is None or known["source"] != source.name:
             told = told or f"{target.name} is not of {source}"
         told = told or FilesDigest([source], "input").difference([known])
     if told:
-        raise ValueError(f"The answers in {folder} are of another call: {told}. {_REMEDY}")
+        raise ValueError(f"The answers in {folder} are of another call: {told}. {_remedy()}")
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
@@ -199,9 +205,9 @@ def _record(folder: Path) -> dict[str, Any] | None:
     record = folder / RECORD
     if not record.exists():
         return None
-    kept = json_object(record.read_bytes(), record, _REMEDY)
+    kept = json_object(record.read_bytes(), record, _remedy())
     if not all(isinstance(kept.get(name), dict) for name in ("made_with", "inputs")):
-        raise ValueError(f"{record} is damaged. {_REMEDY}")
+        raise ValueError(f"{record} is damaged. {_remedy()}")
     return kept
 
 
@@ -215,6 +221,10 @@ def _write_record(folder: Path, shards: Sequence[Shard], identity: Mapping[str, 
             inputs[target.name] = {"source": source.name, **facts}
     with new_file(folder / RECORD) as partial:
         partial.write_text(json.dumps({"made_with": identity, "inputs": inputs}, indent=1) + "\n")
+
+
+def _remedy() -> str:
+    return f"Name another folder with {spelled('output')}, or delete this one."
 
 
 def _say(line: str) -> None:
