@@ -7,8 +7,8 @@
 The settings were fixed beforehand, the same for every epsilon and for the run without privacy; the
 learning rate is the middle one of three that were tried on one task at epsilon 8, and there are
 three times the steps of a first try, in which no task was learned, with noise or without. Scores
-are those of the validation split after the last step: nothing is chosen by it. All seeds of a task and an
-epsilon train in one job. --output is written after each, and what it holds is not run again.
+are those of the validation split after the last step: nothing is chosen by it. All seeds of a task
+and an epsilon train in one job. --output is written after each, and what it holds is not run again.
 """
 
 import argparse
