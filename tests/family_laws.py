@@ -3,8 +3,10 @@
 A batch has one row for each text, and a prompt [P, D] goes with it.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +19,18 @@ from prompt_tuning_jax.params import flatten, unflatten
 
 
 def assert_alike(found, expected, rtol=1e-4):
-    """To float32's rounding, which is relative to an array's largest numbers."""
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=rtol), found, expected
+    )
 
-    def check(x, y):
-        size = max(1.0, float(np.max(np.abs(y), initial=0.0)))
-        np.testing.assert_allclose(x, y, atol=1e-5 * size, rtol=rtol)
 
-    jax.tree.map(check, found, expected)
+@contextlib.contextmanager
+def in_double(model: pt.FrozenModel) -> Iterator[pt.FrozenModel]:
+    """The model in float64, for two ways whose float32 rounding would hide what they differ in."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), model.params)
+        config = dataclasses.replace(model.config, dtype=jnp.dtype(jnp.float64))
+        yield model.replace(config=config, params=params)
 
 
 def random_model(config, shapes) -> pt.FrozenModel:

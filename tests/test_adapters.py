@@ -12,7 +12,7 @@ import pytest
 import tiny
 from causal_models import MODELS, next_logits
 from common import GOLDENS, slow
-from family_laws import assert_alike
+from family_laws import assert_alike, in_double
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
@@ -268,15 +268,17 @@ def test_a_prompt_and_a_prefix_go_together(causal):
     """A prompt at the input of an adapted model: the same in front and in its rows."""
     rng = np.random.default_rng(3)
     prompt = rng.normal(0, 0.5, (3, causal.config.emb_dim)).astype(np.float32)
-    adapted, batch = causal.adapted(drawn("prefix", causal)), some_batch(causal)
+    prefix, batch = drawn("prefix", causal), some_batch(causal)
     inputs, decoded = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-    expected = adapted.logits(inputs, decoded, prompt)
     positions = np.array([[*range(3), *[-1] * 9]] * 2, np.int32)
     placed = np.pad(inputs, ((0, 0), (3, 0)), constant_values=causal.config.pad_id)
-    params = adapted.prompted(prompt).params
     whole = {**batch, "encoder_input_tokens": placed, "prompt_positions": positions}
-    found = jax.jit(functools.partial(family_of(causal.config).apply, causal.config))(params, whole)
-    assert_alike(found, expected)
+    with in_double(causal) as model:
+        adapted = model.adapted(prefix)
+        expected = adapted.logits(inputs, decoded, prompt)
+        apply = functools.partial(family_of(model.config).apply, model.config)
+        found = jax.jit(apply)(adapted.prompted(prompt).params, whole)
+        assert_alike(found, expected)
 
 
 def test_a_prompt_before_the_decoder_is_more_targets(t5):
