@@ -3,10 +3,8 @@
 A batch has one row for each text, and a prompt [P, D] goes with it.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +20,6 @@ def assert_alike(found, expected, rtol=1e-4):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=rtol), found, expected
     )
-
-
-@contextlib.contextmanager
-def in_double(model: pt.FrozenModel) -> Iterator[pt.FrozenModel]:
-    """The model in float64, for two ways whose float32 rounding would hide what they differ in."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), model.params)
-        config = dataclasses.replace(model.config, dtype=jnp.dtype(jnp.float64))
-        yield model.replace(config=config, params=params)
 
 
 def random_model(config, shapes) -> pt.FrozenModel:

@@ -11,8 +11,8 @@ import optax
 import pytest
 import tiny
 from causal_models import MODELS, next_logits
-from common import GOLDENS, slow
-from family_laws import assert_alike, in_double
+from common import GOLDENS, float64, slow, widened
+from family_laws import assert_alike
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
@@ -273,10 +273,11 @@ def test_a_prompt_and_a_prefix_go_together(causal):
     positions = np.array([[*range(3), *[-1] * 9]] * 2, np.int32)
     placed = np.pad(inputs, ((0, 0), (3, 0)), constant_values=causal.config.pad_id)
     whole = {**batch, "encoder_input_tokens": placed, "prompt_positions": positions}
-    with in_double(causal) as model:
-        adapted = model.adapted(prefix)
+    with float64():
+        config, params = widened(causal.config, causal.params)
+        adapted = causal.replace(config=config, params=params).adapted(prefix)
         expected = adapted.logits(inputs, decoded, prompt)
-        apply = functools.partial(family_of(model.config).apply, model.config)
+        apply = functools.partial(family_of(config).apply, config)
         found = jax.jit(apply)(adapted.prompted(prompt).params, whole)
         assert_alike(found, expected)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from causal_models import HERE, MODELS, next_logits
-from family_laws import in_double
+from common import float64, widened
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface
@@ -125,7 +125,10 @@ def test_layers_differ_by_type_where_the_file_says_so(tmp_path):
     kinds = {layer.window is None: layer.rotary.kind for layer in config_of(path).layers}
     assert kinds == {True: "yarn", False: "default"}
     ids = np.arange(40, dtype=np.int32)[None, :] + 5
-    with in_double(pt.load_model(path)) as model:
+    model = pt.load_model(path)
+    with float64():
+        config, params = widened(model.config, model.params)
+        model = model.replace(config=config, params=params)
         plain = next_logits(model, ids)
         stacked = next_logits(model.scanned(), ids)
     np.testing.assert_allclose(stacked, plain, atol=2e-5, rtol=0)

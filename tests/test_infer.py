@@ -17,9 +17,7 @@ SIZES = {"batch_size": 4, "max_input_length": 12}
 
 @pytest.fixture(scope="module")
 def prompt_dir(tmp_path_factory, model):
-    values = np.random.default_rng(0).normal(size=(5, model.config.emb_dim)).astype(np.float32)
-    facts = {"fingerprint": model.fingerprint, "verbalizers": ["yes", "no"]}
-    return save_prompt(tmp_path_factory.mktemp("prompts") / "p", values, **facts)
+    return tiny.save_ranking_prompt(tmp_path_factory.mktemp("prompts") / "p", model)
 
 
 @pytest.fixture

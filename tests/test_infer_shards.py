@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from test_hosts import Processes
 
 from prompt_tuning_jax import save_prompt
@@ -31,9 +32,7 @@ SIZES = {"batch_size": 4, "max_input_length": 12}
 
 @pytest.fixture(scope="module")
 def prompt_dir(tmp_path_factory, model):
-    values = np.random.default_rng(0).normal(size=(5, model.config.emb_dim)).astype(np.float32)
-    facts = {"fingerprint": model.fingerprint, "verbalizers": ["yes", "no"]}
-    return save_prompt(tmp_path_factory.mktemp("prompts") / "p", values, **facts)
+    return tiny.save_ranking_prompt(tmp_path_factory.mktemp("prompts") / "p", model)
 
 
 @pytest.fixture
@@ -209,6 +208,19 @@ def test_what_the_model_s_files_say_counts(infer, model_dir, tmp_path):
         ValueError, match="what the model's own files say of its answers was another"
     ):
         infer(**how)
+
+
+def test_rules_of_generation_are_not_asked_where_labels_are_ranked(infer, model_dir, tmp_path):
+    """A file may ask for what generation does not do here, and says nothing of labels."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    rules = tmp_path / "model" / "generation_config.json"
+    rules.write_text(json.dumps({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}))
+    how = {"model": str(tmp_path / "model")}
+    with pytest.raises(ValueError, match="diversity_penalty"):
+        infer(**how, predictions="generate", output=tmp_path / "other")
+    first = infer(**how)
+    rules.write_text("{}")
+    assert infer(**how) == first
 
 
 def test_the_same_call_in_other_words_goes_on(infer, folder, model_dir, tmp_path, monkeypatch):

@@ -69,9 +69,9 @@ def test_a_plan_is_printed_and_written(capsys, tmp_path, model_dir, policy):
     for one in written["plans"]:
         parts = ("weights", "arguments", "temporaries", "outputs", "program")
         assert one["needed"] == sum(one[part] for part in parts)
-        shown = one["link_seconds"] - one["hidden_seconds"]
-        assert one["seconds"] == pytest.approx(one["work_seconds"] + shown)
-        assert shown >= 0
+        parts = one["work_seconds"] + one["link_seconds"] - one["hidden_seconds"]
+        assert one["seconds"] == parts > 0
+        assert 0 <= one["hidden_seconds"] <= one["link_seconds"]
         assert one["available"] == gpus.GPUS["h100"].usable
 
 

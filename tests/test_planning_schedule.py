@@ -1,15 +1,10 @@
 """A program's time by its order: what runs beside work costs no more than it outlasts it."""
 
-import functools
 import gc
 import weakref
 
-import jax
-import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.planning import hardware, hlo
 from prompt_tuning_jax.planning.schedule import schedule
 
@@ -138,20 +133,3 @@ def test_nothing_is_kept_of_a_program_that_was_looked_at():
     del made
     gc.collect()
     assert kept() is None
-
-
-def test_collectives_of_a_compiled_program_take_what_they_move():
-    mesh = sharding.make_mesh("data:2")
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=split)
-
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec("data"),
-                       out_specs=PartitionSpec(), check_vma=False)  # fmt: skip
-    def total(x):
-        x, _ = jax.lax.scan(lambda x, _: (jax.lax.psum(x, "data"), None), x, None, length=7)
-        return jax.lax.all_gather(x, "data")
-
-    found = schedule(hlo.Program(jax.jit(total).lower(x).compile().as_text()), CHIP)
-    summed, gathered = 7 * 2 * 4 * 16 * 4, 8 * 16 * 4
-    assert found.links == summed + gathered
-    assert found.hidden == 0

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ import numpy as np
 import openai
 import psutil
 import pytest
-from safetensors.numpy import save
+from serving_client import send
 from serving_engine import random_prompts
 
 from prompt_tuning_jax import save_prompt
@@ -177,14 +176,7 @@ def test_a_crowd_of_clients_gets_what_each_would_get_alone(address, expected):
 
 def test_what_one_replica_is_sent_all_have(address, model, prompts):
     one = dataclasses.replace(prompts["p1"], values=prompts["p1"].values * 2)
-    facts = json.dumps({"visibility": "full", "verbalizers": LABELS})
-    sent = httpx.put(
-        f"{address}/v1/prompts/sent",
-        content=save({"prompt": one.values}, {"prompt": facts}),
-        headers={"Content-Type": "application/vnd.safetensors"},
-        timeout=120,
-    )
-    assert sent.status_code == 201, sent.text
+    send(address, "sent", one, verbalizers=LABELS)
     mine = model.generate(TEXTS[:1], one, max_length=TOKENS).texts[0]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(written, address, TEXTS[0], "sent") for _ in range(32)]

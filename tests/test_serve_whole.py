@@ -1,14 +1,13 @@
 """The engine behind its HTTP interface: what clients get is what `model` gives each text alone."""
 
 import concurrent.futures
-import json
 
 import httpx
 import numpy as np
 import openai
 import pytest
 import serving_stand_in
-from safetensors.numpy import save
+from serving_client import send
 from serving_engine import LIMITS, SHAPES, random_prompts
 
 from prompt_tuning_jax import TunedBank, save_prompt
@@ -123,14 +122,7 @@ def test_sampling_is_that_of_infer(address, model, prompts, seed):
 
 def test_a_prompt_that_sees_otherwise_is_made_ready_when_it_is_sent(address, model, prompts):
     one = prompts["p4"]
-    facts = json.dumps({"visibility": one.visibility, "verbalizers": LABELS})
-    sent = httpx.put(
-        f"{address}/v1/prompts/p4",
-        content=save({"prompt": one.values}, {"prompt": facts}),
-        headers={"Content-Type": "application/vnd.safetensors"},
-        timeout=120,
-    )
-    assert sent.status_code == 201, sent.text
+    send(address, "p4", one, verbalizers=LABELS)
     answer = httpx.post(f"{address}/v1/classify", json={"prompt": "p4", "texts": TEXTS}).json()
     expected = model.classify(TEXTS, LABELS, one)
     assert [each["label"] for each in answer["data"]] == expected.labels

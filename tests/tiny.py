@@ -18,6 +18,7 @@ from prompt_tuning_jax import (
     Transformer,
     Vocabulary,
     load_model,
+    save_prompt,
 )
 from prompt_tuning_jax.checkpoints import huggingface
 from prompt_tuning_jax.data.metrics import get_metric
@@ -101,6 +102,12 @@ def save_model(directory: Path, vocabulary: Vocabulary | None = None, **changes)
     config = make_config(vocabulary or make_vocabulary(), **changes)
     huggingface.save(directory, config, make_params(config), vocabulary)
     return directory
+
+
+def save_ranking_prompt(directory: Path, model: FrozenModel) -> Path:
+    """A prompt of random rows that ranks two words, and knows the model."""
+    values = np.random.default_rng(0).normal(size=(5, model.config.emb_dim)).astype(np.float32)
+    return save_prompt(directory, values, fingerprint=model.fingerprint, verbalizers=["yes", "no"])
 
 
 def make_task(**changes) -> Task:

@@ -4,12 +4,12 @@ import contextlib
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any
 
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.serving.engine import Engine
+from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import PromptLibrary
 from prompt_tuning_jax.serving.mirror import Mirror, is_remote
 from prompt_tuning_jax.serving.programs import Shapes
@@ -44,18 +44,18 @@ def visibilities(library: PromptLibrary) -> set[str]:
     return {kind for kind in kinds if kind is not None}
 
 
-def http_settings(config: ServeConfig) -> dict[str, Any]:
-    """What `HttpSettings` takes.
+def http_settings(config: ServeConfig) -> HttpSettings:
+    """Who may ask, and for how much.
 
     Raises:
       FileNotFoundError, ValueError: as `token_of`.
     """
-    return {
-        "token": token_of(config),
-        "max_upload": config.max_upload * MEGABYTE,
-        "max_texts": config.max_texts,
-        "timeout": config.request_timeout,
-    }
+    return HttpSettings(
+        token=token_of(config),
+        max_upload=config.max_upload * MEGABYTE,
+        max_texts=config.max_texts,
+        timeout=config.request_timeout,
+    )
 
 
 def token_of(config: ServeConfig) -> str | None:

@@ -110,13 +110,13 @@ def infer(config: InferConfig | None = None, **options: Any) -> None:
     known = adapter if prompt is None else prompt
     config = as_trained(config, known)
     legal = legal_answers(config, known)
-    if None in legal.values():
-        say_defaults(config, model)
+    generation = say_defaults(config, model) if None in legal.values() else {}
     if shards is None:
         with _target(config.output) as output:
             answer_file(config, model, prompt, known, legal, output)
         return
-    for source, target in left(shards, identity_of(config, frozen, (prompt, adapter), legal)):
+    made_with = identity_of(config, frozen, (prompt, adapter), legal, generation)
+    for source, target in left(shards, made_with):
         of_one = dataclasses.replace(config, input_file=source)
         with _new_text(target) as output:
             answer_file(of_one, model, prompt, known, legal, output)
@@ -196,17 +196,18 @@ def say_lengths(recorded: Mapping[str | None, int | None]) -> None:
         )
 
 
-def say_defaults(config: InferConfig, model: FrozenModel) -> None:
-    """Prints what generation takes from the model's own files.
+def say_defaults(config: InferConfig, model: FrozenModel) -> dict[str, Any]:
+    """Prints what generation takes from the model's own files, and gives all that it goes by.
 
     Raises:
       ValueError: they ask for what is not done here.
     """
     options = {name: getattr(config, name) for name in ANSWERING}
-    model.generation.resolved(options)
+    resolved = model.generation.resolved(options)
     if taken := model.generation.taken(options):
         listed = ", ".join(f"{name} {value}" for name, value in taken.items())
         print(f"{model.generation.source}: {listed}", file=sys.stderr)
+    return resolved
 
 
 def one_line(found: Mapping[str, Any]) -> str:

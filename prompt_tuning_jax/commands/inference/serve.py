@@ -56,10 +56,9 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
             f"Several replicas are a cluster's: add {spelled('ray', True)}, or leave "
             f"{spelled('replicas')} and {spelled('max_replicas')} out."
         )
-    from prompt_tuning_jax.serving.http.limits import HttpSettings  # of an extra
-    from prompt_tuning_jax.serving.http.listening import listen
+    from prompt_tuning_jax.serving.http.listening import listen  # of an extra
 
-    settings = HttpSettings(**http_settings(config))
+    settings = http_settings(config)
     with _listening(config) as listener:
         engine = engine_of(config)
         library = engine.library

@@ -98,7 +98,7 @@ def application(config: ServeConfig) -> serve.Application:
         raise ValueError(
             f"{spelled('max_replicas', most)} is less than {spelled('replicas', config.replicas)}."
         )
-    settings, at_once = HttpSettings(**http_settings(config)), config.slots + config.batch_size
+    settings, at_once = http_settings(config), config.slots + config.batch_size
     replica = serve.deployment(
         Replica,
         name="Replica",

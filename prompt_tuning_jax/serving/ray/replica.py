@@ -1,15 +1,16 @@
 """One engine in a process of a Ray cluster."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from ray import serve
 from starlette.types import Message
 
-from prompt_tuning_jax.serving.description import BASE
 from prompt_tuning_jax.serving.http.app import make_app
 from prompt_tuning_jax.serving.http.catalogue import reload
 from prompt_tuning_jax.serving.http.limits import HttpSettings
+from prompt_tuning_jax.serving.library import UnknownPrompt
 from prompt_tuning_jax.serving.ray.asgi import Asked, answer
 from prompt_tuning_jax.serving.set_up import engine_of, visibilities
 from prompt_tuning_jax.settings.serve_config import ServeConfig
@@ -31,8 +32,10 @@ class Replica:
         if self._is_new:  # what came while it was not yet among those that are told
             self._is_new = False
             await self.refresh()
-        if asked.prompt in (BASE, *self._engine.library.names()):
-            await self._hold(asked.prompt)
+        if asked.prompt is not None:
+            with contextlib.suppress(UnknownPrompt):  # which the application tells
+                self._engine.library.describe(asked.prompt)
+                await self._hold(asked.prompt)
         async for message in answer(self._app, asked):
             yield message
 
