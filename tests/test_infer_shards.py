@@ -176,11 +176,14 @@ def test_another_prompt_in_the_same_place_is_refused(infer, model, tmp_path):
         infer(prompt=str(tmp_path / "p"))
 
 
-def test_what_a_prompt_s_file_says_counts(infer, model, tmp_path):
+@pytest.mark.parametrize(
+    "other", [{"verbalizers": ["good", "bad"]}, {"input_template": "so: {text}"}]
+)
+def test_what_a_prompt_s_file_says_counts(infer, model, tmp_path, other):
     values = np.ones((2, model.config.emb_dim), np.float32)
-    facts = {"fingerprint": model.fingerprint}
-    infer(prompt=str(save_prompt(tmp_path / "p", values, **facts, verbalizers=["yes", "no"])))
-    save_prompt(tmp_path / "p", values, **facts, verbalizers=["good", "bad"])
+    facts = {"fingerprint": model.fingerprint, "verbalizers": ["yes", "no"]}
+    infer(prompt=str(save_prompt(tmp_path / "p", values, **facts, input_template="it: {text}")))
+    save_prompt(tmp_path / "p", values, **facts | {"input_template": "it: {text}"} | other)
     with pytest.raises(ValueError, match="was another"):
         infer(prompt=str(tmp_path / "p"))
 

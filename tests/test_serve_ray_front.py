@@ -38,7 +38,7 @@ class Replica:
 
     def __init__(self, deaths=(), orders=((0, 1, 0, 1, 0),)):
         self.asked, self.deaths, self.orders = [], list(deaths), list(orders)
-        self.begun = self.left = 0
+        self.begun = self.left = self.changed = 0
         self.is_stuck, self.stuck_after, self.pace = False, None, 0
         self.refusals, self.with_ids = {}, False
         routes = [
@@ -73,7 +73,11 @@ class Replica:
             self.left += 1
 
     async def put(self, request: Request) -> Response:
-        await asyncio.sleep(self.pace)
+        try:
+            await asyncio.sleep(self.pace)
+        finally:
+            self.left += 1
+        self.changed += 1
         return Response(status_code=204)
 
     async def echo(self, request: Request) -> Response:
@@ -99,11 +103,14 @@ class Replica:
 
 
 class Refreshed:
-    def __init__(self):
-        self.count = 0
+    """Counts, and keeps how many changes had been made by then."""
+
+    def __init__(self, replica=None):
+        self.count, self.replica, self.changed = 0, replica, None
 
     async def __call__(self):
         self.count += 1
+        self.changed = self.replica and self.replica.changed
 
 
 def made(replica, refreshed=None, seconds=60.0, room=100):
@@ -309,16 +316,17 @@ def test_a_stream_that_is_late_says_so():
 
 def test_a_change_reaches_all_though_its_client_leaves():
     async def run():
-        replica, refreshed = Replica(), Refreshed()
+        replica = Replica()
+        refreshed = Refreshed(replica)
         front = made(replica, refreshed)
         replica.pace = 0.2
         work = asyncio.ensure_future(answered(front, scope_of("PUT", "/v1/prompts/a"), b"{}"))
         await asyncio.sleep(0.05)
         work.cancel()
         await asyncio.sleep(0.5)
-        return refreshed.count, front.under_way
+        return refreshed.count, refreshed.changed, front.under_way
 
-    assert asyncio.run(run()) == (1, 0)
+    assert asyncio.run(run()) == (1, 1, 0)
 
 
 def test_a_front_that_closes_ends_what_it_has():
@@ -349,3 +357,21 @@ def test_who_leaves_is_not_answered_on():
 
     asyncio.run(run())
     assert replica.left == 1
+
+
+def test_work_that_hears_of_nobody_ends_too():
+    """A route that does not ask whether its client is there."""
+
+    async def run():
+        replica = Replica()
+        replica.pace = 3600
+        asked = Asked("PUT", "/v1/prompts/a", b"", [], b"{}", None)
+        messages = answer(replica.app, asked)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(messages)
+        return replica.left, replica.changed
+
+    started = time.monotonic()
+    assert asyncio.run(run()) == (1, 0)
+    assert time.monotonic() - started < 30
