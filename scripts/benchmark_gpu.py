@@ -17,8 +17,8 @@ does not fit into --limit_minutes is recorded as skipped, as is PEFT where it is
 Before the rows the device's rate is measured on a large matrix product, and the prompt's gradient
 is compared with that of plain attention in float32, in each form of attention that there is. The
 useful share is 4 x parameters x tokens (half of it in decoding) over the time and that rate. From a
-checkout it needs this library's dependencies, of which TensorFlow and SeqIO are none; `many` alone
-needs tensorboardX. The result is 1 where a gradient was wrong, and the figures are still recorded.
+checkout it needs this library's dependencies, of which TensorFlow and SeqIO are none, without
+tensorboardX. The result is 1 where a gradient was wrong, and the figures are still recorded.
 """
 
 import argparse

@@ -99,6 +99,8 @@ TINY_CAUSAL = {
     "head_dim": 16,
     "intermediate_size": 128,
     "vocab_size": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 

@@ -1,7 +1,8 @@
 """This library's worker for benchmark.py and benchmark_gpu.py, which start it."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from benchmark_worker import Repeat, Settings, resident_peak, serve
+from jax.sharding import Mesh
 from make_random_t5 import spread
 
-from prompt_tuning_jax import TunedPrompt, optim
+from prompt_tuning_jax import TunedPrompt
 from prompt_tuning_jax.checkpoints.huggingface.causal import parse_config
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
@@ -19,7 +21,9 @@ from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, split_params, unflatten, with_prompt
 from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training import fitting, rules
 from prompt_tuning_jax.training.train_step import make_train_step
+from prompt_tuning_jax.training.trainers import make_stacked_step, start_stack, take_rows
 
 RUNS = 8  # prompts of `many`
 DECODED = 8  # tokens of `decode`
@@ -87,17 +91,11 @@ def facts(trainable: Any) -> dict[str, Any]:
 
 def train_step(settings: Settings) -> tuple[Repeat, dict]:
     """The step of `prompt-tuning train`, prepared as `train` prepares it."""
-    rules = [(PROMPT_NAME, optax.adamw(1e-3))]
-    config = TrainConfig(
-        trainable=rules,
-        dropout_rate=settings["dropout"],
-        prompt_visibility=settings.get("visibility", "full"),
-        microbatches=settings.get("microbatches", 1),
-    )
-    model = random_model(settings)
-    state, frozen, step = start(config, model, random_prompt(settings))
-    mesh, batch = sharding.make_mesh("data:-1"), random_batch(settings)
-    key = jax.random.key(0)
+    adam = [(PROMPT_NAME, optax.adamw(1e-3))]
+    model, mesh = random_model(settings), sharding.make_mesh("data:-1")
+    config = run_config(settings, model, mesh, trainable=adam, dropout_rate=settings["dropout"])
+    state, frozen, step = start(config, model, mesh, random_prompt(settings))
+    batch, key = random_batch(settings), jax.random.key(0)
 
     def repeat(times: int) -> None:
         nonlocal state
@@ -107,53 +105,52 @@ def train_step(settings: Settings) -> tuple[Repeat, dict]:
         check(metrics, state)
 
     repeat(1)
-    return repeat, facts(state[0])
+    return repeat, facts(state[0]) | form_of(config)
 
 
 def many(settings: Settings) -> tuple[Repeat, dict]:
     """A step of each of eight prompts, with the paper's optimizer: in one, or one after another."""
-    config = TrainConfig(dropout_rate=0.0, microbatches=settings.get("microbatches", 1))
-    model = random_model(settings)
+    model, mesh = random_model(settings), sharding.make_mesh("data:-1")
+    copies = RUNS if settings["together"] else None
+    config = run_config(settings, model, mesh, copies, dropout_rate=0.0)
     batches = [random_batch(settings, seed) for seed in range(RUNS)]
-    starts = [start(config, model, random_prompt(settings, seed)) for seed in range(RUNS)]
-    states, frozen = [state for state, _, _ in starts], starts[0][1]
-    repeat = (together if settings["together"] else in_turn)(config, model, states, frozen, batches)
+    prompts = [random_prompt(settings, seed) for seed in range(RUNS)]
+    make = together if settings["together"] else in_turn
+    repeat, trained = make(config, model, mesh, prompts, batches)
     repeat(1)
-    return repeat, facts(states[0][0])
+    return repeat, facts(trained) | form_of(config)
 
 
-def together(config, model, states, frozen, batches) -> Repeat:
-    # Its log needs tensorboardX, which no other work here does.
-    from prompt_tuning_jax.training.rules import Pace
-    from prompt_tuning_jax.training.trainers import make_stacked_step, take_rows
-
-    trainable, opt_state = jax.tree.map(lambda *xs: jnp.stack(xs), *map(tuple, states))
-    mesh = sharding.make_mesh("data:-1")
-    stack = take_rows((trainable, opt_state, jnp.ones(RUNS, bool)), np.arange(RUNS), mesh)
+def together(config, model, mesh, prompts, batches) -> tuple[Repeat, Any]:
+    each, frozen = zip(*[parts_of(config, model, mesh, prompt) for prompt in prompts], strict=True)
+    stack = take_rows(start_stack(config, each), np.arange(RUNS), mesh)
     batch = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
     keys = jax.random.split(jax.random.key(0), RUNS)
-    paces = Pace(jnp.full(RUNS, 0.3), jnp.full(RUNS, 1e6))
+    paces = rules.Pace(jnp.full(RUNS, 0.3), jnp.full(RUNS, 1e6))
     step = make_stacked_step(config, model)
 
     def repeat(times: int) -> None:
         nonlocal stack
         for number in range(times):
-            stack, metrics, _ = step(stack, frozen, jax.device_put(batch), keys, paces, number)
+            stack, metrics, _ = step(stack, frozen[0], jax.device_put(batch), keys, paces, number)
         check(metrics, stack)
 
-    return repeat
+    return repeat, each[0]
 
 
-def in_turn(config, model, states, frozen, batches) -> Repeat:
-    step = make_train_step(config, model, optim.make_optimizer(states[0][0], rules_of(config)))
+def in_turn(config, model, mesh, prompts, batches) -> tuple[Repeat, Any]:
+    each = [start(config, model, mesh, prompt) for prompt in prompts]
+    (states, frozen, _), step = zip(*each, strict=True), each[0][2]
+    states, key = list(states), jax.random.key(0)
 
     def repeat(times: int) -> None:
         for _ in range(times):
             for i, batch in enumerate(batches):
-                *states[i], metrics = step(*states[i], frozen, jax.device_put(batch), np.int32(0))
+                on_device = jax.device_put(batch)
+                *states[i], metrics = step(*states[i], frozen[0], on_device, key)
         check(metrics, states)
 
-    return repeat
+    return repeat, states[0][0]
 
 
 def decode(settings: Settings) -> tuple[Repeat, dict]:
@@ -185,20 +182,40 @@ def without_eos(params: Any, eos_id: int) -> Any:
     return {**params, "token_embedder": {"embedding": table}}
 
 
+def run_config(
+    settings: Settings, model: FrozenModel, mesh: Mesh, copies: int | None = None, **others: Any
+) -> TrainConfig:
+    """A run's settings, in the form that `train` finds to be the fastest that fits."""
+    config = TrainConfig(
+        feature_lengths={name: settings[name] for name in ("inputs", "targets")},
+        batch_size=settings["batch"],
+        prompt_length=settings["prompt"],
+        prompt_visibility=settings.get("visibility", "full"),
+        microbatches=settings.get("microbatches"),
+        **others,
+    )
+    return dataclasses.replace(config, **fitting.fit(config, model, mesh, copies).settings)
+
+
+def form_of(config: TrainConfig) -> dict[str, Any]:
+    return {"remat_policy": config.remat_policy, "microbatches": config.microbatches}
+
+
+def parts_of(config: TrainConfig, model: FrozenModel, mesh: Mesh, prompt: np.ndarray) -> Any:
+    """What trains, and the frozen weights."""
+    params = with_prompt(model.params, jnp.array(prompt))
+    parts = split_params(params, rules.trainable_rules(config))
+    return tuple(sharding.put(x, sharding.replicated(mesh)) for x in parts)
+
+
 def start(
-    config: TrainConfig, model: FrozenModel, prompt: np.ndarray
+    config: TrainConfig, model: FrozenModel, mesh: Mesh, prompt: np.ndarray
 ) -> tuple[list[Any], Any, Callable[..., Any]]:
     """[what trains, its optimizer's state], the frozen weights, and the step."""
-    rules, mesh = rules_of(config), sharding.make_mesh("data:-1")
-    parts = split_params(with_prompt(model.params, jnp.array(prompt)), rules)
-    trainable, frozen = (sharding.put(x, sharding.replicated(mesh)) for x in parts)
-    optimizer = optim.make_optimizer(trainable, rules)
-    state = jax.device_put(jax.jit(optimizer.init)(trainable), sharding.replicated(mesh))
+    trainable, frozen = parts_of(config, model, mesh, prompt)
+    optimizer = rules.make_optimizer(config, trainable)
+    state = rules.start_optimizer(mesh, model, optimizer, trainable)
     return [trainable, state], frozen, make_train_step(config, model, optimizer)
-
-
-def rules_of(config: TrainConfig) -> Sequence[optim.Rule]:
-    return optim.prompt_rules() if config.trainable is None else config.trainable
 
 
 def check(metrics: Any, state: Any) -> None:

@@ -36,6 +36,7 @@ from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import ExampleList
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.vocabularies import ByteVocabulary
 
@@ -110,14 +111,17 @@ def time_steps(batches: Mapping[Shape, Batch], args: argparse.Namespace) -> dict
     """Seconds of the training step on each batch: the median of turns."""
     config = dataclasses.asdict(model_config(args.size)) | {"dtype": "float32"}
     settings = {"config": config, "prompt": args.prompt}
-    train_config = TrainConfig(dropout_rate=0.0, microbatches=args.microbatches)
-    state, frozen, step = start(train_config, random_model(settings), random_prompt(settings))
-    seconds = {shape: [] for shape in batches}
+    train_config = TrainConfig(
+        dropout_rate=0.0, microbatches=args.microbatches, prompt_length=args.prompt
+    )
+    model, mesh = random_model(settings), sharding.make_mesh("data:-1")
+    state, frozen, step = start(train_config, model, mesh, random_prompt(settings))
+    seconds, key = {shape: [] for shape in batches}, jax.random.key(0)
     for turn in range(args.repeats + 1):
         CONSOLE.print(f"turn {turn} of {args.repeats}: {len(batches)} shapes", highlight=False)
         for shape, batch in batches.items():
             started = time.perf_counter()
-            *state, metrics = step(*state, frozen, jax.device_put(batch), np.int32(0))
+            *state, metrics = step(*state, frozen, jax.device_put(batch), key)
             jax.block_until_ready((state, metrics))
             if turn:  # the first one compiles
                 seconds[shape].append(time.perf_counter() - started)

@@ -53,6 +53,15 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=os.environ | flags | environment)
 
 
+def test_from_a_checkout_few_packages_are_needed():
+    """Beside JAX's own only what a machine for measuring has."""
+    absent = ("tensorboardX", "tensorflow", "seqio", "fastapi", "ray", "sklearn", "matplotlib")
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in absent)
+    program = f"import sys\n{blocked}import benchmark_jax, benchmark_engine, benchmark_gpu_checks"
+    environment = os.environ | {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 def test_a_worker_takes_the_turns_it_is_told_to(gpu):
     facts, turns = gpu.run_worker(sys.executable, "benchmark_jax.py", {}, 60, [3, 3])
     assert facts == {"versions": {}}

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from prompt_tuning_jax.devices import hosts
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.scoring import Evaluation
-from prompt_tuning_jax.training.scalars import ScalarWriter
 from prompt_tuning_jax.training.step_types import Metrics
 
 COLLAPSE_SHARE = 0.95
@@ -72,6 +71,9 @@ class Log:
         self._speaks, self._before = hosts.is_first(), f"{name}: " if name else ""
         self._writer = None
         if self._speaks:
+            # Needs tensorboardX, which steps without a log must not.
+            from prompt_tuning_jax.training.scalars import ScalarWriter
+
             self._writer = ScalarWriter(directory / "tensorboard", start)
         self.loss = math.nan
 
