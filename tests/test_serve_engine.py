@@ -27,16 +27,16 @@ ENSEMBLE = ("p0", "p1", "p5")
 LONGER = f"{TEXTS[0]} and {TEXTS[1]}"
 
 
-@pytest.fixture(scope="module", params=["t5", slow("causal")])
+@pytest.fixture(scope="module", params=["t5", "t5, a step ahead", slow("causal")])
 def engine(request, model):
-    model = model if request.param == "t5" else pt.load_model("bundled_causal")
+    is_causal, ahead = request.param == "causal", int("ahead" in request.param)
+    model = pt.load_model("bundled_causal") if is_causal else model
     prompts = random_prompts(model.config.emb_dim)
-    if request.param == "causal":  # nothing but what is in front of all is isolated there
+    if is_causal:  # nothing but what is in front of all is isolated there
         prompts["p4"] = prompts["p0"]
-    engine = Engine(
-        model, Shelf({**prompts, "all": ENSEMBLE}), SHAPES, max_labels=8, max_waiting=200
-    )
-    engine.start(visibilities=("isolated",) if request.param == "t5" else ())
+    shelf = Shelf({**prompts, "all": ENSEMBLE})
+    engine = Engine(model, shelf, SHAPES, max_labels=8, max_waiting=200, ahead=ahead)
+    engine.start(visibilities=() if is_causal else ("isolated",))
     yield engine
     assert engine.stop(60)
 
@@ -164,6 +164,49 @@ def test_a_prompt_that_is_replaced_is_another(engine):
         expected = engine.model.label_scores([text], LABELS, prompt)[0, 0]
         np.testing.assert_allclose(list(answer.scores.values()), expected, atol=2e-3)
     assert first.scores != second.scores
+
+
+def test_steps_follow_each_other_before_they_are_told(engine, monkeypatch):
+    """As many as the engine is ahead, and none is left behind."""
+    on_their_way, most = [0], []
+    step, fetched = engine.programs.step, engine.programs.fetched
+
+    def counted(work, change):
+        def count(*args):
+            on_their_way[0] += change
+            most.append(on_their_way[0])
+            return work(*args)
+
+        return count
+
+    monkeypatch.setattr(engine.programs, "step", counted(step, 1))
+    monkeypatch.setattr(engine.programs, "fetched", counted(fetched, -1))
+    answers = [generate(engine, TEXTS[i], ("p1",), max_tokens=3 + i)[0] for i in range(3)]
+    for text, answer, count in zip(TEXTS, answers, range(3, 6), strict=False):
+        assert answer.tokens()[0] == alone(engine, text, ("p1",))[0][:count]
+    assert max(most) == 1 + engine._ahead
+    assert on_their_way[0] <= engine._ahead
+
+
+def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
+    """What was started after it is lost too, and said once."""
+    fetched, failed = engine.programs.fetched, []
+
+    def fail_once(found):
+        if not failed:
+            failed.append(found)
+            for leaf in (*found, *jax.tree.leaves(engine.programs._cache)):
+                leaf.delete()
+        return fetched(found)
+
+    monkeypatch.setattr(engine.programs, "fetched", fail_once)
+    asked = [generate(engine, text, ("p0",))[0] for text in TEXTS[:2]]
+    for answer in asked:
+        assert isinstance(answer.all()[-1], Failed)
+    assert all(answer.events.empty() for answer in asked)
+    found, _ = generate(engine, TEXTS[0], ("p0",))[0].tokens()
+    assert found == alone(engine, TEXTS[0], ("p0",))[0]
+    assert engine.statistics()["slots_busy"] == 0
 
 
 def test_a_full_queue_is_said_at_once(engine):

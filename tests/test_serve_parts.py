@@ -25,10 +25,7 @@ LOG_PROBS = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (R, V)))
 
 
 def wishes(rows=R, **changes):
-    real, whole = np.zeros(rows, np.float32), np.zeros(rows, np.int32)
-    group = np.arange(rows, dtype=np.int32)
-    usual = Wishes(real, whole, real + 1, whole.astype(np.uint32), whole, whole, whole, group)
-    return usual._replace(**changes)
+    return Wishes.of_nobody(rows)._replace(**changes)
 
 
 # ---- choosing ------------------------------------------------------------------------------------
@@ -45,9 +42,8 @@ def test_each_row_chooses_as_a_search_with_its_settings(top_k, top_p):
         top_p=np.full(R, top_p, np.float32),
         seed=np.full(R, seed, np.uint32),
         number=np.arange(R, dtype=np.int32),
-        index=np.full(R, index, np.int32),
     )
-    found = jax.jit(choose)(LOG_PROBS, how)
+    found = jax.jit(choose)(LOG_PROBS, how, np.full(R, index, np.int32))
     keys = row_keys(seed, np.arange(R))
     for row, temperature in enumerate(how.temperature):
         chooser = search.greedy

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -19,7 +20,6 @@ class Wishes(NamedTuple):
     """How each row's next token is chosen; `requests.Sampling` says what the first six are.
 
     Attributes:
-      index: how many tokens the row has generated.
       group: the first row of the ensemble that a row belongs to; of a row alone, itself.
     """
 
@@ -29,8 +29,21 @@ class Wishes(NamedTuple):
     seed: UInt32[Array, " R"]
     number: Int[Array, " R"]
     told: Int[Array, " R"]
-    index: Int[Array, " R"]
     group: Int[Array, " R"]
+
+    @classmethod
+    def of_nobody(cls, rows: int) -> "Wishes":
+        """Those of rows without a request: each alone, the likeliest token, nothing told."""
+        whole = np.zeros(rows, np.int32)
+        return cls(
+            temperature=np.zeros(rows, np.float32),
+            top_k=whole.copy(),
+            top_p=np.ones(rows, np.float32),
+            seed=whole.astype(np.uint32),
+            number=whole.copy(),
+            told=whole.copy(),
+            group=np.arange(rows, dtype=np.int32),
+        )
 
 
 def mean_of_groups(x_RxV: Float[Array, "R V"], group: Int[Array, " R"]) -> Float[Array, "R V"]:
@@ -63,10 +76,15 @@ def likeliest(
     return lax.cond(jnp.any(wishes.told > 0), found, nothing)
 
 
-def choose(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Int[Array, " R"]:
+def choose(
+    log_probs_RxV: Float[Array, "R V"], wishes: Wishes, count_R: Int[Array, " R"]
+) -> Int[Array, " R"]:
     """The likeliest token where a row's temperature is 0, else one that is drawn.
 
     What is drawn is what `search.sampler` draws for a row with the key of `text.row_keys`.
+
+    Args:
+      count_R: how many tokens each row has.
     """
     greedy_R = jnp.argmax(log_probs_RxV, axis=-1).astype(jnp.int32)
     samples_R = (wishes.temperature > 0) & (wishes.top_k != 1)
@@ -74,7 +92,7 @@ def choose(log_probs_RxV: Float[Array, "R V"], wishes: Wishes) -> Int[Array, " R
     def sampled() -> Array:
         of_request = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))
         keys_R = of_request(wishes.seed, wishes.number)
-        chosen_R = search.drawn(keys_R, wishes.index, _warped(log_probs_RxV, wishes))
+        chosen_R = search.drawn(keys_R, count_R, _warped(log_probs_RxV, wishes))
         return jnp.where(samples_R, chosen_R.astype(jnp.int32), greedy_R)
 
     return lax.cond(jnp.any(samples_R), sampled, lambda: greedy_R)

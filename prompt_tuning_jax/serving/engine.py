@@ -5,6 +5,9 @@ that wait (those to classify are answered at once, those to generate get slots),
 token of every text that has a slot. So a text that ends frees its slot for the next step, and
 nobody waits for a long answer of somebody else. What a request is answered does not depend on what
 it was read or decoded with.
+
+An accelerator is kept a step ahead: the next step is on its way before the last one's tokens are
+told, and where a text turns out to have ended, nobody is told what it made of that one.
 """
 
 import collections
@@ -14,6 +17,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
 
 from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.model import FrozenModel
@@ -30,7 +35,7 @@ from prompt_tuning_jax.serving.requests import (
     Stopping,
     TooLate,
 )
-from prompt_tuning_jax.serving.slots import Slots
+from prompt_tuning_jax.serving.slots import Slots, Started
 from prompt_tuning_jax.serving.waiting import Job, Waiting
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
@@ -57,8 +62,13 @@ class Engine:
         shapes: Shapes,
         max_labels: int,
         max_waiting: int,
+        ahead: int | None = None,
     ):
         """Compiles nothing yet.
+
+        Args:
+          ahead: how many steps are on their way while one is told; None: 1, on a CPU 0, which has
+            no time of its own.
 
         Raises:
           ValueError: the model has no vocabulary, or its files ask for what is not done here.
@@ -76,6 +86,8 @@ class Engine:
         self._slots = Slots(self.programs)
         self._reader = Reader(self.programs, self._slots)
         self._waiting = Waiting(max_waiting)
+        self._ahead = (jax.default_backend() != "cpu") if ahead is None else ahead
+        self._started: collections.deque[Started] = collections.deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -164,9 +176,8 @@ class Engine:
                 batch = self._waiting.next_batch(self.programs.shapes.texts[-1], self._slots.free)
             if batch:
                 read = functools.partial(self._read, batch)
-                self._guarded([job.request for job in batch], read)
-            if self._slots.texts:
-                self._guarded([text.request for text in self._slots.texts], self._step)
+                self._guarded(read, lambda batch=batch: [job.request for job in batch])
+            self._step()
 
     def _has_work(self) -> bool:
         """Waits for some; False where the engine stops and nothing is left."""
@@ -190,16 +201,17 @@ class Engine:
         for request in over:
             self._tell(request, Failed(TooLate("The deadline of this request has passed.")))
 
-    def _guarded(self, requests: Sequence[Request], work: Callable[[], None]) -> None:
-        """A step that fails fails its requests, and not the server."""
+    def _guarded(self, work: Callable[[], None], requests: Callable[[], Iterable[Request]]) -> None:
+        """Work that fails fails its requests, those that it has not ended, and not the server."""
         try:
             work()
         except Exception as error:
             LOG.exception("A step failed.")
             self._counts["failures"] += 1
-            lost = dict.fromkeys(requests)
+            lost = dict.fromkeys(requests())
             if not self.programs.is_whole:  # it took the state of all texts with it
                 lost |= dict.fromkeys(text.request for text in self._slots.texts)
+                self._started.clear()
                 self.programs.reset()
                 self._reader.bank.clear()
             for text in [text for text in self._slots.texts if text.request in lost]:
@@ -226,9 +238,22 @@ class Engine:
 
     def _step(self) -> None:
         """One more token of every text that has a slot."""
+        before = len(self._started)
+        self._guarded(self._start, lambda: [text.request for text in self._slots.texts])
+        is_last = len(self._started) == before
+        while self._started and (is_last or len(self._started) > self._ahead):
+            step = self._started.popleft()
+            self._guarded(functools.partial(self._end, step), step.requests)
+
+    def _start(self) -> None:
+        if (step := self._slots.start()) is not None:
+            self._started.append(step)
+            self._counts.update(steps=1, step_slots=sum(len(text.slots) for text in step.texts))
+
+    def _end(self, step: Started) -> None:
+        """Tells the tokens of a step."""
         ends = self.programs.how.eos_ids
-        self._counts.update(steps=1, step_slots=sum(len(t.slots) for t in self._slots.texts))
-        for text, token in self._slots.step():
+        for text, token in self._slots.ends(step):
             if not math.isfinite(token.log_prob):
                 self._slots.leave(text)
                 self.programs.wipe(text.slots)

@@ -31,7 +31,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving import axes, steps
 from prompt_tuning_jax.serving.choosing import Wishes
-from prompt_tuning_jax.serving.steps import Inputs, Next, Rows, TableAxes
+from prompt_tuning_jax.serving.steps import Inputs, Next, Rows, Standing, TableAxes
 
 
 class Shapes(NamedTuple):
@@ -83,14 +83,15 @@ class Programs:
         shapes = self.shapes
         size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
         self._bank = self._at_home(jnp.zeros(size, jnp.float32))
+        self._is_spoilt = False
         if self._found:
             self._make_table()
 
     @property
     def is_whole(self) -> bool:
         """Whether the state is there: a program that fails may have taken it with it."""
-        state = jax.tree.leaves((self._bank, self._table, self._cache))
-        return not any(leaf.is_deleted() for leaf in state)
+        state = jax.tree.leaves((self._bank, self._table, self._cache, self._standing))
+        return not (self._is_spoilt or any(leaf.is_deleted() for leaf in state))
 
     # ---- running -------------------------------------------------------------------------------
 
@@ -112,20 +113,41 @@ class Programs:
     def place(self, inputs: Inputs, slots: Int[np.ndarray, " B"]) -> None:
         """Puts texts that were read into slots; one that there is not is for no text."""
         program = self._found["place", *inputs.own[0].shape]
-        state = self._table, self._cache, self._padding
-        self._table, self._cache = program(self.model.params, *state, inputs, slots)
+        state = self._table, self._cache, self._standing, self._padding
+        self._table, self._cache, self._standing = program(self.model.params, *state, inputs, slots)
 
-    def step(self, length: int, tokens: Int[np.ndarray, " R"], wishes: Wishes) -> Next:
-        """The next token of each of the first R slots.
+    def put(self, wishes: Wishes) -> Wishes:
+        """Wishes on the devices."""
+        return jax.device_put(wishes, self._home)
+
+    def step(self, length: int, wishes: Wishes) -> Next:
+        """Starts to make the next token of each of the first R slots, and returns at once.
 
         Args:
           length: S, of which no text in these slots is longer.
-          tokens: the newest of each.
+          wishes: of these R, on the devices.
+
+        Returns:
+          Arrays on the devices, for `fetched`.
         """
-        program = self._found["step", len(tokens), length]
-        state = self.model.params, self._table, self._cache
-        self._cache, found = program(*state, tokens, wishes)
-        return Next(*map(np.asarray, found))
+        program = self._found["step", len(wishes.seed), length]
+        state = self._table, self._cache, self._standing
+        self._cache, self._standing, found = program(self.model.params, *state, wishes)
+        for array in found:
+            array.copy_to_host_async()
+        return found
+
+    def fetched(self, found: Next) -> Next:
+        """What a step has made, as soon as it has.
+
+        Raises:
+          jax.errors.JaxRuntimeError: it failed, and so did all that was started after it.
+        """
+        try:
+            return Next(*map(np.asarray, found))
+        except Exception:
+            self._is_spoilt = True
+            raise
 
     def score(self, inputs: Inputs, labels: Int[np.ndarray, "B C L"]) -> Float[np.ndarray, "B C"]:
         """Log-probabilities of labels, each text's own, after texts that were read."""
@@ -194,15 +216,15 @@ class Programs:
 
     def _place(self, texts: int, length: int):
         place = functools.partial(steps.place, self.model.config, self.how, self._axes)
-        state = self._table, self._cache, self._padding
+        state = self._table, self._cache, self._standing, self._padding
         inputs, slots = self._inputs_of(texts, length), np.zeros(texts, np.int32)
         return place, (self.model.params, *state, inputs, slots), (1, 2)
 
     def _step(self, slots: int, length: int):
         step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
-        whole, real = np.zeros(slots, np.int32), np.zeros(slots, np.float32)
-        wishes = Wishes(real, whole, real, whole.astype(np.uint32), whole, whole, whole, whole)
-        return step, (self.model.params, self._table, self._cache, whole, wishes), (2,)
+        wishes = self.put(Wishes.of_nobody(slots))
+        state = self._table, self._cache, self._standing
+        return step, (self.model.params, *state, wishes), (2,)
 
     def _score(self, texts: int, length: int, label_length: int):
         score = functools.partial(steps.score, self.model.config)
@@ -229,7 +251,9 @@ class Programs:
         fresh = steps.fresh_cache(self.model.config, self.how, self.model.params, self._padding)
         table = axes.table_of(self._padding, self._axes.inputs, count)
         cache = axes.table_of(fresh, self._axes.cache, count)
-        self._table, self._cache = self._at_home(table), self._at_home(cache)
+        standing = Standing(*[jnp.zeros(count, jnp.int32)] * 2)
+        state = table, cache, standing
+        self._table, self._cache, self._standing = map(self._at_home, state)
 
     def _at_home(self, tree: Any) -> Any:
         return tree if self._home is None else jax.device_put(tree, self._home)

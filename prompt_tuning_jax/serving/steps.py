@@ -49,6 +49,13 @@ class Next(NamedTuple):
     top_log_probs: Float[AnyArray, "R K"]
 
 
+class Standing(NamedTuple):
+    """Of every slot the newest token, or the one that texts start with, and how many there are."""
+
+    newest: Int[Array, " R"]
+    count: Int[Array, " R"]
+
+
 class Inputs(NamedTuple):
     """Texts that were read: what their family makes of them, and their own tokens."""
 
@@ -103,11 +110,12 @@ def place(
     params: Mapping[str, Any],
     table: Inputs,
     cache: Any,
+    standing: Standing,
     padding: Inputs,
     new: Inputs,
     slots: Int[AnyArray, " B"],
-) -> tuple[Inputs, Any]:
-    """The table and its cache with texts that were read in some slots.
+) -> tuple[Inputs, Any, Standing]:
+    """The table, its cache and how slots stand, with texts that were read in some of them.
 
     Args:
       padding: a row of padding alone that is as long as the table's.
@@ -117,7 +125,9 @@ def place(
     own = (jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in new.own)
     fresh = fresh_cache(config, how, params, new._replace(own=tuple(own)))
     table = axes.put(table, new, padding, of_table.inputs, of_table.positions, slots)
-    return table, axes.emptied(cache, fresh, of_table.cache, slots)
+    newest = standing.newest.at[slots].set(how.start_id, mode="drop")
+    count = standing.count.at[slots].set(0, mode="drop")
+    return table, axes.emptied(cache, fresh, of_table.cache, slots), Standing(newest, count)
 
 
 def step(
@@ -128,18 +138,20 @@ def step(
     params: Mapping[str, Any],
     table: Inputs,
     cache: Any,
-    tokens: Int[AnyArray, " R"],
+    standing: Standing,
     wishes: Wishes,
-) -> tuple[Any, Next]:
-    """The cache, and the next token of each of the first R slots.
+) -> tuple[Any, Standing, Next]:
+    """The cache, how slots stand, and the next token of each of the first R slots.
 
     Args:
       length: S, of which no text in these slots is longer.
-      tokens: the newest of each.
+      wishes: of these R.
     """
-    rows = axes.first(table, of_table.inputs, len(tokens))
+    R = len(wishes.seed)
+    rows = axes.first(table, of_table.inputs, R)
     some = axes.cut(rows, of_table.positions, length)
-    before = axes.first(cache, of_table.cache, len(tokens))
+    before = axes.first(cache, of_table.cache, R)
+    newest_R, count_R = standing.newest[:R], standing.count[:R]
     mapped = axes.mapped(of_table.inputs.read), axes.mapped(of_table.cache["layers"])
 
     def one(read, cache, token):
@@ -150,7 +162,7 @@ def step(
         return logits[0, 0], axes.without_axis(cache, of_table.cache["layers"])
 
     logits_RxV, layers = jax.vmap(one, (*mapped, 0), (0, mapped[1]))(
-        some.read, before["layers"], jnp.asarray(tokens)
+        some.read, before["layers"], newest_R
     )
     log_probs_RxV = jax.nn.log_softmax(logits_RxV)
     log_z_R = (logits_RxV - log_probs_RxV)[:, :1]
@@ -160,12 +172,13 @@ def step(
         scores = log_probs_RxV, mean_of_groups(log_z_R, wishes.group)[:, 0]
         keep_to = jax.vmap(functools.partial(_kept_to, config, how))
         log_probs_RxV, changed["history"] = keep_to(
-            rows.own, before["history"], jnp.asarray(tokens), wishes.index, scores
+            rows.own, before["history"], newest_R, count_R, scores
         )
-    chosen_R = choose(log_probs_RxV, wishes)
+    chosen_R = choose(log_probs_RxV, wishes, count_R)
     gain_R = jnp.take_along_axis(log_probs_RxV, chosen_R[:, None], axis=1)[:, 0]
     found = Next(chosen_R, gain_R, *likeliest(log_probs_RxV, wishes))
-    return axes.put_first(cache, changed, of_table.cache), found
+    stand = Standing(standing.newest.at[:R].set(chosen_R), standing.count.at[:R].add(1))
+    return axes.put_first(cache, changed, of_table.cache), stand, found
 
 
 def score(

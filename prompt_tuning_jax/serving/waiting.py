@@ -55,6 +55,7 @@ class Waiting:
     def __init__(self, most: int):
         self._most = most
         self._jobs: deque[Job] = deque()
+        self._without_slots = 0  # of these, how many need none
         self._taken: deque[float] = deque([time.monotonic()], maxlen=256)  # when, of the last ones
 
     def __len__(self) -> int:
@@ -69,6 +70,7 @@ class Waiting:
         if len(self._jobs) >= self._most:
             raise Overloaded(len(self._jobs), self._seconds_left())
         self._jobs.append(job)
+        self._without_slots += not job.slots
 
     def next_batch(self, rows: int, slots: int) -> list[Job]:
         """Jobs that are read at once: the oldest that can be, and others of its kind.
@@ -81,6 +83,8 @@ class Waiting:
           slots: how many are free.
         """
         batch: list[Job] = []
+        if not slots and not self._without_slots:
+            return batch
         for job in self._jobs:
             if job.slots > slots:
                 slots = 0
@@ -105,6 +109,7 @@ class Waiting:
         gone = set(map(id, jobs))
         if gone:
             self._jobs = deque(job for job in self._jobs if id(job) not in gone)
+            self._without_slots = sum(not job.slots for job in self._jobs)
 
     def _seconds_left(self) -> float:
         """How long those that wait will take, as fast as the last ones went."""
