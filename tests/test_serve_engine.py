@@ -36,7 +36,7 @@ def engine(request, model):
         prompts["p4"] = prompts["p0"]
     shelf = Shelf({**prompts, "all": ENSEMBLE})
     engine = Engine(model, shelf, SHAPES, max_labels=8, max_waiting=200, ahead=ahead)
-    engine.start(visibilities=() if is_causal else ("isolated",))
+    engine.start((one.visibility, one.layout) for one in prompts.values())
     yield engine
     assert engine.stop(60)
 
@@ -80,6 +80,23 @@ def test_generated_texts_are_those_of_each_alone(engine):
             assert sum(token.log_prob for token in tokens) == pytest.approx(score, abs=2e-3)
         has_ended = tokens[-1].id == engine.model.config.eos_id
         assert end == Finished("stop" if has_ended else "length")
+
+
+def test_a_causal_model_reads_texts_behind_prompts_in_front(engine, monkeypatch):
+    """These went through the layers as they came to the devices; elsewhere they are in the rows."""
+    is_causal, read, seen = engine.model.config.continues_inputs, engine.programs.read, []
+
+    def noted(rows, visibility):
+        seen.append((type(rows).__name__, rows.tokens.shape[1]))
+        return read(rows, visibility)
+
+    monkeypatch.setattr(engine.programs, "read", noted)
+    for prompts in ((), ("p1",), ("p0", "p5"), ("p2",), ("p2", "p0"), ("p3",)):
+        assert generate(engine, TEXTS[0], prompts, max_tokens=1)[0].tokens()
+    assert [kind for kind, _ in seen] == ["Behind" if is_causal else "Rows"] * 3 + ["Rows"] * 3
+    if is_causal:
+        rooms = {length + SHAPES.prompt_length for kind, length in seen if kind == "Behind"}
+        assert rooms <= set(SHAPES.lengths)
 
 
 def test_labels_are_ranked_as_for_each_alone(engine):
@@ -190,10 +207,12 @@ def test_steps_follow_each_other_before_they_are_told(engine, monkeypatch):
 
 def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
     """What was started after it is lost too, and said once."""
-    fetched, failed = engine.programs.fetched, []
+    fetched, step, failed = engine.programs.fetched, engine.programs.step, []
+    both_wait = threading.Event()
+    monkeypatch.setattr(engine.programs, "step", lambda *x: both_wait.wait(60) and step(*x))
 
     def fail_once(found):
-        if not failed:
+        if not failed and len(engine._slots.texts) == 2:
             failed.append(found)
             for leaf in (*found, *jax.tree.leaves(engine.programs._cache)):
                 leaf.delete()
@@ -201,6 +220,7 @@ def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
 
     monkeypatch.setattr(engine.programs, "fetched", fail_once)
     asked = [generate(engine, text, ("p0",))[0] for text in TEXTS[:2]]
+    both_wait.set()
     for answer in asked:
         assert isinstance(answer.all()[-1], Failed)
     assert all(answer.events.empty() for answer in asked)
@@ -324,7 +344,7 @@ def test_it_ends_what_it_accepted(model, monkeypatch):
         Programs, "_lowered", lambda self, *key: lowered.append(key) or lower(self, *key)
     )
     engine = Engine(model, Shelf(prompts), SHAPES, **LIMITS)
-    engine.start(visibilities=["full"])
+    engine.start([("full", "prefix")])
     assert len(lowered) == len(set(lowered)) == engine.programs.compiled
     answers = [generate(engine, text, ("p0",))[0] for text in TEXTS]
     stopped = threading.Thread(target=engine.stop)

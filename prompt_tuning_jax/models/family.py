@@ -170,6 +170,23 @@ class Family(Protocol):
         """
 
 
+@runtime_checkable
+class FrontFamily(Family, Protocol):
+    """A family whose prompts may stand in front of texts of which they see nothing.
+
+    What its `read` takes among `places` as "front" stands for a prompt in `params`: what `in_front`
+    gave of N prompts, which of these each row has [B], and how long that is [B], 0 for none.
+    """
+
+    def in_front(
+        self, config: NetworkConfig, params: Mapping[str, Any], prompts: Float[Array, "N P D"]
+    ) -> Any:
+        """What any text behind each prompt sees of it: arrays, with the prompts along one axis.
+
+        A prompt that is shorter than P has anything finite as its last rows.
+        """
+
+
 FAMILIES: Mapping[type, Family] = {
     T5Config: t5,
     CausalConfig: causal,
@@ -190,6 +207,12 @@ def family_of(config: NetworkConfig) -> Family:
             "family to models.family.FAMILIES."
         )
     return FAMILIES[type(config)]
+
+
+def front_family_of(config: NetworkConfig) -> FrontFamily | None:
+    """The family that a config is of, if what it makes of prompts in front can be kept."""
+    family = family_of(config)
+    return family if isinstance(family, FrontFamily) else None
 
 
 def start_decoding(

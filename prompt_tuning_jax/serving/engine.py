@@ -95,10 +95,14 @@ class Engine:
 
     # ---- for those who ask ---------------------------------------------------------------------
 
-    def start(self, visibilities: Iterable[str] = ()) -> float:
-        """Compiles everything that will run, then takes requests; returns the seconds it took."""
+    def start(self, kinds: Iterable[tuple[str, str]] = ()) -> float:
+        """Compiles everything that will run, then takes requests; returns the seconds it took.
+
+        Args:
+          kinds: (visibility, layout) of the prompts there will be.
+        """
         begun = time.monotonic()
-        self.programs.compile(self._intake.read_as(each) for each in visibilities)
+        self.programs.compile({self._intake.read_as([each]) for each in kinds})
         self._thread.start()
         return time.monotonic() - begun
 
@@ -146,7 +150,7 @@ class Engine:
 
     def prepare(self, prompt: TunedPrompt) -> None:
         """Compiles what a prompt needs that sees otherwise than those before it."""
-        self.programs.compile_read(self._intake.read_as(prompt.visibility, prompt.layout))
+        self.programs.compile_read(self._intake.read_as([(prompt.visibility, prompt.layout)]))
 
     def statistics(self) -> Mapping[str, float]:
         """Counts since the start, and how things stand now."""

@@ -58,10 +58,7 @@ class Intake:
 
     def job(self, request: Request) -> Job:
         prompts = tuple(self._wanted(name) for name in request.prompts)
-        ways = {self.read_as(each.prompt.visibility, each.prompt.layout) for each in prompts}
-        if len(ways) > 1:
-            raise ValueError(f"The prompts of an ensemble must see alike; these see {ways}.")
-        visibility = ways.pop() if ways else "full"
+        visibility = self.read_as([(one.prompt.visibility, one.prompt.layout) for one in prompts])
         shapes, longest = self._programs.shapes, max([len(p.prompt.values) for p in prompts] or [0])
         self._check(request, len(prompts), longest)
         if not self._programs.reads(visibility):
@@ -69,7 +66,8 @@ class Intake:
                 f"This server was not started for prompts with the visibility {visibility!r}: "
                 "start it again, or load the prompt through it."
             )
-        length = fitting(shapes.lengths, len(request.tokens) + longest)
+        room = shapes.prompt_length if self._programs.is_behind(visibility) else longest
+        length = fitting(shapes.lengths, len(request.tokens) + room)
         if isinstance(request, Generate):
             return Job(request, Kind(length, visibility, None), prompts)
         labels = label_tokens(request.labels, self._vocabulary)
@@ -85,10 +83,22 @@ class Intake:
         version = self._library.version(name)  # before the values: these may be newer, not older
         return Wanted(name, version, self._library.get(name))
 
-    def read_as(self, visibility: str, layout: str = "prefix") -> str:
-        """Which program reads a prompt: in a causal model no position sees what comes after it."""
-        seen = self._model.config.visibility_in([layout], visibility)
-        return "full" if self._model.config.continues_inputs else seen
+    def read_as(self, prompts: Sequence[tuple[str, str]]) -> str:
+        """Which program reads a text with prompts of such (visibility, layout); () is without any.
+
+        In a causal model no position sees what comes after it, and prompts that all stand in front
+        went through the layers before.
+
+        Raises:
+          ValueError: they see differently.
+        """
+        config, layouts = self._model.config, [layout for _, layout in prompts]
+        ways = {config.visibility_in(layouts, visibility) for visibility, _ in prompts}
+        if config.continues_inputs:
+            ways = {way if self._programs.is_behind(way) else "full" for way in ways}
+        if len(ways) > 1:
+            raise ValueError(f"The prompts of an ensemble must see alike; these see {ways}.")
+        return ways.pop() if ways else self._programs.plain
 
     def _check(self, request: Request, members: int, prompt_length: int) -> None:
         shapes, limits = self._programs.shapes, self._limits

@@ -1,6 +1,6 @@
 """What the server runs on its devices: some programs, compiled at the start for all their shapes.
 
-    write   prompts into the bank                                       whenever one is asked for
+    write   prompts into the bank, and what texts behind them see of them  whenever one is asked for
     read    texts with their prompts, through the encoder (or the prefill)
     place   what was read into slots of the table that decodes
     step    the next token of every slot
@@ -29,9 +29,10 @@ from jaxtyping import Float, Int
 from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.family import front_family_of
 from prompt_tuning_jax.serving import axes, steps
 from prompt_tuning_jax.serving.choosing import Wishes
-from prompt_tuning_jax.serving.steps import Inputs, Next, Rows, Standing, TableAxes
+from prompt_tuning_jax.serving.steps import Behind, Inputs, Next, Rows, Standing, TableAxes
 
 
 class Shapes(NamedTuple):
@@ -58,11 +59,18 @@ class Shapes(NamedTuple):
     prompt_length: int
 
 
+# How prompts see that stand in front of their text and see nothing of it. Where a family keeps what
+# the text sees of them, `read` has nothing to do for them.
+IN_FRONT = "isolated"
+NOWHERE = np.iinfo(np.int32).max
+
+
 class Programs:
     """The programs of one model, and the state that they work on: the bank and the table of slots.
 
     Attributes:
       compiled: how many programs there are.
+      plain: how texts without a prompt are read.
     """
 
     def __init__(self, model: FrozenModel, shapes: Shapes, how: GenerationSettings):
@@ -71,6 +79,8 @@ class Programs:
         self._found: dict[tuple, Callable] = {}
         self._shapes_read: dict[tuple[int, int], Any] = {}
         self._home = None if model.mesh is None else sharding.replicated(model.mesh)
+        self._front = front_family_of(model.config)
+        self.plain = "full" if self._front is None else IN_FRONT
         self._axes = self._find_axes()
         self.reset()
 
@@ -83,6 +93,7 @@ class Programs:
         shapes = self.shapes
         size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
         self._bank = self._at_home(jnp.zeros(size, jnp.float32))
+        self._fronts = self._at_home(self._no_fronts())
         self._is_spoilt = False
         if self._found:
             self._make_table()
@@ -90,7 +101,9 @@ class Programs:
     @property
     def is_whole(self) -> bool:
         """Whether the state is there: a program that fails may have taken it with it."""
-        state = jax.tree.leaves((self._bank, self._table, self._cache, self._standing))
+        state = jax.tree.leaves(
+            (self._bank, self._fronts, self._table, self._cache, self._standing)
+        )
         return not (self._is_spoilt or any(leaf.is_deleted() for leaf in state))
 
     # ---- running -------------------------------------------------------------------------------
@@ -101,14 +114,26 @@ class Programs:
         for start in range(0, len(places), at_once):
             some = slice(start, start + at_once)
             missing = at_once - len(places[some])
-            ids = np.pad(places[some], (0, missing), constant_values=self.shapes.prompts)
+            ids = np.pad(places[some], (0, missing), constant_values=NOWHERE)
             filled = np.pad(values[some], ((0, missing), (0, 0), (0, 0)))
-            self._bank = self._found["write", at_once](self._bank, filled, ids)
+            state = self.model.params, self._bank, self._fronts
+            self._bank, self._fronts = self._found["write", at_once](*state, filled, ids)
 
-    def read(self, rows: Rows, visibility: str) -> Inputs:
-        """Reads texts whose prompts see so (`reads` says how that is called)."""
-        program = self._found["read", *rows.tokens.shape, visibility]
-        return program(self.model.params, self._bank, rows)
+    def is_behind(self, visibility: str) -> bool:
+        """Whether prompts that see so went through the layers before, and need no room in rows."""
+        return self._front is not None and visibility == IN_FRONT
+
+    def read(self, rows: Rows | Behind, visibility: str) -> Inputs:
+        """Reads texts whose prompts see so (`reads` says how that is called).
+
+        Args:
+          rows: `Behind`, where `is_behind`.
+        """
+        texts, length = rows.tokens.shape
+        if isinstance(rows, Behind):
+            length += self.shapes.prompt_length
+        prompts = self._fronts if isinstance(rows, Behind) else self._bank
+        return self._found["read", texts, length, visibility](self.model.params, prompts, rows)
 
     def place(self, inputs: Inputs, slots: Int[np.ndarray, " B"]) -> None:
         """Puts texts that were read into slots; one that there is not is for no text."""
@@ -164,14 +189,19 @@ class Programs:
 
     def compile(self, visibilities: Iterable[str]) -> None:
         """All programs, and slots; prompts that see otherwise need `compile_read` first."""
-        self.compile_read("full", *visibilities)
+        self.compile_read(self.plain, *visibilities)
         self._make_table()
         self._compile(self._sizes())
 
     def compile_read(self, *visibilities: str) -> None:
         """What reads texts whose prompts see so. Others may read meanwhile."""
         sizes = itertools.product(self.shapes.texts, self.shapes.lengths, visibilities)
-        self._compile(("read", each) for each in sizes)
+        room = self.shapes.prompt_length
+        self._compile(
+            ("read", (texts, length, visibility))
+            for texts, length, visibility in sizes
+            if length > room or not self.is_behind(visibility)
+        )
 
     def reads(self, visibility: str) -> bool:
         """Whether there is a program for prompts that see so."""
@@ -203,16 +233,25 @@ class Programs:
 
     def _write(self, count: int):
         values = np.zeros((count, *self._bank.shape[1:]), np.float32)
-
-        def write(bank, values, places):
-            return bank.at[places].set(values, mode="drop")
-
-        return write, (self._bank, values, np.zeros(count, np.int32)), (0,)
+        write = functools.partial(steps.write, self.model.config, self._of_fronts)
+        state = self.model.params, self._bank, self._fronts
+        return write, (*state, values, np.zeros(count, np.int32)), (1, 2)
 
     def _read(self, texts: int, length: int, visibility: str):
+        if self.is_behind(visibility):
+            return self._read_behind(texts, length)
         config = dataclasses.replace(self.model.config, prompt_visibility=visibility)
         rows = steps.blank(config, texts, length)
         return functools.partial(steps.read, config), (self.model.params, self._bank, rows), ()
+
+    def _read_behind(self, texts: int, length: int):
+        config, room = self.model.config, self.shapes.prompt_length
+
+        def read(params, fronts, rows):
+            return steps.read_behind(config, params, fronts, room, rows)
+
+        rows = steps.blank_behind(config, texts, length - room)
+        return read, (self.model.params, self._fronts, rows), ()
 
     def _place(self, texts: int, length: int):
         place = functools.partial(steps.place, self.model.config, self.how, self._axes)
@@ -246,14 +285,40 @@ class Programs:
         """Empty slots: each holds a text of padding alone."""
         longest, count = self.shapes.lengths[-1], self.shapes.slots[-1]
         few = self.shapes.texts[0]
-        rows = steps.blank(self.model.config, few, longest)
-        self._padding = axes.first(self.read(rows, "full"), self._axes.inputs, 1)
+        if self.is_behind(self.plain):
+            room = self.shapes.prompt_length
+            rows = steps.blank_behind(self.model.config, few, longest - room)
+        else:
+            rows = steps.blank(self.model.config, few, longest)
+        self._padding = axes.first(self.read(rows, self.plain), self._axes.inputs, 1)
         fresh = steps.fresh_cache(self.model.config, self.how, self.model.params, self._padding)
         table = axes.table_of(self._padding, self._axes.inputs, count)
         cache = axes.table_of(fresh, self._axes.cache, count)
         standing = Standing(*[jnp.zeros(count, jnp.int32)] * 2)
         state = table, cache, standing
         self._table, self._cache, self._standing = map(self._at_home, state)
+
+    def _no_fronts(self) -> Any:
+        """Room for what texts see of the prompts in the bank, and nothing for those without one."""
+        if self._front is None:
+            return None
+        shapes = self._fronts_of(self.shapes.prompts + 1)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def _fronts_of(self, prompts: int) -> Any:
+        """Shapes."""
+        config = self.model.config
+        values = jax.ShapeDtypeStruct(
+            (prompts, self.shapes.prompt_length, config.emb_dim), jnp.float32
+        )
+        in_front = functools.partial(self._front.in_front, config)
+        return jax.eval_shape(in_front, self.model.params, values)
+
+    @property
+    def _of_fronts(self) -> Any:
+        if self._front is None:
+            return None
+        return axes.that_grow(self._fronts_of(2), self._fronts_of(3))
 
     def _at_home(self, tree: Any) -> Any:
         return tree if self._home is None else jax.device_put(tree, self._home)

@@ -11,7 +11,7 @@ from prompt_tuning_jax.serving.intake import fitting
 from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Event, Failed, NotFinite, Ranked, Request
 from prompt_tuning_jax.serving.slots import Slots
-from prompt_tuning_jax.serving.steps import Inputs, Rows
+from prompt_tuning_jax.serving.steps import Behind, Inputs, Rows
 from prompt_tuning_jax.serving.waiting import Job
 
 
@@ -33,13 +33,16 @@ class Reader:
         self._place(batch, inputs, size)
         return size, iter(())
 
-    def _laid_out(self, batch: Sequence[Job], size: int) -> Rows:
+    def _laid_out(self, batch: Sequence[Job], size: int) -> Rows | Behind:
         """The texts of a batch, each once for each of its prompts, with room for these."""
+        kind, shapes = batch[0].kind, self._programs.shapes
+        is_behind = self._programs.is_behind(kind.visibility)
+        config, length = self._programs.model.config, kind.length
+        length -= shapes.prompt_length if is_behind else 0
         wanted = [one for job in batch for one in job.prompts]
         places = iter(self.bank.places_of(wanted, self._programs.write) if wanted else ())
-        config = self._programs.model.config
-        tokens = np.full((size, batch[0].kind.length), config.pad_id, np.int32)
-        lengths, ids = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        tokens = np.full((size, length), config.pad_id, np.int32)
+        lengths, ids = np.zeros(size, np.int32), np.full(size, shapes.prompts, np.int32)
         layouts, row = ["prefix"] * size, 0
         for job in batch:
             for one in job.prompts or (None,):
@@ -48,8 +51,11 @@ class Reader:
                     lengths[row], layouts[row] = len(one.prompt.values), one.prompt.layout
                     ids[row] = next(places)
                 row += 1
+        if is_behind:
+            return Behind(tokens, lengths, ids)
         # The rows are long enough already: no room is to be added.
         tokens, positions = place_prompts(tokens, lengths, layouts, 0, config.eos_id, config.pad_id)
+        ids = np.where(lengths > 0, ids, 0).astype(np.int32)
         return Rows(tokens.astype(np.int32), positions.astype(np.int32), ids)
 
     def _place(self, batch: Sequence[Job], inputs: Inputs, size: int) -> None:

@@ -35,13 +35,14 @@ def engine_of(config: ServeConfig) -> Engine:
     words = None if config.vocabulary is None else Path(config.vocabulary)
     model = load_model(config.model, config.model_dtype, vocabulary=words, mesh=mesh)
     library = library_of(config, model)
-    return Engine(model, library, shapes_of(config), config.max_labels, config.max_waiting)
+    shapes = shapes_of(config, is_causal=model.config.continues_inputs)
+    return Engine(model, library, shapes, config.max_labels, config.max_waiting)
 
 
-def visibilities(library: PromptLibrary) -> set[str]:
-    """What its prompts see, of which each kind is compiled for."""
-    kinds = {library.describe(name).visibility for name in library.names()}
-    return {kind for kind in kinds if kind is not None}
+def kinds_of(library: PromptLibrary) -> set[tuple[str, str]]:
+    """What its prompts see, and where they stand: each kind is compiled for."""
+    each = [library.describe(name) for name in library.names()]
+    return {(one.visibility, one.layout) for one in each if one.visibility and one.layout}
 
 
 def http_settings(config: ServeConfig) -> HttpSettings:
@@ -84,12 +85,17 @@ def token_of(config: ServeConfig) -> str | None:
     return token
 
 
-def shapes_of(config: ServeConfig) -> Shapes:
-    """The shapes that the server compiles its programs for."""
+def shapes_of(config: ServeConfig, is_causal: bool = False) -> Shapes:
+    """The shapes that the server compiles its programs for.
+
+    A causal model reads texts behind their prompts: few lengths of these, with room for a prompt.
+    """
+    room = config.max_prompt_length if is_causal else 0
     longest = config.max_input_length + config.max_prompt_length
+    lengths = {*_few(32, 2, longest - room)[:3], longest - room}
     return Shapes(
         texts=tuple(sorted({1, *_few(2, 4, config.batch_size)[-2:]})),
-        lengths=tuple(sorted({*_few(32, 2, longest)[:3], longest})),
+        lengths=tuple(room + length for length in sorted(lengths)),
         slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
         max_tokens=config.max_length,
         labels=2,  # of most tasks all there are; more are scored two at a time

@@ -24,7 +24,7 @@ from prompt_tuning_jax.decoding.generation import (
     own_tokens,
 )
 from prompt_tuning_jax.decoding.options import GenerationSettings
-from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.models.family import NetworkConfig, family_of, front_family_of
 from prompt_tuning_jax.params import with_prompt
 from prompt_tuning_jax.serving import axes
 from prompt_tuning_jax.serving.choosing import Wishes, choose, likeliest, mean_of_groups
@@ -37,6 +37,14 @@ class Rows(NamedTuple):
 
     tokens: Int[AnyArray, "B S"]
     prompt_positions: Int[AnyArray, "B S"]
+    prompt_ids: Int[AnyArray, " B"]
+
+
+class Behind(NamedTuple):
+    """Texts behind prompts that went through the layers before; a length of 0 is no prompt."""
+
+    tokens: Int[AnyArray, "B T"]
+    prompt_lengths: Int[AnyArray, " B"]
     prompt_ids: Int[AnyArray, " B"]
 
 
@@ -77,6 +85,12 @@ def blank(config: NetworkConfig, texts: int, length: int) -> Rows:
     return Rows(tokens, np.full_like(tokens, -1), np.zeros(texts, np.int32))
 
 
+def blank_behind(config: NetworkConfig, texts: int, length: int) -> Behind:
+    """Rows of padding alone, behind no prompt."""
+    tokens = np.full((texts, length), config.pad_id, np.int32)
+    return Behind(tokens, *[np.zeros(texts, np.int32)] * 2)
+
+
 def read(
     config: NetworkConfig, params: Mapping[str, Any], bank: Float[Array, "N P D"], rows: Rows
 ) -> Inputs:
@@ -88,6 +102,45 @@ def read(
     network, tokens, places = family.bind(config, params, batch, "prefix")
     own = own_tokens(tokens, rows.prompt_positions, config.pad_id)
     return Inputs(family.read(network, params, tokens, places), own)
+
+
+def read_behind(
+    config: NetworkConfig, params: Mapping[str, Any], fronts: Any, longest: int, rows: Behind
+) -> Inputs:
+    """The same of texts behind some of N prompts, of which `fronts` is what they see.
+
+    Args:
+      longest: P, for which there is room in what is read.
+    """
+    family, batch = family_of(config), {"encoder_input_tokens": jnp.asarray(rows.tokens)}
+    network, tokens, places = family.bind(config, params, batch, "prefix")
+    front = fronts, jnp.asarray(rows.prompt_ids), jnp.asarray(rows.prompt_lengths)
+    read = family.read(network, params, tokens, {**places, "front": front})
+    own = own_tokens(tokens, None, config.pad_id)
+    return Inputs(read, tuple(jnp.pad(x, ((0, 0), (0, longest))) for x in own))
+
+
+def write(
+    config: NetworkConfig,
+    of_fronts: Any,
+    params: Mapping[str, Any],
+    bank: Float[Array, "N P D"],
+    fronts: Any,
+    values: Float[AnyArray, "n P D"],
+    places: Int[AnyArray, " n"],
+) -> tuple[Float[Array, "N P D"], Any]:
+    """The bank with prompts at some places, and what texts behind these see; None stays None.
+
+    Args:
+      of_fronts: which axis of `fronts` is the prompts'.
+      places: one that there is not is for no prompt.
+    """
+    bank = bank.at[places].set(values, mode="drop")
+    if (family := front_family_of(config)) is None:
+        return bank, None
+    new = family.in_front(config, params, jnp.asarray(values))
+    nowhere = jax.tree.map(lambda _: axes.NONE, of_fronts)
+    return bank, axes.put(fronts, new, new, of_fronts, nowhere, places)
 
 
 def fresh_cache(

@@ -26,8 +26,8 @@ from prompt_tuning_jax.serving.set_up import (
     TOKEN,
     engine_of,
     http_settings,
+    kinds_of,
     token_of,
-    visibilities,
 )
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.serve_config import ServeConfig
@@ -65,7 +65,7 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
         if config.prompts is not None:
             _say_what_is_left_out(library)
         _say(f"{config.model}: {len(library.names())} prompts; compiling what will run ...")
-        seconds = engine.start(visibilities(library))
+        seconds = engine.start(kinds_of(library))
         _say(f"{engine.programs.compiled} programs ready after {seconds:.0f} s.")
         try:
             name = next(iter(library.names()), BASE)

@@ -43,6 +43,7 @@ __all__ = [
     "decode",
     "depth",
     "embedding_scale",
+    "in_front",
     "read",
     "scanned",
 ]
@@ -78,9 +79,8 @@ def apply(
     _, tokens_BxS, places = bind(config, params, batch, layout)
     drop_front, drop_rows = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
     before = _front(config, params, places, drop_front)
-    first = network.prefix_length(config, params) + _length(before)
-    row = rows.of_batch(tokens_BxS, places, batch, config.pad_id, first)
-    network.check_length(config, first + row.tokens.shape[1])
+    row = rows.of_batch(tokens_BxS, places, batch, config.pad_id, _first(config, params, before))
+    _check_length(config, params, before, row.tokens.shape[1])
     x_BxRxD = _embedded(config, params, row, before)
     x_BxLxD, _ = network.through(
         config,
@@ -121,9 +121,8 @@ def read(
     """Prompt and text through the layers."""
     config = net.config
     before = _front(config, params, places)
-    first = network.prefix_length(config, params) + _length(before)
-    text = rows.of_texts(tokens, places, config.pad_id, first)
-    network.check_length(config, first + tokens.shape[1])
+    text = rows.of_texts(tokens, places, config.pad_id, _first(config, params, before))
+    _check_length(config, params, before, tokens.shape[1])
     x_Bx1xD, of_text = network.through(
         config,
         params,
@@ -139,6 +138,13 @@ def read(
         block = _in_one_block(before, block)
     logits_Bx1xV = network.to_logits(config, params, x_Bx1xD)
     return Read(block, text.queries.positions[:, -1:], logits_Bx1xV)
+
+
+def in_front(
+    config: CausalConfig, params: Mapping[str, Any], prompts: Float[Array, "N P D"]
+) -> Any:
+    """The keys and values of each prompt's rows in front of any text: no row of a text is seen."""
+    return front.through(config, params, prompts, jnp.arange(len(prompts))).layers
 
 
 def decode(
@@ -205,14 +211,26 @@ def _front(
     dropout_rng: Array | None = None,
 ) -> front.Front | None:
     """The prompt, where it stands in front of the rows; None where it is in them, or nowhere."""
+    if (of_rows := places.get("front")) is not None:
+        return front.kept(config, params, front.Kept(*of_rows))
     prompt = prompt_of(params)
     if prompt is None or places.get("prompt_positions") is not None:
         return None
     return front.through(config, params, prompt, places.get("prompt_ids"), dropout_rng)
 
 
-def _length(before: front.Front | None) -> int:
-    return 0 if before is None else before.places.positions.shape[1]
+def _first(
+    config: CausalConfig, params: Mapping[str, Any], before: front.Front | None
+) -> int | Int[Array, "B 1"]:
+    """The position of a row's first token."""
+    return network.prefix_length(config, params) if before is None else before.end
+
+
+def _check_length(
+    config: CausalConfig, params: Mapping[str, Any], before: front.Front | None, length: int
+) -> None:
+    prompt = 0 if before is None else before.length
+    network.check_length(config, network.prefix_length(config, params) + prompt + length)
 
 
 def _embedded(
@@ -273,7 +291,7 @@ def _in_one_block(before: front.Front, text: Block) -> Block:
         kv = jax.vmap(joined)(before.layers, text.kv)
     else:
         kv = tuple(joined(*pair) for pair in zip(before.layers, text.kv, strict=True))
-    prompt = jnp.broadcast_to(before.places.positions, (rows, _length(before)))
+    prompt = jnp.broadcast_to(before.places.positions, (rows, before.length))
     return Block(kv, Places(jnp.concatenate([prompt, text.places.positions], axis=1)))
 
 

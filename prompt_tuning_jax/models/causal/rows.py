@@ -42,7 +42,7 @@ def of_batch(
     places: Mapping[str, Any],
     batch: Mapping[str, Any],
     pad_id: int,
-    first: int,
+    first: int | Int[Array, "B 1"],
 ) -> Rows:
     """Texts and targets joined; a start token is no position of a row.
 
@@ -82,11 +82,14 @@ def of_batch(
 
 
 def of_texts(
-    tokens_BxS: Int[Array, "B S"], places: Mapping[str, Any], pad_id: int, first: int
+    tokens_BxS: Int[Array, "B S"],
+    places: Mapping[str, Any],
+    pad_id: int,
+    first: int | Int[Array, "B 1"],
 ) -> Rows:
     """Texts alone, whose last token is what predicts the first target, [B, 1]."""
     is_text_BxS = attended(tokens_BxS, places.get("prompt_positions"), pad_id)
-    where = {name: x for name, x in places.items() if x is not None}
+    where = {name: x for name, x in places.items() if x is not None and name != "front"}
     order_BxS = _order(is_text_BxS, None)
     rows = _in_order(order_BxS, tokens_BxS, where, is_text_BxS, None, first)
     count_Bx1 = jnp.sum(is_text_BxS, axis=1, keepdims=True, dtype=jnp.int32)
@@ -108,7 +111,7 @@ def _in_order(
     prompt: Mapping[str, Any],
     is_token_BxA: Bool[Array, "B A"],
     segments_BxA: Int[Array, "B A"] | None,
-    first: int,
+    first: int | Int[Array, "B 1"],
 ) -> Rows:
     def moved(x):
         return jnp.take_along_axis(x, order_BxR, axis=1)
