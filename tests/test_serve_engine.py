@@ -82,8 +82,8 @@ def test_generated_texts_are_those_of_each_alone(engine):
         assert end == Finished("stop" if has_ended else "length")
 
 
-def test_a_causal_model_reads_texts_behind_prompts_in_front(engine, monkeypatch):
-    """These went through the layers as they came to the devices; elsewhere they are in the rows."""
+def test_texts_are_read_behind_prompts_that_see_nothing_of_them(engine, monkeypatch):
+    """These went through the layers as they came to the devices; others are in the rows."""
     is_causal, read, seen = engine.model.config.continues_inputs, engine.programs.read, []
 
     def noted(rows, visibility):
@@ -91,12 +91,12 @@ def test_a_causal_model_reads_texts_behind_prompts_in_front(engine, monkeypatch)
         return read(rows, visibility)
 
     monkeypatch.setattr(engine.programs, "read", noted)
-    for prompts in ((), ("p1",), ("p0", "p5"), ("p2",), ("p2", "p0"), ("p3",)):
+    for prompts in ((), ("p1",), ("p0", "p5"), ("p4",), ("p2",), ("p2", "p0"), ("p3",)):
         assert generate(engine, TEXTS[0], prompts, max_tokens=1)[0].tokens()
-    assert [kind for kind, _ in seen] == ["Behind" if is_causal else "Rows"] * 3 + ["Rows"] * 3
-    if is_causal:
-        rooms = {length + SHAPES.prompt_length for kind, length in seen if kind == "Behind"}
-        assert rooms <= set(SHAPES.lengths)
+    first = "Behind" if is_causal else "Rows"
+    assert [kind for kind, _ in seen] == [first] * 3 + ["Behind"] + ["Rows"] * 3
+    rooms = {length + SHAPES.prompt_length for kind, length in seen if kind == "Behind"}
+    assert rooms <= set(SHAPES.lengths)
 
 
 def test_labels_are_ranked_as_for_each_alone(engine):

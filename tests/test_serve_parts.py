@@ -9,7 +9,7 @@ from prompt_tuning_jax import TunedPrompt
 from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.decoding.text import row_keys
 from prompt_tuning_jax.serving import axes
-from prompt_tuning_jax.serving.bank import Bank, Wanted
+from prompt_tuning_jax.serving.bank import NOWHERE, Bank, Wanted, padded
 from prompt_tuning_jax.serving.choosing import (
     MOST_TOLD,
     Wishes,
@@ -131,18 +131,18 @@ def prompt(value):
 
 
 def test_the_least_recently_used_prompt_leaves():
-    array = np.zeros((2, 4, 3))
+    array = np.zeros((2, 2, 3))
     written = []
 
-    def write(values, places):
-        array[places] = values
+    def write(prompts, places):
+        array[places] = [one.values for one in prompts]
         written.extend(places.tolist())
 
     def held(*names):
         wanted = [Wanted(name, 0, prompt(ord(name))) for name in names]
         return [array[place, 0, 0] for place in bank.places_of(wanted, write)]
 
-    bank = Bank(2, 4)
+    bank = Bank(2)
     assert held("a", "b", "a") == [97, 98, 97]
     assert len(written) == 2
     assert held("a") == [97]
@@ -153,11 +153,22 @@ def test_the_least_recently_used_prompt_leaves():
     assert held("b", "a") == [98, 97]
     with pytest.raises(ValueError, match="3 prompts at once"):
         held("a", "b", "c")
-    assert (array[:, 2:] == 0).all()  # a prompt is shorter than its place
     other = bank.places_of([Wanted("a", 1, prompt(5))], write)
     assert array[other[0], 0, 0] == 5  # another version is another prompt
     bank.clear()
     assert len(bank) == 0
+
+
+def test_prompts_are_written_a_few_at_once():
+    """What is shorter is padded, and what is missing has no place."""
+    prompts = [TunedPrompt(np.full((n, 3), float(n))) for n in (2, 1, 4)]
+    (first, lengths, places), (last, *rest) = padded(prompts, np.array([5, 0, 7]), 2, 4)
+    assert first.shape == last.shape == (2, 4, 3)
+    assert (lengths.tolist(), places.tolist()) == ([2, 1], [5, 0])
+    assert first[0, :, 0].tolist() == [2, 2, 0, 0]
+    assert last[0, :, 0].tolist() == [4] * 4
+    assert [x.tolist() for x in rest] == [[4, 0], [7, NOWHERE]]
+    assert not last[1].any()
 
 
 # ---- the queue -----------------------------------------------------------------------------------

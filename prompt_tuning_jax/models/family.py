@@ -172,18 +172,26 @@ class Family(Protocol):
 
 @runtime_checkable
 class FrontFamily(Family, Protocol):
-    """A family whose prompts may stand in front of texts of which they see nothing.
+    """A family in which prompts may stand in front of texts of which they see nothing.
 
     What its `read` takes among `places` as "front" stands for a prompt in `params`: what `in_front`
     gave of N prompts, which of these each row has [B], and how long that is [B], 0 for none.
     """
 
+    def has_front(self, config: NetworkConfig) -> bool:
+        """Whether this is so in a model of that config."""
+
     def in_front(
-        self, config: NetworkConfig, params: Mapping[str, Any], prompts: Float[Array, "N P D"]
+        self,
+        config: NetworkConfig,
+        params: Mapping[str, Any],
+        prompts: Float[Array, "N P D"],
+        lengths: Int[Array, " N"],
     ) -> Any:
         """What any text behind each prompt sees of it: arrays, with the prompts along one axis.
 
-        A prompt that is shorter than P has anything finite as its last rows.
+        Args:
+          prompts: isolated ones; those that are shorter than P have anything finite as last rows.
         """
 
 
@@ -212,7 +220,7 @@ def family_of(config: NetworkConfig) -> Family:
 def front_family_of(config: NetworkConfig) -> FrontFamily | None:
     """The family that a config is of, if what it makes of prompts in front can be kept."""
     family = family_of(config)
-    return family if isinstance(family, FrontFamily) else None
+    return family if isinstance(family, FrontFamily) and family.has_front(config) else None
 
 
 def start_decoding(

@@ -1,7 +1,7 @@
 """The prompts on the devices: as many as there is room for; the least recently used leaves."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
-Write = Callable[[Float[np.ndarray, "n P D"], Int[np.ndarray, " n"]], None]
+NOWHERE = np.iinfo(np.int32).max  # a place that there is not
+Write = Callable[[Sequence[TunedPrompt], Int[np.ndarray, " n"]], None]
 
 
 class Wanted(NamedTuple):
@@ -27,8 +28,7 @@ class Bank:
     only what was read.
     """
 
-    def __init__(self, places: int, length: int):
-        self._length = length
+    def __init__(self, places: int):
         self._places = places
         self._held: OrderedDict[tuple[str, int], int] = OrderedDict()  # the oldest use first
 
@@ -39,7 +39,7 @@ class Bank:
         """Where each prompt is, all of them at once.
 
         Args:
-          write: puts the values of those that were missing at their places.
+          write: puts those that were missing at their places.
 
         Raises:
           ValueError: there are more different prompts than places.
@@ -54,7 +54,7 @@ class Bank:
         missing = {key: one for key, one in prompts.items() if key not in self._held}
         if missing:
             places = self._free(len(missing))
-            write(self._values(list(missing.values())), np.array(places, np.int32))
+            write(list(missing.values()), np.array(places, np.int32))
             self._held.update(zip(missing, places, strict=True))
         keys = ((one.name, one.version) for one in wanted)
         return np.array([self._held[key] for key in keys], np.int32)
@@ -71,8 +71,17 @@ class Bank:
             free.append(place)
         return free
 
-    def _values(self, prompts: Sequence[TunedPrompt]) -> Float[np.ndarray, "n P D"]:
-        values = np.zeros((len(prompts), self._length, prompts[0].shape[1]), np.float32)
-        for row, prompt in zip(values, prompts, strict=True):
-            row[: len(prompt.values)] = prompt.values
-        return values
+
+def padded(
+    prompts: Sequence[TunedPrompt], places: Int[np.ndarray, " n"], count: int, length: int
+) -> Iterator[tuple[Float[np.ndarray, "n P D"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
+    """`count` prompts at a time as arrays: values of `length` P, their own lengths, and places."""
+    for start in range(0, len(prompts), count):
+        some = prompts[start : start + count]
+        values = np.zeros((count, length, some[0].shape[1]), np.float32)
+        lengths, where = np.zeros(count, np.int32), np.full(count, NOWHERE, np.int32)
+        where[: len(some)] = places[start : start + count]
+        for row, prompt in enumerate(some):
+            lengths[row] = len(prompt.values)
+            values[row, : lengths[row]] = prompt.values
+        yield values, lengths, where

@@ -167,7 +167,7 @@ class Engine:
             "waiting": len(self._waiting),
             "slots": slots,
             "slots_busy": slots - self._slots.free,
-            "prompts_on_device": len(self._reader.bank),
+            "prompts_on_device": self._reader.prompts,
             "programs": self.programs.compiled,
         }
 
@@ -217,7 +217,7 @@ class Engine:
                 lost |= dict.fromkeys(text.request for text in self._slots.texts)
                 self._started.clear()
                 self.programs.reset()
-                self._reader.bank.clear()
+                self._reader.forget()
             for text in [text for text in self._slots.texts if text.request in lost]:
                 self._slots.leave(text)
             for request in lost:

@@ -1,6 +1,7 @@
 """What the server runs on its devices: some programs, compiled at the start for all their shapes.
 
-    write   prompts into the bank, and what texts behind them see of them  whenever one is asked for
+    write   prompts into the bank                                       whenever one is asked for
+    keep    what texts see of prompts that see nothing of them          the same
     read    texts with their prompts, through the encoder (or the prefill)
     place   what was read into slots of the table that decodes
     step    the next token of every slot
@@ -31,8 +32,10 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.family import front_family_of
 from prompt_tuning_jax.serving import axes, steps
+from prompt_tuning_jax.serving.bank import padded
 from prompt_tuning_jax.serving.choosing import Wishes
 from prompt_tuning_jax.serving.steps import Behind, Inputs, Next, Rows, Standing, TableAxes
+from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
 class Shapes(NamedTuple):
@@ -62,7 +65,6 @@ class Shapes(NamedTuple):
 # How prompts see that stand in front of their text and see nothing of it. Where a family keeps what
 # the text sees of them, `read` has nothing to do for them.
 IN_FRONT = "isolated"
-NOWHERE = np.iinfo(np.int32).max
 
 
 class Programs:
@@ -80,7 +82,7 @@ class Programs:
         self._shapes_read: dict[tuple[int, int], Any] = {}
         self._home = None if model.mesh is None else sharding.replicated(model.mesh)
         self._front = front_family_of(model.config)
-        self.plain = "full" if self._front is None else IN_FRONT
+        self.plain = IN_FRONT if model.config.continues_inputs else "full"
         self._axes = self._find_axes()
         self.reset()
 
@@ -93,7 +95,8 @@ class Programs:
         shapes = self.shapes
         size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
         self._bank = self._at_home(jnp.zeros(size, jnp.float32))
-        self._fronts = self._at_home(self._no_fronts())
+        keeps = any(name == "keep" for name, *_ in self._found)
+        self._fronts = self._no_fronts() if keeps else None
         self._is_spoilt = False
         if self._found:
             self._make_table()
@@ -108,16 +111,21 @@ class Programs:
 
     # ---- running -------------------------------------------------------------------------------
 
-    def write(self, values: Float[np.ndarray, "n P D"], places: Int[np.ndarray, " n"]) -> None:
-        """Puts prompts into places of the bank; P is that of the longest there may be."""
-        at_once = self.shapes.texts[-1]
-        for start in range(0, len(places), at_once):
-            some = slice(start, start + at_once)
-            missing = at_once - len(places[some])
-            ids = np.pad(places[some], (0, missing), constant_values=NOWHERE)
-            filled = np.pad(values[some], ((0, missing), (0, 0), (0, 0)))
-            state = self.model.params, self._bank, self._fronts
-            self._bank, self._fronts = self._found["write", at_once](*state, filled, ids)
+    def write(self, prompts: Sequence[TunedPrompt], places: Int[np.ndarray, " n"]) -> None:
+        """Puts prompts into places of the bank."""
+        for values, _, some in padded(prompts, places, *self._prompts_at_once):
+            self._bank = self._found["write", len(some)](self._bank, values, some)
+
+    def keep(self, prompts: Sequence[TunedPrompt], places: Int[np.ndarray, " n"]) -> None:
+        """Puts prompts through the layers, for texts behind them."""
+        for given in padded(prompts, places, *self._prompts_at_once):
+            program = self._found["keep", len(given[-1])]
+            self._fronts = program(self.model.params, self._fronts, *given)
+
+    @property
+    def _prompts_at_once(self) -> tuple[int, int]:
+        """n and P, of what is written."""
+        return self.shapes.texts[-1], self.shapes.prompt_length
 
     def is_behind(self, visibility: str) -> bool:
         """Whether prompts that see so went through the layers before, and need no room in rows."""
@@ -197,6 +205,9 @@ class Programs:
         """What reads texts whose prompts see so. Others may read meanwhile."""
         sizes = itertools.product(self.shapes.texts, self.shapes.lengths, visibilities)
         room = self.shapes.prompt_length
+        if self._fronts is None and any(map(self.is_behind, visibilities)):
+            self._fronts = self._no_fronts()
+            self._compile([("keep", (self.shapes.texts[-1],))])
         self._compile(
             ("read", (texts, length, visibility))
             for texts, length, visibility in sizes
@@ -233,25 +244,32 @@ class Programs:
 
     def _write(self, count: int):
         values = np.zeros((count, *self._bank.shape[1:]), np.float32)
-        write = functools.partial(steps.write, self.model.config, self._of_fronts)
-        state = self.model.params, self._bank, self._fronts
-        return write, (*state, values, np.zeros(count, np.int32)), (1, 2)
+
+        def write(bank, values, places):
+            return bank.at[places].set(values, mode="drop")
+
+        return write, (self._bank, values, np.zeros(count, np.int32)), (0,)
+
+    def _keep(self, count: int):
+        of_fronts = axes.that_grow(self._fronts_of(2), self._fronts_of(3))
+        keep = functools.partial(steps.keep, self.model.config, of_fronts)
+        values = np.zeros((count, *self._bank.shape[1:]), np.float32)
+        whole = np.zeros(count, np.int32)
+        return keep, (self.model.params, self._fronts, values, whole, whole), (1,)
 
     def _read(self, texts: int, length: int, visibility: str):
-        if self.is_behind(visibility):
-            return self._read_behind(texts, length)
         config = dataclasses.replace(self.model.config, prompt_visibility=visibility)
-        rows = steps.blank(config, texts, length)
-        return functools.partial(steps.read, config), (self.model.params, self._bank, rows), ()
+        read, prompts = functools.partial(steps.read, config), self._bank
+        if self.is_behind(visibility):
+            read = functools.partial(steps.read_behind, config, self.shapes.prompt_length)
+            prompts = self._fronts
+        return read, (self.model.params, prompts, self._blank(texts, length, visibility)), ()
 
-    def _read_behind(self, texts: int, length: int):
-        config, room = self.model.config, self.shapes.prompt_length
-
-        def read(params, fronts, rows):
-            return steps.read_behind(config, params, fronts, room, rows)
-
-        rows = steps.blank_behind(config, texts, length - room)
-        return read, (self.model.params, self._fronts, rows), ()
+    def _blank(self, texts: int, length: int, visibility: str) -> Rows | Behind:
+        if self.is_behind(visibility):
+            length -= self.shapes.prompt_length
+            return steps.blank_behind(self.model.config, texts, length)
+        return steps.blank(self.model.config, texts, length)
 
     def _place(self, texts: int, length: int):
         place = functools.partial(steps.place, self.model.config, self.how, self._axes)
@@ -284,12 +302,7 @@ class Programs:
     def _make_table(self) -> None:
         """Empty slots: each holds a text of padding alone."""
         longest, count = self.shapes.lengths[-1], self.shapes.slots[-1]
-        few = self.shapes.texts[0]
-        if self.is_behind(self.plain):
-            room = self.shapes.prompt_length
-            rows = steps.blank_behind(self.model.config, few, longest - room)
-        else:
-            rows = steps.blank(self.model.config, few, longest)
+        rows = self._blank(self.shapes.texts[0], longest, self.plain)
         self._padding = axes.first(self.read(rows, self.plain), self._axes.inputs, 1)
         fresh = steps.fresh_cache(self.model.config, self.how, self.model.params, self._padding)
         table = axes.table_of(self._padding, self._axes.inputs, count)
@@ -299,26 +312,13 @@ class Programs:
         self._table, self._cache, self._standing = map(self._at_home, state)
 
     def _no_fronts(self) -> Any:
-        """Room for what texts see of the prompts in the bank, and nothing for those without one."""
-        if self._front is None:
-            return None
+        """Room for what texts see of as many prompts as the bank has, and of none."""
         shapes = self._fronts_of(self.shapes.prompts + 1)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return self._at_home(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def _fronts_of(self, prompts: int) -> Any:
-        """Shapes."""
-        config = self.model.config
-        values = jax.ShapeDtypeStruct(
-            (prompts, self.shapes.prompt_length, config.emb_dim), jnp.float32
-        )
-        in_front = functools.partial(self._front.in_front, config)
-        return jax.eval_shape(in_front, self.model.params, values)
-
-    @property
-    def _of_fronts(self) -> Any:
-        if self._front is None:
-            return None
-        return axes.that_grow(self._fronts_of(2), self._fronts_of(3))
+        of_model = self.model.config, self.model.params
+        return steps.fronts_of(*of_model, prompts, self.shapes.prompt_length)
 
     def _at_home(self, tree: Any) -> Any:
         return tree if self._home is None else jax.device_put(tree, self._home)

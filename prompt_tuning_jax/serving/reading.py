@@ -20,8 +20,17 @@ class Reader:
 
     def __init__(self, programs: Programs, slots: Slots):
         self._programs, self._slots = programs, slots
-        shapes = programs.shapes
-        self.bank = Bank(shapes.prompts, shapes.prompt_length)
+        self._bank, self._kept = (Bank(programs.shapes.prompts) for _ in range(2))
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts are on the devices, in rows of texts or in front of them."""
+        return len(self._bank) + len(self._kept)
+
+    def forget(self) -> None:
+        """Nothing is on the devices any more."""
+        self._bank.clear()
+        self._kept.clear()
 
     def read(self, batch: Sequence[Job]) -> tuple[int, Iterator[tuple[Request, Event]]]:
         """How many rows there was room for, and the answers of those whose labels are ranked."""
@@ -40,7 +49,10 @@ class Reader:
         config, length = self._programs.model.config, kind.length
         length -= shapes.prompt_length if is_behind else 0
         wanted = [one for job in batch for one in job.prompts]
-        places = iter(self.bank.places_of(wanted, self._programs.write) if wanted else ())
+        bank, write = self._bank, self._programs.write
+        if is_behind:
+            bank, write = self._kept, self._programs.keep
+        places = iter(bank.places_of(wanted, write) if wanted else ())
         tokens = np.full((size, length), config.pad_id, np.int32)
         lengths, ids = np.zeros(size, np.int32), np.full(size, shapes.prompts, np.int32)
         layouts, row = ["prefix"] * size, 0

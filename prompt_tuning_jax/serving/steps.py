@@ -105,7 +105,7 @@ def read(
 
 
 def read_behind(
-    config: NetworkConfig, params: Mapping[str, Any], fronts: Any, longest: int, rows: Behind
+    config: NetworkConfig, longest: int, params: Mapping[str, Any], fronts: Any, rows: Behind
 ) -> Inputs:
     """The same of texts behind some of N prompts, of which `fronts` is what they see.
 
@@ -120,27 +120,35 @@ def read_behind(
     return Inputs(read, tuple(jnp.pad(x, ((0, 0), (0, longest))) for x in own))
 
 
-def write(
+def fronts_of(
+    config: NetworkConfig, params: Mapping[str, Any], prompts: int, prompt_length: int
+) -> Any:
+    """The shapes of what texts see of N prompts."""
+    values = jax.ShapeDtypeStruct((prompts, prompt_length, config.emb_dim), jnp.float32)
+    lengths = jax.ShapeDtypeStruct((prompts,), jnp.int32)
+    in_front = functools.partial(front_family_of(config).in_front, config)
+    return jax.eval_shape(in_front, params, values, lengths)
+
+
+def keep(
     config: NetworkConfig,
     of_fronts: Any,
     params: Mapping[str, Any],
-    bank: Float[Array, "N P D"],
     fronts: Any,
     values: Float[AnyArray, "n P D"],
+    lengths: Int[AnyArray, " n"],
     places: Int[AnyArray, " n"],
-) -> tuple[Float[Array, "N P D"], Any]:
-    """The bank with prompts at some places, and what texts behind these see; None stays None.
+) -> Any:
+    """`fronts`, with what texts behind some prompts see of them.
 
     Args:
       of_fronts: which axis of `fronts` is the prompts'.
       places: one that there is not is for no prompt.
     """
-    bank = bank.at[places].set(values, mode="drop")
-    if (family := front_family_of(config)) is None:
-        return bank, None
-    new = family.in_front(config, params, jnp.asarray(values))
+    given = jnp.asarray(values), jnp.asarray(lengths)
+    new = front_family_of(config).in_front(config, params, *given)
     nowhere = jax.tree.map(lambda _: axes.NONE, of_fronts)
-    return bank, axes.put(fronts, new, new, of_fronts, nowhere, places)
+    return axes.put(fronts, new, new, of_fronts, nowhere, places)
 
 
 def fresh_cache(

@@ -118,7 +118,8 @@ class ShapeConfig:
     )
     device_prompts: int = setting(
         default=256,
-        help="how many prompts are on the devices at once; others wait in memory or on disk.",
+        help="""how many prompts are on the devices at once, those in front with their keys and
+        values; others wait in memory or on disk.""",
         group="server",
         bounds=ROWS,
     )

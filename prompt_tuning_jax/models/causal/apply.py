@@ -43,6 +43,7 @@ __all__ = [
     "decode",
     "depth",
     "embedding_scale",
+    "has_front",
     "in_front",
     "read",
     "scanned",
@@ -140,10 +141,20 @@ def read(
     return Read(block, text.queries.positions[:, -1:], logits_Bx1xV)
 
 
+def has_front(config: CausalConfig) -> bool:
+    """Whether there is `in_front`: always, as no position sees what comes after it."""
+    del config
+    return True
+
+
 def in_front(
-    config: CausalConfig, params: Mapping[str, Any], prompts: Float[Array, "N P D"]
+    config: CausalConfig,
+    params: Mapping[str, Any],
+    prompts: Float[Array, "N P D"],
+    lengths: Int[Array, " N"],
 ) -> Any:
-    """The keys and values of each prompt's rows in front of any text: no row of a text is seen."""
+    """The keys and values of each prompt's rows; what stands past its length is not looked at."""
+    del lengths
     return front.through(config, params, prompts, jnp.arange(len(prompts))).layers
 
 

@@ -3,18 +3,20 @@
 The functions here may be traced; `model.FrozenModel` and the training step are made of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.layout import laid_out, needs_no_room
 from prompt_tuning_jax.models.attention.choice import Shape
 from prompt_tuning_jax.models.encoder_decoder import Read
 from prompt_tuning_jax.models.t5 import T5Config, Transformer
+from prompt_tuning_jax.models.t5.isolated_prompt import Apart
 from prompt_tuning_jax.models.t5.scan import scanned
 from prompt_tuning_jax.params import join_shared, prompt_of
 from prompt_tuning_jax.prompts import Prompt, PromptBank
@@ -29,6 +31,8 @@ __all__ = [
     "decode",
     "depth",
     "embedding_scale",
+    "has_front",
+    "in_front",
     "network_for",
     "read",
     "scanned",
@@ -114,11 +118,54 @@ def read(
     places: Mapping[str, Any],
 ) -> Read:
     """Encodes the inputs."""
+    if (front := places.get("front")) is not None:
+        return _read_behind(network, params, tokens, *front)
     weights, positions = {"params": params}, places.get("prompt_positions")
     encoded_BxSxD = network.apply(weights, tokens, enable_dropout=False, method="encode", **places)
     cross_kv = network.apply(weights, encoded_BxSxD, method="project_encoded")
     S = encoded_BxSxD.shape[1]
     return Read(cross_kv, network.apply(weights, S, tokens, positions, method="attended"))
+
+
+def has_front(config: T5Config) -> bool:
+    """Whether there is `in_front`: not in LongT5, whose blocks of keys begin with a row."""
+    return config.encoder_attention == "full"
+
+
+def in_front(
+    config: T5Config,
+    params: Mapping[str, Any],
+    prompts: Float[Array, "N P D"],
+    lengths: Int[Array, " N"],
+) -> Apart:
+    """Isolated prompts through the encoder; one that is shorter than P goes to the end of its P."""
+    P = prompts.shape[1]
+    from_NxP = (jnp.arange(P)[None, :] + lengths[:, None]) % P
+    at_end_NxPxD = jnp.take_along_axis(prompts, from_NxP[:, :, None], axis=1)
+    network = network_for(dataclasses.replace(config, prompt_visibility="isolated"), None)
+    is_prompt_NxP = _at_end(P, lengths)
+    return network.apply({"params": params}, at_end_NxPxD, is_prompt_NxP, method="encode_apart")
+
+
+def _at_end(P: int, lengths: Int[Array, " N"]) -> Bool[Array, "N P"]:
+    return jnp.arange(P)[None, :] >= P - lengths[:, None]
+
+
+def _read_behind(
+    network: Transformer,
+    params: Mapping[str, Any],
+    tokens: Int[Array, "B T"],
+    apart: Apart,
+    ids: Int[Array, " B"],
+    lengths: Int[Array, " B"],
+) -> Read:
+    weights, is_prompt_BxP = {"params": params}, _at_end(apart.out.shape[1], lengths)
+    encoded_BxSxD = network.apply(
+        weights, tokens, apart, ids, is_prompt_BxP, method="encode_behind"
+    )
+    cross_kv = network.apply(weights, encoded_BxSxD, method="project_encoded")
+    is_token_BxT = network.apply(weights, tokens.shape[1], tokens, None, method="attended")
+    return Read(cross_kv, jnp.concatenate([is_prompt_BxP, is_token_BxT], axis=1))
 
 
 def decode(

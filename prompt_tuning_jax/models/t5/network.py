@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax import layout
-from prompt_tuning_jax.models.t5 import layers
+from prompt_tuning_jax.models.t5 import isolated_prompt, layers
 from prompt_tuning_jax.models.t5.config import T5Config
 from prompt_tuning_jax.models.t5.cross_keys_values import KeyValues
 from prompt_tuning_jax.models.t5.decoder import Decoder
@@ -133,6 +133,27 @@ class Transformer(nn.Module):
             prompt_ids=prompt_ids,
             segment_ids=encoder_segment_ids,
             deterministic=not enable_dropout,
+        )
+
+    def encode_apart(
+        self, prompts: Float[Array, "N P D"], is_prompt: Bool[Array, "N P"]
+    ) -> isolated_prompt.Apart:
+        """Prompts that see nothing of any input, for `encode_behind`; shorter ones are at the end.
+
+        `is_prompt` says where. For a model that holds no prompt itself.
+        """
+        return isolated_prompt.through(self.encoder, prompts, is_prompt, deterministic=True)
+
+    def encode_behind(
+        self,
+        encoder_input_tokens: Int[Array, "B T"],
+        apart: isolated_prompt.Apart,
+        prompt_ids: Int[Array, " B"],
+        is_prompt: Bool[Array, "B P"],
+    ) -> Float[Array, "B S D"]:
+        """`encode` of rows behind some of these prompts, without dropout."""
+        return isolated_prompt.behind(
+            self.encoder, encoder_input_tokens, apart, prompt_ids, is_prompt, deterministic=True
         )
 
     def decode(
