@@ -13,6 +13,7 @@ from serving_engine import LIMITS, SHAPES, random_prompts
 from prompt_tuning_jax import TunedBank, save_prompt
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.set_up import kinds_of
 
 TEXTS = ["the soup was good", "we had bread", "tea", "and it was very bad"]
 NAMES = ["p1", "p2", "both"]
@@ -34,7 +35,7 @@ def engine(model, prompts, tmp_path_factory):
     library = PromptLibrary(folder, model, max_prompt_length=8, memory=2**20)
     library.add_ensemble("both", ["p1", "p5"])
     engine = Engine(model, library, FEW, **LIMITS)
-    engine.start(["full"])
+    engine.start(kinds_of(library))
     yield engine
     engine.stop()
 
