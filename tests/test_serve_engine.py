@@ -208,14 +208,15 @@ def test_steps_follow_each_other_before_they_are_told(engine, monkeypatch):
 def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
     """What was started after it is lost too, and said once."""
     fetched, step, failed = engine.programs.fetched, engine.programs.step, []
-    both_wait = threading.Event()
+    both_wait, reset, resets = threading.Event(), engine.programs.reset, []
+    monkeypatch.setattr(engine.programs, "reset", lambda: resets.append(reset()))
     monkeypatch.setattr(engine.programs, "step", lambda *x: both_wait.wait(60) and step(*x))
 
     def fail_once(found):
         if not failed and len(engine._slots.texts) == 2:
             failed.append(found)
-            for leaf in (*found, *jax.tree.leaves(engine.programs._cache)):
-                leaf.delete()
+            for array in found:
+                array.delete()
         return fetched(found)
 
     monkeypatch.setattr(engine.programs, "fetched", fail_once)
@@ -227,6 +228,7 @@ def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
     found, _ = generate(engine, TEXTS[0], ("p0",))[0].tokens()
     assert found == alone(engine, TEXTS[0], ("p0",))[0]
     assert engine.statistics()["slots_busy"] == 0
+    assert len(resets) == 1
 
 
 def test_a_full_queue_is_said_at_once(engine):

@@ -221,6 +221,14 @@ def test_an_ensemble_gets_its_slots_before_those_who_came_later():
     assert waiting.next_batch(rows=8, slots=4) == [ensemble, single]
 
 
+def test_what_needs_no_slot_goes_when_others_have_left():
+    waiting, generated, ranked = Waiting(10), job(), job(label_length=4)
+    for each in (generated, ranked):
+        waiting.add(each)
+    assert waiting.remove(lambda request: request is generated.request) == [generated]
+    assert waiting.next_batch(rows=8, slots=0) == [ranked]
+
+
 def test_a_full_queue_says_when_to_come_again():
     waiting = Waiting(2)
     waiting.add(job())
