@@ -205,6 +205,28 @@ def test_steps_follow_each_other_before_they_are_told(engine, monkeypatch):
     assert on_their_way[0] <= engine._ahead
 
 
+def test_as_many_steps_are_made_as_tokens_are_wanted(engine):
+    before = engine.statistics()
+    assert len(generate(engine, TEXTS[0], ("p1",), max_tokens=3)[0].tokens()[0]) == 3
+    assert generate(engine, TEXTS[1], max_tokens=1)[0].tokens()  # after all that was on its way
+    after = engine.statistics()
+    assert after["steps"] - before["steps"] == after["tokens"] - before["tokens"] == 4
+
+
+def test_what_a_text_made_after_its_end_is_not_told(engine, monkeypatch):
+    """An end is known a step later, by when the next one may be on its way."""
+    ids, _ = alone(engine, TEXTS[0], ("p1",))
+    how, before = engine.programs.how, engine.statistics()
+    monkeypatch.setattr(engine.programs, "how", how._replace(eos_ids=(ids[1],)))
+    answer, _ = generate(engine, TEXTS[0], ("p1",))
+    *tokens, end = answer.all()
+    until = ids.index(ids[1]) + 1
+    assert ([token.id for token in tokens], end) == (ids[:until], Finished("stop"))
+    assert generate(engine, TEXTS[1], (), max_tokens=4)[0].all()
+    assert answer.events.empty()
+    assert engine.statistics()["failures"] == before["failures"]
+
+
 def test_a_step_that_failed_on_its_way_takes_all_with_it(engine, monkeypatch):
     """What was started after it is lost too, and said once."""
     fetched, step, failed = engine.programs.fetched, engine.programs.step, []
