@@ -147,6 +147,25 @@ def test_what_is_sampled_depends_on_seed_and_number_alone(engine):
     assert found[0] != found[1]
 
 
+def test_who_comes_later_chooses_as_he_wishes(engine, monkeypatch):
+    """In the next slot of a step of the same size, beside a text that goes on."""
+    how = {"temperature": 2.0, "top_k": 20, "seed": 5}
+    may_go, step = threading.Semaphore(1), engine.programs.step
+    monkeypatch.setattr(engine.programs, "step", lambda *x: may_go.acquire(timeout=60) and step(*x))
+    first, _ = generate(engine, TEXTS[1], ("p0",))
+    while may_go.acquire(blocking=False):  # until its first step has begun
+        may_go.release()
+        time.sleep(0.001)
+    later, _ = generate(engine, TEXTS[0], ("p0",), **how)
+    may_go.release(100)
+    assert first.tokens()[0] == alone(engine, TEXTS[1], ("p0",))[0]
+    batch = np.array([engine.encode(TEXTS[0])])
+    prompt = of(engine, ("p0",))
+    ids, _ = engine.model.generate_tokens(batch, prompt, max_length=SHAPES.max_tokens, **how)
+    found, _ = later.tokens()
+    assert found == np.asarray(ids)[0, : len(found)].tolist()
+
+
 def test_nothing_is_compiled_for_a_request(engine):
     """Whatever comes: new prompts, lengths, labels, samples."""
     compiled = []
