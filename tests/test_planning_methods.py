@@ -1,6 +1,7 @@
 """Plans of other methods than a prompt: the step that `train` runs, what trains, useful flops."""
 
 import dataclasses
+import importlib.util
 import json
 
 import jax
@@ -14,7 +15,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.t5 import T5Config
 from prompt_tuning_jax.planning import arithmetic, gpus, meshes, step, table
 from prompt_tuning_jax.planning import plan as plans
-from prompt_tuning_jax.planning.hardware import CHIPS
+from prompt_tuning_jax.planning.hardware import CHIPS, parse_slice
 from prompt_tuning_jax.planning.models import model_config
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.parts.method import OF_LENGTH
@@ -263,3 +264,32 @@ def test_the_table_shows_what_trains_where_it_takes_memory():
     assert table.cells(large)[column] == "3.00"
     assert column in table.told_columns([table.cells(large), table.cells(small)])
     assert column not in table.told_columns([table.cells(small)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="need libtpu: pip install '.[plan]'"
+)
+def test_steps_compiled_for_tpus_keep_what_is_said(tmp_path):
+    """The compiler's own sizes of the arguments; tiles pad what is small."""
+    target = parse_slice("v5e:2x2")
+    config = small(
+        vocab_size=8192, emb_dim=512, head_dim=64, num_heads=8, mlp_dim=2048, dtype="bfloat16"
+    )
+    made = {}
+    for method in ("lora", "model"):
+        asked = dataclasses.replace(lengths(method), prompt=100)
+        (made[method],) = plans.plan_target(config, asked, target, mesh="fsdp:4", remat="none")
+    lora, model = made["lora"], made["model"]
+    assert lora.fits
+    assert model.fits
+    assert lora.trained == LAYERS * 6 * RANK * 2 * 512
+    assert lora.temporaries < lora.weights * 4  # of one device's part: no gradient of them
+    assert (model.weights, model.trained) == (0, model.parameters)
+    kept = model.masters + model.state
+    assert kept < model.arguments < 1.1 * kept
+    # Each device has a part of the masters: 4 bytes where a frozen weight takes 2.
+    assert 1.8 * lora.weights < model.masters < 2.2 * lora.weights
+    assert model.collectives["all-gather"].count > 0
+    assert {"all-reduce", "reduce-scatter"} & model.collectives.keys()
+    assert 1.3 * lora.useful_flops < model.useful_flops < 1.5 * lora.useful_flops
