@@ -5,7 +5,7 @@
     prompt-tuning plan --model xxl --topology v5e:4x4
     prompt-tuning plan --model llama3.2-3b --gpu h200 --feature_lengths inputs=256 targets=512
     prompt-tuning plan --model xl --gpu h100 --method lora --lora_rank 16
-    prompt-tuning plan --model large --gpu a100:2 --method model --optimizer adamw
+    prompt-tuning plan --model large --topology v5e:2x2 --method model --optimizer adamw
     prompt-tuning plan --model mt5_xl --topology v4:2x2x2 --mesh fsdp:8 --output plan.json
 
 The training step is compiled by the hardware's own compiler, which needs no hardware, but libtpu

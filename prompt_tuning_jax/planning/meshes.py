@@ -127,8 +127,10 @@ def guess(config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Op
     kept, rows = held(config, lengths), option.data * option.fsdp
     weights = (kept.weights + kept.masters) / option.model
     memory = (weights + kept.state / option.model) / option.fsdp + alive / (rows * option.model)
-    # Gradients, of all rows: a sum goes round twice.
-    moved = 2 * kept.masters / option.model if rows > 1 else 0.0
+    # Gradients are not split over data: each device has those of its rows, and sums go round twice.
+    gradients = kept.masters / option.model
+    memory += gradients * (1 / option.fsdp - 1 / rows)
+    moved = 2 * gradients if rows > 1 else 0.0
     if option.fsdp > 1:
         # The layer at work, and the next one on its way.
         memory += 2 * weights / layers_of(config, lengths)
