@@ -228,7 +228,7 @@ def test_a_plan(tmp_path):
     """Of the block's: what a method takes, of the smallest model."""
     (line,) = [x for x in block("prompt-tuning plan").splitlines() if "--method model" in x]
     printed = run(changed(line, model="small", topology="v5e:1x1") + " --tries 1", tmp_path)
-    assert "model trains 76,963,840 numbers, 1 of the model's 76,963,840." in printed
+    assert "model trains 76,963,840 numbers; the model has 76,963,840." in printed
     assert "fits" in printed
 
 

@@ -77,11 +77,7 @@ def told_columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def what_trains(plan: Plan) -> str:
     """One sentence: the method, and how many numbers it trains."""
-    share = plan.trained / max(plan.parameters, 1)
-    return (
-        f"{plan.method} trains {plan.trained:,} numbers, {share:.2g} of the model's "
-        f"{plan.parameters:,}."
-    )
+    return f"{plan.method} trains {plan.trained:,} numbers; the model has {plan.parameters:,}."
 
 
 def recommendation(plans: Sequence[Plan]) -> str:
