@@ -57,8 +57,8 @@ TABLES = {
     ),
 }
 NOTES = {"tpu": report.TPU_NOTES, "gpu": report.GPU_NOTES}
-HEADER = ("model", "weights are", "layers", "on", "prompt", *report.COLUMNS)
 ROW = ("model", "hardware", "prompt_visibility", "mesh", "remat", "model_dtype", "layers")
+TOLD_AS = ("model", "weights are", "layers", "on", "prompt")
 TOLD = ("model", "model_dtype", "layers", "hardware", "prompt_visibility")
 SIZES = ("small", "base", "large", "xl", "xxl", *PUBLISHED)
 
@@ -138,7 +138,9 @@ def write(output: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def _lengths() -> dict[str, int]:
     """Those that all rows have in common."""
-    return {name: value for name, value in vars(Lengths()).items() if name != "int8"}
+    return {
+        name: value for name, value in vars(Lengths()).items() if name not in ("int8", "method")
+    }
 
 
 def title() -> str:
@@ -160,8 +162,14 @@ def title() -> str:
 def section(kind: str, records: Sequence[dict[str, Any]]) -> list[str]:
     """One kind of hardware: heading, table, notes."""
     used = sorted({", ".join(map(" ".join, one["versions"].items())) for one in records})
-    rows = [[*(one[name] for name in TOLD), *report.cells(from_json(one))] for one in records]
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
+    rows = [report.cells(from_json(one)) for one in records]
+    told = report.told_columns(rows)
+    header = (*TOLD_AS, *(report.COLUMNS[i] for i in told))
+    rows = [
+        [*(one[name] for name in TOLD), *(row[i] for i in told)]
+        for one, row in zip(records, rows, strict=True)
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     compiled = f"Compiled with {'; '.join(used)}."
     return [f"## {kind.upper()}s", "\n".join(lines), f"{compiled} {NOTES[kind]}"]
 

@@ -214,8 +214,8 @@ def compiled():
 
 def test_the_compiled_step_holds_only_its_part_of_the_weights(compiled):
     config, mesh, made = compiled
-    whole = options.weights_size(config, LENGTHS)
-    part = step.weights_per_device(config, LENGTHS, mesh)
+    whole = step.held(config, LENGTHS).weights
+    part = step.held(config, LENGTHS, mesh).weights
     assert whole / 2 <= part < 0.6 * whole  # the position biases stay whole
     memory = step._memory(made.memory_analysis(), config, LENGTHS, mesh)
     assert memory.total == sum(dataclasses.astuple(memory))
@@ -234,16 +234,21 @@ def test_the_step_updates_in_place_and_returns_nothing_as_large_as_a_weight(comp
 
 
 def test_a_plan_says_what_the_program_does(compiled):
-    config, _, made = compiled
+    config, mesh, made = compiled
     estimate = 'backend_config={"estimated_cycles":"10"}, metadata='
     text = made.as_text().replace("metadata=", estimate)
     memory = step.Memory(10, 20, 30, 40, 50)
     option = options.Option(fsdp=2)
     plan = plans.from_compiled(
-        config, LENGTHS, CHIP, option, step.Compiled(text, memory, memory.total, 3.0)
+        config,
+        LENGTHS,
+        CHIP,
+        option,
+        step.Compiled(text, memory, memory.total, 3.0),
+        step.held(config, LENGTHS, mesh),
     )
     gathered = plan.collectives["all-gather"]
-    weights = options.weights_size(config, LENGTHS)
+    weights = step.held(config, LENGTHS).weights
     assert 0.9 * weights < gathered.size < 3 * weights  # forward, and again backward
     assert plan.fits
     assert (plan.needed, plan.weights, plan.compile_seconds) == (150, 10, 3.0)
@@ -304,7 +309,7 @@ def test_a_mesh_that_splits_rows_unevenly_is_refused():
 @pytest.mark.slow
 def test_what_is_too_large_to_copy_is_split():
     config, splits = small(), options.meshes(4, 4, 2)
-    weights = options.weights_size(config, LENGTHS)
+    weights = step.held(config, LENGTHS).weights
     roomy = dataclasses.replace(CHIP, memory=100 * weights)
     first = options.likeliest(config, LENGTHS, roomy, splits)[0]
     assert first == options.Option(data=4)
@@ -354,9 +359,9 @@ def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
 
 def test_shapes_are_those_of_the_model():
     params = step.abstract_params(small(dtype=jnp.bfloat16), LENGTHS)
-    assert params[PROMPT_NAME].shape == (4, 16)
-    assert params[PROMPT_NAME].dtype == np.float32
-    assert {x.dtype for name, x in params.items() if name != PROMPT_NAME} == {
-        jnp.dtype(jnp.bfloat16)
-    }
+    assert {x.dtype for x in params.values()} == {jnp.dtype(jnp.bfloat16)}
+    trainable, *_ = step.abstract_step(small(), LENGTHS)[1]
+    assert [(name, x.shape, x.dtype) for name, x in trainable.items()] == [
+        (PROMPT_NAME, (4, 16), np.float32)
+    ]
     assert math.prod(params["encoder/encoder/mlp/wo/kernel"].shape) == 3 * 32 * 16

@@ -14,7 +14,7 @@ from prompt_tuning_jax.planning import meshes as options
 from prompt_tuning_jax.planning.hardware import GIB
 from prompt_tuning_jax.planning.hlo import Collective, Kernel
 from prompt_tuning_jax.planning.models import model_config
-from prompt_tuning_jax.planning.step import Lengths
+from prompt_tuning_jax.planning.step import Lengths, held
 
 STEPS = Path(__file__).resolve().parents[1] / "scripts" / "results" / "gpu_times.json"
 # As XLA writes it for GPUs: a loop of 3 rounds, in each of which a layer's weights are gathered and
@@ -237,7 +237,7 @@ def test_a_step_compiled_for_gpus_has_no_gradients_of_frozen_weights(tmp_path, a
     # In place: what comes back is only the metrics.
     assert made["outputs"] < 10_000
     lengths = Lengths(batch=8, inputs=16, targets=2, prompt=4)
-    whole = options.weights_size(model_config(str(tmp_path)), lengths)
+    whole = held(model_config(str(tmp_path)), lengths).weights
     assert whole / made["devices"] <= made["weights"] < 1.1 * whole / made["devices"]
     assert made["arguments"] < made["weights"]
     # A gradient of the weights would add half as much again.

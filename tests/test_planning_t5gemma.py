@@ -78,7 +78,7 @@ def test_models_by_name_and_by_directory():
 def test_shapes_are_those_of_a_loaded_model(int8):
     lengths = dataclasses.replace(LENGTHS, int8=int8)
     model = pt.load_model(MODEL, dtype="int8" if int8 else "float32").scanned()
-    planned = step.without_prompt(step.abstract_params(config(dtype=jnp.float32), lengths))
+    planned = step.abstract_params(config(dtype=jnp.float32), lengths)
     there = flatten(model.params)
     assert {k: (x.shape, x.dtype) for k, x in planned.items()} == {
         k: (x.shape, x.dtype) for k, x in there.items()
@@ -148,6 +148,6 @@ def test_a_plan_from_end_to_end(mesh, tmp_path, capsys):
     assert made["useful_flops"] < made["flops"]
     assert made["outputs"] < 10_000  # in place: what comes back is only the metrics
     lengths = step.Lengths(batch=2, inputs=8, targets=2, prompt=4, int8=bool(dtype))
-    whole = meshes.weights_size(config(), lengths)
+    whole = step.held(config(), lengths).weights
     copies = 2 if mesh == "data:2" else 1
     assert whole * copies / 2 <= made["weights"] < 1.3 * whole * copies / 2

@@ -1,5 +1,6 @@
 """The commands of the README and of the pages it leads to, as written, at a small step count."""
 
+import importlib.util
 import json
 import os
 import re
@@ -217,7 +218,18 @@ def test_interpret_and_exchange(tmp_path):
 def test_more_devices_and_less_memory(tmp_path):
     run(f"{block('--model_dtype int8').rstrip()} {FEW_STEPS}", tmp_path)
     assert load_prompt(tmp_path / "runs/small_memory/best").values.shape == (20, 192)
-    assert "fits" in run(block("prompt-tuning plan"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="need libtpu: pip install '.[plan]'"
+)
+def test_a_plan(tmp_path):
+    """Of the block's: what a method takes, of the smallest model."""
+    (line,) = [x for x in block("prompt-tuning plan").splitlines() if "--method model" in x]
+    printed = run(changed(line, model="small", topology="v5e:1x1") + " --tries 1", tmp_path)
+    assert "model trains 76,963,840 numbers; the model has 76,963,840." in printed
+    assert "fits" in printed
 
 
 def test_the_settings_of_its_tables_are_there():

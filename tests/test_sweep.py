@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.training.sweep.grid import jobs_of, trials_of, values_of
@@ -96,6 +97,21 @@ def test_a_sweep_keeps_the_best_prompt_and_goes_on_where_it_was(model, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_sweep_of_another_method_keeps_its_best_adapter(model, tmp_path):
+    run = tiny.own_run(model, tmp_path / "sweep", method="ia3")
+    del run["prompt_length"]
+    found = pt.sweep({"learning_rate": [0.001, 0.1]}, **run)
+    assert found.prompt is None
+    best = max(found.rows[0].outcomes, key=lambda outcome: outcome.rank)
+    kept, theirs = (
+        load_adapter(folder, model.config).leaves
+        for folder in (found.directory, best.directory / "best")
+    )
+    assert kept.keys() == theirs.keys()
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(kept[name], values)
+
+
 def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
     rates = {"a": 1e-9, "b": 0.3, "c": 0.5, "d": 1e-8}
     runs = {name: {"learning_rate": rate} for name, rate in rates.items()}

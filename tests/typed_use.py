@@ -32,6 +32,7 @@ assert_type(result, pt.TrainResult)
 assert_type(result.prompt, pt.TunedPrompt | None)
 assert_type(result.history, list[dict[str, float]])
 found = pt.sweep({"learning_rate": [0.1, 0.3]}, task="bundled_topic", model_dir="runs/sweep")
+assert found.prompt is not None
 rows = found.prompt.shape[0]
 compared = pt.compare(task="bundled_topic", methods=["prompt"], seeds=1)[0].scores
 runs = pt.train_many({"a": {"seed": 1}, "b": {"seed": 2}}, config)

@@ -5,18 +5,21 @@ Only matrix products count as flops: on an accelerator the rest rides along.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jax.extend import core
 
+from prompt_tuning_jax.models.adapters import DECODER_PROMPT, LORA_A, LORA_B
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
+from prompt_tuning_jax.params import PROMPT_NAME
 from prompt_tuning_jax.planning.step import Lengths
 
 # The output layer, in every family; where there is none, it is the embedding table: the decoder's,
 # if it has its own.
 OUTPUT_NAME = "decoder/logits_dense/kernel"
-_DECODER_TABLE = "decoder/token_embedder/embedding"
+_DECODER, _DECODER_TABLE = "decoder/", "decoder/token_embedder/embedding"
+_MATRICES = ("/kernel", "/kernel" + LORA_A, "/kernel" + LORA_B)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,29 +98,49 @@ def _size(variable: Any) -> int:
     return aval.size * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
 
 
-def useful_flops(parameters: Mapping[str, int], config: NetworkConfig, lengths: Lengths) -> int:
-    """Model flops of a step of prompt tuning: 4 x parameters x tokens.
+def useful_flops(
+    parameters: Mapping[str, int],
+    config: NetworkConfig,
+    lengths: Lengths,
+    trained: Mapping[str, int] | None = None,
+) -> int:
+    """Model flops of a step: 4 x parameters x tokens of prompt tuning, 6 of model tuning.
 
-    A weight costs 2 flops a token forward and 2 backward, for the gradient of what came in; none
-    for a gradient of its own, since it is frozen. An encoder's weights see inputs and prompt, its
-    decoder's the targets; those of a model without an encoder see all of these but the last target,
-    which is only predicted. The output layer sees the targets alone. Of an embedding a row is
-    looked up, which is no product, unless it is the output layer too. Attention's own products, and
-    whatever is computed twice, are not counted.
+    A weight costs 2 flops a token forward, 2 backward for the gradient of what came in, and 2 for
+    its own gradient if it trains. Backward goes only through what stands behind something that
+    trains: where that is in the decoder alone, the encoder costs 2. LoRA's matrices are weights
+    too. An encoder's weights see inputs and prompt, its decoder's the targets and the decoder's
+    prompt; those of a model without an encoder see all of these but the last target, which is only
+    predicted. The output layer sees the targets alone. Of an embedding a row is looked up, which is
+    no product, unless it is the output layer too. Attention's own products, and whatever is
+    computed twice, are not counted.
 
     Args:
-      parameters: number of weights by flat name.
+      parameters: number of the model's weights by flat name.
+      trained: the same of what trains; None for a prompt at the input.
     """
-    text, targets = lengths.inputs + lengths.prompt, lengths.targets
-    seen = {"encoder": text, "decoder": targets}
+    trained = {PROMPT_NAME: 0} if trained is None else trained
+    passes_encoder = any(not name.startswith(_DECODER) for name in trained)
+    sizes, flops = {**parameters, **trained}, 0
+    for name, tokens in _tokens(sizes, config, lengths).items():
+        backward = name.startswith(_DECODER) or passes_encoder
+        flops += (2 + 2 * backward + 2 * (name in trained)) * sizes[name] * tokens
+    return lengths.batch * flops
+
+
+def _tokens(names: Collection[str], config: NetworkConfig, lengths: Lengths) -> dict[str, int]:
+    """Weights that are multiplied with -> how many positions of a row each sees."""
+    text, targets = lengths.inputs + lengths.settings.input_rows, lengths.targets
+    has_prompt = any(name.endswith(DECODER_PROMPT) for name in names)
+    seen = {"encoder": text, "decoder": targets + has_prompt * lengths.prompt}
     if config.continues_inputs:
         seen = {"decoder": text + targets - 1}
     tokens = {
-        name: targets if name == OUTPUT_NAME else seen[name.partition("/")[0]]
-        for name in parameters
-        if name.endswith("/kernel")
+        name: targets if name.startswith(OUTPUT_NAME) else seen[name.partition("/")[0]]
+        for name in names
+        if name.endswith(_MATRICES)
     }
-    if OUTPUT_NAME not in parameters:
+    if OUTPUT_NAME not in names:
         embedding = family_of(config).EMBEDDING_NAME
-        tokens[_DECODER_TABLE if _DECODER_TABLE in parameters else embedding] = targets
-    return 4 * lengths.batch * sum(parameters[name] * count for name, count in tokens.items())
+        tokens[_DECODER_TABLE if _DECODER_TABLE in names else embedding] = targets
+    return tokens

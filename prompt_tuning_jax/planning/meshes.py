@@ -14,10 +14,9 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.models.family import NetworkConfig, family_of
 from prompt_tuning_jax.models.t5.config import REMAT_POLICIES
-from prompt_tuning_jax.params import without_prompt
 from prompt_tuning_jax.planning.arithmetic import Work, peak_memory, work_of
 from prompt_tuning_jax.planning.hardware import Accelerator
-from prompt_tuning_jax.planning.step import Lengths, abstract_params, traced_step
+from prompt_tuning_jax.planning.step import Lengths, abstract_params, held, traced_step
 
 # Of a device's peak, what a step may be expected to reach.
 _LIKELY_SHARE = 0.4
@@ -52,12 +51,6 @@ def traced_work(config: NetworkConfig, lengths: Lengths) -> tuple[Work, int]:
     """The whole step's matrix products, and the most bytes it has alive, on one device."""
     jaxpr = traced_step(config, lengths).jaxpr.jaxpr
     return work_of(jaxpr), peak_memory(jaxpr)
-
-
-def weights_size(config: NetworkConfig, lengths: Lengths) -> int:
-    """Bytes of the frozen model."""
-    params = without_prompt(abstract_params(config, lengths))
-    return sum(x.size * x.dtype.itemsize for x in params.values())
 
 
 def heads_of(config: NetworkConfig) -> int:
@@ -131,10 +124,13 @@ def likeliest(
 def guess(config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option) -> Guess:
     """Memory and time, with activations split evenly and no communication behind work."""
     work, alive = traced_work(dataclasses.replace(config, remat_policy=option.remat), lengths)
-    weights = weights_size(config, lengths) / option.model
-    rows = option.data * option.fsdp
-    memory = weights / option.fsdp + alive / (rows * option.model)
-    moved = 0.0
+    kept, rows = held(config, lengths), option.data * option.fsdp
+    weights = (kept.weights + kept.masters) / option.model
+    memory = (weights + kept.state / option.model) / option.fsdp + alive / (rows * option.model)
+    # Gradients are not split over data: each device has those of its rows, and sums go round twice.
+    gradients = kept.masters / option.model
+    memory += gradients * (1 / option.fsdp - 1 / rows)
+    moved = 2 * gradients if rows > 1 else 0.0
     if option.fsdp > 1:
         # The layer at work, and the next one on its way.
         memory += 2 * weights / layers_of(config, lengths)

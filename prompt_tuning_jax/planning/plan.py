@@ -16,7 +16,16 @@ from prompt_tuning_jax.planning.hardware import Accelerator, Slice
 from prompt_tuning_jax.planning.hlo import Collective, Program
 from prompt_tuning_jax.planning.meshes import Option, traced_work
 from prompt_tuning_jax.planning.schedule import schedule
-from prompt_tuning_jax.planning.step import Compiled, Lengths, compile_step, weight_sizes
+from prompt_tuning_jax.planning.step import (
+    Compiled,
+    Held,
+    Lengths,
+    check_step,
+    compile_step,
+    held,
+    trained_sizes,
+    weight_sizes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +41,16 @@ class Plan:
       needed: arguments, temporaries, outputs and program; `available` is what there is.
       weights: the frozen model's part of the arguments.
       flops: matrix products of the traced step, with what is computed again.
-      useful_flops: 4 x parameters x tokens; see `arithmetic.useful_flops`.
+      useful_flops: 4 x parameters x tokens of a prompt; see `arithmetic.useful_flops`.
       peak_flops, bandwidth: of a device's matrix products, and of its main memory, in a second.
       traffic: read from and written to main memory.
       cycles: a TPU compiler's estimate for all instructions but communication.
       work_seconds: of all kernels, each by the accelerator's `once`.
       link_seconds: the collectives' bytes over the chip's ring bandwidth.
       hidden_seconds: of these, those beside work; see `schedule`.
+      method: what trains, as `train` has it.
+      trained, parameters: how many numbers that is, and how many the model has.
+      masters, state: the arguments' parts that train, and that their optimizer keeps.
     """
 
     mesh: str
@@ -62,6 +74,11 @@ class Plan:
     hidden_seconds: float = 0.0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
     compile_seconds: float = 0.0
+    method: str = "prompt"
+    trained: int = 0
+    parameters: int = 0
+    masters: int = 0
+    state: int = 0
 
     @property
     def fits(self) -> bool:
@@ -106,14 +123,21 @@ def compiled_plan(
     """Compiles the step for a mesh of `devices`."""
     mesh = sharding.make_mesh(option.mesh, devices)
     config = dataclasses.replace(config, remat_policy=option.remat)
-    return from_compiled(config, lengths, chip, option, compile_step(config, lengths, mesh))
+    made = compile_step(config, lengths, mesh)
+    return from_compiled(config, lengths, chip, option, made, held(config, lengths, mesh))
 
 
 def from_compiled(
-    config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option, compiled: Compiled
+    config: NetworkConfig,
+    lengths: Lengths,
+    chip: Accelerator,
+    option: Option,
+    compiled: Compiled,
+    kept: Held,
 ) -> Plan:
-    """The numbers of a compiled step."""
-    known = _known(config, lengths, chip, option) | {"compile_seconds": compiled.seconds}
+    """The numbers of a compiled step, and of what a device keeps of the model between steps."""
+    known = _known(config, lengths, chip, option)
+    known |= {"compile_seconds": compiled.seconds, "masters": kept.masters, "state": kept.state}
     if compiled.memory is None:
         return Plan(**known, needed=compiled.needed, weights=0, arguments=0, temporaries=0)
     program = Program(compiled.text)
@@ -135,14 +159,17 @@ def _known(
     config: NetworkConfig, lengths: Lengths, chip: Accelerator, option: Option
 ) -> dict[str, Any]:
     """The numbers that need no compiler."""
-    sizes = weight_sizes(config, lengths)
+    sizes, trained = weight_sizes(config, lengths), trained_sizes(config, lengths)
     return {
+        "method": lengths.settings.trains,
+        "trained": sum(trained.values()),
+        "parameters": sum(sizes.values()),
         "mesh": option.mesh,
         "remat": option.remat,
         "devices": option.data * option.fsdp * option.model,
         "available": chip.usable,
         "flops": traced_work(config, lengths)[0].flops,
-        "useful_flops": useful_flops(sizes, config, lengths),
+        "useful_flops": useful_flops(sizes, config, lengths, trained),
         "peak_flops": chip.flops,
         "bandwidth": chip.bandwidth,
     }
@@ -163,9 +190,10 @@ def plan_target(
       remat: only this policy; None: all, or with `mesh` the cheapest that is likely to fit.
 
     Raises:
-      ValueError: nothing divides, or libtpu knows no such slice.
+      ValueError: nothing divides, libtpu knows no such slice, or `train` would refuse the method.
       ImportError: the target's compiler is not installed.
     """
+    check_step(config, lengths)
     devices = target.devices()
     if mesh:
         splits = [meshes.only_mesh(sharding.make_mesh(mesh, devices), lengths.batch)]

@@ -16,6 +16,7 @@ COLUMNS = (
     "fits",
     "GiB needed",
     "weights",
+    "trained",
     "temporary",
     "Tflop",
     "GB moved",
@@ -28,13 +29,14 @@ COLUMNS = (
     "compiled in",
 )
 _COMPILED = (
-    "The compiler's: GiB on each device (needed, and of it the weights and what is temporary: "
-    "activations), the collectives of a device with their sizes, and GB moved to and from its "
-    "memory. Arithmetic: Tflop, the matrix products of the step on all devices; ms on the links, "
-    "the collectives at the rate of a ring; ms hidden, those of them that the compiler's order of "
-    "instructions has beside work; bound by, which of products, memory and links would take "
-    "longest at its peak; useful, 4 x parameters x tokens over what the devices could do in the "
-    "step's time at their peak. "
+    "The compiler's: GiB on each device (needed, and of it the frozen weights, and what is "
+    "temporary: activations), the collectives of a device with their sizes, and GB moved to and "
+    "from its memory. Arithmetic: GiB of what trains and of its optimizer's state; Tflop, the "
+    "matrix products of the step on all devices; ms on the links, the collectives at the rate of a "
+    "ring; ms hidden, those of them that the compiler's order of instructions has beside work; "
+    "bound by, which of products, memory and links would take longest at its peak; useful, 4 x "
+    "parameters x tokens (6 where the model's weights train) over what the devices could do in "
+    "the step's time at their peak. "
 )
 TPU_NOTES = _COMPILED + (
     "ms of work: the compiler's estimated cycles, and fused attention at 60% of the peak, which is "
@@ -51,9 +53,10 @@ GPU_NOTES = _COMPILED + (
 def print_plans(plans: Sequence[Plan], notes: str, console: rich.console.Console) -> None:
     """Prints every plan, which is recommended, and where the numbers come from."""
     best = recommended(plans)
+    console.print(rich.text.Text(what_trains(plans[0]), style="bold"))
     table = rich.table.Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     rows = [cells(plan) for plan in plans]
-    told = [i for i in range(len(COLUMNS)) if any(row[i] not in ("", "-", "0") for row in rows)]
+    told = told_columns(rows)
     for i in told:
         justify = "left" if COLUMNS[i] in ("mesh", "remat", "fits") else "right"
         texts = (COLUMNS[i], *(row[i] for row in rows))
@@ -65,6 +68,16 @@ def print_plans(plans: Sequence[Plan], notes: str, console: rich.console.Console
     console.print(table)
     console.print(rich.text.Text(recommendation(plans), style="bold"))
     console.print(rich.text.Text(notes, style="dim"))
+
+
+def told_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Which of `COLUMNS` say something in some row."""
+    return [i for i in range(len(COLUMNS)) if any(row[i] not in ("", "-", "0") for row in rows)]
+
+
+def what_trains(plan: Plan) -> str:
+    """One sentence: the method, and how many numbers it trains."""
+    return f"{plan.method} trains {plan.trained:,} numbers; the model has {plan.parameters:,}."
 
 
 def recommendation(plans: Sequence[Plan]) -> str:
@@ -91,7 +104,7 @@ def one_line(plan: Plan) -> str:
 
 def cells(plan: Plan) -> list[str]:
     """A plan's cells, in the order of `COLUMNS`; a dash for what is not known."""
-    known = plan.weights > 0  # a TPU's compiler gives only a refusal where a step does not fit
+    known = plan.arguments > 0  # a TPU's compiler gives only a refusal where a step does not fit
     spare = gib(abs(plan.available - plan.needed))
     return [
         plan.mesh,
@@ -99,6 +112,7 @@ def cells(plan: Plan) -> list[str]:
         f"yes, {spare} GiB to spare" if plan.fits else f"no, {spare} GiB too large",
         gib(plan.needed),
         gib(plan.weights) if known else "-",
+        gib(plan.masters + plan.state) if plan.masters + plan.state > GIB / 200 else "-",
         gib(plan.temporaries) if known else "-",
         f"{plan.flops / 1e12:.3g}",
         f"{plan.traffic / 1e9:.3g}" if known else "-",

@@ -14,7 +14,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE: tuple[str, ...] = ("kernel" + BIAS,)
 FROZEN: tuple[str, ...] = ()
-RATE = 0.001
+RATE = 0.003
 OPTIMIZER = "adamw"
 
 

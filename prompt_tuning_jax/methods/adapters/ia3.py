@@ -15,7 +15,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE: tuple[str, ...] = ("kernel" + IN_SCALE, "kernel" + OUT_SCALE)
 FROZEN: tuple[str, ...] = ()
-RATE = 0.003
+RATE = 0.03
 OPTIMIZER = "adamw"
 OUTPUTS, JOINED, INPUTS = ("key", "value"), ("qkv",), ("wo",)
 

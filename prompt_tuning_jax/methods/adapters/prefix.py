@@ -14,7 +14,7 @@ from prompt_tuning_jax.params import FlatParams
 
 TRAINABLE: tuple[str, ...] = (PREFIX_KEY, PREFIX_VALUE)
 FROZEN: tuple[str, ...] = ()
-RATE = 0.01
+RATE = 0.03
 OPTIMIZER = "adamw"
 STACKS = ("decoder", "encoder", "both")
 _KERNEL = re.compile(r"((encoder|decoder)/layers_\d+/(?:self_)?attention/)(key|qkv)/kernel")

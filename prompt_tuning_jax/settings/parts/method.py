@@ -100,6 +100,11 @@ class MethodConfig(LengthConfig):
         return self.prompt_length if self.method in (None, "prompt", BOTH) else 0
 
     @property
+    def trains(self) -> str:
+        """What trains: the method, or what None stands for."""
+        return self.method or ("prompt" if self.prompt_length else "model")
+
+    @property
     def adapter(self) -> str | None:
         """The method, where it trains leaves within the network."""
         if self.method == BOTH:

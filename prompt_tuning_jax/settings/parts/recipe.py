@@ -7,8 +7,8 @@ from prompt_tuning_jax.settings.setting import setting, settings
 
 
 @settings
-class RecipeConfig:
-    """The recipe of a run."""
+class FormConfig:
+    """What of a recipe changes the work and the memory of a step."""
 
     prompt_parameterization: str = setting(
         default="direct",
@@ -29,15 +29,6 @@ class RecipeConfig:
         shared=True,
         bounds=SIZE,
     )
-    learning_rate: float | None = setting(
-        default=None,
-        help="""of the optimizer. None: 0.3 for a prompt (for retrieval a fifth of the size of the
-        model's embeddings), 0.001 for a model, of an adapter what its method has.""",
-        group="training",
-        first=True,
-        identity=True,
-        bounds=LEARNING_RATE,
-    )
     optimizer: str | None = setting(
         default=None,
         help="""adafactor, as the paper sets it, or adamw. None: adamw for an adapter, else
@@ -46,22 +37,6 @@ class RecipeConfig:
         choices=tuple(OPTIMIZERS),
         identity=True,
         shared=True,
-    )
-    schedule: str = setting(
-        default="constant",
-        help="of the learning rate after its warm-up: constant, or linear, to 0 at train_steps.",
-        group="training",
-        choices=SCHEDULES,
-        identity=True,
-        shared=True,
-    )
-    warmup_steps: int = setting(
-        default=0,
-        help="steps in which the learning rate rises from 0.",
-        group="training",
-        identity=True,
-        shared=True,
-        bounds=STEP,
     )
     average_decay: float | None = setting(
         default=None,
@@ -80,6 +55,37 @@ class RecipeConfig:
         bounds=Bounds(0, 0.999),
         identity=True,
         shared=True,
+    )
+
+
+@settings
+class RecipeConfig(FormConfig):
+    """The recipe of a run."""
+
+    learning_rate: float | None = setting(
+        default=None,
+        help="""of the optimizer. None: 0.3 for a prompt (for retrieval a fifth of the size of the
+        model's embeddings), 0.001 for a model, of an adapter what its method has.""",
+        group="training",
+        first=True,
+        identity=True,
+        bounds=LEARNING_RATE,
+    )
+    schedule: str = setting(
+        default="constant",
+        help="of the learning rate after its warm-up: constant, or linear, to 0 at train_steps.",
+        group="training",
+        choices=SCHEDULES,
+        identity=True,
+        shared=True,
+    )
+    warmup_steps: int = setting(
+        default=0,
+        help="steps in which the learning rate rises from 0.",
+        group="training",
+        identity=True,
+        shared=True,
+        bounds=STEP,
     )
     z_loss: float = setting(
         default=1e-4,

@@ -35,13 +35,13 @@ class Found:
 
     Attributes:
       settings: of the grid, those with the best mean score over seeds.
-      prompt: the best of their prompts.
-      directory: where it is.
+      prompt: the best of their prompts; None where another method trained.
+      directory: where it is, or the method's adapter or model.
       rows: settings (without seeds) -> scores, the best first.
     """
 
     settings: Mapping[str, Any]
-    prompt: TunedPrompt
+    prompt: TunedPrompt | None
     directory: str
     rows: Sequence[Row]
 
@@ -83,7 +83,8 @@ def sweep(
     best = max(rows[0].outcomes, key=lambda outcome: outcome.rank)
     kept = Path(base.model_dir) / "best"
     _keep(best.directory / "best", kept)
-    return Found(rows[0].settings, load_prompt(kept), str(kept), rows)
+    prompt = load_prompt(kept) if (kept / "prompt.safetensors").exists() else None
+    return Found(rows[0].settings, prompt, str(kept), rows)
 
 
 def _run(base: TrainConfig, number: int, job: Sequence[Trial], metric: str) -> list[Outcome]:
