@@ -331,6 +331,17 @@ def test_numbers_that_are_not_finite_reach_nobody_else(engine):
     assert found[::2] == [alone(engine, text, ("p5",))[0] for text in TEXTS[2:4]]
 
 
+def test_prompts_that_are_no_numbers_reach_no_text_without_one(engine):
+    """Wherever on the devices they are."""
+    width = engine.model.config.emb_dim
+    for i in range(SHAPES.prompts):
+        engine.library.prompts[f"nan{i}"] = pt.TunedPrompt(np.zeros((8, width)))
+        engine.library.prompts[f"nan{i}"].values[:] = np.nan
+        engine.library.versions[f"nan{i}"] = 0
+        assert isinstance(generate(engine, TEXTS[0], (f"nan{i}",))[0].all()[-1], Failed)
+    assert generate(engine, TEXTS[0])[0].tokens()[0] == alone(engine, TEXTS[0], ())[0]
+
+
 @pytest.mark.parametrize("name", ["read", "step", "place", "score"])
 def test_a_step_that_fails_fails_its_requests_alone(engine, monkeypatch, name):
     calls = []

@@ -18,6 +18,7 @@ from prompt_tuning_jax.serving.choosing import (
     mean_of_groups,
 )
 from prompt_tuning_jax.serving.requests import Classify, Generate, Overloaded, Sampling
+from prompt_tuning_jax.serving.slots import Started, Text
 from prompt_tuning_jax.serving.waiting import Job, Kind, Waiting
 
 R, V = 6, 40
@@ -169,6 +170,16 @@ def test_prompts_are_written_a_few_at_once():
     assert last[0, :, 0].tolist() == [4] * 4
     assert [x.tolist() for x in rest] == [[4, 0], [7, NOWHERE]]
     assert not last[1].any()
+
+
+def test_who_has_left_loses_nothing_with_a_step():
+    def text():
+        request = Generate(tokens=[1], prompts=(), tell=print, sampling=Sampling(max_tokens=1))
+        return Text(request, 1, [0])
+
+    gone, there = text(), text()
+    gone.has_left = True
+    assert Started([gone, there], None).requests() == [there.request]
 
 
 # ---- the queue -----------------------------------------------------------------------------------
