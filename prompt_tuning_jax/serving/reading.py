@@ -54,7 +54,8 @@ class Reader:
             bank, write = self._kept, self._programs.keep
         places = iter(bank.places_of(wanted, write) if wanted else ())
         tokens = np.full((size, length), config.pad_id, np.int32)
-        lengths, ids = np.zeros(size, np.int32), np.full(size, shapes.prompts, np.int32)
+        nobody = shapes.prompts if is_behind else 0
+        lengths, ids = np.zeros(size, np.int32), np.full(size, nobody, np.int32)
         layouts, row = ["prefix"] * size, 0
         for job in batch:
             for one in job.prompts or (None,):
@@ -67,7 +68,6 @@ class Reader:
             return Behind(tokens, lengths, ids)
         # The rows are long enough already: no room is to be added.
         tokens, positions = place_prompts(tokens, lengths, layouts, 0, config.eos_id, config.pad_id)
-        ids = np.where(lengths > 0, ids, 0).astype(np.int32)
         return Rows(tokens.astype(np.int32), positions.astype(np.int32), ids)
 
     def _place(self, batch: Sequence[Job], inputs: Inputs, size: int) -> None:
