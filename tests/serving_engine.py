@@ -25,6 +25,7 @@ SHAPES = Shapes(
     label_lengths=(4,),
     prompts=4,
     prompt_length=8,
+    in_front=True,
 )
 LIMITS = {"max_labels": 8, "max_waiting": 100}
 
@@ -105,6 +106,8 @@ def random_prompts(width: int) -> dict:
         (5, "after_bos", "full"),
         (4, "prefix", "isolated"),
         (6, "prefix", "full"),
+        (3, "after_bos", "isolated"),
+        (5, "suffix", "isolated"),
     ]
     rng = np.random.default_rng(0)
     return {

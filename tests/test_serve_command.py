@@ -145,8 +145,10 @@ def test_the_shapes_are_few_and_hold_what_is_asked_for():
     assert (small.texts, small.lengths, small.slots) == ((1,), (20,), (1,))
     assert small.label_lengths == (4,)
     assert shapes_of(ServeConfig(max_input_length=100)).lengths == (57, 114, 228)
-    behind = shapes_of(ServeConfig(max_input_length=100, max_prompt_length=20), is_causal=True)
-    assert behind.lengths == (70, 120)
+    few = ServeConfig(max_input_length=100, max_prompt_length=20)
+    assert shapes_of(few, in_front=True, is_causal=True).lengths == (70, 120)
+    assert shapes_of(few, in_front=True).lengths == (60, 70, 120)
+    assert (shapes_of(few).lengths, shapes_of(few).in_front) == ((60, 120), False)
     odd = shapes_of(ServeConfig(batch_size=3, slots=5, device_prompts=1))
     assert (odd.texts, odd.slots, odd.prompts) == ((1, 3), (1, 5), 3)
 

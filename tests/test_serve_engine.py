@@ -33,7 +33,7 @@ def engine(request, model):
     model = pt.load_model("bundled_causal") if is_causal else model
     prompts = random_prompts(model.config.emb_dim)
     if is_causal:  # nothing but what is in front of all is isolated there
-        prompts["p4"] = prompts["p0"]
+        prompts |= dict.fromkeys(("p4", "p6", "p7"), prompts["p0"])
     shelf = Shelf({**prompts, "all": ENSEMBLE})
     engine = Engine(model, shelf, SHAPES, max_labels=8, max_waiting=200, ahead=ahead)
     engine.start((one.visibility, one.layout) for one in prompts.values())
@@ -68,7 +68,7 @@ def of(engine, prompts):
 
 
 def test_generated_texts_are_those_of_each_alone(engine):
-    names = [(), ("p0",), ("p1",), ("p2",), ("p3",), ("p4",), ("p5",), ENSEMBLE]
+    names = [(), *((f"p{i}",) for i in range(8)), ENSEMBLE]
     asked = [(text, names[i % len(names)], 12 - i % 5) for i, text in enumerate(TEXTS * 2)]
     # Some end before others, whose slots go on.
     answers = [generate(engine, *pair, max_tokens=most)[0] for *pair, most in asked]
@@ -91,16 +91,18 @@ def test_texts_are_read_behind_prompts_that_see_nothing_of_them(engine, monkeypa
         return read(rows, visibility)
 
     monkeypatch.setattr(engine.programs, "read", noted)
-    for prompts in ((), ("p1",), ("p0", "p5"), ("p4",), ("p2",), ("p2", "p0"), ("p3",)):
+    asked = (), ("p1",), ("p0", "p5"), ("p4",), ("p2",), ("p2", "p0"), ("p3",)
+    for prompts in asked if is_causal else (*asked, ("p6",), ("p7",), ("p4", "p7")):
         assert generate(engine, TEXTS[0], prompts, max_tokens=1)[0].tokens()
     first = "Behind" if is_causal else "Rows"
-    assert [kind for kind, _ in seen] == [first] * 3 + ["Behind"] + ["Rows"] * 3
+    assert [kind for kind, _ in seen[:4]] == [first] * 3 + ["Behind"]
+    assert {kind for kind, _ in seen[4:]} == {"Rows"}
     rooms = {length + SHAPES.prompt_length for kind, length in seen if kind == "Behind"}
     assert rooms <= set(SHAPES.lengths)
 
 
 def test_labels_are_ranked_as_for_each_alone(engine):
-    names = [(), ("p1",), ("p2",), ("p4",), ENSEMBLE]
+    names = [(), ("p1",), ("p2",), ("p4",), ("p6",), ("p7",), ("p4", "p6"), ENSEMBLE]
     for i, text in enumerate(TEXTS):
         labels = LABELS[: 2 + i % 2]
         prompts = names[i % len(names)]
@@ -329,6 +331,37 @@ def test_numbers_that_are_not_finite_reach_nobody_else(engine):
     together = [generate(engine, text, ("p5",)) for text in (TEXTS[2], LONGER, TEXTS[3])]
     found = [answer.tokens()[0] for answer, _ in together]
     assert found[::2] == [alone(engine, text, ("p5",))[0] for text in TEXTS[2:4]]
+
+
+def test_what_a_cancelled_text_left_reaches_nobody(engine, monkeypatch):
+    """Its numbers were none, and nobody has looked at them: the step was still on its way."""
+    width = engine.model.config.emb_dim
+    engine.library.prompts["broken"] = pt.TunedPrompt(np.zeros((8, width)))
+    engine.library.prompts["broken"].values[:] = np.nan
+    engine.library.versions["broken"] = 0
+    begun, may_go, step = threading.Event(), threading.Event(), engine.programs.step
+
+    def held(*given):
+        found = step(*given)
+        begun.set()
+        assert may_go.wait(60)
+        return found
+
+    monkeypatch.setattr(engine.programs, "step", held)
+    _, request = generate(engine, LONGER, ("broken",))
+    assert begun.wait(60)
+    request.cancel()
+    together = [generate(engine, text, ("p5",)) for text in (TEXTS[2], LONGER)]
+    may_go.set()
+    found = [answer.tokens()[0] for answer, _ in together]
+    assert found[0] == alone(engine, TEXTS[2], ("p5",))[0]
+
+
+def test_kinds_that_cannot_be_stop_no_server(engine):
+    """Where a prompt is isolated and behind its text, in a causal model; whoever asks is told."""
+    impossible = [("isolated", "suffix")] if engine.model.config.continues_inputs else []
+    assert all(engine._ways(kind) == [] for kind in impossible)
+    assert engine._ways(("isolated", "prefix")) == ["in front"]
 
 
 def test_prompts_that_are_no_numbers_reach_no_text_without_one(engine):

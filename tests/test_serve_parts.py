@@ -80,7 +80,7 @@ def arrays(rows, length, value=0.0):
     return {
         "layers": jnp.full((2, rows, 3, length), value),
         "mask": jnp.full((rows, length), value != 0),
-        "last": jnp.full((rows, 1), int(value)),
+        "last": jnp.full((rows, 1), int(np.nan_to_num(value))),
     }
 
 
@@ -107,13 +107,17 @@ def test_rows_are_put_at_their_places_and_nowhere_else():
         [True] * 5,
     ]
     assert table["last"][:, 0].tolist() == [0, 9, 0, 7]
-    assert (table["layers"][:, 1, :, :2] == 9).all()  # behind it stands what the mask hides
+    assert (table["layers"][:, 1, :, :2] == 9).all()
+    assert (table["layers"][:, 1, :, 2:] == 0).all()  # nothing of what stood there
     assert (table["layers"][:, 3] == 7).all()
     assert (table["layers"][:, [0, 2]] == 0).all()
-    is_kept = np.array([True, False, True, True])
-    wiped = axes.wiped(table, ROWS, is_kept)
-    assert (wiped["layers"][:, 1] == 0).all()
-    assert (wiped["layers"][:, 3] == 7).all()
+
+
+def test_an_emptied_cache_keeps_nothing_of_what_stood_there():
+    cache = axes.table_of(arrays(1, 5, jnp.nan), ROWS, 3)
+    cache = axes.emptied(cache, arrays(2, 5), ROWS, np.array([2, 0]))
+    assert (cache["layers"][:, [0, 2]] == 0).all()
+    assert jnp.isnan(cache["layers"][:, 1]).all()
 
 
 def test_a_part_of_a_table_is_taken_and_put_back():
@@ -163,13 +167,14 @@ def test_the_least_recently_used_prompt_leaves():
 def test_prompts_are_written_a_few_at_once():
     """What is shorter is padded, and what is missing has no place."""
     prompts = [TunedPrompt(np.full((n, 3), float(n))) for n in (2, 1, 4)]
-    (first, lengths, places), (last, *rest) = padded(prompts, np.array([5, 0, 7]), 2, 4)
-    assert first.shape == last.shape == (2, 4, 3)
+    (first, lengths, places), (last, *rest) = padded(prompts, np.array([5, 0, 7]), (1, 2), 4)
+    assert (first.shape, last.shape) == ((2, 4, 3), (1, 4, 3))  # no more than are needed
     assert (lengths.tolist(), places.tolist()) == ([2, 1], [5, 0])
     assert first[0, :, 0].tolist() == [2, 2, 0, 0]
     assert last[0, :, 0].tolist() == [4] * 4
-    assert [x.tolist() for x in rest] == [[4, 0], [7, NOWHERE]]
-    assert not last[1].any()
+    assert [x.tolist() for x in rest] == [[4], [7]]
+    ((_, lengths, places),) = padded(prompts[:1], np.array([3]), (2,), 4)
+    assert (lengths.tolist(), places.tolist()) == ([2, 0], [3, NOWHERE])
 
 
 def test_who_has_left_loses_nothing_with_a_step():

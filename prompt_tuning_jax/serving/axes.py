@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 NONE = -1  # a leaf that has no such axis
 Tree = Any
@@ -51,7 +51,8 @@ def put(
     """A table with rows of `new` at some places; a place that there is not is for nothing.
 
     Behind a row that is shorter than the table's there is padding, as `Family.read` has it: numbers
-    that are whole say so, and what is real stays as it was.
+    that are whole say so, and those that are real are zeros. Nothing stays of what stood there: a
+    NaN would reach whoever comes next.
 
     Args:
       padding: a row of padding alone, as long as the table's.
@@ -60,10 +61,10 @@ def put(
     def at(leaf: Array, values: Array, empty: Array, row: int, position: int) -> Array:
         index: list[Any] = [slice(None)] * leaf.ndim
         index[max(row, 0)] = places
-        if position != NONE and jnp.issubdtype(leaf.dtype, jnp.floating):
-            index[position] = slice(values.shape[position])
-        elif position != NONE:
-            empty = jnp.repeat(empty, len(places), axis=row)
+        if position != NONE:
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                empty = jnp.zeros_like(empty)
+            empty = jnp.repeat(empty, len(places), axis=max(row, 0)).astype(values.dtype)
             values = jax.lax.dynamic_update_slice_in_dim(empty, values, 0, axis=position)
         return leaf.at[tuple(index)].set(values.astype(leaf.dtype), mode="drop")
 
@@ -71,28 +72,13 @@ def put(
 
 
 def emptied(cache: Tree, fresh: Tree, rows: Tree, places: Int[Array, " B"]) -> Tree:
-    """A cache as it is before there are tokens at some places: whole numbers say how many."""
+    """A cache as it is before there are tokens at some places."""
 
     def at(leaf: Array, values: Array, row: int) -> Array:
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
         index = (slice(None),) * max(row, 0) + (places,)
         return leaf.at[index].set(values, mode="drop")
 
     return jax.tree.map(at, cache, fresh, rows)
-
-
-def wiped(table: Tree, rows: Tree, is_kept: Bool[Array, " R"]) -> Tree:
-    """A table with zeros for the real numbers of some rows, which may be NaN."""
-
-    def zeroed(leaf: Array, row: int) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        shape = [1] * leaf.ndim
-        shape[max(row, 0)] = len(is_kept)
-        return jnp.where(is_kept.reshape(shape), leaf, 0)
-
-    return jax.tree.map(zeroed, table, rows)
 
 
 def cut(tree: Tree, positions: Tree, count: int) -> Tree:

@@ -1,5 +1,6 @@
 """The prompts on the devices: as many as there is room for; the least recently used leaves."""
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -73,14 +74,22 @@ class Bank:
 
 
 def padded(
-    prompts: Sequence[TunedPrompt], places: Int[np.ndarray, " n"], count: int, length: int
+    prompts: Sequence[TunedPrompt],
+    places: Int[np.ndarray, " n"],
+    counts: Sequence[int],
+    length: int,
 ) -> Iterator[tuple[Float[np.ndarray, "n P D"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
-    """`count` prompts at a time as arrays: values of `length` P, their own lengths, and places."""
-    for start in range(0, len(prompts), count):
-        some = prompts[start : start + count]
+    """A few prompts at a time as arrays: values of `length` P, their own lengths, and places.
+
+    Args:
+      counts: how many there may be at a time; the smallest that is enough is taken.
+    """
+    for start in range(0, len(prompts), counts[-1]):
+        some = prompts[start : start + counts[-1]]
+        count = counts[bisect.bisect_left(counts, len(some))]
         values = np.zeros((count, length, some[0].shape[1]), np.float32)
         lengths, where = np.zeros(count, np.int32), np.full(count, NOWHERE, np.int32)
-        where[: len(some)] = places[start : start + count]
+        where[: len(some)] = places[start : start + len(some)]
         for row, prompt in enumerate(some):
             lengths[row] = len(prompt.values)
             values[row, : lengths[row]] = prompt.values

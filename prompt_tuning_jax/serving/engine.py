@@ -67,8 +67,8 @@ class Engine:
         """Compiles nothing yet.
 
         Args:
-          ahead: how many steps are on their way while one is told; None: 1, on a CPU 0, which has
-            no time of its own.
+          ahead: how many steps are on their way while one is told. None: 1 on an accelerator, and 0
+            on a CPU, which does both.
 
         Raises:
           ValueError: the model has no vocabulary, or its files ask for what is not done here.
@@ -86,7 +86,7 @@ class Engine:
         self._slots = Slots(self.programs)
         self._reader = Reader(self.programs, self._slots)
         self._waiting = Waiting(max_waiting)
-        self._ahead = (jax.default_backend() != "cpu") if ahead is None else ahead
+        self._ahead = int(jax.default_backend() != "cpu") if ahead is None else ahead
         self._started: collections.deque[Started] = collections.deque()
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -102,9 +102,16 @@ class Engine:
           kinds: (visibility, layout) of the prompts there will be.
         """
         begun = time.monotonic()
-        self.programs.compile({self._intake.read_as([each]) for each in kinds})
+        self.programs.compile({way for each in kinds for way in self._ways(each)})
         self._thread.start()
         return time.monotonic() - begun
+
+    def _ways(self, kind: tuple[str, str]) -> list[str]:
+        """How a text is read with such a prompt; whoever asks for one that cannot be is told."""
+        try:
+            return [self._intake.read_as([kind])]
+        except ValueError:
+            return []
 
     def stop(self, timeout: float | None = None) -> bool:
         """Takes no more requests, and ends what it accepted; returns whether it did in time."""
@@ -245,7 +252,9 @@ class Engine:
         before = len(self._started)
         self._guarded(self._start, lambda: [text.request for text in self._slots.texts])
         is_last = len(self._started) == before
-        while self._started and (is_last or len(self._started) > self._ahead):
+        while self._started and (
+            is_last or not self._slots.texts or len(self._started) > self._ahead
+        ):
             step = self._started.popleft()
             self._guarded(functools.partial(self._end, step), step.requests)
 
@@ -260,7 +269,6 @@ class Engine:
         for text, token in self._slots.ends(step):
             if not math.isfinite(token.log_prob):
                 self._slots.leave(text)
-                self.programs.wipe(text.slots)
                 self._tell(text.request, Failed(NotFinite()))
                 continue
             self._counts["tokens"] += 1

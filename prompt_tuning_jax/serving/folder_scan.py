@@ -33,9 +33,13 @@ class Fit(NamedTuple):
     allow_prompt_mismatch: bool = False
 
     def check(self, prompt: TunedPrompt | PromptHeader) -> None:
-        """Refuses, with a ValueError, a prompt of another model or one that is too long."""
+        """Refuses, with a ValueError, a prompt of another model or one that is too long.
+
+        And one that sees what there is nothing to see of where it stands in this model.
+        """
         whole = cast(TunedPrompt, prompt)  # of which no more is looked at than a header has
         self.model.check(whole, self.allow_prompt_mismatch)
+        self.model.config.visibility_in([prompt.layout], prompt.visibility)
         if prompt.shape[0] > self.max_prompt_length:
             raise ValueError(
                 f"This prompt has {prompt.shape[0]} rows, and this server has room for "

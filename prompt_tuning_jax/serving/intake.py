@@ -8,7 +8,7 @@ from prompt_tuning_jax.decoding.text import label_tokens
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.bank import Wanted
 from prompt_tuning_jax.serving.library import PromptLibrary
-from prompt_tuning_jax.serving.programs import Programs
+from prompt_tuning_jax.serving.programs import IN_FRONT, Programs
 from prompt_tuning_jax.serving.requests import Classify, Generate, Request
 from prompt_tuning_jax.serving.waiting import Job, Kind
 
@@ -58,18 +58,18 @@ class Intake:
 
     def job(self, request: Request) -> Job:
         prompts = tuple(self._wanted(name) for name in request.prompts)
-        visibility = self.read_as([(one.prompt.visibility, one.prompt.layout) for one in prompts])
+        way = self.read_as([(one.prompt.visibility, one.prompt.layout) for one in prompts])
         shapes, longest = self._programs.shapes, max([len(p.prompt.values) for p in prompts] or [0])
         self._check(request, len(prompts), longest)
-        if not self._programs.reads(visibility):
+        if not self._programs.reads(way):
             raise ValueError(
-                f"This server was not started for prompts with the visibility {visibility!r}: "
+                f"This server was not started for prompts with the visibility {way!r}: "
                 "start it again, or load the prompt through it."
             )
-        room = shapes.prompt_length if self._programs.is_behind(visibility) else longest
+        room = shapes.prompt_length if way == IN_FRONT else longest
         length = fitting(shapes.lengths, len(request.tokens) + room)
         if isinstance(request, Generate):
-            return Job(request, Kind(length, visibility, None), prompts)
+            return Job(request, Kind(length, way, None), prompts)
         labels = label_tokens(request.labels, self._vocabulary)
         if labels.shape[1] > self._limits.max_label_tokens:
             raise ValueError(
@@ -77,28 +77,31 @@ class Intake:
                 f"{self._limits.max_label_tokens}."
             )
         label_length = fitting(shapes.label_lengths, labels.shape[1])
-        return Job(request, Kind(length, visibility, label_length), prompts, labels)
+        return Job(request, Kind(length, way, label_length), prompts, labels)
 
     def _wanted(self, name: str) -> Wanted:
         version = self._library.version(name)  # before the values: these may be newer, not older
         return Wanted(name, version, self._library.get(name))
 
-    def read_as(self, prompts: Sequence[tuple[str, str]]) -> str:
-        """Which program reads a text with prompts of such (visibility, layout); () is without any.
+    def read_as(self, kinds: Sequence[tuple[str, str]]) -> str:
+        """How a text is read with prompts of such (visibility, layout); () is without any.
 
-        In a causal model no position sees what comes after it, and prompts that all stand in front
-        went through the layers before.
+        In front of it, if all of them stand there and see nothing of it; else among its tokens,
+        where in a causal model no position sees what comes after it.
 
         Raises:
-          ValueError: they see differently.
+          ValueError: they see differently, or there is no such thing in this model.
         """
-        config, layouts = self._model.config, [layout for _, layout in prompts]
-        ways = {config.visibility_in(layouts, visibility) for visibility, _ in prompts}
-        if config.continues_inputs:
-            ways = {way if self._programs.is_behind(way) else "full" for way in ways}
-        if len(ways) > 1:
+        config, layouts = self._model.config, [layout for _, layout in kinds]
+        ways = {config.visibility_in(layouts, visibility) for visibility, _ in kinds}
+        stand_in_front = all(layout == "prefix" for layout in layouts)
+        if self._programs.keeps_fronts and stand_in_front and ways == {"isolated"}:
+            return IN_FRONT
+        if len(ways) > 1 and not config.continues_inputs:
             raise ValueError(f"The prompts of an ensemble must see alike; these see {ways}.")
-        return ways.pop() if ways else self._programs.plain
+        if not ways:
+            return self._programs.plain
+        return "full" if config.continues_inputs else ways.pop()
 
     def _check(self, request: Request, members: int, prompt_length: int) -> None:
         shapes, limits = self._programs.shapes, self._limits

@@ -6,7 +6,6 @@
     place   what was read into slots of the table that decodes
     step    the next token of every slot
     score   labels after what was read
-    wipe    slots whose numbers are not finite, for those who come after
 
 Nothing is compiled later: another shape is an error. Prompts, their lengths and layouts, and how
 tokens are chosen are data.
@@ -50,6 +49,8 @@ class Shapes(NamedTuple):
       label_lengths: L, of labels.
       prompts: N, how many are on the devices at once.
       prompt_length: P, of the longest that there may be.
+      in_front: whether what texts see of prompts in front is kept, where the family can; those
+        `lengths` that are longer than P are then for it.
     """
 
     texts: tuple[int, ...]
@@ -60,11 +61,11 @@ class Shapes(NamedTuple):
     label_lengths: tuple[int, ...]
     prompts: int
     prompt_length: int
+    in_front: bool = False
 
 
-# How prompts see that stand in front of their text and see nothing of it. Where a family keeps what
-# the text sees of them, `read` has nothing to do for them.
-IN_FRONT = "isolated"
+# A way to read, beside the visibilities: behind prompts that see nothing of their text.
+IN_FRONT = "in front"
 
 
 class Programs:
@@ -72,6 +73,8 @@ class Programs:
 
     Attributes:
       compiled: how many programs there are.
+      keeps_fronts: whether texts are read behind prompts in front, which went through the layers
+        as they came to the devices.
       plain: how texts without a prompt are read.
     """
 
@@ -81,8 +84,9 @@ class Programs:
         self._found: dict[tuple, Callable] = {}
         self._shapes_read: dict[tuple[int, int], Any] = {}
         self._home = None if model.mesh is None else sharding.replicated(model.mesh)
-        self._front = front_family_of(model.config)
-        self.plain = IN_FRONT if model.config.continues_inputs else "full"
+        self.keeps_fronts = shapes.in_front and front_family_of(model.config) is not None
+        is_causal = model.config.continues_inputs
+        self.plain = IN_FRONT if self.keeps_fronts and is_causal else "full"
         self._axes = self._find_axes()
         self.reset()
 
@@ -92,22 +96,22 @@ class Programs:
 
     def reset(self) -> None:
         """Empties the bank and the slots, whatever an error has left of them."""
-        shapes = self.shapes
+        self._bank = self._fronts = self._table = self._cache = self._standing = None
+        shapes, self._is_spoilt = self.shapes, False
         size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
         self._bank = self._at_home(jnp.zeros(size, jnp.float32))
-        keeps = any(name == "keep" for name, *_ in self._found)
-        self._fronts = self._no_fronts() if keeps else None
-        self._is_spoilt = False
+        if self.keeps_fronts:  # and one that nobody writes, for texts without a prompt
+            room = self._fronts_of(shapes.prompts + 1)
+            self._fronts = self._at_home(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), room))
         if self._found:
             self._make_table()
 
     @property
     def is_whole(self) -> bool:
         """Whether the state is there: a program that fails may have taken it with it."""
-        state = jax.tree.leaves(
-            (self._bank, self._fronts, self._table, self._cache, self._standing)
-        )
-        return not (self._is_spoilt or any(leaf.is_deleted() for leaf in state))
+        state = self._bank, self._fronts, self._table, self._cache, self._standing
+        is_gone = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        return not (self._is_spoilt or is_gone)
 
     # ---- running -------------------------------------------------------------------------------
 
@@ -123,25 +127,17 @@ class Programs:
             self._fronts = program(self.model.params, self._fronts, *given)
 
     @property
-    def _prompts_at_once(self) -> tuple[int, int]:
-        """n and P, of what is written."""
-        return self.shapes.texts[-1], self.shapes.prompt_length
+    def _prompts_at_once(self) -> tuple[Sequence[int], int]:
+        """n, and P, of what is written."""
+        return self.shapes.texts, self.shapes.prompt_length
 
-    def is_behind(self, visibility: str) -> bool:
-        """Whether prompts that see so went through the layers before, and need no room in rows."""
-        return self._front is not None and visibility == IN_FRONT
-
-    def read(self, rows: Rows | Behind, visibility: str) -> Inputs:
-        """Reads texts whose prompts see so (`reads` says how that is called).
-
-        Args:
-          rows: `Behind`, where `is_behind`.
-        """
+    def read(self, rows: Rows | Behind, way: str) -> Inputs:
+        """Reads texts: `Behind` prompts `IN_FRONT`, or rows whose prompts have a visibility."""
         texts, length = rows.tokens.shape
         if isinstance(rows, Behind):
             length += self.shapes.prompt_length
         prompts = self._fronts if isinstance(rows, Behind) else self._bank
-        return self._found["read", texts, length, visibility](self.model.params, prompts, rows)
+        return self._found["read", texts, length, way](self.model.params, prompts, rows)
 
     def place(self, inputs: Inputs, slots: Int[np.ndarray, " B"]) -> None:
         """Puts texts that were read into slots; one that there is not is for no text."""
@@ -170,14 +166,14 @@ class Programs:
             array.copy_to_host_async()
         return found
 
-    def fetched(self, found: Next) -> Next:
-        """What a step has made, as soon as it has.
+    def fetched(self, found: Any) -> Any:
+        """What a program has made, as soon as it has.
 
         Raises:
           jax.errors.JaxRuntimeError: it failed, and so did all that was started after it.
         """
         try:
-            return Next(*map(np.asarray, found))
+            return jax.tree.map(np.asarray, found)
         except Exception:
             self._is_spoilt = True
             raise
@@ -185,43 +181,37 @@ class Programs:
     def score(self, inputs: Inputs, labels: Int[np.ndarray, "B C L"]) -> Float[np.ndarray, "B C"]:
         """Log-probabilities of labels, each text's own, after texts that were read."""
         program = self._found["score", *inputs.own[0].shape, labels.shape[-1]]
-        return np.asarray(program(self.model.params, inputs, labels))
-
-    def wipe(self, slots: Sequence[int]) -> None:
-        """Leaves nothing of what stood in some slots: a NaN would reach whoever comes next."""
-        is_kept = np.ones(self.shapes.slots[-1], bool)
-        is_kept[list(slots)] = False
-        self._table, self._cache = self._found["wipe",](self._table, self._cache, is_kept)
+        return self.fetched(program(self.model.params, inputs, labels))
 
     # ---- compiling -----------------------------------------------------------------------------
 
-    def compile(self, visibilities: Iterable[str]) -> None:
-        """All programs, and slots; prompts that see otherwise need `compile_read` first."""
-        self.compile_read(self.plain, *visibilities)
+    def compile(self, ways: Iterable[str]) -> None:
+        """All programs, and slots; prompts to be read in other ways need `compile_read` first."""
+        fronts = [IN_FRONT] if self.keeps_fronts else []
+        self.compile_read(self.plain, *fronts, *ways)
         self._make_table()
         self._compile(self._sizes())
 
-    def compile_read(self, *visibilities: str) -> None:
-        """What reads texts whose prompts see so. Others may read meanwhile."""
-        sizes = itertools.product(self.shapes.texts, self.shapes.lengths, visibilities)
+    def compile_read(self, *ways: str) -> None:
+        """What reads texts in these ways. Others may read meanwhile."""
+        sizes = itertools.product(self.shapes.texts, self.shapes.lengths, ways)
         room = self.shapes.prompt_length
-        if self._fronts is None and any(map(self.is_behind, visibilities)):
-            self._fronts = self._no_fronts()
-            self._compile([("keep", (self.shapes.texts[-1],))])
         self._compile(
-            ("read", (texts, length, visibility))
-            for texts, length, visibility in sizes
-            if length > room or not self.is_behind(visibility)
+            ("read", (texts, length, way))
+            for texts, length, way in sizes
+            if way != IN_FRONT or length > room
         )
 
-    def reads(self, visibility: str) -> bool:
-        """Whether there is a program for prompts that see so."""
-        return ("read", self.shapes.texts[-1], self.shapes.lengths[-1], visibility) in self._found
+    def reads(self, way: str) -> bool:
+        """Whether there is a program for it."""
+        return ("read", self.shapes.texts[-1], self.shapes.lengths[-1], way) in self._found
 
     def _sizes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         shapes = self.shapes
-        yield "write", (shapes.texts[-1],)
-        yield "wipe", ()
+        for texts in shapes.texts:
+            yield "write", (texts,)
+            if self.keeps_fronts:
+                yield "keep", (texts,)
         for length in shapes.lengths:
             for texts in shapes.texts:
                 yield "place", (texts, length)
@@ -257,16 +247,17 @@ class Programs:
         whole = np.zeros(count, np.int32)
         return keep, (self.model.params, self._fronts, values, whole, whole), (1,)
 
-    def _read(self, texts: int, length: int, visibility: str):
-        config = dataclasses.replace(self.model.config, prompt_visibility=visibility)
-        read, prompts = functools.partial(steps.read, config), self._bank
-        if self.is_behind(visibility):
+    def _read(self, texts: int, length: int, way: str):
+        rows = self._blank(texts, length, way)
+        if way == IN_FRONT:
+            config = self.model.config
             read = functools.partial(steps.read_behind, config, self.shapes.prompt_length)
-            prompts = self._fronts
-        return read, (self.model.params, prompts, self._blank(texts, length, visibility)), ()
+            return read, (self.model.params, self._fronts, rows), ()
+        config = dataclasses.replace(self.model.config, prompt_visibility=way)
+        return functools.partial(steps.read, config), (self.model.params, self._bank, rows), ()
 
-    def _blank(self, texts: int, length: int, visibility: str) -> Rows | Behind:
-        if self.is_behind(visibility):
+    def _blank(self, texts: int, length: int, way: str) -> Rows | Behind:
+        if way == IN_FRONT:
             length -= self.shapes.prompt_length
             return steps.blank_behind(self.model.config, texts, length)
         return steps.blank(self.model.config, texts, length)
@@ -288,15 +279,6 @@ class Programs:
         labels = np.zeros((texts, self.shapes.labels, label_length), np.int32)
         return score, (self.model.params, self._inputs_of(texts, length), labels), ()
 
-    def _wipe(self):
-        of_table = self._axes
-
-        def wipe(table, cache, is_kept):
-            table = axes.wiped(table, of_table.inputs, is_kept)
-            return table, axes.wiped(cache, of_table.cache, is_kept)
-
-        return wipe, (self._table, self._cache, np.ones(self.shapes.slots[-1], bool)), (0, 1)
-
     # ---- state ---------------------------------------------------------------------------------
 
     def _make_table(self) -> None:
@@ -310,11 +292,6 @@ class Programs:
         standing = Standing(*[jnp.zeros(count, jnp.int32)] * 2)
         state = table, cache, standing
         self._table, self._cache, self._standing = map(self._at_home, state)
-
-    def _no_fronts(self) -> Any:
-        """Room for what texts see of as many prompts as the bank has, and of none."""
-        shapes = self._fronts_of(self.shapes.prompts + 1)
-        return self._at_home(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def _fronts_of(self, prompts: int) -> Any:
         of_model = self.model.config, self.model.params

@@ -8,7 +8,7 @@ from prompt_tuning_jax.evaluation.answers import ranked_answer
 from prompt_tuning_jax.layout import place_prompts
 from prompt_tuning_jax.serving.bank import Bank
 from prompt_tuning_jax.serving.intake import fitting
-from prompt_tuning_jax.serving.programs import Programs
+from prompt_tuning_jax.serving.programs import IN_FRONT, Programs
 from prompt_tuning_jax.serving.requests import Event, Failed, NotFinite, Ranked, Request
 from prompt_tuning_jax.serving.slots import Slots
 from prompt_tuning_jax.serving.steps import Behind, Inputs, Rows
@@ -36,7 +36,7 @@ class Reader:
         """How many rows there was room for, and the answers of those whose labels are ranked."""
         kind, rows = batch[0].kind, sum(job.rows for job in batch)
         size = fitting(self._programs.shapes.texts, rows)
-        inputs = self._programs.read(self._laid_out(batch, size), kind.visibility)
+        inputs = self._programs.read(self._laid_out(batch, size), kind.way)
         if kind.label_length is not None:
             return size, self._ranked(batch, inputs, size)
         self._place(batch, inputs, size)
@@ -45,7 +45,7 @@ class Reader:
     def _laid_out(self, batch: Sequence[Job], size: int) -> Rows | Behind:
         """The texts of a batch, each once for each of its prompts, with room for these."""
         kind, shapes = batch[0].kind, self._programs.shapes
-        is_behind = self._programs.is_behind(kind.visibility)
+        is_behind = kind.way == IN_FRONT
         config, length = self._programs.model.config, kind.length
         length -= shapes.prompt_length if is_behind else 0
         wanted = [one for job in batch for one in job.prompts]

@@ -35,7 +35,9 @@ def engine_of(config: ServeConfig) -> Engine:
     words = None if config.vocabulary is None else Path(config.vocabulary)
     model = load_model(config.model, config.model_dtype, vocabulary=words, mesh=mesh)
     library = library_of(config, model)
-    shapes = shapes_of(config, is_causal=model.config.continues_inputs)
+    is_causal = model.config.continues_inputs
+    in_front = is_causal or ("isolated", "prefix") in kinds_of(library)
+    shapes = shapes_of(config, in_front, is_causal)
     return Engine(model, library, shapes, config.max_labels, config.max_waiting)
 
 
@@ -85,23 +87,27 @@ def token_of(config: ServeConfig) -> str | None:
     return token
 
 
-def shapes_of(config: ServeConfig, is_causal: bool = False) -> Shapes:
+def shapes_of(config: ServeConfig, in_front: bool = False, is_causal: bool = False) -> Shapes:
     """The shapes that the server compiles its programs for.
 
-    A causal model reads texts behind their prompts: few lengths of these, with room for a prompt.
+    Args:
+      in_front: whether texts are read behind prompts in front: few lengths of them, each with room
+        for a prompt; in a causal model there are no others.
     """
-    room = config.max_prompt_length if is_causal else 0
-    longest = config.max_input_length + config.max_prompt_length
-    lengths = {*_few(32, 2, longest - room)[:3], longest - room}
+    room, text = config.max_prompt_length, config.max_input_length
+    lengths = set() if is_causal else {*_few(32, 2, text + room)[:3], text + room}
+    if in_front:
+        lengths |= {room + length for length in (*_few(32, 2, text)[:3], text)}
     return Shapes(
         texts=tuple(sorted({1, *_few(2, 4, config.batch_size)[-2:]})),
-        lengths=tuple(room + length for length in sorted(lengths)),
+        lengths=tuple(sorted(lengths)),
         slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
         max_tokens=config.max_length,
         labels=2,  # of most tasks all there are; more are scored two at a time
         label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
         prompts=max(config.device_prompts, config.batch_size),
         prompt_length=config.max_prompt_length,
+        in_front=in_front,
     )
 
 

@@ -32,8 +32,8 @@ class Text:
     has_left: bool = False
 
     @property
-    def is_whole(self) -> bool:
-        """As long as it may get, as soon as what is on its way is there."""
+    def has_all(self) -> bool:
+        """Whether it is as long as it may get, as soon as what is on its way is there."""
         return self.started == self.request.sampling.max_tokens
 
 
@@ -95,7 +95,7 @@ class Slots:
 
     def start(self) -> Started | None:
         """Starts to make the next token of each text that may get longer; None if there is none."""
-        texts = [text for text in self.texts if not text.is_whole]
+        texts = [text for text in self.texts if not text.has_all]
         if not texts:
             return None
         rows = fitting(self._sizes, 1 + max(slot for text in texts for slot in text.slots))

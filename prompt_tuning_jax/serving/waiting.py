@@ -15,12 +15,12 @@ class Kind(NamedTuple):
 
     Attributes:
       length: S, of prompt and text.
-      visibility: what the prompts see.
+      way: how they are read (`Intake.read_as`).
       label_length: L, where labels are scored; None where text is generated.
     """
 
     length: int
-    visibility: str
+    way: str
     label_length: int | None
 
 
