@@ -5,6 +5,7 @@ model = pt.load_embedding_model("all-MiniLM-L6-v2")
 documents = model.embed(paragraphs)                        # [N, E]
 queries = model.embed(questions, prompt=prompt)            # the same space, tuned on this side
 scores = queries @ documents.T
+queries = model.adapted("runs/lora/best").embed(questions)  # tuned within: LoRA, or all weights
 
 A prompt is a `TunedPrompt`, an array [P, D] or `bank.rows(names)`: see `banks`.
 """
@@ -24,13 +25,11 @@ from jaxtyping import Array, Float
 from prompt_tuning_jax import arguments
 from prompt_tuning_jax.banks import PromptLike, PromptSet
 from prompt_tuning_jax.checkpoints import quantize, sentence_transformers
+from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.checkpoints.huggingface import directory_of, resolve
-from prompt_tuning_jax.checkpoints.load import checked_dtype
-from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.data.text_rows import TextPrompts, TextRows
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.models.embedding import EmbeddingConfig, Step, prompted, stored
@@ -58,6 +57,7 @@ class EmbeddingModel:
       pool_prompt: whether a prompt's positions count in the pooling, where neither a call nor the
         prompt's own file says it.
       known_fingerprint: that of the weights as they were read, where it is known.
+      adapter: what its query side was tuned with, and is among `params`: see `adapted`.
     """
 
     config: EmbeddingConfig
@@ -69,11 +69,13 @@ class EmbeddingModel:
     lower_case: bool = False
     pool_prompt: bool = False
     known_fingerprint: str | None = None
+    adapter: Adapter | None = None
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         facts = f"{count:,} weights, {'+'.join(self.config.pooling)}, {self.config.outputs} numbers"
-        return f"EmbeddingModel({self.name!r}, {facts})"
+        within = "" if self.adapter is None else f", {self.adapter}"
+        return f"EmbeddingModel({self.name!r}, {facts}{within})"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -104,12 +106,35 @@ class EmbeddingModel:
             changes = {"known_fingerprint": None} | changes
         return dataclasses.replace(self, **changes)
 
+    def adapted(self, adapter: Any, allow_prompt_mismatch: bool = False) -> "EmbeddingModel":
+        """The model with a tuned query side, as `load_adapter` reads it: `"runs/lora/best"`.
+
+        Its vectors are compared with those that documents have of the model without it.
+
+        Raises:
+          ValueError: it is for another model, or for another pooling; there is one already.
+        """
+        prompted.check_alone(self.adapter)
+        if not isinstance(adapter, Adapter):
+            adapter = load_adapter(adapter, self.config)
+        adapter.check(self.params, lambda: self.identity, allow_prompt_mismatch)
+        if not allow_prompt_mismatch:
+            prompted.check_pooling(adapter.metadata, self.config)
+        name = adapter.metadata.get(prompted.QUERY_NAME) or self.text_prompts.default
+        return self.replace(
+            params=adapter.within(self.params, self.mesh),
+            known_fingerprint=self.fingerprint,
+            text_prompts=dataclasses.replace(self.text_prompts, default=name),
+            adapter=adapter,
+        )
+
     def check(self, prompt: TunedPrompt, allow_prompt_mismatch: bool = False) -> None:
         """Refuses, with a ValueError, a prompt of another model; see `check_compatible`."""
+        prompted.check_alone(self.adapter)
         told = {"allow_prompt_mismatch": allow_prompt_mismatch, "embeds": True}
         check_compatible(prompt, **self.identity, emb_dim=self.config.emb_dim, **told)
         if not allow_prompt_mismatch:
-            prompted.check_pooling(prompt, self.config, f"set {spelled('allow_prompt_mismatch')}")
+            prompted.check_pooling(prompt.metadata, self.config)
 
     def embedded(
         self,
@@ -151,10 +176,8 @@ class EmbeddingModel:
           prompt_length: P, for which room is left among the model's positions.
         """
         arguments.check_texts(texts, self.vocab_size)
-        before, room = (
-            self.text_prompts.before(name, text_prompt),
-            self.room(max_length, prompt_length),
-        )
+        before = self.text_prompts.before(name, text_prompt)
+        room = self.room(max_length, prompt_length)
         rows = self._rows.tokens(texts, before, room)
         return self._rows.batch(rows, self._rows.skipped(before), room, len(rows))
 
@@ -241,9 +264,11 @@ class EmbeddingModel:
           ValueError: as that, or a prompt that names another model.
         """
         prompts = PromptSet.of(prompt)
+        if prompts.values is not None:
+            prompted.check_alone(self.adapter)
         config = prompted.checked(self.config, prompts, self.name)
         for tuned in prompts.tuned:
-            prompted.check_pooling(tuned, config, ANY_MODEL)
+            prompted.check_pooling(tuned.metadata, config, ANY_MODEL)
             if tuned.base_fingerprint is not None:  # ours takes reading all weights, once
                 told = {"override": ANY_MODEL, "embeds": True}
                 check_compatible(tuned, fingerprint=self.fingerprint, **told)
@@ -254,7 +279,9 @@ class EmbeddingModel:
         arguments.check_numbers(max_length=max_length)
         limit = getattr(self.config.network, "length_limit", None)
         room = max_length or self.config.max_seq_length
-        room = room if limit is None else min(room, limit - prompt_length)
+        if limit is not None:
+            before = encoder_of(self.config.network).prefix_length(self.config.network, self.params)
+            room = min(room, limit - prompt_length - before)
         self._rows.check_room(room)
         return room
 
@@ -293,21 +320,9 @@ def load_embedding_model(
         model = _of_frozen(source)
     else:
         model = _from_files(source, dtype, verbose, mesh)
-    config = model.config
-    changes: dict[str, Any] = {}
-    if pooling is not None:
-        changes["pooling"] = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        if config.shapes() and len(changes["pooling"]) != len(config.pooling):
-            raise ValueError(f"{model.name} has dense layers for {len(config.pooling)} pooling(s).")
-    if max_seq_length is not None:
-        arguments.check_numbers(max_length=max_seq_length)
-        changes["max_seq_length"] = max_seq_length
-    if normalize is not None and normalize != config.normalizes:
-        last = (Step("normalize"),)
-        changes["steps"] = config.steps + last if normalize else config.steps[:-1]
-    if not changes:
-        return model
-    return model.replace(config=dataclasses.replace(config, **changes))
+    arguments.check_numbers(max_length=max_seq_length)
+    modes = (pooling,) if isinstance(pooling, str) else pooling
+    return model.replace(config=model.config.changed(modes, normalize, max_seq_length))
 
 
 def _of_frozen(model: FrozenModel) -> EmbeddingModel:
@@ -321,20 +336,7 @@ def _of_frozen(model: FrozenModel) -> EmbeddingModel:
 
 
 def _from_files(source: str | Path, dtype: Any, verbose: bool, mesh: Mesh | None) -> EmbeddingModel:
-    if is_checkpoint(source):
-        raise ValueError(
-            f"{source} is a T5X checkpoint: pass load_embedding_model(load_model({str(source)!r}, "
-            "vocabulary=...))."
-        )
-    quantizer = quantize.Quantizer() if checked_dtype(dtype) == jnp.int8 else None
-    places = functools.partial(sharding.param_shardings, mesh) if mesh else None
-    files = sentence_transformers.load(
-        resolve(directory_of(source)),
-        dtype,
-        print if verbose else None,
-        places,
-        quantizer,
-    )
+    files = sentence_transformers.open_model(source, dtype, verbose, mesh)
     return EmbeddingModel(
         files.config,
         files.params,

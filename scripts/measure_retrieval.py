@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 from rich.table import Table
 
@@ -34,14 +32,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.data.collection import Collection, read_collection
 from prompt_tuning_jax.evaluation.retrieval.store import Store, load_store, make_store, save_store
-from prompt_tuning_jax.methods.adapters import choice
-from prompt_tuning_jax.methods.adapters.method import Options
-from prompt_tuning_jax.params import flatten, split_params, unflatten
-from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.retrieval.batches import RetrievalBatches
-from prompt_tuning_jax.training.retrieval.loss import retrieval_gradients
 from prompt_tuning_jax.training.retrieval.scoring import scores_of
-from prompt_tuning_jax.training.retrieval.set_up import examples_of
 
 CONSOLE = Console(width=110)
 RATES = {
@@ -49,6 +40,7 @@ RATES = {
     "lora": (0.0003, 0.001),
     "full": (0.00001, 0.00005),
 }
+METHODS = {"lora": "lora", "full": "model"}  # as `--method` has them
 METRICS = ("mrr@10", "recall@1", "recall@10")
 SHARES = {"train": 0.5, "dev": 0.15, "test": 0.35}  # of the articles
 
@@ -126,31 +118,38 @@ def stored(collection: Collection, model: pt.EmbeddingModel, folder: Path) -> St
 # --- the methods
 
 
-def tuned_prompts(
+def trained(
     args: argparse.Namespace,
     model: pt.EmbeddingModel,
     folder: Path,
+    method: str,
     rates: Sequence[float],
     seeds: Sequence[int],
 ) -> Iterator[tuple[Any, pt.EmbeddingModel]]:
-    """The prompt after the last step, for each (rate, seed), all trained at once."""
+    """The query side after the last step, for each (rate, seed): a prompt, or a tuned model."""
     runs = {
         f"run{i}": {"learning_rate": r, "seed": s}
         for i, (r, s) in enumerate(zip(rates, seeds, strict=True))
     }
     with tempfile.TemporaryDirectory() as directory:
-        pt.train_many(runs, **settings(args, folder, directory), model=model)
-        for name in runs:
-            yield pt.load_prompt(Path(directory) / name / "last"), model
+        common = settings(args, folder) | own_settings(args, method) | {"model": model}
+        if method != "full":
+            pt.train_many(runs, **common, model_dir=directory)
+        for name, own in runs.items():
+            place = Path(directory) / name
+            if method == "full":  # runs together share all weights
+                pt.train(**common, **own, model_dir=place)
+            if method == "prompt":
+                yield pt.load_prompt(place / "last"), model
+            else:
+                yield None, model.adapted(place / "last")
 
 
-def settings(args: argparse.Namespace, folder: Path, directory: str) -> dict[str, Any]:
+def settings(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "task_kind": "retrieval",
         "data_dir": str(folder),
         "index": str(folder / "index"),
-        "model_dir": directory,
-        "prompt_length": args.prompt_length,
         "train_steps": args.steps,
         "eval_period": args.steps,
         "eval_limit": 8,  # dev is asked below, of all methods alike
@@ -161,61 +160,11 @@ def settings(args: argparse.Namespace, folder: Path, directory: str) -> dict[str
     }
 
 
-def tuned_weights(
-    args: argparse.Namespace,
-    model: pt.EmbeddingModel,
-    folder: Path,
-    method: str,
-    rate: float,
-    seed: int,
-) -> tuple[None, pt.EmbeddingModel]:
-    """The query side with LoRA in it, or tuned whole: AdamW, linear decay to 0."""
-    config = TrainConfig(**settings(args, folder, "unused"), seed=seed)
-    store, collection = load_store(folder / "index"), read_collection(folder)
-    examples = examples_of(config, collection, store, model, None)
-    batches = RetrievalBatches(
-        examples,
-        model.tokenize,
-        store.rows,
-        batch_size=args.batch_size,
-        hard_negatives=args.hard_negatives,
-        seed=seed,
-    )
-    flat = flatten(model.params)
-    pattern = ".*"
-    if method == "lora":
-        flat = flat | choice.start("lora", jax.random.key(seed), flat, Options())
-        pattern = choice.trainable_pattern("lora")
-    trainable, frozen = split_params(unflatten(flat), [(pattern, optax.identity())])
-    optimizer = optax.adamw(optax.linear_schedule(rate, 0.0, args.steps))
-    gradients, state = retrieval_gradients(config, model), optimizer.init(trainable)
-
-    @jax.jit
-    def step(trainable, state, batch):
-        (total, count), grads = gradients(trainable, frozen, batch, None)
-        grads = jax.tree.map(lambda g: g / count, grads)
-        updates, state = optimizer.update(grads, state, trainable)
-        return optax.apply_updates(trainable, updates), state, total / count
-
-    for _ in range(args.steps):
-        batch = jax.tree.map(jnp.asarray, next(batches))
-        trainable, state, _ = step(trainable, state, batch)
-    return None, model.replace(params=unflatten({**frozen, **trainable}))
-
-
-def trained(
-    args: argparse.Namespace,
-    model: pt.EmbeddingModel,
-    folder: Path,
-    method: str,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-) -> Iterator[tuple[Any, pt.EmbeddingModel]]:
+def own_settings(args: argparse.Namespace, method: str) -> dict[str, Any]:
+    """LoRA and the whole query side by AdamW, whose rate falls in a straight line to 0."""
     if method == "prompt":
-        yield from tuned_prompts(args, model, folder, rates, seeds)
-        return
-    for rate, seed in zip(rates, seeds, strict=True):
-        yield tuned_weights(args, model, folder, method, rate, seed)
+        return {"prompt_length": args.prompt_length}
+    return {"method": METHODS[method], "optimizer": "adamw", "schedule": "linear"}
 
 
 def job(args: argparse.Namespace, model: pt.EmbeddingModel, method: str, sides: Any) -> Any:

@@ -292,8 +292,6 @@ def test_batches_go_on_where_they_stood():
         ({"task_kind": "text", "hard_negatives": 2}, "hard_negatives is for task_kind=retrieval"),
         ({"hard_negatives": 60}, "cannot be drawn of negative_depth 50"),
         ({"metric": "accuracy"}, "no metric of retrieval"),
-        ({"prompt_length": 0}, "a prompt trains"),
-        ({"method": "lora", "prompt_length": 0}, "a prompt trains"),
         ({"pack": True}, "pack is for"),
         ({"query_name": "question"}, "no text prompt 'question'"),
         ({"prompt_init": "nearest:runs"}, "name a prompt's own path"),

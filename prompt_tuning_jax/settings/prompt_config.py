@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
@@ -15,6 +15,8 @@ from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.common import MismatchConfig, TextPromptConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
+
+Model = TypeVar("Model", FrozenModel, EmbeddingModel)
 
 
 @settings
@@ -49,7 +51,7 @@ class AdapterConfig(MismatchConfig):
     )
 
 
-def load_adapted(config: AdapterConfig, model: FrozenModel) -> tuple[FrozenModel, Adapter | None]:
+def load_adapted(config: AdapterConfig, model: Model) -> tuple[Model, Adapter | None]:
     """The model with the adapter that `config` names, and that."""
     if config.adapter is None:
         return model, None

@@ -229,7 +229,7 @@ class TrainConfig(
     def dropout(self) -> float:
         """`dropout_rate`, or what it is by default."""
         if self.dropout_rate is None:
-            return 0.0 if self.input_rows else MODEL_DROPOUT
+            return 0.0 if self.input_rows or self.retrieves else MODEL_DROPOUT
         return self.dropout_rate
 
     @property

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints import huggingface
-from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter import WHOLE, Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import save_adapter
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, load_prompt, save_prompt
@@ -189,9 +189,12 @@ class Outputs:
         return {"step": step, "train_loss": log.loss, **scores}
 
     def save(self, name: str, trainable: Params, scores: Scores) -> None:
-        """Writes the adapter, or the prompt, the tuned model, or both, to `model_dir/name`."""
+        """Writes the adapter, or the prompt, the tuned model, or both, to `model_dir/name`.
+
+        A query side's own weights are written as an adapter is: documents are of the model's.
+        """
         model, prompt = self._divide(trainable)
-        if self.config.adapter is not None:
+        if self._adapter is not None:
             self._write_adapter(name, trainable, scores)
             return
         if without_prompt(trainable):
@@ -216,7 +219,7 @@ class Outputs:
         resumed run writes again, the same.
         """
         model, prompt = self._divide(trainable)
-        if prompt is not None and self.config.adapter is None:
+        if prompt is not None and self._adapter is None:
             self._write_prompt(f"{SNAPSHOTS}/{scores['step']}", model, prompt, scores)
 
     def _write_prompt(
@@ -245,7 +248,7 @@ class Outputs:
     def _write_adapter(self, name: str, trainable: Params, scores: Scores) -> None:
         identity = self.model.identity  # all hosts take part
         flat = {**self.frozen, **trainable}
-        leaves = sharding.to_host(leaves_of(flat))
+        leaves = sharding.to_host(trainable if self._adapter == WHOLE else leaves_of(flat))
         if (prompt := whole_prompt(folded(flat))) is not None:
             leaves[PROMPT_NAME] = prompt
         if not hosts.is_first():
@@ -255,9 +258,8 @@ class Outputs:
             VOCABULARY: identity["vocabulary_hash"],
             **self._known(scores),
         }
-        adapter = Adapter(
-            self.config.adapter, leaves, {key: x for key, x in facts.items() if x is not None}
-        )
+        known = {key: x for key, x in facts.items() if x is not None}
+        adapter = Adapter(self._adapter, leaves, known)
         save_adapter(self.model_dir / name, adapter, self.model.config, self.model.name)
 
     def _known(self, scores: Scores) -> dict[str, Any]:
@@ -299,12 +301,19 @@ class Outputs:
         cost = "" if self.budget is None else f", {self.budget.spent(step)}"
         log.say(f"best: step {best['step']}{score}, in {self.model_dir / 'best'}{cost}")
 
+    @property
+    def _adapter(self) -> str | None:
+        """The method of what is written as an adapter; None where nothing is."""
+        if self.config.retrieves and not self.config.input_rows:
+            return self.config.adapter or WHOLE
+        return self.config.adapter
+
     def _divide(self, trainable: Params) -> tuple[FrozenModel, TunedPrompt | None]:
         """The model without the prompt, and the prompt."""
         model = self.model
         if without_prompt(trainable):
             weights = without_prompt({**self.frozen, **trainable})
-            same = model.fingerprint if self.config.adapter is not None else None
+            same = model.fingerprint if self._adapter is not None else None
             model = model.replace(params=unflatten(weights), known_fingerprint=same)
         prompt = whole_prompt(folded({**self.frozen, **trainable}))
         if prompt is None:

@@ -18,8 +18,11 @@ from prompt_tuning_jax.models.adapters import (
     PREFIX_KEY,
     PREFIX_VALUE,
 )
+from prompt_tuning_jax.models.products import SCALE
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY
+
+WHOLE = "model"  # the method whose leaves are a query side's own weights, instead of the model's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class Adapter:
     """What a method trained in a frozen network.
 
     Attributes:
-      method: one of `methods.adapters.choice.NAMES`.
+      method: one of `methods.adapters.choice.NAMES`, or `WHOLE`.
       leaves: flat name in the parameter tree -> values, float32.
       metadata: JSON values, such as `base_model`, `task`, `verbalizers`, `step`, `scores`.
     """
@@ -46,7 +49,10 @@ class Adapter:
         leaves = {name: jnp.asarray(x) for name, x in self.leaves.items()}
         if mesh is not None:
             leaves = sharding.put(leaves, sharding.replicated(mesh))
-        return unflatten({**without_leaves(flatten(params)), **leaves})
+        kept = without_leaves(flatten(params))
+        for name in self.leaves:  # a weight that another takes the place of has no scale of int8
+            kept.pop(name + SCALE, None)
+        return unflatten({**kept, **leaves})
 
     def check(
         self,
@@ -85,6 +91,9 @@ class Adapter:
 def check_leaves(leaves: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """ValueError where there is no weight that a leaf stands beside, or one of another size."""
     for name, values in leaves.items():
+        if name in weights:
+            _check_weight(name, values, weights[name])
+            continue
         folder, _, leaf = name.rpartition("/")
         size = _size_beside(folder, leaf, weights)
         if size is None:
@@ -97,6 +106,15 @@ def check_leaves(leaves: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
                 f"This adapter's {name} is {list(values.shape)}, but the weight there has the size "
                 f"{size}: load the model that it was trained for."
             )
+
+
+def _check_weight(name: str, values: Any, weight: Any) -> None:
+    """ValueError where a weight has another shape than the one that it takes the place of."""
+    if values.shape != weight.shape:
+        raise ValueError(
+            f"This adapter's {name} is {list(values.shape)}, but the model given has "
+            f"{list(weight.shape)} there: load the model that it was trained for."
+        )
 
 
 def _size_beside(folder: str, leaf: str, weights: Mapping[str, Any]) -> int | None:

@@ -19,14 +19,16 @@ from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.adapters import peft_prefix, peft_tensors
-from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter import WHOLE, Adapter
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_facts import checked_facts
 from prompt_tuning_jax.json_values import json_object, plain
 from prompt_tuning_jax.methods.adapters.choice import NAMES
+from prompt_tuning_jax.models.embedding import EmbeddingConfig
 from prompt_tuning_jax.models.family import NetworkConfig
 
+Config = NetworkConfig | EmbeddingConfig
 FACTS = "adapter.json"
 WEIGHTS = "adapter.safetensors"
 _FETCH = "Fetch it again."
@@ -45,14 +47,14 @@ _WRITERS = {
 
 
 def save_adapter(
-    directory: str | os.PathLike, adapter: Adapter, config: NetworkConfig, base_model: str
+    directory: str | os.PathLike, adapter: Adapter, config: Config, base_model: str
 ) -> Path:
     """Writes an adapter, in PEFT's form where that can hold it.
 
     Each file is replaced whole; the one that makes a directory an adapter comes last.
 
     Args:
-      config: of the network that it changes.
+      config: of the network that it changes, or of the embedding model that has it.
       base_model: the network's name: a directory, or a name on the hub or of a bundled model.
     """
     directory = Path(directory)
@@ -69,7 +71,7 @@ def save_adapter(
         settings |= {
             "base_model_name_or_path": str(directory_of(base_model)),
             "inference_mode": True,
-            "task_type": peft.task_of(config.continues_inputs),
+            "task_type": _task_of(config),
         }
         with new_file(directory / peft.WEIGHTS) as partial:
             save_tensors(tensors, partial, {"format": "pt"})
@@ -88,8 +90,8 @@ def is_adapter(directory: str | os.PathLike) -> bool:
     return _settings(directory).get("peft_type") in _KINDS
 
 
-def load_adapter(directory: str | os.PathLike, config: NetworkConfig) -> Adapter:
-    """Reads an adapter for a network of this config; see `save_adapter`.
+def load_adapter(directory: str | os.PathLike, config: Config) -> Adapter:
+    """Reads an adapter for a model of this config; see `save_adapter`.
 
     Raises:
       FileNotFoundError: no such directory, or one without an adapter.
@@ -101,7 +103,7 @@ def load_adapter(directory: str | os.PathLike, config: NetworkConfig) -> Adapter
         leaves = _tensors(directory / WEIGHTS)
         return Adapter(_method(directory, facts), leaves, facts)
     settings = _settings(directory)
-    kind, task = settings.get("peft_type"), peft.task_of(config.continues_inputs)
+    kind, task = settings.get("peft_type"), _task_of(config)
     if kind not in _KINDS:
         raise ValueError(
             f"{directory} is a PEFT adapter of type {kind}; read as adapters are "
@@ -122,13 +124,20 @@ def load_adapter(directory: str | os.PathLike, config: NetworkConfig) -> Adapter
 
 def _method(directory: Path, facts: dict[str, Any]) -> str:
     """Takes the method out of what `adapter.json` says."""
-    method = facts.pop("method", None)
-    if method not in NAMES:
+    method, known = facts.pop("method", None), (*NAMES, WHOLE)
+    if method not in known:
         raise ValueError(
-            f"{directory / FACTS}: the method is {method!r}, but known are {', '.join(NAMES)}. "
+            f"{directory / FACTS}: the method is {method!r}, but known are {', '.join(known)}. "
             f"{_FETCH}"
         )
     return method
+
+
+def _task_of(config: Config) -> str:
+    """What PEFT calls the model."""
+    if isinstance(config, EmbeddingConfig):
+        return peft.ENCODER
+    return peft.task_of(config.continues_inputs)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_jax.models.adapters import PREFIX_KEY, PREFIX_VALUE
+from prompt_tuning_jax.models.embedding import EmbeddingConfig
 from prompt_tuning_jax.models.family import NetworkConfig
 from prompt_tuning_jax.models.t5 import T5Config
 
@@ -38,13 +39,21 @@ def entries_of(layers: int, entries: int, continues_inputs: bool) -> list[int]:
 
 
 def read_prefix(
-    where: object, config: NetworkConfig, facts: Mapping[str, Any], tensors: Tensors
+    where: object,
+    config: NetworkConfig | EmbeddingConfig,
+    facts: Mapping[str, Any],
+    tensors: Tensors,
 ) -> Leaves:
     """The leaves of PEFT's prefix.
 
     Raises:
-      ValueError: it is of another shape than this model's.
+      ValueError: it is of another shape than this model's, or this model embeds texts.
     """
+    if isinstance(config, EmbeddingConfig):
+        raise ValueError(
+            f"{where} is a prefix of PEFT's for a model that writes text, and the model given "
+            "embeds texts: none is read for it."
+        )
     heads = config.num_kv_heads if config.continues_inputs else config.num_heads
     width, folders = heads * config.head_dim, folders_of(config)
     count, values = facts.get("num_layers"), tensors.get(_TENSOR)
@@ -65,8 +74,12 @@ def read_prefix(
     return leaves
 
 
-def write_prefix(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], Leaves] | None:
+def write_prefix(
+    config: NetworkConfig | EmbeddingConfig, leaves: Tensors
+) -> tuple[dict[str, Any], Leaves] | None:
     """PEFT's settings and tensor of a prefix; None where PEFT cannot hold it."""
+    if isinstance(config, EmbeddingConfig):
+        return None
     if not config.continues_inputs and not isinstance(config, T5Config):
         return None
     folders = folders_of(config)

@@ -5,7 +5,8 @@
     base_model.model.MODULE.ia3_l           [out, 1]    FOLDER/kernel_out_scale  [out]
     base_model.model.MODULE.ia3_l           [1, in]     FOLDER/kernel_in_scale   [in]
 
-MODULE is what transformers calls the weight in FOLDER.
+MODULE is what transformers calls the weight in FOLDER; of an embedding model, what its network
+alone (`AutoModel`) calls it.
 """
 
 import re
@@ -14,10 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.checkpoints.huggingface import causal
 from prompt_tuning_jax.checkpoints.huggingface.formats import format_of
 from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, LORA_B, LORA_SCALE, OUT_SCALE
+from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.models.embedding import EmbeddingConfig
+from prompt_tuning_jax.models.embedding.encoders import encoder_of
 from prompt_tuning_jax.models.family import NetworkConfig
 
+Config = NetworkConfig | EmbeddingConfig
 Tensors = Mapping[str, np.ndarray]
 Leaves = dict[str, np.ndarray]
 _BEFORE = "base_model.model."
@@ -40,19 +46,28 @@ _OTHER_LORA = (
 )
 
 
-def modules_of(config: NetworkConfig) -> dict[str, str]:
+def modules_of(config: Config) -> dict[str, str]:
     """Our kernel's flat name -> transformers' name of the module that holds it."""
-    names = format_of(config).weight_names(config)
+    network = network_of(config)
+    wrapper, is_used = "", lambda ours: True
+    if network is not config:
+        is_used = encoder_of(network).is_used
+        if isinstance(network, CausalConfig):
+            wrapper = causal.FAMILIES[network.architecture].wrapper
+    names = format_of(network).weight_names(network)
     return {
-        ours: theirs.removesuffix(".weight")
+        ours: theirs.removeprefix(wrapper).removesuffix(".weight")
         for theirs, (ours, _) in names.items()
-        if ours.endswith("/kernel")
+        if ours.endswith("/kernel") and is_used(ours)
     }
 
 
-def read_lora(
-    where: object, config: NetworkConfig, facts: Mapping[str, Any], tensors: Tensors
-) -> Leaves:
+def network_of(config: Config) -> NetworkConfig:
+    """That of an embedding model, or the config itself."""
+    return config.network if isinstance(config, EmbeddingConfig) else config
+
+
+def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: Tensors) -> Leaves:
     """The leaves of PEFT's LoRA.
 
     Raises:
@@ -81,7 +96,7 @@ def read_lora(
     return leaves
 
 
-def write_lora(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
+def write_lora(config: Config, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
     """PEFT's settings and tensors of a LoRA."""
     modules = modules_of(config)
     tensors: Leaves = {}
@@ -103,9 +118,7 @@ def write_lora(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], 
     }, tensors
 
 
-def read_ia3(
-    where: object, config: NetworkConfig, facts: Mapping[str, Any], tensors: Tensors
-) -> Leaves:
+def read_ia3(where: object, config: Config, facts: Mapping[str, Any], tensors: Tensors) -> Leaves:
     """The leaves of PEFT's IA3.
 
     Raises:
@@ -123,7 +136,7 @@ def read_ia3(
     return leaves
 
 
-def write_ia3(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
+def write_ia3(config: Config, leaves: Tensors) -> tuple[dict[str, Any], Leaves]:
     """PEFT's settings and tensors of an IA3."""
     modules = modules_of(config)
     outputs, inputs = (
@@ -141,10 +154,11 @@ def write_ia3(config: NetworkConfig, leaves: Tensors) -> tuple[dict[str, Any], L
     }, tensors
 
 
-def is_conv1d(config: NetworkConfig) -> bool:
+def is_conv1d(config: Config) -> bool:
     """Whether the model's kernels are GPT-2's, stored as [in, out]."""
     kernel = next(name for name in modules_of(config) if "/layers_" in name)
-    return not format_of(config).is_transposed(config, kernel)
+    network = network_of(config)
+    return not format_of(network).is_transposed(network, kernel)
 
 
 def targets(modules: Mapping[str, str], changed: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from prompt_tuning_jax.checkpoints.huggingface.files import (
     t5_arrays,
 )
 from prompt_tuning_jax.checkpoints.stored_array import Shape, StoredArray
+from prompt_tuning_jax.models.bert import BertConfig
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.family import NetworkConfig
 from prompt_tuning_jax.models.t5gemma import T5GemmaConfig
@@ -150,9 +151,11 @@ def format_in(path: Path) -> Format:
 
 
 def format_of(config: NetworkConfig) -> Format:
-    """The format that a model is written in."""
+    """The format that a model is written in; an encoder of BERT's kind is only read."""
     if isinstance(config, CausalConfig):
         return causal_format(config.architecture)
+    if isinstance(config, BertConfig):
+        return BERT
     return T5GEMMA if isinstance(config, T5GemmaConfig) else T5
 
 

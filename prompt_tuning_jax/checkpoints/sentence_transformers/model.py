@@ -4,17 +4,21 @@ Only safetensors are read: a pickled `pytorch_model.bin` can run code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from prompt_tuning_jax.checkpoints import quantize
+from prompt_tuning_jax.checkpoints.huggingface import directory_of, resolve
 from prompt_tuning_jax.checkpoints.huggingface.fields import read_json
 from prompt_tuning_jax.checkpoints.huggingface.files import CONFIG, stored_arrays
 from prompt_tuning_jax.checkpoints.huggingface.formats import encoder_format_in
+from prompt_tuning_jax.checkpoints.load import checked_dtype
 from prompt_tuning_jax.checkpoints.sentence_transformers.modules import (
     Dense,
     Modules,
@@ -24,8 +28,10 @@ from prompt_tuning_jax.checkpoints.sentence_transformers.modules import (
     read_text_prompts,
 )
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
+from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
 from prompt_tuning_jax.checkpoints.weight_comparison import WeightComparison, compare_weights
 from prompt_tuning_jax.data.text_rows import TextPrompts
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.devices.sharding import Shardings
 from prompt_tuning_jax.models.embedding import EmbeddingConfig, Step
 from prompt_tuning_jax.models.embedding.encoders import encoder_of
@@ -48,6 +54,25 @@ class EmbeddingFiles(NamedTuple):
     text_prompts: TextPrompts
     lower_case: bool
     fingerprint: str | None
+
+
+def open_model(
+    source: str | Path, dtype: Any = jnp.float32, verbose: bool = False, mesh: Mesh | None = None
+) -> EmbeddingFiles:
+    """What `load` finds in a directory, or under a hub's name or a bundled model's.
+
+    Raises:
+      ValueError: a checkpoint of T5X's; and as `load`.
+    """
+    if is_checkpoint(source):
+        raise ValueError(
+            f"{source} is a T5X checkpoint: pass load_embedding_model(load_model({str(source)!r}, "
+            "vocabulary=...))."
+        )
+    quantizer = quantize.Quantizer() if checked_dtype(dtype) == jnp.int8 else None
+    places = functools.partial(sharding.param_shardings, mesh) if mesh else None
+    report = print if verbose else None
+    return load(resolve(directory_of(source)), dtype, report, places, quantizer)
 
 
 def load(

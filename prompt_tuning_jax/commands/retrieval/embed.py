@@ -4,11 +4,12 @@
     prompt-tuning embed --model all-MiniLM-L6-v2 < texts.txt > vectors.npy
     prompt-tuning embed --model all-MiniLM-L6-v2 --prompt runs/mine/best --name query \\
       --input_file questions.txt --output questions.npy
+    prompt-tuning embed --model all-MiniLM-L6-v2 --adapter runs/lora/best < questions.txt > q.npy
 
-The model is one that sentence-transformers saved, or the encoder of any other. A prompt tunes one
-side of a search: what was embedded without it stays as it is, and is compared with what is embedded
-with it; one that was tuned for both sides (`train --sides both`) stands before all texts. In Python
-it is `pt.load_embedding_model(...).embed(...)`.
+The model is one that sentence-transformers saved, or the encoder of any other. A prompt, or an
+adapter, tunes one side of a search: what was embedded without it stays as it is, and is compared
+with what is embedded with it; a prompt that was tuned for both sides (`train --sides both`) stands
+before all texts. In Python it is `pt.load_embedding_model(...).embed(...)`.
 """
 
 import dataclasses
@@ -26,12 +27,16 @@ from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.parts.embedding import TextVectorConfig
-from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
+from prompt_tuning_jax.settings.prompt_config import (
+    AdapterConfig,
+    load_adapted,
+    load_checked_prompt,
+)
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 
 @settings
-class EmbedConfig(TextVectorConfig):
+class EmbedConfig(TextVectorConfig, AdapterConfig):
     """What `prompt-tuning embed` takes."""
 
     input_file: PathLike | None = setting(
@@ -67,6 +72,7 @@ def embed(config: EmbedConfig | None = None, **options: Any) -> np.ndarray:
     mesh = sharding.make_mesh(config.mesh)
     given = dict(pooling=config.pooling, normalize=config.normalize, dtype=config.model_dtype)
     model = load_embedding_model(config.model, **given, mesh=mesh)
+    model, _ = load_adapted(config, model)
     prompt = config.prompt
     if prompt is not None:
         prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)

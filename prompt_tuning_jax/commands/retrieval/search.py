@@ -4,6 +4,7 @@
       | prompt-tuning index --model bundled --output index
     prompt-tuning search "When does the boat go?" --index index
     prompt-tuning search --index index --prompt runs/faq/best --top 3 < questions.txt
+    prompt-tuning search "When does the boat go?" --index index --adapter runs/lora/best
 
 A line for each document that was found: rank, score, id and text; with --json, a JSON object for
 each question. Without --model, the one that made the index. A prompt that was tuned for both sides
@@ -22,15 +23,19 @@ from prompt_tuning_jax.evaluation.retrieval.exact_search import Found
 from prompt_tuning_jax.evaluation.retrieval.sides import check_search
 from prompt_tuning_jax.evaluation.retrieval.store import Store, load_store
 from prompt_tuning_jax.settings.command_line import parse
-from prompt_tuning_jax.settings.common import DeviceConfig, MismatchConfig
-from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
+from prompt_tuning_jax.settings.common import DeviceConfig
+from prompt_tuning_jax.settings.prompt_config import (
+    AdapterConfig,
+    load_adapted,
+    load_checked_prompt,
+)
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
 
 SHOWN = 100  # characters of a document
 
 
 @settings
-class SearchConfig(MismatchConfig, DeviceConfig):
+class SearchConfig(AdapterConfig, DeviceConfig):
     """What `prompt-tuning search` takes."""
 
     question: str | None = setting(
@@ -83,13 +88,16 @@ def main(argv: list[str] | None = None) -> None:
     store = load_store(config.index)
     mesh = sharding.make_mesh(config.mesh)
     model = store.load_model(config.model, dtype=config.model_dtype, mesh=mesh)
+    model, adapter = load_adapted(config, model)
     prompt = config.prompt
     if prompt is not None:
         prompt = load_checked_prompt(prompt, model, config.allow_prompt_mismatch)
     check_search(store, prompt, config.index, config.prompt)
     for number, question in enumerate(questions, 1):
         check_unicode(question, f"Question {number}")
-    name = config.name if prompt is not None else model.text_prompts.of_queries(config.name)
+    name = config.name  # what was tuned says itself which it was tuned with
+    if prompt is None and adapter is None:
+        name = model.text_prompts.of_queries(name)
     vectors = model.embed(questions, prompt, name=name)
     found = store.search(vectors, config.top)
     for line in (_json if config.json else _told)(questions, found, store):

@@ -29,7 +29,15 @@ def embed_documents(
       prompt: one of both sides. What its file says of text prompts is of queries, and not heeded.
       name: of the model's text prompt that stands before documents.
       options: as of `EmbeddingModel.embed`.
+
+    Raises:
+      ValueError: the model's query side is tuned within, by an adapter.
     """
+    if model.adapter is not None:
+        raise ValueError(
+            "This model has an adapter of its query side, and documents keep the vectors that they "
+            "have without it: embed them with the model alone."
+        )
     before = model.text_prompts.before(name, None)
     return model.embed(texts, prompt, text_prompt=before, **options)
 

@@ -1,6 +1,7 @@
 """Everything that defines an embedding model beside its weights."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from prompt_tuning_jax.layout import NO_TOKEN
@@ -80,6 +81,26 @@ class EmbeddingConfig:
     def normalizes(self) -> bool:
         """Whether vectors have length 1."""
         return bool(self.steps) and self.steps[-1].kind == "normalize"
+
+    def changed(
+        self, pooling: Sequence[str] | None, normalize: bool | None, max_seq_length: int | None
+    ) -> "EmbeddingConfig":
+        """The config with what is not None instead of its own.
+
+        Raises:
+          ValueError: dense layers that take another number of poolings.
+        """
+        changes: dict[str, Any] = {}
+        if pooling is not None:
+            changes["pooling"] = tuple(pooling)
+            if self.shapes() and len(changes["pooling"]) != len(self.pooling):
+                raise ValueError(f"This model has dense layers for {len(self.pooling)} pooling(s).")
+        if max_seq_length is not None:
+            changes["max_seq_length"] = max_seq_length
+        if normalize is not None and normalize != self.normalizes:
+            last = (Step("normalize"),)
+            changes["steps"] = self.steps + last if normalize else self.steps[:-1]
+        return dataclasses.replace(self, **changes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the dense steps' weights."""

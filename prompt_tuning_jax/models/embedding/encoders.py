@@ -55,12 +55,14 @@ class Encoder(NamedTuple):
       abstract_variables: shapes and logical axes of the weights, as in `models.family`.
       is_used: (name of a weight) -> whether encoding reads it.
       embedding_scale: config -> what rows of the embedding table are multiplied by.
+      prefix_length: (config, params) -> how many positions an adapter's keys take before a row.
     """
 
     encode: Callable[[Any, Mapping[str, Any], Rows], Float[Array, "B S D"]]
     abstract_variables: Callable[[Any, Any], Mapping[str, Any]]
     is_used: Callable[[str], bool]
     embedding_scale: Callable[[Any], float] = lambda config: 1.0
+    prefix_length: Callable[[Any, Mapping[str, Any]], int] = lambda config, params: 0
 
 
 def _encode_bert(
@@ -125,6 +127,7 @@ ENCODERS: Mapping[type, Encoder] = {
         causal_weights.abstract_variables,
         lambda name: name != causal_weights.OUTPUT,
         embedding_scale,
+        causal.prefix_length,
     ),
 }
 

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning_jax.banks import PromptSet
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import NO_TOKEN, place_prompts
 from prompt_tuning_jax.models.embedding.config import EmbeddingConfig
-from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOLING, TunedPrompt
+from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOLING
 
 # What a tuned prompt's file says of whether its positions count in the pooling.
 POOL_PROMPT = "pool_prompt"
@@ -55,22 +56,35 @@ def pooling_facts(config: EmbeddingConfig) -> dict[str, Any]:
     return {POOLING: list(config.pooling), NORMALIZES: config.normalizes}
 
 
-def check_pooling(prompt: TunedPrompt, config: EmbeddingConfig, override: str) -> None:
-    """Refuses a prompt that was tuned for another pooling; one that says nothing is for any.
+def check_pooling(
+    facts: Mapping[str, Any], config: EmbeddingConfig, override: str | None = None
+) -> None:
+    """Refuses what was tuned for another pooling; a file that says nothing is for any.
 
     Args:
-      override: how the refusal is overridden.
+      facts: the metadata of a prompt, or of an adapter.
+      override: how the refusal is overridden; None: by the setting.
 
     Raises:
       ValueError: pooling, or normalization, differs.
     """
+    override = override or f"set {spelled('allow_prompt_mismatch')}"
     for what, ours in pooling_facts(config).items():
-        theirs = prompt.metadata.get(what, ours)
+        theirs = facts.get(what, ours)
         if theirs != ours:
             raise ValueError(
-                f"This prompt was tuned for vectors of {what} {_told(theirs)}, and the model makes "
-                f"them with {_told(ours)}: load it so, or {override}."
+                f"This query side was tuned for vectors of {what} {_told(theirs)}, and the model "
+                f"makes them with {_told(ours)}: load it so, or {override}."
             )
+
+
+def check_alone(adapter: Any) -> None:
+    """Refuses, with a ValueError, to tune the query side of a model that has an adapter."""
+    if adapter is not None:
+        raise ValueError(
+            "This model's query side has an adapter already: give a prompt, or another adapter, to "
+            "the model without it."
+        )
 
 
 def _told(fact: Any) -> str:

@@ -37,9 +37,20 @@ def with_adapter(
     if config.adapter is None:
         return params
     check_model(config, model)
+    return unflatten(flat | adapter_leaves(config, flat, model.embeddings))
+
+
+def adapter_leaves(config: TrainConfig, shapes: Mapping[str, Any], table: jax.Array) -> Params:
+    """The leaves of the run's method, as its seed has them begin, for a network of these weights.
+
+    Args:
+      table: of embeddings [V, D].
+
+    Raises:
+      ValueError: this network cannot have them.
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # others than a prompt's numbers
-    sample = sampled_vocabulary(model.embeddings)
-    return unflatten(flat | leaves_at_start(config, flat, key, sample))
+    return leaves_at_start(config, shapes, key, sampled_vocabulary(table))
 
 
 def leaves_at_start(

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,7 @@ from prompt_tuning_jax.evaluation.retrieval.store import (
     load_store,
     make_store,
 )
-from prompt_tuning_jax.initializers import sampled_vocabulary
-from prompt_tuning_jax.params import flatten, split_params, unflatten
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training import prompt_start
-from prompt_tuning_jax.training.checks import check_prompt_trains
 from prompt_tuning_jax.training.identity import PromptStart, settings_identity
 from prompt_tuning_jax.training.outputs import Outputs
 from prompt_tuning_jax.training.retrieval.batches import (
@@ -38,15 +33,20 @@ from prompt_tuning_jax.training.retrieval.batches import (
     check_batch_size,
 )
 from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING, mine
+from prompt_tuning_jax.training.retrieval.query_side import (
+    check_query_side,
+    divided_params,
+    rows_before,
+    trains_weights,
+)
 from prompt_tuning_jax.training.retrieval.scoring import (
     RetrievalScoring,
     TextNames,
     check_evaluation,
     metrics_of,
 )
-from prompt_tuning_jax.training.rules import trainable_rules
 from prompt_tuning_jax.training.runs import Run
-from prompt_tuning_jax.training.set_up import Prepared, on_mesh, place, prompt_leaves
+from prompt_tuning_jax.training.set_up import Prepared, on_mesh, place
 from prompt_tuning_jax.training.step_types import Params
 
 # The rate of a prompt, as a share of the size of the numbers that it stands among. The paper's 0.3
@@ -64,8 +64,8 @@ def open_embedding_model(config: TrainConfig, mesh: Mesh) -> EmbeddingModel:
 
 
 def with_rate(config: TrainConfig, model: EmbeddingModel) -> TrainConfig:
-    """The settings with a learning rate, which by default follows from the model's embeddings."""
-    if config.learning_rate is not None:
+    """The settings with a prompt's learning rate, which follows from the model's embeddings."""
+    if config.learning_rate is not None or not config.input_rows:
         return config
     size = float(jnp.sqrt(jnp.mean(jnp.square(model.embeddings.astype(jnp.float32)))))
     return dataclasses.replace(config, learning_rate=float(f"{RATE * size:.2g}"))
@@ -105,7 +105,7 @@ def prepare_retrieval(
         told = model.fingerprint, model.embeddings.dtype, trainable, read
         identity = run_inputs(config, collection) | settings_identity(config, *told)
         trainable, frozen = place(mesh, model, trainable, frozen or others)
-        if not runs:
+        if not runs and not trains_weights(config):  # else the model stays beside what trains
             placed = on_mesh(model, frozen)
         batches = batches_of(config, examples, store, model, names)
         scoring = RetrievalScoring(
@@ -150,16 +150,6 @@ def text_names(config: TrainConfig, model: EmbeddingModel) -> TextNames:
     return names
 
 
-def divided_params(
-    config: TrainConfig, model: EmbeddingModel, check: Callable[[Params], None]
-) -> tuple[Params, Params]:
-    """What trains, and what does not; refuses what cannot train."""
-    trainable, others = split_params(start_params(config, model), trainable_rules(config))
-    check_prompt_trains(config.input_rows, others)
-    check(trainable)
-    return trainable, others
-
-
 def batches_of(
     config: TrainConfig,
     examples: Examples,
@@ -168,7 +158,7 @@ def batches_of(
     names: TextNames,
 ) -> RetrievalBatches:
     """A run's batches, in its own order."""
-    tokenize = functools.partial(model.tokenize, prompt_length=config.input_rows)
+    tokenize = functools.partial(model.tokenize, prompt_length=rows_before(config))
     of_documents = functools.partial(tokenize, name=names.document)
     return RetrievalBatches(
         examples,
@@ -185,8 +175,8 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
     """Refuses what these runs cannot be.
 
     Raises:
-      ValueError: several hosts, collections of their own, something else than a prompt to train,
-        an unknown metric.
+      ValueError: several hosts, collections of their own, what is no query side to train, an
+        unknown metric.
     """
     if (count := jax.process_count()) > 1:
         raise ValueError(f"Retrieval trains on one host, and these are {count}: start one.")
@@ -196,12 +186,7 @@ def check_retrieval_runs(common: TrainConfig, configs: Iterable[TrainConfig]) ->
                 f"{spelled('runs')} of {spelled('task_kind', 'retrieval')} have one "
                 f"{spelled('data_dir')} in common: start another command for {config.data_dir}."
             )
-        if not config.input_rows or config.adapter is not None or config.trainable is not None:
-            raise ValueError(
-                f"With {spelled('task_kind', 'retrieval')} a prompt trains: set "
-                f"{spelled('prompt_length')} above 0, and leave {spelled('method')} and "
-                f"{spelled('trainable')} out."
-            )
+        check_query_side(config)
         if config.dropout:
             raise ValueError(f"An embedding model has no dropout: leave {spelled('dropout_rate')}.")
         for metric in metrics_of(config):
@@ -297,20 +282,9 @@ def same_texts(queries: Sequence[str], documents: Sequence[str]) -> list[frozens
     return [frozenset(rows.get(query, ())) for query in queries]
 
 
-def start_params(config: TrainConfig, model: EmbeddingModel) -> Mapping[str, Any]:
-    """The model's weights, and among them the initialised prompt, as it is while it trains."""
-    initializer = prompt_start.resolve(
-        config.prompt_init, model.embeddings, model.vocabulary, None, model.check
-    )
-    key = jax.random.key(config.seed)
-    prompt = initializer(key, (config.input_rows, model.config.emb_dim))
-    leaves = prompt_leaves(config, prompt, key, sampled_vocabulary(model.embeddings))
-    return unflatten(flatten(model.params) | leaves)
-
-
 def run_inputs(config: TrainConfig, collection: Collection) -> dict[str, Digest]:
     """What a run reads, to be compared with what it read when it began."""
     return {
         "TRAIN_DATA": FilesDigest(collection.files, "collection's"),
-        "PROMPT_START": PromptStart(config.prompt_init),
+        "PROMPT_START": PromptStart(config.prompt_init if config.input_rows else None),
     }
