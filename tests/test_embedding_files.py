@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import NEEDS_SHARED, shared_dir
@@ -12,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.sentence_transformers.modules import read_modules
 from prompt_tuning_jax.devices import sharding
+from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.models.embedding import Step
 
 LIBRARY = "sentence_transformers.models."
@@ -98,6 +101,31 @@ def test_a_causal_model_sees_a_prompt_in_front_as_its_first_tokens():
     expected = model.embed([f"The ferry{text}" for text in (" leaves", " waits")])
     found = model.embed([" leaves", " waits"], rows)
     np.testing.assert_allclose(found, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
+def test_a_prompt_in_front_is_computed_once_for_all_rows(pooling):
+    """As where it stands in every row, in value and in gradient; a bank of prompts as well."""
+    model = load("qwen3", pooling=pooling)
+    bank = jax.random.normal(jax.random.key(0), (3, 5, model.config.emb_dim)) * 0.1
+    ids = np.arange(len(TEXTS), dtype=np.int32) % 3
+    batch = model.tokenize(TEXTS) | {"prompt_ids": ids}
+    tokens, positions = place_prompt(jnp.asarray(batch["tokens"]), 5, pad_id=-1)
+    plain = batch | {"tokens": tokens, "prompt_positions": positions}
+
+    def first(prompt, batch):
+        vectors = model.embedded(model.params, prompt, batch)
+        return (vectors[:, 0] * jnp.linspace(0.5, 1.5, len(TEXTS))).sum(), vectors
+
+    for prompt in (bank, bank[0]):
+        told = [x if prompt.ndim == 3 else x | {"prompt_ids": None} for x in (batch, plain)]
+        (_, apart), gradient = jax.value_and_grad(first, has_aux=True)(prompt, told[0])
+        (_, within), other = jax.value_and_grad(first, has_aux=True)(prompt, told[1])
+        np.testing.assert_allclose(apart, within, atol=2e-6, rtol=0)
+        np.testing.assert_allclose(gradient, other, atol=1e-5 * np.abs(other).max(), rtol=0)
+        traced = jax.make_jaxpr(jax.grad(first, has_aux=True))(prompt, told[0])
+        wide = f"[{len(TEXTS)},{batch['tokens'].shape[1] + 5},"  # rows with room for a prompt
+        assert (wide in str(traced)) == (pooling == "weightedmean")
 
 
 def test_flags_that_a_tokenizers_class_never_reads_take_no_end_away(tmp_path):

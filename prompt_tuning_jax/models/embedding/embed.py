@@ -47,23 +47,42 @@ def embedded(
       prompt: one prompt, or a bank, which needs `prompt_ids`; None for the model alone.
       pool_prompt: whether the prompt's positions count in the pooling.
     """
-    rows = _placed(prompt, batch)
+    rows = _placed(config, prompt, batch, pool_prompt)
     x_BxSxD = encoder_of(config.network).encode(config.network, params, rows)
     counted_BxS = _counted(rows, batch, pool_prompt)
     vectors = [pooled(mode, x_BxSxD, counted_BxS, rows.attended) for mode in config.pooling]
     return _through_steps(config, params, jnp.concatenate(vectors, axis=-1))
 
 
-def _placed(prompt: Float[Array, "*N P D"] | None, batch: Mapping[str, Any]) -> Rows:
+def _placed(
+    config: EmbeddingConfig,
+    prompt: Float[Array, "*N P D"] | None,
+    batch: Mapping[str, Any],
+    pool_prompt: bool,
+) -> Rows:
     tokens_BxT = jnp.asarray(batch["tokens"])
     if prompt is None:
         return Rows(tokens_BxT, attended(tokens_BxT, pad_id=NO_TOKEN))
-    positions_BxS = batch.get("prompt_positions")
+    positions_BxS, ids = batch.get("prompt_positions"), batch.get("prompt_ids")
+    if positions_BxS is None and _is_apart(config, prompt, len(tokens_BxT), pool_prompt):
+        return Rows(tokens_BxT, attended(tokens_BxT, pad_id=NO_TOKEN), prompt, prompt_ids=ids)
     if positions_BxS is None:
         length = prompt.shape[-2]
         tokens_BxT, positions_BxS = place_prompt(tokens_BxT, length, pad_id=NO_TOKEN)
     attended_BxS = attended(tokens_BxT, positions_BxS, NO_TOKEN)
-    return Rows(tokens_BxT, attended_BxS, prompt, positions_BxS, batch.get("prompt_ids"))
+    return Rows(tokens_BxT, attended_BxS, prompt, positions_BxS, ids)
+
+
+def _is_apart(
+    config: EmbeddingConfig, prompt: Float[Array, "*N P D"], count: int, pool_prompt: bool
+) -> bool:
+    """Whether a prompt in front of `count` rows is no part of them.
+
+    It is where pooling asks nothing of its positions, and there are no more prompts than rows.
+    """
+    asked = pool_prompt or "weightedmean" in config.pooling
+    prompts = prompt.shape[0] if prompt.ndim == 3 else 1
+    return encoder_of(config.network).takes_front and not asked and prompts <= count
 
 
 def _counted(rows: Rows, batch: Mapping[str, Any], pool_prompt: bool) -> Bool[Array, "B S"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning_jax.models.bert import BertConfig
 from prompt_tuning_jax.models.bert import network as bert
 from prompt_tuning_jax.models.bert import weights as bert_weights
-from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.models.causal import CausalConfig, front
 from prompt_tuning_jax.models.causal import network as causal
 from prompt_tuning_jax.models.causal import weights as causal_weights
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places
@@ -36,7 +36,8 @@ class Rows(NamedTuple):
       tokens: [B, S], anything where there is none.
       attended: [B, S], True at tokens and prompt rows.
       prompt: [P, D], [N, P, D] for a bank, or None.
-      prompt_positions: [B, S], which row of its prompt each position has, -1 elsewhere.
+      prompt_positions: [B, S], which row of its prompt each position has, -1 elsewhere; None: the
+        prompt stands in front of the rows and is no part of them, which needs `takes_front`.
       prompt_ids: [B], which prompt of a bank each row has.
     """
 
@@ -56,6 +57,7 @@ class Encoder(NamedTuple):
       is_used: (name of a weight) -> whether encoding reads it.
       embedding_scale: config -> what rows of the embedding table are multiplied by.
       prefix_length: (config, params) -> how many positions an adapter's keys take before a row.
+      takes_front: whether a prompt in front sees nothing of a row, and may be no part of it.
     """
 
     encode: Callable[[Any, Mapping[str, Any], Rows], Float[Array, "B S D"]]
@@ -63,6 +65,7 @@ class Encoder(NamedTuple):
     is_used: Callable[[str], bool]
     embedding_scale: Callable[[Any], float] = lambda config: 1.0
     prefix_length: Callable[[Any, Mapping[str, Any]], int] = lambda config, params: 0
+    takes_front: bool = False
 
 
 def _encode_bert(
@@ -93,25 +96,30 @@ def _encode_t5(config: T5Config, params: Mapping[str, Any], rows: Rows) -> Float
 def _encode_causal(
     config: CausalConfig, params: Mapping[str, Any], rows: Rows
 ) -> Float[Array, "B S D"]:
-    first = causal.prefix_length(config, params)
+    first, before = causal.prefix_length(config, params), None
+    if rows.prompt is not None and rows.prompt_positions is None:
+        before = front.through(config, params, rows.prompt, rows.prompt_ids)
+        first += rows.prompt.shape[-2]
     causal.check_length(config, first + rows.tokens.shape[1])
     count_BxS = jnp.cumsum(rows.attended, axis=1, dtype=jnp.int32)
     position_BxS = first + jnp.maximum(count_BxS - 1, 0)
     keys = Places(jnp.where(rows.attended, position_BxS, NOWHERE))
 
-    def memory(own: KeyValue, _: Any) -> tuple[list[Block], None]:
-        return [Block(own, keys)], None
+    def memory(own: KeyValue, of_front: Any) -> tuple[list[Block], None]:
+        prompt = [] if before is None else [before.block(of_front)]
+        return [*prompt, Block(own, keys)], None
 
     x_BxSxD = causal.embedded(
         config,
         params,
         jnp.maximum(rows.tokens, 0),
         position_BxS,
-        rows.prompt,
+        rows.prompt if before is None else None,
         rows.prompt_positions,
         rows.prompt_ids,
     )
-    x_BxSxD, _ = causal.through(config, params, x_BxSxD, Places(position_BxS), memory)
+    layers = None if before is None else before.layers
+    x_BxSxD, _ = causal.through(config, params, x_BxSxD, Places(position_BxS), memory, layers)
     return norm(config, x_BxSxD, params["decoder"]["decoder_norm"])
 
 
@@ -128,6 +136,7 @@ ENCODERS: Mapping[type, Encoder] = {
         lambda name: name != causal_weights.OUTPUT,
         embedding_scale,
         causal.prefix_length,
+        takes_front=True,
     ),
 }
 

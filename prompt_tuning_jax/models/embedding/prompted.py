@@ -132,6 +132,8 @@ def placed(
 ) -> dict[str, Any]:
     """A batch with room for the prompts, each where it stands in its row.
 
+    Prompts of one length in front of all rows need none: that is what a batch without it says.
+
     Args:
       numbers: those of the texts in the batch's first rows; later rows are empty.
       end: the id that ends a text.
@@ -140,6 +142,8 @@ def placed(
     ids_B = np.zeros(len(tokens_BxT), np.int32)
     if prompts.ids is not None:
         ids_B[: len(numbers)] = prompts.ids[numbers]
+    if set(prompts.layouts) == {"prefix"} and len(set(prompts.lengths)) == 1:
+        return {**batch, "prompt_ids": ids_B}
     lengths_B, layouts_B = prompts.lengths[ids_B], prompts.layouts[ids_B]
     room = int(prompts.lengths.max())
     tokens_BxS, positions_BxS = place_prompts(tokens_BxT, lengths_B, layouts_B, room, end, NO_TOKEN)
