@@ -229,6 +229,12 @@ def test_a_bias_is_a_bias():
 def test_step_by_step_is_as_all_at_once(model, method):
     """With a cache, and whatever the number of targets: cross-attention has two orders."""
     model = model.adapted(drawn(method, model, OPTIONS._replace(stack=stacks_of(model))))
+    with float64():
+        config, params = widened(model.config, model.params)
+        check_step_by_step(model.replace(config=config, params=params))
+
+
+def check_step_by_step(model):
     batch, family = some_batch(model, targets=4), family_of(model.config)
     expected = logits_of(model, batch)
     longer = some_batch(model, targets=20)
