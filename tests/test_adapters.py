@@ -313,14 +313,17 @@ def test_two_prompts_at_the_input_are_refused(t5):
 @pytest.mark.slow
 def test_however_it_is_sharded_it_trains_alike(t5, tmp_path):
     """Its leaves are on all devices, beside weights that are split."""
-    model = t5.replace(vocabulary=tiny.make_vocabulary())
     rules = [(".*/kernel_lora_[ab]", optax.sgd(0.1))]
     found = []
-    for mesh in ("data:2", "model:2"):
-        settings = tiny.short_run(model, tmp_path / mesh, method="lora", mesh=mesh, train_steps=2)
-        del settings["prompt_length"], settings["learning_rate"]
-        pt.train(**settings, trainable=rules)
-        found.append(adapter_file.load_adapter(tmp_path / mesh / "last", model.config).leaves)
+    with float64():
+        config, params = widened(t5.config, t5.params)
+        model = t5.replace(config=config, params=params, vocabulary=tiny.make_vocabulary())
+        for mesh in ("data:2", "model:2"):
+            asked = {"method": "lora", "mesh": mesh, "train_steps": 2}
+            settings = tiny.short_run(model, tmp_path / mesh, **asked)
+            del settings["prompt_length"], settings["learning_rate"]
+            pt.train(**settings, trainable=rules)
+            found.append(adapter_file.load_adapter(tmp_path / mesh / "last", t5.config).leaves)
     assert_alike(*found)
 
 
