@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import kept_record
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -136,14 +137,14 @@ def measure(args: argparse.Namespace, found: dict[str, Any]) -> None:
                 each.append(scores(model, parts, sides, prompt))
             rows[row] = {"seeds": each, "cpu_seconds": round(time.process_time() - started)}
             Console().print(name, row, rows[row])
-            if args.output:
-                args.output.write_text(json.dumps(found, indent=1) + "\n")
+            kept_record.save(args, found)
 
 
 def show(found: Mapping[str, Any]) -> None:
     """The mean over seeds, and the worst."""
     table = Table("prompt", *(f"{name} {m}" for name in SETS for m in (SAME, "accuracy")))
-    for row in ROWS:
+    kept = [row for row in ROWS if all(row in found["scores"].get(name, {}) for name in SETS)]
+    for row in kept:
         cells = []
         for name in SETS:
             for metric in (SAME, "accuracy"):
@@ -154,7 +155,7 @@ def show(found: Mapping[str, Any]) -> None:
     Console(width=110).print(table)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,15 +171,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--hard_negatives", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
-    parser.add_argument("--show", action="store_true", help="run nothing; show what --output holds")
-    args = parser.parse_args()
-    found: dict[str, Any] = {}
-    if args.output and args.output.exists():
-        found = json.loads(args.output.read_text())
-    if not args.show:
-        measure(args, found)
-    show(found)
+    kept_record.add_options(parser)
+    kept_record.measure_or_show(parser.parse_args(argv), measure, show)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import kept_record
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -221,8 +222,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hard_negatives", type=int, default=2)
     parser.add_argument("--limit", type=int, default=300, help="queries of dev")
     parser.add_argument("--test_limit", type=int, default=1000, help="queries of test")
-    parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
-    parser.add_argument("--show", action="store_true", help="run nothing; show what --output holds")
+    kept_record.add_options(parser)
     return parser.parse_args()
 
 
@@ -249,18 +249,11 @@ def measure(args: argparse.Namespace, found: dict[str, Any]) -> None:
         if method not in methods:
             methods[method] = job(args, model, method, (work / "SQuAD", dev, tests))
             CONSOLE.print(method, methods[method])
-        if args.output:
-            args.output.write_text(json.dumps(found, indent=1) + "\n")
+        kept_record.save(args, found)
 
 
 def main() -> None:
-    args = parse_arguments()
-    found: dict[str, Any] = {}
-    if args.output and args.output.exists():
-        found = json.loads(args.output.read_text())
-    if not args.show:
-        measure(args, found)
-    show(found)
+    kept_record.measure_or_show(parse_arguments(), measure, show)
 
 
 if __name__ == "__main__":
