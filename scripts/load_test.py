@@ -1,235 +1,71 @@
 """How a server holds out: throughput, latency under offered load, and whether answers are right.
 
-    python scripts/load_test.py --output scripts/results/serving.json             # 15 minutes
-    python scripts/load_test.py --parts throughput right --requests 10000 --output runs/load.json
+    python scripts/load_test.py --output scripts/results/serving.json             # 30 minutes
+    python scripts/load_test.py --parts right --requests 10000 --output runs/load.json
+    python scripts/load_test.py --parts steady --minutes 60 --output runs/load.json
+    python scripts/load_test.py --model random_t5_base --parts throughput --output ...
 
 The server is a process of its own, `prompt-tuning serve`, on this machine, where the clients are
-too; what they cost is part of the figures. Its prompts are the bundled ones with a little noise,
-as many as a part needs. Half of the requests are completions, half rank labels.
+too; what they cost is part of the figures. Prompts are the bundled ones with a little noise, or 20
+rows of another model's embedding table; as many as a part needs. Half of the requests are
+completions, half rank labels.
 
     throughput   64 clients that ask again as soon as they are answered, against `infer` of one
                  text after the other in a process that has the model loaded
-    prompts      the same with 1, 10, 1,000 and 10,000 different prompts
+    prompts      the same with 1, 10, 1,000 and 10,000 different prompts, and the processor time
+                 that a request costs the server, which other work on the machine hardly changes
     offered      an open loop: requests come at random times, however long answers take; latency at
                  a share of what the server can do, and the time to the first token
-    overload     three times as much as it can do: what is accepted keeps its latency, the rest is
-                 told so at once
+    overload     three times as much as it can do: what is accepted keeps the latency of a busy
+                 server (--max_wait), the rest is told so at once
     peft         100 prompts mixed, completions alone, against load_test_peft.py: PEFT in a FastAPI
                  handler that switches adapters; only with --torch_python
     right        many mixed requests, each compared with the model's answer to that text alone
+    steady       half of what it can do for --minutes, with clients that hang up, requests that are
+                 wrong, and prompts that come and go: the memory of the server. Only where asked for
 
 --output is written after each part, and what it holds is not run again.
 """
 
 import argparse
 import asyncio
-import contextlib
-import functools
+import io
 import json
 import os
 import platform
 import random
-import signal
-import socket
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+from load_client import (
+    MAX_TOKENS,
+    Ask,
+    Connection,
+    asks,
+    closed_loop,
+    first_token,
+    open_loop,
+    summary,
+    timed,
+)
+from load_server import Plan, make_prompts, server, started
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.huggingface import directory_of
-from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
 from prompt_tuning_jax.commands.command import use_compilation_cache
 from prompt_tuning_jax.models.family import family_of
 
-TASKS = ("bundled_topic", "bundled_sentiment", "bundled_season", "bundled_narrator")
-PLACES = ("the Wild Bear", "a small inn", "my aunt's house", "the old mill", "a noisy canteen")
-WORDS = ("remarkable", "rude", "tired", "cheerful", "late", "kind", "asleep", "proud")
-MAX_TOKENS = 8
 CLIENTS = 64
-SERVER = ("--max_input_length=108", "--max_prompt_length=20", "--max_length=16")
-
-
-class Ask(NamedTuple):
-    """A request: a completion, or a text whose labels are ranked."""
-
-    prompt: str
-    text: str
-    is_completion: bool
-
-    @property
-    def path(self) -> str:
-        return "/v1/completions" if self.is_completion else "/v1/classify"
-
-    @property
-    def body(self) -> bytes:
-        if self.is_completion:
-            asked = {"model": self.prompt, "prompt": self.text, "max_tokens": MAX_TOKENS}
-        else:
-            asked = {"prompt": self.prompt, "texts": [self.text]}
-        return json.dumps(asked).encode()
-
-
-class Reply(NamedTuple):
-    """What came of a request, and the seconds that it took."""
-
-    status: int
-    answer: Any
-    seconds: float
-
-
-def asks(count: int, prompts: int, seed: int = 0) -> list[Ask]:
-    rng = random.Random(seed)
-    return [
-        Ask(
-            f"p{rng.randrange(prompts)}",
-            f"I dined at {rng.choice(PLACES)} on day {i}, and the cook was {rng.choice(WORDS)}.",
-            rng.random() < 0.5,
-        )
-        for i in range(count)
-    ]
-
-
-# ---- a client, as small as can be: it shares the machine with the server -------------------------
-
-
-class Connection:
-    """One that is kept open."""
-
-    def __init__(self, port: int):
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, ask: Ask) -> Reply:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
-        started, body = time.perf_counter(), ask.body
-        head = f"POST {ask.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-        content = await reader.readexactly(int(headers["content-length"]))
-        seconds = time.perf_counter() - started
-        return Reply(int(lines[0].split()[1]), json.loads(content), seconds)
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-
-
-async def closed_loop(port: int, wanted: list[Ask], clients: int) -> list[Reply]:
-    """Each client asks again as soon as it is answered."""
-    left, replies = iter(enumerate(wanted)), [None] * len(wanted)
-
-    async def client() -> None:
-        connection = Connection(port)
-        for i, ask in left:
-            replies[i] = await connection.ask(ask)
-        connection.close()
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return replies
-
-
-async def open_loop(port: int, wanted: list[Ask], rate: float) -> list[Reply]:
-    """Requests come at random times, `rate` a second, whether or not others are answered."""
-    rng, idle = random.Random(0), []
-
-    async def one(ask: Ask) -> Reply:
-        connection = idle.pop() if idle else Connection(port)
-        reply = await connection.ask(ask)
-        idle.append(connection)
-        return reply
-
-    tasks, due = [], time.perf_counter()
-    for ask in wanted:
-        due += rng.expovariate(rate)
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(ask)))
-    replies = await asyncio.gather(*tasks)
-    for connection in idle:
-        connection.close()
-    return replies
-
-
-async def first_tokens(port: int, wanted: list[Ask]) -> list[float]:
-    """Seconds until a stream's first event, of one request after the other."""
-    found = []
-    for ask in wanted:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        asked = {"model": ask.prompt, "prompt": ask.text, "max_tokens": MAX_TOKENS, "stream": True}
-        body, started = json.dumps(asked).encode(), time.perf_counter()
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        await reader.readuntil(b"data: ")
-        found.append(time.perf_counter() - started)
-        await reader.read()
-        writer.close()
-    return found
-
-
-# ---- the server ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def server(folder: Path, prompts: int, *options: str) -> Iterator[tuple[int, float]]:
-    """A server of `prompts` prompts; gives its port, and the seconds that it took to start."""
-    make_prompts(folder, prompts)
-    line = [sys.executable, "-m", "prompt_tuning_jax", "serve", "--model=bundled", "--port=0"]
-    with started([*line, f"--prompts={folder}", *SERVER, *options], folder.parent) as found:
-        yield found
-
-
-@contextlib.contextmanager
-def started(line: list[str], folder: Path) -> Iterator[tuple[int, float]]:
-    """A server's process, as soon as it listens; it is to end well."""
-    begun, log = time.monotonic(), folder / "server.log"
-    with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(line, stderr=file, env=os.environ)
-    try:
-        while "Listening at" not in (said := log.read_text("utf-8")):
-            if process.poll() is not None:
-                raise SystemExit(f"The server did not start:\n{said}")
-            time.sleep(0.1)
-        port = int(said.split("Listening at http://127.0.0.1:")[1].split("/")[0])
-        while not is_open(port):
-            time.sleep(0.1)
-        yield port, time.monotonic() - begun
-        process.send_signal(signal.SIGTERM)
-        if process.wait(120) not in (0, -signal.SIGTERM):
-            raise SystemExit(f"The server ended badly:\n{log.read_text('utf-8')}")
-    finally:
-        process.kill()
-
-
-def is_open(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
-def make_prompts(folder: Path, count: int) -> None:
-    """Prompts p0, p1, ...: the bundled ones in turn, each with noise of its own."""
-    kept = [pt.load_prompt(name) for name in TASKS]
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        one = kept[i % len(kept)]
-        noise = 0.02 * rng.normal(size=one.shape).astype(np.float32)
-        if not (folder / f"p{i}").exists():
-            metadata = {
-                name: one.metadata[name] for name in ("base_model_fingerprint", "verbalizers")
-            }
-            save_prompt(folder / f"p{i}", pt.TunedPrompt(one.values + noise, one.layout, metadata))
+FEWER = 32  # so many find slots at once
 
 
 def answer_alone(model: pt.FrozenModel, prompt: pt.TunedPrompt, ask: Ask) -> Any:
@@ -241,122 +77,138 @@ def answer_alone(model: pt.FrozenModel, prompt: pt.TunedPrompt, ask: Ask) -> Any
     return found.labels[0], dict(zip(labels, found.scores[0].tolist(), strict=True))
 
 
-def summary(replies: list[Reply], seconds: float) -> dict[str, Any]:
-    took = sorted(reply.seconds for reply in replies if reply.status == 200)
-    statuses = [reply.status for reply in replies]
-    return {
-        "requests": len(replies),
-        "a_second": round(len(took) / seconds, 1),
-        "p50_ms": round(1e3 * took[len(took) // 2], 1) if took else None,
-        "p99_ms": round(1e3 * took[int(0.99 * len(took))], 1) if took else None,
-        "statuses": {str(each): statuses.count(each) for each in sorted(set(statuses))},
-    }
-
-
-def timed(run: Awaitable[list[Reply]]) -> dict[str, Any]:
-    started = time.perf_counter()
-    replies = asyncio.run(run)
-    return summary(replies, time.perf_counter() - started)
-
-
 # ---- the parts -----------------------------------------------------------------------------------
 
 
-def throughput(work: Path, requests: int) -> dict[str, Any]:
+def throughput(plan: Plan) -> dict[str, Any]:
     """Turns of the server and of one text after the other, in one run."""
-    model, found = pt.load_model("bundled"), {"server": [], "one_at_a_time": []}
-    with server(work / "prompts", 100) as (port, started):
-        prompts = {f"p{i}": pt.load_prompt(work / "prompts" / f"p{i}") for i in range(100)}
-        few = asks(requests // 10, 100)
+    model, found = pt.load_model(plan.model), {"server": [], "one_at_a_time": []}
+    with server(plan, 100) as busy:
+        prompts = {f"p{i}": pt.load_prompt(plan.prompts / f"p{i}") for i in range(100)}
+        few = asks(plan.requests // 10, 100)
         for ask in few[:20]:
             answer_alone(model, prompts[ask.prompt], ask)
+        asyncio.run(closed_loop(busy.port, few, CLIENTS))
         for turn in range(3):
             begun = time.perf_counter()
             for ask in few:
                 answer_alone(model, prompts[ask.prompt], ask)
-            found["one_at_a_time"].append(round(len(few) / (time.perf_counter() - begun), 1))
-            found["server"].append(timed(closed_loop(port, asks(requests, 100, turn), CLIENTS)))
-    middle = sorted(each["a_second"] for each in found["server"])[1]
+            found["one_at_a_time"].append(round(len(few) / (time.perf_counter() - begun), 2))
+            wanted = asks(plan.requests, 100, turn)
+            found["server"].append(timed(closed_loop(busy.port, wanted, CLIENTS)))
     return found | {
-        "start_seconds": round(started, 1),
-        "ratio": round(middle / sorted(found["one_at_a_time"])[1], 2),
+        "start_seconds": busy.seconds,
+        "ratio": round(median_rate(found["server"]) / statistics.median(found["one_at_a_time"]), 2),
     }
 
 
-def different_prompts(work: Path, requests: int) -> dict[str, Any]:
+def median_rate(turns: list[dict[str, Any]]) -> float:
+    return statistics.median(each["a_second"] for each in turns)
+
+
+def different_prompts(plan: Plan) -> dict[str, Any]:
+    """Turns of few and many prompts; a server of its own, so that many have to be read."""
     found: dict[str, Any] = {}
-    with server(work / "prompts", 10_000) as (port, started):
-        asyncio.run(closed_loop(port, asks(200, 10), CLIENTS))
-        for turn in range(3):
+    with server(plan, 10_000) as busy:
+        asyncio.run(closed_loop(busy.port, asks(200, 10), CLIENTS))
+        for turn in range(5):
             for count in (1, 10, 1000, 10_000):
-                each = timed(closed_loop(port, asks(requests, count, turn), CLIENTS))
-                found.setdefault(str(count), []).append(each["a_second"])
-    return {"start_seconds": round(started, 1), "a_second": found}
+                before = busy.processor_seconds()
+                each = timed(closed_loop(busy.port, asks(plan.requests, count, turn), CLIENTS))
+                spent = 1e3 * (busy.processor_seconds() - before) / plan.requests
+                kept = found.setdefault(str(count), {"a_second": [], "processor_ms": []})
+                kept["a_second"].append(each["a_second"])
+                kept["processor_ms"].append(round(spent, 2))
+    return {"start_seconds": busy.seconds, "prompts": found}
 
 
-def offered(work: Path, requests: int) -> dict[str, Any]:
-    with server(work / "prompts", 100) as (port, _):
-        most = timed(closed_loop(port, asks(requests, 100), CLIENTS))["a_second"]
+def offered(plan: Plan) -> dict[str, Any]:
+    with server(plan, 100) as busy:
+        most = timed(closed_loop(busy.port, asks(plan.requests, 100), CLIENTS))["a_second"]
         found = {"most_a_second": most, "shares": {}}
         for share in (0.25, 0.5, 0.75):
-            count = max(100, int(requests * share))
-            found["shares"][str(share)] = timed(
-                open_loop(port, asks(count, 100, int(100 * share)), share * most)
-            )
-        firsts = sorted(asyncio.run(first_tokens(port, asks(100, 100))))
-        return found | {"first_token_p50_ms": round(1e3 * firsts[50], 1)}
+            wanted = asks(max(100, int(plan.requests * share)), 100, int(100 * share))
+            found["shares"][str(share)] = timed(open_loop(busy.port, wanted, share * most))
+        firsts = sorted(asyncio.run(first_tokens(busy.port, asks(200, 100))))
+        return found | {"first_token_p50_ms": round(1e3 * firsts[len(firsts) // 2], 1)}
 
 
-def overload(work: Path, requests: int) -> dict[str, Any]:
-    with server(work / "prompts", 100, "--max_waiting=32") as (port, _):
-        most = timed(closed_loop(port, asks(requests, 100), 32))
-        found = timed(open_loop(port, asks(requests, 100, 1), 3 * most["a_second"]))
-        return {"closed_loop_of_32": most, "three_times_as_much": found}
+async def first_tokens(port: int, wanted: list[Ask]) -> list[float]:
+    """One stream after the other."""
+    return [await first_token(port, ask) for ask in wanted if ask.is_completion]
 
 
-def against_peft(work: Path, requests: int, python: str) -> dict[str, Any]:
+def overload(plan: Plan) -> dict[str, Any]:
+    """A server that is busy, then three times what it did then."""
+    with server(plan, 100, "--max_wait=1") as busy:
+        asyncio.run(closed_loop(busy.port, asks(200, 100), FEWER))
+        found: dict[str, Any] = {f"{FEWER}_clients": [], "three_times_as_much": []}
+        for turn in range(3):
+            wanted = asks(plan.requests, 100, turn)
+            most = timed(closed_loop(busy.port, wanted, FEWER))
+            found[f"{FEWER}_clients"].append(most)
+            found["three_times_as_much"].append(over(busy.port, wanted, 3 * most["a_second"]))
+        return found
+
+
+def over(port: int, wanted: list[Ask], rate: float) -> dict[str, Any]:
+    """What is accepted of too much, and how soon the others are told."""
+    begun = time.perf_counter()
+    replies = asyncio.run(open_loop(port, wanted, rate))
+    told = sorted(reply.seconds for reply in replies if reply.status == 429)
+    kept = summary(replies, time.perf_counter() - begun)
+    return kept | {"told_p50_ms": round(1e3 * told[len(told) // 2], 1) if told else None}
+
+
+def against_peft(plan: Plan) -> dict[str, Any]:
     """Turns of both servers, each by itself."""
-    make_prompts(work / "prompts", 100)
-    config = pt.load_model("bundled").config
+    make_prompts(plan, 100)
+    config = pt.load_model(plan.model).config
     for i in range(100):
-        one = pt.load_prompt(work / "prompts" / f"p{i}")
+        one = pt.load_prompt(plan.prompts / f"p{i}")
         peft.write_adapter(
-            work / "adapters" / f"p{i}",
+            plan.work / "adapters" / f"p{i}",
             one.values,
-            base_model=str(directory_of("bundled")),
+            base_model=str(directory_of(plan.model)),
             num_layers=family_of(config).depth(config),
             num_heads=config.num_heads,
             task_type=peft.task_of(False),
             layout=one.layout,
             visibility=one.visibility,
         )
-    wanted = [ask._replace(is_completion=True) for ask in asks(requests, 100)]
-    few = wanted[: requests // 5]
+    wanted = [ask._replace(is_completion=True) for ask in asks(plan.requests, 100)]
+    few = wanted[: plan.requests // 5]
     script = str(Path(__file__).with_name("load_test_peft.py"))
-    theirs = [python, script, str(directory_of("bundled")), str(work / "adapters"), "8911"]
+    theirs = [
+        plan.torch_python,
+        script,
+        str(directory_of(plan.model)),
+        str(plan.work / "adapters"),
+        "8911",
+    ]
     found: dict[str, Any] = {"server": [], "peft": []}
     for _ in range(3):
-        with server(work / "prompts", 100) as (port, _):
-            ours = asyncio.run(closed_loop(port, few, CLIENTS))
-            found["server"].append(timed(closed_loop(port, wanted, CLIENTS)))
-        with started(theirs, work) as (port, _):
-            replies = asyncio.run(closed_loop(port, few, CLIENTS))
-            found["peft"].append(timed(closed_loop(port, few, CLIENTS)))
+        with server(plan, 100) as busy:
+            ours = asyncio.run(closed_loop(busy.port, few, CLIENTS))
+            found["server"].append(timed(closed_loop(busy.port, wanted, CLIENTS)))
+        with started(theirs, plan.work) as other:
+            replies = asyncio.run(closed_loop(other.port, few, CLIENTS))
+            found["peft"].append(timed(closed_loop(other.port, few, CLIENTS)))
     pairs = zip(ours, replies, strict=True)
     different = sum(
         one.answer["choices"][0]["text"] != other.answer["choices"][0]["text"]
         for one, other in pairs
     )
-    middle = [sorted(each["a_second"] for each in found[name])[1] for name in ("server", "peft")]
-    return found | {"different": different, "ratio": round(middle[0] / middle[1], 2)}
+    ratio = median_rate(found["server"]) / median_rate(found["peft"])
+    return found | {"different": different, "ratio": round(ratio, 2)}
 
 
-def right(work: Path, requests: int) -> dict[str, Any]:
+def right(plan: Plan) -> dict[str, Any]:
     """Lost, swapped or different answers: there should be none."""
-    model, wanted = pt.load_model("bundled"), asks(requests, 100, 7)
-    with server(work / "prompts", 100) as (port, _):
-        replies = asyncio.run(closed_loop(port, wanted, CLIENTS))
-    bank = pt.load_bank({f"p{i}": work / "prompts" / f"p{i}" for i in range(100)})
+    model, wanted = pt.load_model(plan.model), asks(plan.requests, 100, 7)
+    with server(plan, 100) as busy:
+        replies = asyncio.run(closed_loop(busy.port, wanted, CLIENTS))
+    bank = pt.load_bank({f"p{i}": plan.prompts / f"p{i}" for i in range(100)})
     lost = sum(reply.status != 200 for reply in replies)
     texts = [ask.text for ask in wanted]
     generated = model.generate(texts, bank.rows([a.prompt for a in wanted]), max_length=MAX_TOKENS)
@@ -376,39 +228,112 @@ def right(work: Path, requests: int) -> dict[str, Any]:
             gap = np.abs(np.array([data["scores"][each] for each in labels]) - scores).max()
             largest = max(largest, float(gap))
             different += data["label"] != label and gap > 1e-3
-    return {"requests": requests, "lost": lost, "different": different, "largest_gap": largest}
+    return {"requests": plan.requests, "lost": lost, "different": different, "largest_gap": largest}
 
 
-PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+# ---- steady load ---------------------------------------------------------------------------------
+
+
+def steady(plan: Plan) -> dict[str, Any]:
+    """Half of what the server can do, minute after minute, of all that clients do to it."""
+    with server(plan, 1000) as busy:
+        most = timed(closed_loop(busy.port, asks(500, 1000), CLIENTS))["a_second"]
+        memory, statuses, seconds = [], Counter(), []
+        for minute in range(max(1, round(plan.minutes))):
+            asyncio.run(one_minute(busy.port, most / 2, minute, plan, statuses, seconds))
+            memory.append(busy.memory_mb())
+            kept, seconds = sorted(seconds), []
+            print(f"minute {minute}: {memory[-1]} MB, p50 {kept[len(kept) // 2]:.3f} s", flush=True)
+    return {
+        "most_a_second": most,
+        "memory_mb": memory,
+        "grown_mb_after_the_first_tenth": round(memory[-1] - memory[len(memory) // 10], 1),
+        "statuses": dict(sorted(statuses.items())),
+    }
+
+
+async def one_minute(
+    port: int, rate: float, minute: int, plan: Plan, statuses: Counter[str], seconds: list[float]
+) -> None:
+    """Requests at random times: most are fair, some are left, some are wrong, some send prompts."""
+    rng, wanted = random.Random(minute), asks(int(60 * rate), 1000, minute)
+    begun, tasks, due = time.perf_counter(), [], 0.0
+    values = pt.load_prompt(plan.prompts / "p0").values
+
+    async def one(ask: Ask, chance: float) -> None:
+        connection = Connection(port)
+        if chance < 0.05 and ask.is_completion:
+            await first_token(port, ask, is_read_on=False)
+            statuses["left"] += 1
+        elif chance < 0.10:
+            reply = await connection.ask(ask._replace(prompt="nobody"))
+            statuses[str(reply.status)] += 1
+        elif chance < 0.12:
+            name = f"/v1/prompts/sent{rng.randrange(50)}"
+            sent = await connection.send("PUT", name, as_npy(values), "application/x-npy")
+            gone = await connection.send("DELETE", name, b"")
+            statuses[f"sent {sent.status}, deleted {gone.status}"] += 1
+        else:
+            reply = await connection.ask(ask)
+            statuses[str(reply.status)] += 1
+            seconds.append(reply.seconds)
+        connection.close()
+
+    for ask in wanted:
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - (time.perf_counter() - begun)))
+        tasks.append(asyncio.create_task(one(ask, rng.random())))
+    await asyncio.gather(*tasks)
+
+
+def as_npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(values))
+    return file.getvalue()
+
+
+PARTS: dict[str, Callable[[Plan], dict[str, Any]]] = {
     "throughput": throughput,
     "prompts": different_prompts,
     "offered": offered,
     "overload": overload,
     "right": right,
+    "peft": against_peft,
+    "steady": steady,
 }
+UNASKED = ("throughput", "prompts", "offered", "overload", "right")
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--parts", nargs="+", choices=[*PARTS, "peft"], default=list(PARTS))
+    parser.add_argument("--model", default="bundled", help="or a Hugging Face directory")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(UNASKED))
     parser.add_argument("--torch_python", help="a Python with torch, peft, fastapi and uvicorn")
     parser.add_argument("--requests", type=int, default=2000, help="of each measurement")
+    parser.add_argument("--minutes", type=float, default=60, help="of steady load")
     options = parser.parse_args()
-    parts = PARTS | {"peft": functools.partial(against_peft, python=options.torch_python)}
     if "peft" in options.parts and options.torch_python is None:
         parser.error("the part `peft` needs --torch_python")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
     use_compilation_cache()
     record = json.loads(options.output.read_text("utf-8")) if options.output.exists() else {}
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
     record |= {"machine": f"{machine}, JAX {jax.__version__}, clients on the same machine"}
     with tempfile.TemporaryDirectory() as work:
+        plan = Plan(
+            options.model, Path(work), options.requests, options.minutes, options.torch_python
+        )
         for part in options.parts:
             if part not in record:
-                record[part] = parts[part](Path(work), options.requests)
-                print(part, json.dumps(record[part]))
+                record[part] = PARTS[part](plan)
+                print(part, json.dumps(record[part]), flush=True)
                 with new_file(options.output) as file:
                     file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 

@@ -1,5 +1,7 @@
 """What the engine is made of: tables of any family's arrays, choices, the queue, the bank."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from prompt_tuning_jax import TunedPrompt
 from prompt_tuning_jax.decoding import search
 from prompt_tuning_jax.decoding.text import row_keys
 from prompt_tuning_jax.serving import axes
+from prompt_tuning_jax.serving import waiting as waiting_room
 from prompt_tuning_jax.serving.bank import NOWHERE, Bank, Wanted, padded
 from prompt_tuning_jax.serving.choosing import (
     MOST_TOLD,
@@ -243,6 +246,82 @@ def test_what_needs_no_slot_goes_when_others_have_left():
         waiting.add(each)
     assert waiting.remove(lambda request: request is generated.request) == [generated]
     assert waiting.next_batch(rows=8, slots=0) == [ranked]
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(waiting_room, "time", types.SimpleNamespace(monotonic=self.tell))
+
+    def tell(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def paced(clock, **sort):
+    """A queue whose jobs leave every two seconds; six still wait."""
+    waiting = Waiting(100, longest=20)
+    for _ in range(10):
+        waiting.add(job(**sort))
+    for _ in range(4):
+        clock.passes(2)
+        assert len(waiting.next_batch(rows=1, slots=1)) == 1
+    return waiting
+
+
+@pytest.mark.parametrize("sort", [{}, {"label_length": 4}])
+def test_no_more_are_taken_than_go_in_time(clock, sort):
+    waiting = paced(clock, **sort)
+    for _ in range(5):  # behind ten it is twenty seconds
+        waiting.add(job(**sort))
+    with pytest.raises(Overloaded) as refused:
+        waiting.add(job(**sort))
+    assert refused.value.retry_after == 22
+    other = {"label_length": None if sort else 4}
+    waiting.add(job(**other))  # which pass the others, or are passed, and wait for nobody
+    clock.passes(2)
+    waiting.next_batch(rows=1, slots=1)
+    waiting.add(job(**sort))
+
+
+def test_nobody_is_taken_who_would_wait_in_vain(clock):
+    waiting, late = paced(clock), job()
+    late.request.deadline = clock.now + 11
+    with pytest.raises(Overloaded):
+        waiting.add(late)
+    late.request.deadline = clock.now + 13
+    waiting.add(late)
+
+
+def test_a_pace_is_that_of_jobs_that_waited(clock):
+    waiting = paced(clock)
+    while waiting.next_batch(rows=9, slots=9):
+        clock.passes(2)
+    clock.passes(40)  # nobody waits: that nobody leaves says nothing
+    for _ in range(14):
+        waiting.add(job())
+    waiting.next_batch(rows=2, slots=9)
+    clock.passes(1)
+    waiting.next_batch(rows=2, slots=9)
+    for _ in range(4):
+        waiting.add(job())
+    assert len(waiting) == 14
+
+
+def test_a_pace_is_forgotten(clock):
+    waiting = paced(clock)
+    clock.passes(61)
+    for _ in range(50):
+        waiting.add(job())
 
 
 def test_a_full_queue_says_when_to_come_again():

@@ -62,11 +62,14 @@ class Engine:
         shapes: Shapes,
         max_labels: int,
         max_waiting: int,
+        max_wait: float = math.inf,
         ahead: int | None = None,
     ):
         """Compiles nothing yet.
 
         Args:
+          max_labels, max_waiting: limits of a request, and of how many wait.
+          max_wait: how many seconds a request may be expected to wait for its turn.
           ahead: how many steps are on their way while one is told. None: 1 on an accelerator, and 0
             on a CPU, which does both.
 
@@ -85,7 +88,7 @@ class Engine:
         self._intake = Intake(model, library, self.programs, self.limits)
         self._slots = Slots(self.programs)
         self._reader = Reader(self.programs, self._slots)
-        self._waiting = Waiting(max_waiting)
+        self._waiting = Waiting(max_waiting, max_wait)
         self._ahead = int(jax.default_backend() != "cpu") if ahead is None else ahead
         self._started: collections.deque[Started] = collections.deque()
         self._changed = threading.Condition()
@@ -144,7 +147,7 @@ class Engine:
         Raises:
           ValueError: it asks for what cannot be, or goes beyond `limits`.
           LookupError: there is no such prompt.
-          Overloaded: too many are waiting.
+          Overloaded: too many are waiting, or it would wait too long.
           Stopping: the engine ends.
         """
         job = self._intake.job(request)

@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 class Overloaded(Refused):
-    """The queue is full.
+    """The queue is full, or too slow for one more.
 
     Attributes:
       retry_after: seconds until there will be room, as far as can be told.

@@ -38,7 +38,9 @@ def engine_of(config: ServeConfig) -> Engine:
     is_causal = model.config.continues_inputs
     in_front = is_causal or ("isolated", "prefix") in kinds_of(library)
     shapes = shapes_of(config, in_front, is_causal)
-    return Engine(model, library, shapes, config.max_labels, config.max_waiting)
+    return Engine(
+        model, library, shapes, config.max_labels, config.max_waiting, max_wait=config.max_wait
+    )
 
 
 def kinds_of(library: PromptLibrary) -> set[tuple[str, str]]:

@@ -1,6 +1,7 @@
-"""What waits for the devices, and which of it goes together next."""
+"""What waits for the devices, which of it goes together next, and when there is too much of it."""
 
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 from prompt_tuning_jax.serving.bank import Wanted
 from prompt_tuning_jax.serving.requests import Generate, Overloaded, Request
+
+PACE_HOLDS = 60.0  # seconds: other texts may come, and who was refused would not be a measure
 
 
 class Kind(NamedTuple):
@@ -49,14 +52,61 @@ class Job:
         return self.rows if isinstance(self.request, Generate) else 0
 
 
-class Waiting:
-    """Jobs in the order in which they came. It is not locked: its owner sees to that."""
+class Span(NamedTuple):
+    """A time in which jobs were waiting throughout.
 
-    def __init__(self, most: int):
-        self._most = most
+    Attributes:
+      end: when it ended, by `time.monotonic()`.
+      jobs: how many left at its end.
+    """
+
+    end: float
+    seconds: float
+    jobs: int
+
+
+class Pace:
+    """How fast jobs leave, measured while others wait: what comes seldom says nothing of it."""
+
+    def __init__(self):
+        self._spans: deque[Span] = deque(maxlen=64)
+        self._since: float | None = None  # the last departure, where somebody has waited from then
+
+    def departed(self, jobs: int, are_left: bool) -> None:
+        """So many have left just now.
+
+        Args:
+          are_left: whether others still wait.
+        """
+        now = time.monotonic()
+        if jobs and self._since is not None:
+            self._spans.append(Span(now, now - self._since, jobs))
+        if jobs or not are_left:
+            self._since = now if are_left else None
+
+    def seconds(self, jobs: int) -> float:
+        """How long so many jobs take; 0 where the last minute does not say."""
+        while self._spans and self._spans[0].end < time.monotonic() - PACE_HOLDS:
+            self._spans.popleft()
+        left = sum(span.jobs for span in self._spans)
+        return jobs * sum(span.seconds for span in self._spans) / left if left else 0.0
+
+
+class Waiting:
+    """Jobs in the order in which they came. It is not locked: its owner sees to that.
+
+    Those that need slots and those that need none pass each other, so each sort has its own pace.
+    """
+
+    def __init__(self, most: int, longest: float = math.inf):
+        """Args:
+        most: how many jobs may wait.
+        longest: how many seconds a job may be expected to wait.
+        """
+        self._most, self._longest = most, longest
         self._jobs: deque[Job] = deque()
         self._without_slots = 0  # of these, how many need none
-        self._taken: deque[float] = deque([time.monotonic()], maxlen=256)  # when, of the last ones
+        self._paces = {False: Pace(), True: Pace()}  # by whether a job needs slots
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -65,12 +115,18 @@ class Waiting:
         """Joins the queue.
 
         Raises:
-          Overloaded: it is full.
+          Overloaded: it is full, or so slow that the job would wait too long, or in vain.
         """
-        if len(self._jobs) >= self._most:
-            raise Overloaded(len(self._jobs), self._seconds_left())
+        needs_slots, deadline = bool(job.slots), job.request.deadline
+        wait = self._paces[needs_slots].seconds(self._count(needs_slots))
+        left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        if len(self._jobs) >= self._most or wait > min(self._longest, left):
+            raise Overloaded(len(self._jobs), min(60.0, max(1.0, wait)))
         self._jobs.append(job)
         self._without_slots += not job.slots
+
+    def _count(self, needs_slots: bool) -> int:
+        return len(self._jobs) - self._without_slots if needs_slots else self._without_slots
 
     def next_batch(self, rows: int, slots: int) -> list[Job]:
         """Jobs that are read at once: the oldest that can be, and others of its kind.
@@ -96,22 +152,23 @@ class Waiting:
             if not rows:
                 break
         self._remove(batch)
-        self._taken.extend([time.monotonic()] * len(batch))
+        self._note_departure(batch)
         return batch
 
     def remove(self, is_unwanted: Callable[[Request], bool]) -> list[Job]:
         """Those that nobody waits for any more: they leave."""
         found = [job for job in self._jobs if is_unwanted(job.request)]
         self._remove(found)
+        self._note_departure([])  # nobody may be left, but it says nothing of the pace
         return found
+
+    def _note_departure(self, jobs: Sequence[Job]) -> None:
+        for needs_slots, pace in self._paces.items():
+            count = sum(bool(job.slots) == needs_slots for job in jobs)
+            pace.departed(count, self._count(needs_slots) > 0)
 
     def _remove(self, jobs: Iterable[Job]) -> None:
         gone = set(map(id, jobs))
         if gone:
             self._jobs = deque(job for job in self._jobs if id(job) not in gone)
             self._without_slots = sum(not job.slots for job in self._jobs)
-
-    def _seconds_left(self) -> float:
-        """How long those that wait will take, as fast as the last ones went."""
-        seconds = time.monotonic() - self._taken[0]
-        return min(60.0, max(1.0, len(self._jobs) * seconds / len(self._taken)))

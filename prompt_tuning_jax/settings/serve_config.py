@@ -57,6 +57,13 @@ class AddressConfig:
         group="server",
         bounds=COUNT,
     )
+    max_wait: float = setting(
+        default=10.0,
+        help="""seconds that a request is expected to wait for its turn at most, by how fast others
+        go; further ones are told when to try again.""",
+        group="server",
+        bounds=SECONDS,
+    )
     max_texts: int = setting(
         default=128,
         help="the most texts in one request.",
