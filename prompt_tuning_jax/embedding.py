@@ -28,10 +28,11 @@ from prompt_tuning_jax.checkpoints import quantize, sentence_transformers
 from prompt_tuning_jax.checkpoints.adapters.adapter import Adapter
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.checkpoints.fingerprint import fingerprint
-from prompt_tuning_jax.data.text_rows import TextPrompts, TextRows
+from prompt_tuning_jax.data.text_rows import BatchSize, TextPrompts, TextRows
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.layout import NO_TOKEN
 from prompt_tuning_jax.model import FrozenModel
+from prompt_tuning_jax.models.attention.choice import platform_of
 from prompt_tuning_jax.models.embedding import EmbeddingConfig, Step, prompted, stored
 from prompt_tuning_jax.models.embedding.embed import embedded
 from prompt_tuning_jax.models.embedding.encoders import EMBEDDING_NAME, encoder_of
@@ -40,6 +41,7 @@ from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compati
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 CHUNK = 16384  # texts that are in memory as tokens at once
+TOKENS_ON_CPU = 1024  # at once: with more a core does not work faster, and needs more memory
 _compiled = jax.jit(embedded, static_argnames=("config", "pool_prompt"))
 
 
@@ -204,12 +206,11 @@ class EmbeddingModel:
           name: that of the model's text prompt that stands before all texts, such as "query"; None:
             as the prompt's file says, else the model's default one, if it has one.
           text_prompt: a text to stand before them instead; "" for none.
+          batch_size: how many texts are read at once; on a CPU fewer, where they are long.
           dtype: "float32", "float16", or "int8": each vector times 127 over its largest number,
             which keeps its direction, and so its cosine with others, and not its length.
-          max_length: tokens of a text, special ones included; what is more is cut off. None:
-            `config.max_seq_length`.
-          pool_prompt: whether the prompt's positions count in the pooling. None: as its file says,
-            else as the model's `pool_prompt`.
+          max_length: tokens of a text, special ones too. None: `config.max_seq_length`.
+          pool_prompt: whether the prompt's positions count. None: as its file, or the model says.
 
         Raises:
           ValueError: a prompt of another model; no text prompt of this name; a text without tokens.
@@ -220,15 +221,15 @@ class EmbeddingModel:
         config, prompts = self._prompted(prompt)
         prompts.check_inputs(len(texts))
         how = config, prompted.counts(prompts, pool_prompt, self.pool_prompt)
-        if text_prompt is None:
-            name = prompted.text_name(prompts, name)
+        name = prompted.text_name(prompts, name) if text_prompt is None else name
         before = self.text_prompts.before(name, text_prompt)
         room = self.room(max_length, int(prompts.lengths.max()))
-        size = batch_size, sharding.batch_parts_of(self.mesh)
+        most = TOKENS_ON_CPU if platform_of(self.mesh) == "cpu" else None
+        size = BatchSize(batch_size, most, sharding.batch_parts_of(self.mesh))
         vectors = np.zeros((len(texts), config.outputs), kind)
         for first in range(0, len(texts), CHUNK):
             rows = self._rows.tokens(texts[first : first + CHUNK], before, room, first)
-            batches = self._rows.batches(rows, self._rows.skipped(before), room, *size)
+            batches = self._rows.batches(rows, self._rows.skipped(before), room, size)
             made = [(own, self._run(*how, prompts, first + own, batch)) for own, batch in batches]
             for own, found in made:
                 vectors[first + own] = stored.as_dtype(sharding.to_host(found)[: len(own)], kind)

@@ -11,7 +11,7 @@ from common import slow
 from embedding_models import NAMES, TEXTS, contrastive_loss, load, numbers
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.data.text_rows import TextPrompts
+from prompt_tuning_jax.data.text_rows import BatchSize, TextPrompts, TextRows
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError
 
@@ -88,6 +88,37 @@ class TestNumbers:
             alone = model.embed(TEXTS, prompt)
             assert_equal(found[names == own], alone[names == own])
         assert np.abs(found[names != own] - alone[names != own]).max() > 0.01
+
+
+@pytest.mark.parametrize("size", [BatchSize(8), BatchSize(8, 64), BatchSize(6, 100, parts=4)])
+def test_every_text_is_in_one_batch_of_the_size_asked_for(size):
+    rng = np.random.default_rng(0)
+    rows = [[1] * count for count in rng.integers(1, 60, 45)]
+    numbers = []
+    for own, batch in TextRows(load(NAMES[0]).vocabulary).batches(rows, 0, 60, size):
+        numbers += own.tolist()
+        tokens = batch["tokens"]
+        assert ((tokens[: len(own)] >= 0).sum(1) == [len(rows[i]) for i in own]).all()
+        assert len(own) <= len(tokens) <= size.whole(size.rows)
+        assert len(tokens) % size.parts == 0
+        assert size.tokens is None or tokens.size <= size.tokens or len(tokens) == size.parts
+    assert sorted(numbers) == list(range(45))
+
+
+def test_a_cpu_reads_few_long_texts_at_once(monkeypatch):
+    """What a program needs of memory while it runs; the vectors are the same."""
+    model, sizes = load(NAMES[0]), []
+    batch = TextRows.batch
+
+    def noted(self, *args):
+        made = batch(self, *args)
+        sizes.append(made["tokens"].size)
+        return made
+
+    monkeypatch.setattr(TextRows, "batch", noted)
+    monkeypatch.setattr("prompt_tuning_jax.embedding.TOKENS_ON_CPU", 96)
+    assert_equal(model.embed(TEXTS), numbers(NAMES[0])["embeddings"])
+    assert max(sizes) <= 96 < sum(sizes)
 
 
 def test_what_counts_is_as_the_prompts_file_says():

@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,6 +61,31 @@ class TextPrompts:
         return name or next((each for each in DOCUMENT if each in self.by_name), None)
 
 
+class BatchSize(NamedTuple):
+    """How large a batch is.
+
+    Attributes:
+      rows: the most rows.
+      tokens: the most places, unless so few rows have more; None for no such limit.
+      parts: what the number of rows must divide by.
+    """
+
+    rows: int
+    tokens: int | None = None
+    parts: int = 1
+
+    def rows_of(self, length: int) -> int:
+        """How many rows of this length a full batch has."""
+        rows = self.whole(self.rows)
+        if self.tokens is None:
+            return rows
+        return min(rows, max(1, self.tokens // length // self.parts) * self.parts)
+
+    def whole(self, rows: int) -> int:
+        """So many, or a few more, that divide by `parts`."""
+        return -(-rows // self.parts) * self.parts
+
+
 @dataclasses.dataclass(frozen=True)
 class TextRows:
     """What makes rows of texts.
@@ -115,28 +141,31 @@ class TextRows:
 
     def batch(self, rows: Sequence[Tokens], skipped: int, room: int, count: int) -> Batch:
         """`count` rows, those of texts first, as `models.embedding.embed` takes them."""
-        longest = max(map(len, rows), default=1)
-        lengths = bucket_lengths(room, LENGTHS)
-        length = lengths[bisect.bisect_left(lengths, longest)]
+        length = length_of(max(map(len, rows), default=1), room)
         tokens_BxT = np.full((count, length), NO_TOKEN, np.int32)
         for number, row in enumerate(rows):
             tokens_BxT[number, : len(row)] = row
         return {"tokens": tokens_BxT, "skipped": np.full(count, skipped, np.int32)}
 
     def batches(
-        self, rows: Sequence[Tokens], skipped: int, room: int, batch_size: int, parts: int
+        self, rows: Sequence[Tokens], skipped: int, room: int, size: BatchSize
     ) -> Iterator[tuple[np.ndarray, Batch]]:
         """(numbers of rows, their batch), those of like length together; the longest come first.
 
         The last batch has as many rows as a power of 2 that holds its own, so that few texts are
         little work, and programs are few.
-
-        Args:
-          parts: what the number of rows must divide by.
         """
         order = np.argsort([-len(row) for row in rows], kind="stable")
-        full = -(-batch_size // parts) * parts
-        for first in range(0, len(order), full):
+        first = 0
+        while first < len(order):
+            full = size.rows_of(length_of(len(rows[order[first]]), room))
             own = order[first : first + full]
-            count = min(full, -(-(1 << (len(own) - 1).bit_length()) // parts) * parts)
+            count = min(full, size.whole(1 << (len(own) - 1).bit_length()))
             yield own, self.batch([rows[i] for i in own], skipped, room, count)
+            first += full
+
+
+def length_of(tokens: int, room: int) -> int:
+    """T of a batch whose longest row has so many tokens."""
+    lengths = bucket_lengths(room, LENGTHS)
+    return lengths[bisect.bisect_left(lengths, tokens)]
