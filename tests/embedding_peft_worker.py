@@ -1,8 +1,8 @@
 """PEFT beside sentence-transformers, for test_retrieval_peft.py; needs torch and both of them.
 
 Reads jobs from standard input, a JSON list of objects: `base` (a model's directory), `adapter`
-(where to write it, or what is there), `make` (a kind and PEFT's settings, for a new adapter of random
-values), `way` (how it is loaded, one of WAYS), `texts`, and `vectors` (the file to write).
+(where to write it, or what is there), `make` (a kind and PEFT's settings, for a new adapter of
+random values), `way` (how it is loaded, one of WAYS), `texts`, and `vectors` (the file to write).
 """
 
 import json
