@@ -195,7 +195,7 @@ def test_who_sees_whom(window):
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("method", [None, "lora", slow("ia3"), slow("prefix"), slow("model")])
+@pytest.mark.parametrize("method", [None, slow("lora"), slow("ia3"), slow("prefix"), slow("model")])
 def test_the_query_side_trains_and_documents_stay(tmp_path, method):
     """A prompt, or what trains within it: queries find more, and documents are as they were."""
     data, model = write_collection(tmp_path / "data"), load(NAME)
