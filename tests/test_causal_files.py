@@ -122,6 +122,7 @@ class TestConfig:
             ({"model_type": "gemma3n_text", "hidden_size_per_layer_input": 8}, "each layer; only"),
             ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
             ({"use_bidirectional_attention": True}, "use_bidirectional_attention is set"),
+            ({"is_causal": False}, "is_causal is false: its positions see what comes after"),
             ({"hidden_act": "xielu"}, "hidden_act 'xielu' is not one of"),
             ({"rope_parameters": {"rope_type": "llama3", "factor": 4.0}}, "need 'low_freq_factor'"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),

@@ -287,7 +287,7 @@ class TestRefused:
             ({"position_embedding_type": "relative_key"}, "position_embedding_type is"),
             ({"is_decoder": True}, "is_decoder is set"),
             ({"model_type": "distilbert"}, "'distilbert' model"),
-            ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "bidirectional"),
+            ({"model_type": "qwen3", "use_bidirectional_attention": True}, "bidirectional"),
         ],
     )
     def test_networks(self, tmp_path, change, match):

@@ -8,10 +8,11 @@ import pytest
 from causal_models import MODELS
 from common import slow
 from embedding_models import HERE, load
+from test_adapters import OPTIONS, drawn
 from test_retrieval_train import WORDS, run, write_collection
 
 import prompt_tuning_jax as pt
-from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
+from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter, save_adapter
 from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.commands.retrieval.embed import embed
 from prompt_tuning_jax.data.collection import read_collection
@@ -232,6 +233,23 @@ def test_files_are_peft_of_the_network_alone(data, tmp_path, name, tensor, metho
     (best / "adapter.json").unlink()
     vectors = model.adapted(tmp_path / "run" / "last").embed(TEXTS)
     np.testing.assert_array_equal(model.adapted(best).embed(TEXTS), vectors)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_what_peft_changes_of_a_berts_pooler_is_left_out(tmp_path, method):
+    """Among all linear layers it is another that PEFT adapts; no vector here comes from it."""
+    from safetensors.numpy import load_file, save_file
+
+    model = load("bert")
+    save_adapter(tmp_path, drawn(method, model, OPTIONS), model.config, model.name)
+    expected = model.adapted(tmp_path).embed(TEXTS)
+    path, module = tmp_path / "adapter_model.safetensors", "base_model.model.pooler.dense"
+    more = {f"{module}.ia3_l": np.ones((32, 1), np.float32)}
+    if method == "lora":
+        of_pooler = {"A": np.ones((3, 32), np.float32), "B": np.ones((32, 3), np.float32)}
+        more = {f"{module}.lora_{letter}.weight": x for letter, x in of_pooler.items()}
+    save_file(load_file(path) | more, path)
+    np.testing.assert_array_equal(model.adapted(tmp_path).embed(TEXTS), expected)
 
 
 # --- what is refused

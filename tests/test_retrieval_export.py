@@ -15,7 +15,9 @@ from prompt_tuning_jax.checkpoints.query_side.export import MODULE
 from prompt_tuning_jax.checkpoints.query_side.export import NAMES as NAMES_FILE
 from prompt_tuning_jax.commands.export_prompt import main
 
-FIND = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('sentence_transformers'))"
+FIND = (
+    "import sys; from importlib.util import find_spec as f; sys.exit(not all(map(f, sys.argv[1:])))"
+)
 LIVE = """
 import json, sys
 import numpy as np
@@ -27,10 +29,11 @@ for place in places:
 """
 
 
-def python_of_theirs() -> str | None:
+def python_of_theirs(*also: str) -> str | None:
     """An interpreter with sentence-transformers: PROMPT_TUNING_TORCH_PYTHON, or this one."""
+    needed = "sentence_transformers", *also
     for python in (os.environ.get("PROMPT_TUNING_TORCH_PYTHON"), sys.executable):
-        if python and not subprocess.run([python, "-c", FIND]).returncode:
+        if python and not subprocess.run([python, "-c", FIND, *needed]).returncode:
             return python
     return None
 
@@ -84,7 +87,8 @@ def test_what_cannot_be_exported_is_said(tmp_path, capsys):
     reason="need sentence-transformers, or PROMPT_TUNING_TORCH_PYTHON=PYTHON that has it",
 )
 def test_theirs_makes_the_same_vectors(tmp_path):
-    made = {(name, pool): export(tmp_path, name, pool) for name in NAMES for pool in (False, True)}
+    names = *NAMES, "embedding_gemma"
+    made = {(name, pool): export(tmp_path, name, pool) for name in names for pool in (False, True)}
     told = json.dumps([list(map(str, made.values())), TEXTS])
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

@@ -11,7 +11,7 @@ from common import slow
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.layout import LAYOUTS, VISIBILITIES
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
-from prompt_tuning_jax.models.causal.attention import NOWHERE, Places
+from prompt_tuning_jax.models.causal.attention import NOWHERE, Places, visible
 from prompt_tuning_jax.models.t5gemma import T5GemmaConfig, network
 from prompt_tuning_jax.models.t5gemma.weights import shapes
 from prompt_tuning_jax.params import flatten
@@ -94,7 +94,8 @@ def test_targets_do_not_see_what_comes_after_them(model):
 def test_the_encoder_sees_both_ways_as_far_as_its_window(window):
     positions = jnp.array([[0, 1, 2, 3, 3, 4]])
     keys = positions.at[0, 4].set(NOWHERE)
-    near = network.near(Places(positions), Places(keys), window)[0]
+    limit = None if window is None else window + 1
+    near = visible(Places(positions), Places(keys), limit, bidirectional=True)[0]
     for query in range(6):
         distance = np.abs(np.array([0, 1, 2, 3, 99, 4]) - int(positions[0, query]))
         np.testing.assert_array_equal(near[query], distance <= (9 if window is None else window))

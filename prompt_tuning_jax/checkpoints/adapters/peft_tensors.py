@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.checkpoints.huggingface import causal
+from prompt_tuning_jax.checkpoints.huggingface import bert, causal
 from prompt_tuning_jax.checkpoints.huggingface.formats import format_of
 from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, LORA_B, LORA_SCALE, OUT_SCALE
+from prompt_tuning_jax.models.bert import BertConfig
 from prompt_tuning_jax.models.causal import CausalConfig
 from prompt_tuning_jax.models.embedding import EmbeddingConfig
 from prompt_tuning_jax.models.embedding.encoders import encoder_of
@@ -82,6 +83,8 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
     leaves: Leaves = {}
     for name, values in tensors.items():
         match = _LORA.fullmatch(name.removeprefix(_BEFORE))
+        if match and _makes_no_vector(config, match[1]):
+            continue
         kernel = kernels.get(match[1]) if match else None
         if match is None or kernel is None:
             raise ValueError(_unknown(where, name))
@@ -128,7 +131,10 @@ def read_ia3(where: object, config: Config, facts: Mapping[str, Any], tensors: T
     kernels = {module: kernel for kernel, module in modules_of(config).items()}
     leaves: Leaves = {}
     for name, values in tensors.items():
-        kernel = kernels.get(name.removeprefix(_BEFORE).removesuffix(_IA3))
+        module = name.removeprefix(_BEFORE).removesuffix(_IA3)
+        if _makes_no_vector(config, module):
+            continue
+        kernel = kernels.get(module)
         if kernel is None or not name.endswith(_IA3) or values.ndim != 2 or 1 not in values.shape:
             raise ValueError(_unknown(where, name))
         ending = OUT_SCALE if values.shape[1] == 1 else IN_SCALE
@@ -166,6 +172,11 @@ def targets(modules: Mapping[str, str], changed: list[str]) -> list[str]:
     ends = sorted({modules[name].rpartition(".")[2] for name in changed})
     alike = {name for name, module in modules.items() if module.rpartition(".")[2] in ends}
     return ends if alike == set(changed) else sorted(modules[name] for name in changed)
+
+
+def _makes_no_vector(config: Config, module: str) -> bool:
+    """Whether a BERT has a module to classify, or to fill masks, alone: PEFT changes it too."""
+    return isinstance(network_of(config), BertConfig) and not bert.is_part(f"{module}.")
 
 
 def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> Any:

@@ -128,7 +128,11 @@ def plain_names(place: object, names: Collection[str]) -> dict[str, str]:
             plain = plain.removeprefix(wrapper)
         for old, new in _OLD_ENDS.items():
             plain = plain.removesuffix(old) + new if plain.endswith(old) else plain
-        if _NO_PART.match(plain):
-            continue
-        add_once(found, plain, name, place)
+        if is_part(plain):
+            add_once(found, plain, name, place)
     return found
+
+
+def is_part(name: str) -> bool:
+    """Whether a module or a weight of this name belongs to the encoder."""
+    return _NO_PART.match(name) is None

@@ -1,7 +1,8 @@
 """Which of Hugging Face's models a directory holds, and how the files of each kind are read.
 
 T5 and its relatives are one format, T5Gemma is another, and causal language models have theirs.
-So have encoders of BERT's kind, which embed texts and do nothing else here.
+So have encoders of BERT's kind; these, and causal families where a file says that positions see
+both ways, embed texts and do nothing else here.
 """
 
 from collections.abc import Callable, Mapping
@@ -119,8 +120,20 @@ BERT = Format(
 
 def encoder_format_in(path: Path) -> Format:
     """The format of the model that a `config.json` describes, where all that it does is encode."""
-    is_bert = read_json(path).get("model_type") in bert.MODEL_TYPES
-    return BERT if is_bert else format_in(path)
+    raw = read_json(path)
+    if not _only_encodes(raw):
+        return format_in(path)
+    kind = raw["model_type"]
+    return BERT if kind in bert.MODEL_TYPES else causal_format(kind)._replace(config_json=None)
+
+
+def _only_encodes(raw: Mapping[str, Any]) -> bool:
+    """Whether a model is one of BERT's kind, or of a causal family but sees both ways."""
+    kind = raw.get("model_type")
+    if kind in list(bert.MODEL_TYPES):
+        return True
+    reads = causal.FAMILIES[kind].reads if kind in list(causal.FAMILIES) else ()
+    return causal.BIDIRECTIONAL in reads and raw.get(causal.BIDIRECTIONAL) is True
 
 
 def format_in(path: Path) -> Format:
@@ -131,15 +144,16 @@ def format_in(path: Path) -> Format:
             f"{path} has no 'model_type', which says what kind of model it describes. {FETCH}"
         )
     model_type = raw.get("model_type", "t5")
+    if _only_encodes(raw):
+        how = "" if model_type in bert.MODEL_TYPES else f" ({causal.BIDIRECTIONAL} is true)"
+        raise ValueError(
+            f"{path} describes a {model_type!r} model, an encoder{how}: it writes no text, but "
+            "embeds texts. Load it with `load_embedding_model`."
+        )
     if model_type in list(causal.FAMILIES):
         return causal_format(model_type)
     if model_type == t5gemma.MODEL_TYPE:
         return T5GEMMA
-    if model_type in list(bert.MODEL_TYPES):
-        raise ValueError(
-            f"{path} describes a {model_type!r} model, an encoder: it writes no text, but embeds "
-            "texts. Load it with `load_embedding_model`."
-        )
     if model_type not in list(t5.MODEL_TYPES):
         why = _why(model_type, raw)
         raise ValueError(
@@ -151,7 +165,7 @@ def format_in(path: Path) -> Format:
 
 
 def format_of(config: NetworkConfig) -> Format:
-    """The format that a model is written in; an encoder of BERT's kind is only read."""
+    """The format that a model is written in; one that only encodes is only read."""
     if isinstance(config, CausalConfig):
         return causal_format(config.architecture)
     if isinstance(config, BertConfig):

@@ -1,5 +1,13 @@
-"""Frozen decoder-only language models: one block with switches for every family of them."""
+"""Frozen decoder-only language models: one block with switches for every family of them.
 
-from prompt_tuning_jax.models.causal.config import CausalConfig, LayerKind, Rotary
+The same blocks, seeing both ways, are encoders that embed texts.
+"""
 
-__all__ = ["CausalConfig", "LayerKind", "Rotary"]
+from prompt_tuning_jax.models.causal.config import (
+    BidirectionalConfig,
+    CausalConfig,
+    LayerKind,
+    Rotary,
+)
+
+__all__ = ["BidirectionalConfig", "CausalConfig", "LayerKind", "Rotary"]

@@ -1,8 +1,8 @@
 """Attention of a causal model: fewer heads of keys than of queries, and masks by real distance.
 
 Who sees whom is said by positions alone. A query at position p sees the keys at p - window + 1 to
-p of its own segment; padding, as a key, is at `NOWHERE`. So it makes no difference where in a row
-padding stands.
+p of its own segment, and in a bidirectional model those up to p + window - 1; padding, as a key, is
+at `NOWHERE`. So it makes no difference where in a row padding stands.
 
 B batch   L queries   S keys   D embed   H heads   G heads of keys and values   R = H / G   K head
 """
@@ -24,6 +24,7 @@ from prompt_tuning_jax.models.causal.layers import Weights, norm, project
 from prompt_tuning_jax.models.causal.rotary import turned
 
 NOWHERE = np.int32(2**30)
+_FAR = NOWHERE // 2  # from all positions padding is farther than this, and none from another
 
 
 class Places(NamedTuple):
@@ -65,11 +66,18 @@ class Kind(NamedTuple):
 
 
 def visible(
-    queries: Places, keys: Places, window: int | Int[Array, ""] | None
+    queries: Places,
+    keys: Places,
+    window: int | Int[Array, ""] | None,
+    bidirectional: bool = False,
 ) -> Bool[Array, "#B L S"]:
-    """True where a query sees a key."""
+    """True where a query sees a key: one before it or, if `bidirectional`, also one after it."""
     distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
-    seen_BxLxS = distance_BxLxS >= 0
+    if bidirectional:
+        distance_BxLxS = jnp.abs(distance_BxLxS)
+        seen_BxLxS = distance_BxLxS < _FAR
+    else:
+        seen_BxLxS = distance_BxLxS >= 0
     if window is not None:
         seen_BxLxS &= distance_BxLxS < window
     if queries.segments is not None and keys.segments is not None:

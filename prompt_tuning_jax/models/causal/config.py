@@ -163,6 +163,11 @@ class CausalConfig:
         return True
 
     @property
+    def bidirectional(self) -> bool:
+        """Whether positions see what comes after them, too."""
+        return False
+
+    @property
     def length_limit(self) -> int | None:
         """The most positions a row may have; None where there is no end to them."""
         grows = any(layer.rotary and layer.rotary.kind == "dynamic" for layer in self.layers)
@@ -190,5 +195,38 @@ class CausalConfig:
                 f"{spelled('prompt_visibility', visibility)} is for prompts in front of their "
                 f"text in a causal model ({spelled('prompt_layout', 'prefix')}); elsewhere they "
                 "see what stands before them."
+            )
+        return visibility
+
+
+@dataclasses.dataclass(frozen=True)
+class BidirectionalConfig(CausalConfig):
+    """The same blocks where positions see both ways: such a model embeds texts and writes none.
+
+    A layer's window is how many positions a position sees to either side, itself included. Prompt
+    and text see each other.
+    """
+
+    @property
+    def continues_inputs(self) -> bool:
+        """Whether targets go on where an input ends: there are none."""
+        return False
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether positions see what comes after them, too."""
+        return True
+
+    def visibility_in(self, layouts: Iterable[str], visibility: str) -> str:
+        """What a visibility of prompts is here, wherever they stand: full.
+
+        Raises:
+          ValueError: any other.
+        """
+        del layouts
+        if visibility != "full":
+            raise ValueError(
+                f"{spelled('prompt_visibility', visibility)} is not for bidirectional models such "
+                "as EmbeddingGemma, where prompt and text see each other: leave it at full."
             )
         return visibility

@@ -116,7 +116,7 @@ def block(
         q_BxHxLxK = jnp.take_along_axis(q_BxHxLxK, wanted_BxW[:, None, :, None], axis=2)
         places = taken(places, wanted_BxW)
     seen = [*prefix_block(config, weights["attention"]), *seen]
-    blocks = [(kv, visible(places, keys, kind.window)) for kv, keys in seen]
+    blocks = [(kv, visible(places, keys, kind.window, config.bidirectional)) for kv, keys in seen]
     y_BxLxD = attend(config, q_BxHxLxK, blocks, weights["attention"])
     if config.post_norms:
         y_BxLxD = norm(config, y_BxLxD, weights["post_attention_norm"])

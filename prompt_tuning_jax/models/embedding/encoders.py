@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning_jax.models.bert import BertConfig
 from prompt_tuning_jax.models.bert import network as bert
 from prompt_tuning_jax.models.bert import weights as bert_weights
-from prompt_tuning_jax.models.causal import CausalConfig, front
+from prompt_tuning_jax.models.causal import BidirectionalConfig, CausalConfig, front
 from prompt_tuning_jax.models.causal import network as causal
 from prompt_tuning_jax.models.causal import weights as causal_weights
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Block, KeyValue, Places
@@ -123,6 +123,15 @@ def _encode_causal(
     return norm(config, x_BxSxD, params["decoder"]["decoder_norm"])
 
 
+_CAUSAL = Encoder(
+    _encode_causal,
+    causal_weights.abstract_variables,
+    lambda name: name != causal_weights.OUTPUT,
+    embedding_scale,
+    causal.prefix_length,
+    takes_front=True,
+)
+
 ENCODERS: Mapping[type, Encoder] = {
     BertConfig: Encoder(_encode_bert, bert_weights.abstract_variables, lambda name: True),
     T5Config: Encoder(
@@ -130,14 +139,8 @@ ENCODERS: Mapping[type, Encoder] = {
         t5.abstract_variables,
         lambda name: name.startswith(("token_embedder/", "encoder/")),
     ),
-    CausalConfig: Encoder(
-        _encode_causal,
-        causal_weights.abstract_variables,
-        lambda name: name != causal_weights.OUTPUT,
-        embedding_scale,
-        causal.prefix_length,
-        takes_front=True,
-    ),
+    CausalConfig: _CAUSAL,
+    BidirectionalConfig: _CAUSAL._replace(takes_front=False),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning_jax.layout import attended, prompt_mask, within_segments
+from prompt_tuning_jax.layout import attended, prompt_mask
 from prompt_tuning_jax.models.causal import network as causal
 from prompt_tuning_jax.models.causal.attention import NOWHERE, Places, visible
 from prompt_tuning_jax.models.causal.config import CausalConfig
@@ -49,7 +49,8 @@ def encode(
         allowed_BxSxS = prompt_mask(prompt_positions, prompt_positions, config.prompt_visibility)
 
     def seen(window: Window) -> Bool[Array, "B S S"]:
-        seen_BxSxS = near(queries, keys, window)
+        limit = None if window is None else window + 1  # it counts the positions to either side
+        seen_BxSxS = visible(queries, keys, limit, bidirectional=True)
         return seen_BxSxS if allowed_BxSxS is None else seen_BxSxS & allowed_BxSxS
 
     places = {"prompt_positions": prompt_positions, "prompt_ids": prompt_ids}
@@ -88,15 +89,6 @@ def decode(
         stack, decoder, x_BxLxD, queries.positions, seen, text, index, per_layer, dropout_rng
     )
     return causal.to_logits(stack, own, x_BxLxD), kept
-
-
-def near(queries: Places, keys: Places, window: Window) -> Bool[Array, "B L S"]:
-    """True where a query sees a key, before it or after it: at most `window` away."""
-    distance_BxLxS = queries.positions[:, :, None] - keys.positions[:, None, :]
-    is_token_Bx1xS = (keys.positions != NOWHERE)[:, None, :]
-    limit = NOWHERE if window is None else window
-    seen_BxLxS = is_token_Bx1xS & (jnp.abs(distance_BxLxS) <= limit)
-    return within_segments(seen_BxLxS, queries.segments, keys.segments)
 
 
 def _from(first: Any, rows: int, length: int) -> Int[Array, "B L"]:

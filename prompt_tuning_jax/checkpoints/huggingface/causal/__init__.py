@@ -14,6 +14,7 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.names import (
     plain_names,
     weight_names,
 )
+from prompt_tuning_jax.checkpoints.huggingface.causal.positions import BIDIRECTIONAL
 from prompt_tuning_jax.checkpoints.huggingface.causal.published import (
     PUBLISHED,
     published_config,
@@ -21,6 +22,7 @@ from prompt_tuning_jax.checkpoints.huggingface.causal.published import (
 )
 
 __all__ = [
+    "BIDIRECTIONAL",
     "FAMILIES",
     "OUTPUT",
     "PUBLISHED",

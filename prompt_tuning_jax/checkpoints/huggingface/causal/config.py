@@ -13,18 +13,21 @@ import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.huggingface.causal.families import FAMILIES, FamilyTable
 from prompt_tuning_jax.checkpoints.huggingface.causal.positions import (
+    BIDIRECTIONAL,
     layer_kinds,
     positions_json,
+    sees_both_ways,
 )
 from prompt_tuning_jax.checkpoints.huggingface.fields import ACTIVATIONS, Fields, read_json
-from prompt_tuning_jax.models.causal import CausalConfig
+from prompt_tuning_jax.models.causal import BidirectionalConfig, CausalConfig
 
 _WRITTEN = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu"}
 # What would change the arithmetic, and is not done here; nothing, if it is false or empty.
+_BOTH_WAYS = "its positions see what comes after them"
 _REFUSED = {
     "quantization_config": "its weights are stored in a form of their own",
     "pruned_heads": "some of its attention heads are cut away",
-    "use_bidirectional_attention": "its positions see what comes after them",
+    BIDIRECTIONAL: _BOTH_WAYS,
     "add_cross_attention": "it also attends to an encoder",
     "scale_attn_by_inverse_layer_idx": "its layers scale their scores differently",
 }
@@ -75,14 +78,17 @@ def parse_fields(
     filled = {key: value for key, value in table.defaults.items() if key not in raw}
     fields = Fields(path, {**filled, **raw}, table.fields)
     for key, why in _REFUSED.items():
-        if fields.get(key):
+        if fields.get(key) and key not in table.reads:
             raise ValueError(f"{path}: {key} is set: {why}, which is not done here.")
+    if fields.flag("is_causal") is False:  # transformers obeys it in all families
+        raise ValueError(f"{path}: is_causal is false: {_BOTH_WAYS}, which is not done here.")
     sizes = _sizes(fields, table)
 
     def read(key: str) -> Any:
         return fields.get(key) if key in table.reads else None
 
-    return CausalConfig(
+    kind = BidirectionalConfig if sees_both_ways(fields, table) else CausalConfig
+    return kind(
         architecture=architecture,
         **sizes,
         layers=layer_kinds(fields, table),

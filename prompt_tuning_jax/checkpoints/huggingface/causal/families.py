@@ -184,7 +184,12 @@ FAMILIES: Mapping[str, FamilyTable] = _frozen(
             rope_theta=1000000.0,
             rope_local_base_freq=10000.0,
         ),
-        reads=("sliding_window_pattern", "rope_local_base_freq", *_GEMMA_READS),
+        reads=(
+            "sliding_window_pattern",
+            "rope_local_base_freq",
+            "use_bidirectional_attention",
+            *_GEMMA_READS,
+        ),
         fields=_GEMMA_FIELDS,
         windows="pattern",
     ),

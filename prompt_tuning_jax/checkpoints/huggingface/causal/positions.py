@@ -9,6 +9,7 @@ from prompt_tuning_jax.checkpoints.huggingface.fields import Fields
 from prompt_tuning_jax.models.causal import CausalConfig, LayerKind, Rotary
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+BIDIRECTIONAL = "use_bidirectional_attention"
 _THETA = 10000.0
 _ORIGINAL = "original_max_position_embeddings"
 # Our field -> its name in the files, for the kinds of rotary positions that have it.
@@ -44,12 +45,19 @@ def layer_kinds(fields: Fields, table: FamilyTable) -> tuple[LayerKind, ...]:
         return (LayerKind(),) * count
     types = _types(fields, table, count)
     window = fields.count("sliding_window") if SLIDING in types else None
+    if window is not None and sees_both_ways(fields, table):
+        window = window // 2 + 1  # the file's counts both sides; a position is on either
     rotary = {kind: _rotary(fields, table, kind) for kind in sorted(set(types))}
     turns = _turns(fields, table, count)
     return tuple(
         LayerKind(window if kind == SLIDING else None, rotary[kind] if turn else None)
         for kind, turn in zip(types, turns, strict=True)
     )
+
+
+def sees_both_ways(fields: Fields, table: FamilyTable) -> bool:
+    """Whether positions see what comes after them, in a family where files may say so."""
+    return BIDIRECTIONAL in table.reads and fields.flag(BIDIRECTIONAL) is True
 
 
 def positions_json(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
