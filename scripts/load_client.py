@@ -125,20 +125,20 @@ async def open_loop(port: int, wanted: list[Ask], rate: float) -> list[Reply]:
     return replies
 
 
-async def first_token(port: int, ask: Ask, is_read_on: bool = True) -> float:
-    """Seconds until a stream's first event; then it is read to its end, or left there."""
+async def first_token(port: int, ask: Ask, is_read_on: bool = True) -> Reply:
+    """A stream up to its first event; then it is read to its end, or left there."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body, started = (
-        json.dumps(json.loads(ask.body) | {"stream": True}).encode(),
-        time.perf_counter(),
-    )
+    body = json.dumps(json.loads(ask.body) | {"stream": True}).encode()
+    started = time.perf_counter()
     writer.write(head("POST", ask.path, "application/json", len(body)) + body)
-    await reader.readuntil(b"data: ")
+    status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
+    if status == 200:
+        await reader.readuntil(b"data: ")
     seconds = time.perf_counter() - started
-    if is_read_on:
+    if status == 200 and is_read_on:
         await reader.readuntil(b"data: [DONE]")
     writer.close()
-    return seconds
+    return Reply(status, None, seconds)
 
 
 def summary(replies: list[Reply], seconds: float) -> dict[str, Any]:

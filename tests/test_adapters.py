@@ -214,7 +214,7 @@ def test_a_bias_is_a_bias():
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        ("t5", "decoder_prompt"),
+        slow("t5", "decoder_prompt"),
         slow("t5", "prefix"),
         slow("causal", "prefix"),
         slow("t5", "bitfit"),

@@ -56,6 +56,7 @@ def test_the_fastest_blocks_count(program):
     }
 
 
+@pytest.mark.slow
 def test_it_runs_at_a_tiny_size(tmp_path):
     output = tmp_path / "attention.json"
     command = [sys.executable, str(SCRIPTS / "benchmark_attention.py"), "--tiny", "--repeats=1"]

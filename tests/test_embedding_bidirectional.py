@@ -194,8 +194,9 @@ def test_who_sees_whom(window):
         assert seen[query].tolist() == [*expected, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("method", [None, slow("lora"), slow("ia3"), slow("prefix"), slow("model")])
+@pytest.mark.parametrize("method", [None, "lora", "ia3", "prefix", "model"])
 def test_the_query_side_trains_and_documents_stay(tmp_path, method):
     """A prompt, or what trains within it: queries find more, and documents are as they were."""
     data, model = write_collection(tmp_path / "data"), load(NAME)

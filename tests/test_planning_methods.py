@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 import tiny
+from common import slow
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
@@ -71,7 +72,7 @@ def test_what_trains_of_the_bundled_model(method):
 
 @pytest.mark.parametrize(
     "method",
-    ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in BUNDLED if m != "lora")],
+    ["lora", *(slow(method) for method in BUNDLED if method != "lora")],
 )
 @pytest.mark.usefixtures("one_device")
 def test_the_planned_arguments_are_those_that_train_calls_its_step_with(
@@ -121,7 +122,9 @@ def useful(config, asked):
     return arithmetic.useful_flops(sizes, config, asked, trained)
 
 
-@pytest.mark.parametrize("method", EXPECTED)
+@pytest.mark.parametrize(
+    "method", [x if x in ("prompt", "lora", "prefix") else slow(x) for x in EXPECTED]
+)
 def test_useful_flops_are_what_a_methods_gradients_need(method):
     """The step has these and, for attention and what only reads inputs, up to 0.4 more."""
     config, asked = small(), lengths(method)

@@ -126,6 +126,7 @@ ENTRY %main (p: s8[0]) -> s8[0] {{
     assert (found.work, found.links, found.elapsed) == (9, 8, 9)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_program_that_was_looked_at():
     made = program(line(WORK, 3))
     schedule(made, CHIP)

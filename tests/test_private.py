@@ -94,7 +94,7 @@ def either(request, model):
 
 @pytest.mark.parametrize(
     ("passes", "changes"),
-    [(1, {}), slow(3, {"microbatches": 3}), (2, {"batch_size": 2})],
+    [(1, {}), slow(3, {"microbatches": 3}), slow(2, {"batch_size": 2})],
     ids=["whole", "microbatches", "a_large_sample"],
 )
 def test_a_step_is_the_clipped_sum_of_single_examples_and_noise(either, passes, changes):

@@ -139,6 +139,7 @@ def test_parameter_tree_and_logical_axes_are_t5x(key):
         assert list(axes[f"{name}_axes"].names) == facts["logical_axes"]
 
 
+@pytest.mark.slow
 def test_initial_weights_have_t5x_scales(key):
     config = T5Config(512, 64, 4, 16, 256, 1, 1)
     params = flatten_dict(jit(Transformer(config).init)(key, *BATCH)["params"], sep="/")

@@ -201,6 +201,7 @@ def test_rematerialisation_changes_no_number(network, policy):
     assert flat(shapes).keys() == flat(params).keys()
 
 
+@pytest.mark.slow
 def test_dropout_differs_from_layer_to_layer_and_follows_its_key(key):
     config = dataclasses.replace(SCAN, dropout_rate=0.5)
     network = Transformer(config, PROMPT)

@@ -87,8 +87,8 @@ def test_masks_follow_the_rules(visibility, layout):
 
 @pytest.mark.parametrize(
     ("visibility", "scan_layers"),
-    [slow(ISOLATED[0], True), *((name, False) for name in ISOLATED[1:]), slow(ISOLATED[0], False)]
-    + [slow(name, True) for name in ISOLATED[1:]],
+    [slow(name, scan) for name in ISOLATED[:-1] for scan in (False, True)]
+    + [(ISOLATED[-1], False), slow(ISOLATED[-1], True)],
 )
 def test_prompts_computed_once_equal_the_masked_computation(visibility, scan_layers):
     net, weights = network(visibility, scan_layers=scan_layers), params(BANK[0], scan_layers)

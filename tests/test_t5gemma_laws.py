@@ -101,7 +101,7 @@ def test_the_encoder_sees_both_ways_as_far_as_its_window(window):
         np.testing.assert_array_equal(near[query], distance <= (9 if window is None else window))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [LAYOUTS[0], *map(slow, LAYOUTS[1:])])
 def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
     """Rows of the embedding table as the prompt: the same as these tokens in its place."""
     tokens, texts = ids(P, seed=5), [[*text, END] for text in TEXTS]
@@ -158,6 +158,7 @@ class TestCache:
         model = model.scanned() if scan else model
         laws.beams_score_what_the_model_says(model, padded(TEXTS, 7), prompt)
 
+    @pytest.mark.slow
     def test_an_ensemble_of_the_same_prompt_twice_is_that_prompt(self, model, prompt):
         laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, padded(TEXTS, 7), prompt)
 
@@ -175,6 +176,7 @@ def test_scanning_and_computing_again_change_nothing(model, prompt, policy, scan
     laws.another_form_is_the_same(model, batch_of(), prompt, **how)
 
 
+@pytest.mark.slow
 def test_dropout_drops_and_is_off_without_a_key(model, prompt):
     laws.dropout_drops_and_is_off_without_a_key(model, batch_of(), prompt)
 
@@ -198,7 +200,8 @@ def with_biases(scan):
     return model.scanned() if scan else model
 
 
-@pytest.mark.parametrize("form", ["chunked", slow("fused")])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["chunked", "fused"])
 def test_every_form_of_attention_is_the_dense_one(prompt, form):
     model = model_of(config_of())
     batch = batch_of(
