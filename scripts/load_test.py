@@ -21,8 +21,8 @@ completions, half rank labels.
     peft         100 prompts mixed, completions alone, against load_test_peft.py: PEFT in a FastAPI
                  handler that switches adapters; only with --torch_python
     right        many mixed requests, each compared with the model's answer to that text alone
-    steady       a third of what it can do for --minutes, with clients that hang up, requests that are
-                 wrong, and prompts that come and go: the memory of the server. Only where asked for
+    steady       a third of what it can do for --minutes, with clients that hang up, requests that
+                 are wrong, and prompts that come and go: the server's memory. Only if asked for
 
 --output is written after each part, and what it holds is not run again.
 """

@@ -293,6 +293,16 @@ def test_no_more_are_taken_than_go_in_time(clock, sort):
     waiting.add(job(**sort))
 
 
+def test_a_request_may_have_more_texts_than_go_in_time(clock):
+    waiting = paced(clock)
+    for number in range(30):
+        one = job()
+        one.request.own = number
+        waiting.add(one)
+    with pytest.raises(Overloaded):
+        waiting.add(job())
+
+
 def test_nobody_is_taken_who_would_wait_in_vain(clock):
     waiting, late = paced(clock), job()
     late.request.deadline = clock.now + 11

@@ -109,12 +109,14 @@ class Request:
       prompts: names of prompts; (): the model alone; several: an ensemble of them.
       tell: called from the engine's thread with each event; it must not block.
       deadline: `time.monotonic()` after which no answer is wanted; None for no such time.
+      own: how many texts whoever sent it sent before it: to wait for these is no overload.
     """
 
     tokens: Sequence[int]
     prompts: tuple[str, ...]
     tell: Callable[[Event], None]
     deadline: float | None = None
+    own: int = 0
     _cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def cancel(self) -> None:

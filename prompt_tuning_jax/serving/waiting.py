@@ -118,7 +118,8 @@ class Waiting:
           Overloaded: it is full, or so slow that the job would wait too long, or in vain.
         """
         needs_slots, deadline = bool(job.slots), job.request.deadline
-        wait = self._paces[needs_slots].seconds(self._count(needs_slots))
+        others = max(0, self._count(needs_slots) - job.request.own)
+        wait = self._paces[needs_slots].seconds(others)
         left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
         if len(self._jobs) >= self._most or wait > min(self._longest, left):
             raise Overloaded(len(self._jobs), min(60.0, max(1.0, wait)))

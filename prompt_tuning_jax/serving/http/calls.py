@@ -69,7 +69,7 @@ class Call:
             if self._is_over:  # while another thread was at it
                 break
             tell = functools.partial(self._tell, number)
-            request = make(tell=tell, deadline=self.deadline, **given)
+            request = make(tell=tell, deadline=self.deadline, own=number, **given)
             self._open[number] = request
             self._engine.submit(request)
         if self._is_over:
