@@ -1,5 +1,6 @@
 """What the engine is made of: tables of any family's arrays, choices, the queue, the bank."""
 
+import gc
 import types
 
 import jax
@@ -21,6 +22,7 @@ from prompt_tuning_jax.serving.choosing import (
     mean_of_groups,
 )
 from prompt_tuning_jax.serving.requests import Classify, Generate, Overloaded, Sampling
+from prompt_tuning_jax.serving.set_up import leave_out_of_collections
 from prompt_tuning_jax.serving.slots import Started, Text
 from prompt_tuning_jax.serving.waiting import Job, Kind, Waiting
 
@@ -188,6 +190,15 @@ def test_who_has_left_loses_nothing_with_a_step():
     gone, there = text(), text()
     gone.has_left = True
     assert Started([gone, there], None).requests() == [there.request]
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_again():
+    leave_out_of_collections()
+    try:
+        kept = gc.get_freeze_count()
+        assert kept > len(gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 # ---- the queue -----------------------------------------------------------------------------------

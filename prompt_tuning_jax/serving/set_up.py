@@ -1,6 +1,7 @@
 """A server's parts by its settings: the model, its prompts, the engine, and who may ask."""
 
 import contextlib
+import gc
 import ipaddress
 import os
 from pathlib import Path
@@ -41,6 +42,12 @@ def engine_of(config: ServeConfig) -> Engine:
     return Engine(
         model, library, shapes, config.max_labels, config.max_waiting, max_wait=config.max_wait
     )
+
+
+def leave_out_of_collections() -> None:
+    """What there is now stays for good: Python need not stop all to look for garbage among it."""
+    gc.collect()
+    gc.freeze()
 
 
 def kinds_of(library: PromptLibrary) -> set[tuple[str, str]]:
