@@ -128,6 +128,6 @@ def kept_prompts() -> list[pt.TunedPrompt]:
 def drawn_prompts(directory: str) -> list[pt.TunedPrompt]:
     """Rows of a model's embedding table, which nobody tuned."""
     model, rng = pt.load_model(directory), np.random.default_rng(0)
-    table = np.asarray(model.embeddings(), np.float32)
+    table = np.asarray(model.embeddings, np.float32)
     rows = [table[rng.integers(3, len(table), 20)] for _ in TASKS]
     return [pt.TunedPrompt(values, "prefix", {"verbalizers": LABELS}) for values in rows]
