@@ -11,15 +11,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def run(folder, *arguments):
+    """The record of a load test."""
+    output, script = folder / "load.json", str(ROOT / "scripts/load_test.py")
+    line = [sys.executable, script, "--output", output, "--requests", "60", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    subprocess.run(line, check=True, env=environment, cwd=folder)
+    return json.loads(output.read_text())
+
+
+@pytest.mark.slow
+def test_any_model_is_tried(tmp_path, model_dir):
+    found = run(tmp_path, "--model", str(model_dir), "--parts", "throughput")
+    assert [turn["statuses"] for turn in found["throughput"]["server"]] == [{"200": 60}] * 3
+
+
 @pytest.mark.slow
 def test_every_part_runs(tmp_path):
-    output = tmp_path / "load.json"
     parts = ["throughput", "offered", "overload", "right", "steady"]
-    script = str(ROOT / "scripts/load_test.py")
-    line = [sys.executable, script, "--output", output, "--requests", "60", "--minutes", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    subprocess.run([*line, "--parts", *parts], check=True, env=environment, cwd=tmp_path)
-    found = json.loads(output.read_text())
+    found = run(tmp_path, "--minutes", "1", "--parts", *parts)
     assert found["throughput"]["ratio"] > 1
     assert found["right"] == {"requests": 60, "lost": 0, "different": 0} | {
         "largest_gap": pytest.approx(0, abs=1e-4)
