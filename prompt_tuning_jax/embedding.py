@@ -41,7 +41,7 @@ from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compati
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 CHUNK = 16384  # texts that are in memory as tokens at once
-TOKENS_ON_CPU = 1024  # at once: with more a core does not work faster, and needs more memory
+TOKENS_ON_CPU = 1024  # at once: with more it is a twentieth faster, and needs much more memory
 _compiled = jax.jit(embedded, static_argnames=("config", "pool_prompt"))
 
 

@@ -3,8 +3,9 @@
     python scripts/benchmark_embedding.py --model all-MiniLM-L6-v2 --torch_python PYTHON \\
         --output scripts/results/embedding.json
 
-PYTHON has sentence-transformers and PEFT. Both libraries work in turns, each in its own process
-that has compiled and warmed up; the median of --repeats counts, and the peak memory of the process.
+PYTHON has sentence-transformers and PEFT. Both libraries work in turns, each in a process for this
+work alone that has compiled and warmed up; the median of --repeats counts, and the process's peak
+memory.
 A step: 32 queries of 24 tokens with a prompt of 8, in-batch negatives. Search: 32 queries among a
 million vectors of 384 numbers, with FAISS's flat index beside it where it is installed.
 """
@@ -36,7 +37,14 @@ def queries() -> list[str]:
     return [f"where did the boat number {i} go after the mill and the town?" for i in range(ROWS)]
 
 
-def of_ours(model_dir: str) -> dict[str, Callable[[], Any]]:
+def embed_by_ours(model_dir: str) -> Callable[[], Any]:
+    import prompt_tuning_jax as pt
+
+    model = pt.load_embedding_model(model_dir)
+    return lambda: model.embed(texts())
+
+
+def step_by_ours(model_dir: str) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -67,16 +75,21 @@ def of_ours(model_dir: str) -> dict[str, Callable[[], Any]]:
             state[:] = step(model.params, *state, batch)
         jax.block_until_ready(state)
 
-    return {"embed": lambda: model.embed(texts()), "step": take_step}
+    return take_step
 
 
-def of_theirs(model_dir: str) -> dict[str, Callable[[], Any]]:
-    import torch
-    from peft import PromptTuningConfig, get_peft_model
+def embed_by_theirs(model_dir: str) -> Callable[[], Any]:
     from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoTokenizer
 
     model = SentenceTransformer(model_dir, device="cpu")
+    return lambda: model.encode(texts(), batch_size=32)
+
+
+def step_by_theirs(model_dir: str) -> Callable[[], Any]:
+    import torch
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModel, AutoTokenizer
+
     torch.manual_seed(0)
     how = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=PROMPT)
     tuned = get_peft_model(AutoModel.from_pretrained(model_dir), how)
@@ -95,7 +108,13 @@ def of_theirs(model_dir: str) -> dict[str, Callable[[], Any]]:
             optimizer.step()
             optimizer.zero_grad()
 
-    return {"embed": lambda: model.encode(texts(), batch_size=32), "step": take_step}
+    return take_step
+
+
+WORK = {
+    "embed": {"ours": embed_by_ours, "theirs": embed_by_theirs},
+    "step": {"ours": step_by_ours, "theirs": step_by_theirs},
+}
 
 
 def search_seconds(repeats: int) -> dict[str, float]:
@@ -128,14 +147,13 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def serve(library: str, model_dir: str) -> None:
-    """Does the work that standard input names, and prints its seconds and the memory so far."""
-    jobs = {"ours": of_ours, "theirs": of_theirs}[library](model_dir)
-    for work in jobs.values():
-        work()
+def serve(job: str, library: str, model_dir: str) -> None:
+    """Does the work once for each line of standard input; prints its seconds and memory so far."""
+    work = WORK[job][library](model_dir)
+    work()
     print("ready", flush=True)
-    for line in sys.stdin:
-        seconds = timed(jobs[line.strip()])
+    for _ in sys.stdin:
+        seconds = timed(work)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps([seconds, memory]), flush=True)
 
@@ -143,18 +161,22 @@ def serve(library: str, model_dir: str) -> None:
 class Worker:
     """A library in a process of its own."""
 
-    def __init__(self, python: str, library: str, model_dir: str):
-        command = [python, __file__, "--serve", library, "--model", model_dir]
+    def __init__(self, python: str, job: str, library: str, model_dir: str):
+        command = [python, __file__, "--serve", job, library, "--model", model_dir]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
         while self._process.stdout.readline().strip() != "ready":
             pass
 
-    def ask(self, job: str) -> list[float]:
-        self._process.stdin.write(job + "\n")
+    def again(self) -> list[float]:
+        self._process.stdin.write("again\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def main() -> None:
@@ -165,18 +187,20 @@ def main() -> None:
     parser.add_argument("--torch_python", help="an interpreter with sentence-transformers, PEFT")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON file for all figures")
-    parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve, args.model)
+        serve(*args.serve, args.model)
         return
     pythons = {"ours": sys.executable, "theirs": args.torch_python}
-    workers = {name: Worker(python, name, args.model) for name, python in pythons.items() if python}
     found: dict[str, Any] = {"machine": platform.processor() or platform.machine()}
-    for job in ("embed", "step"):
-        rounds = [
-            {name: one.ask(job) for name, one in workers.items()} for _ in range(args.repeats)
-        ]
+    for job in WORK:
+        workers = {
+            name: Worker(python, job, name, args.model)
+            for name, python in pythons.items()
+            if python
+        }
+        rounds = [{name: one.again() for name, one in workers.items()} for _ in range(args.repeats)]
         found[job] = {
             name: {
                 "seconds": round(statistics.median(each[name][0] for each in rounds), 3),
@@ -184,7 +208,8 @@ def main() -> None:
             }
             for name in workers
         }
-    del workers
+        for one in workers.values():
+            one.end()
     found["search"] = search_seconds(args.repeats)
     print(json.dumps(found, indent=1))
     if args.output:
