@@ -6,7 +6,7 @@ from test_tokenizers import CHARACTERS, FAMILIES, configure, copied, edit
 from test_vocabulary import WORDS, train_model
 
 from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, load_vocabulary, many_texts
-from prompt_tuning_jax.vocabularies.many_texts import FEW, Remembered
+from prompt_tuning_jax.vocabularies.many_texts import FEW, ByWords, Remembered
 from prompt_tuning_jax.vocabularies.tokenizer_files import begins_anew_at_spaces
 
 
@@ -100,15 +100,20 @@ def test_a_t5s_words_are_marked_whatever_its_file_says(tmp_path, scheme, split):
     assert load_vocabulary(directory).encode_batch(TEXTS) == expected
 
 
-def test_a_text_is_encoded_once_while_there_is_room(monkeypatch):
-    monkeypatch.setattr(many_texts, "MOST_IDS", 8)
-    asked = []
+def characters(asked):
+    """Encodes texts as their characters, and writes down what it was asked."""
 
     def encode(texts):
         asked.extend(texts)
         return [list(map(ord, text)) for text in texts]
 
-    remembered = Remembered(encode)
+    return encode
+
+
+def test_a_text_is_encoded_once_while_there_is_room(monkeypatch):
+    monkeypatch.setattr(many_texts, "MOST_TEXT", 40)
+    asked = []
+    remembered = Remembered(characters(asked))
     for _ in range(2):
         assert remembered.encode_batch(["ab", "ab", "cde", "fghi"])[1:] == [
             [97, 98],
@@ -117,8 +122,26 @@ def test_a_text_is_encoded_once_while_there_is_room(monkeypatch):
         ]
     assert asked == ["ab", "cde", "fghi"]
     for _ in range(2):
-        remembered.encode_batch(["jk"])
+        assert remembered.encode_batch(["jk", "ab"]) == [[106, 107], [97, 98]]
     assert asked[3:] == ["jk", "jk"]
+
+
+def test_one_text_by_itself_is_not_remembered():
+    asked = []
+    remembered = Remembered(characters(asked))
+    for _ in range(2):
+        assert remembered.encode_batch(["ab"]) == [[97, 98]]
+    assert asked == ["ab", "ab"]
+
+
+def test_words_are_forgotten_when_they_are_too_many(monkeypatch):
+    """However long they are: a server's clients may send words of a million characters."""
+    monkeypatch.setattr(many_texts, "MOST_WORDS", 100)
+    asked = []
+    by_words = ByWords(characters(asked), [])
+    for text in ("ab cd ab", "cd " + 200 * "e", "ab", "ab cd"):
+        assert by_words.encode_batch([text]) == [list(map(ord, text.replace(" ", "")))]
+    assert sorted(asked) == ["ab", "ab", "cd", "cd", 200 * "e"]
 
 
 def test_what_is_given_out_is_the_callers():

@@ -1,7 +1,9 @@
 """What the engine is made of: tables of any family's arrays, choices, the queue, the bank."""
 
 import gc
+import platform
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ from prompt_tuning_jax.serving.choosing import (
     mean_of_groups,
 )
 from prompt_tuning_jax.serving.requests import Classify, Generate, Overloaded, Sampling
-from prompt_tuning_jax.serving.set_up import leave_out_of_collections
+from prompt_tuning_jax.serving.set_up import settle
 from prompt_tuning_jax.serving.slots import Started, Text
 from prompt_tuning_jax.serving.waiting import Job, Kind, Waiting
 
@@ -193,12 +195,31 @@ def test_who_has_left_loses_nothing_with_a_step():
 
 
 def test_what_is_there_at_the_start_is_not_looked_through_again():
-    leave_out_of_collections()
+    settle()
     try:
         kept = gc.get_freeze_count()
         assert kept > len(gc.get_objects())
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_the_start_freed_is_given_back():
+    """A block that stays above it keeps freed memory with the process, unless glibc is told."""
+    some = [bytes(1000) for _ in range(200_000)]
+    held, kept = megabytes(), some[-1]
+    del some
+    try:
+        settle()
+        assert held - megabytes() > 100
+    finally:
+        gc.unfreeze()
+    assert len(kept) == 1000
+
+
+def megabytes():
+    """Of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * 4096 / 2**20
 
 
 # ---- the queue -----------------------------------------------------------------------------------

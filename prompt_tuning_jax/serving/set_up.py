@@ -1,9 +1,11 @@
 """A server's parts by its settings: the model, its prompts, the engine, and who may ask."""
 
 import contextlib
+import ctypes
 import gc
 import ipaddress
 import os
+import sys
 from pathlib import Path
 
 from prompt_tuning_jax.devices import sharding
@@ -44,10 +46,16 @@ def engine_of(config: ServeConfig) -> Engine:
     )
 
 
-def leave_out_of_collections() -> None:
-    """What there is now stays for good: Python need not stop all to look for garbage among it."""
+def settle() -> None:
+    """What there is now stays for good, and what the start needed beside it is given back.
+
+    Python need not stop all to look for garbage among what stays. What loading and compiling freed
+    is still the process's, until glibc, where it is, is told to give it back.
+    """
     gc.collect()
     gc.freeze()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def kinds_of(library: PromptLibrary) -> set[tuple[str, str]]:

@@ -10,28 +10,31 @@ import sentencepiece
 Ids = list[int]
 EncodeBatch = Callable[[Sequence[str]], list[Ids]]
 FEW = 64  # texts that are encoded sooner than threads are started for them
-MOST_IDS = 1_000_000  # of texts that are remembered, some 45 MB with the texts themselves
-MOST_WORDS = 200_000
+MOST_TEXT = 6_000_000  # characters and ids of texts that are remembered, some 55 MB
+MOST_WORDS = 2_000_000  # characters and ids of words
 
 
 class Remembered:
-    """Encodes texts, and remembers those of the first MOST_IDS ids.
+    """Encodes texts, and remembers the first ones, MOST_TEXT in all.
 
-    A task's texts come again in every epoch, and those it is scored by at every evaluation.
+    A task's texts come again in every epoch, and those it is scored by at every evaluation. One
+    text by itself is not remembered: so a server gets them, which keeps nothing of what it is sent.
     """
 
     def __init__(self, encode: EncodeBatch):
         self._encode = encode
         self._known: dict[str, tuple[int, ...]] = {}
-        self._room = MOST_IDS
+        self._room = MOST_TEXT
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        if len(texts) == 1:
+            return self._encode(texts)
         known = self._known
         new = [text for text in dict.fromkeys(texts) if text not in known]
         encoded = self._encode(new) if new else []
         fresh = dict(zip(new, map(tuple, encoded), strict=True))
         if self._room > 0:
-            self._room -= sum(map(len, encoded)) + len(new)
+            self._room -= _size(new, encoded)
             known |= fresh
         if len(new) == len(texts):
             return encoded
@@ -55,7 +58,7 @@ class ByWords:
         self._has_mark: Callable[[str], Any] = re.compile(
             "|".join(map(re.escape, marks)) or r"(?!)"
         ).search
-        self._ids: dict[str, Ids] = {}
+        self._forget()
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         words = [text.split() if self._is_plain(text) else None for text in texts]
@@ -68,12 +71,18 @@ class ByWords:
     def _is_plain(self, text: str) -> bool:
         return text.isascii() and text.isprintable() and not self._has_mark(text)
 
+    def _forget(self) -> None:
+        self._ids: dict[str, Ids] = {}
+        self._room = MOST_WORDS
+
     def _learn(self, words: set[str]) -> None:
-        if len(self._ids) > MOST_WORDS:
-            self._ids = {}
+        if self._room < 0:
+            self._forget()
         new = [word for word in words if word not in self._ids]
         if new:
-            self._ids.update(zip(new, self._encode(new), strict=True))
+            encoded = self._encode(new)
+            self._ids.update(zip(new, encoded, strict=True))
+            self._room -= _size(new, encoded)
 
     def _look_up(self, words: list[str] | None) -> Ids | None:
         if words is None:
@@ -82,6 +91,11 @@ class ByWords:
             return list(itertools.chain.from_iterable(map(self._ids.__getitem__, words)))
         except KeyError:  # another thread has made room
             return None
+
+
+def _size(texts: Sequence[str], encoded: Sequence[Ids]) -> int:
+    """What remembering them takes, in characters and ids, and some for each text itself."""
+    return sum(map(len, texts)) + sum(map(len, encoded)) + 8 * len(texts)
 
 
 def sentencepiece_encoder(model: sentencepiece.SentencePieceProcessor) -> EncodeBatch:

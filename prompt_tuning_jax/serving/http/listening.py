@@ -10,7 +10,7 @@ import uvicorn
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.app import make_app
 from prompt_tuning_jax.serving.http.limits import HttpSettings
-from prompt_tuning_jax.serving.set_up import leave_out_of_collections
+from prompt_tuning_jax.serving.set_up import settle
 
 IDLE = 75  # seconds that a connection stays open without a request; clients are to close first
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -28,7 +28,7 @@ def listen(
       say: called once requests are taken.
     """
     app = make_app(engine, settings)
-    leave_out_of_collections()
+    settle()
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=IDLE)
     _Server(config, say).run(sockets=[listener])
 

@@ -12,7 +12,7 @@ from prompt_tuning_jax.serving.http.catalogue import reload
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import UnknownPrompt
 from prompt_tuning_jax.serving.ray.asgi import Asked, answer
-from prompt_tuning_jax.serving.set_up import engine_of, kinds_of, leave_out_of_collections
+from prompt_tuning_jax.serving.set_up import engine_of, kinds_of, settle
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 
@@ -24,7 +24,7 @@ class Replica:
         self._engine = engine_of(config)
         self._engine.start(kinds_of(self._engine.library))
         self._app = make_app(self._engine, settings)
-        leave_out_of_collections()
+        settle()
         self._is_new = True
         # Ray sends requests for a prompt to the replicas that have it.
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=config.device_prompts)
