@@ -589,13 +589,26 @@ def test_the_nearest_pieces_of_a_prompt(http, engine):
 # What is left.
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(address):
-    page = httpx.get(address)
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_ask_for_nothing_from_elsewhere(address, path):
+    page = httpx.get(address + path)
     assert page.status_code == 200
-    assert not re.search(r"""(src|href)\s*=\s*(?!["']?data:)|https?://|@import|url\(""", page.text)
+    outside = r"""(src|href)\s*=\s*(?!["']?(data:|#))|https?://|@import|url\("""
+    assert not re.search(outside, page.text)
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_every_route_and_field_is_in_the_documentation(http):
+    schema, page = http.get("/openapi.json").json(), http.get("/docs").text
+    for path, methods in schema["paths"].items():
+        for method, facts in methods.items():
+            assert f"<h3><code>{method.upper()} {path}</code></h3>" in page
+            assert facts["summary"] in page
+    for facts in schema["components"]["schemas"].values():
+        for name in facts["properties"]:
+            assert f"<th><code>{name}</code></th>" in page
 
 
 def test_metrics(http):
@@ -635,3 +648,9 @@ def test_the_schema_is_whole_and_needs_nothing_from_elsewhere(http):
     assert {"/v1/completions", "/v1/classify", "/v1/prompts", "/metrics"} <= schema["paths"].keys()
     assert schema["paths"]["/v1/completions"]["post"]["security"] == [{"HTTPBearer": []}]
     assert "://" not in json.dumps(schema)
+    for methods in schema["paths"].values():  # all errors are told in one way
+        for facts in methods.values():
+            for status, answer in facts["responses"].items():
+                if status >= "400" and "content" in answer:
+                    (content,) = answer["content"].values()
+                    assert content["schema"] == {"$ref": "#/components/schemas/ErrorBody"}

@@ -169,3 +169,12 @@ def test_a_server_that_wants_its_token(open_page, engine):
         page.reload()
         expect(page.locator("#prompts input")).to_have_count(6)
         page.close()
+
+
+def test_the_documentation_on_a_phone(open_page, address):
+    page = open_page(address + "/docs", viewport=PHONE)
+    page.get_by_role("link", name="POST /v1/classify").click()
+    expect(page.get_by_role("heading", name="POST /v1/classify")).to_be_in_viewport()
+    page.get_by_role("link", name="ErrorBody").first.click()
+    expect(page.get_by_role("heading", name="ErrorBody")).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

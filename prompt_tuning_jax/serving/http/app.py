@@ -7,7 +7,7 @@ There is one loop and one process: the engine's thread does the work, and the ro
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Response, Security
 from fastapi.responses import JSONResponse
@@ -18,7 +18,7 @@ from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.catalogue import changing_routes, model_routes, prompt_routes
 from prompt_tuning_jax.serving.http.classification import classification_routes
 from prompt_tuning_jax.serving.http.completions import completion_routes
-from prompt_tuning_jax.serving.http.errors import documented, handle_errors
+from prompt_tuning_jax.serving.http.errors import as_answered, documented, handle_errors
 from prompt_tuning_jax.serving.http.guard import Guard
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.http.meaning import nearest_routes
@@ -38,13 +38,18 @@ class Load(BaseModel):
     engine: dict[str, float]
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return as_answered(super().openapi())
+
+
 def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     """The application for an ASGI server."""
-    app = FastAPI(
+    app = _Application(
         title="prompt-tuning serve",
         description=_ABOUT,
         version="1",
-        docs_url=None,  # the pages that come with it load scripts from elsewhere
+        docs_url=None,  # the pages that come with it load scripts from elsewhere: see `page_routes`
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -61,7 +66,7 @@ def make_app(engine: Engine, settings: HttpSettings) -> FastAPI:
         changing_routes(engine.library, engine.prepare),
     ):
         app.include_router(router, dependencies=shown)  # for the schema: the guard checks it
-    app.include_router(page_routes())
+    app.include_router(page_routes(app.openapi))
     _add_health(app, engine, metrics)
     return app
 

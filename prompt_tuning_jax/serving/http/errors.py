@@ -129,6 +129,21 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, *statuses)}
 
 
+def as_answered(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without the answer that FastAPI adds where a request is not valid.
+
+    It is told as every other error is (400), and no route answers so.
+    """
+    objects = schema["components"]["schemas"]
+    for methods in schema["paths"].values():
+        for facts in methods.values():
+            if "HTTPValidationError" in str(facts["responses"].get("422")):
+                del facts["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        objects.pop(name, None)
+    return schema
+
+
 def _first_fault(faults: Sequence[Any]) -> tuple[str, str | None]:
     """(a sentence, the field) of pydantic's first complaint."""
     first = faults[0]

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prompt_tuning_jax.serving.http.errors import ApiError, error_response
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 
-# The page asks for the token itself; it holds nothing that is secret.
-OPEN = ("/healthz", "/readyz", "/")
+# The pages hold nothing that is secret; the first asks for the token itself.
+OPEN = ("/healthz", "/readyz", "/", "/docs")
 _UPLOADS = "/v1/prompts/"
 _SLOWEST = 2**16  # bytes a second
 
