@@ -194,12 +194,13 @@ def cpu_for_gpus(monkeypatch):
 SIZES = ["--batch_size=2", "--feature_lengths", "inputs=8", "targets=2", "--remat_policy=none"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cpu_for_gpus")
 @pytest.mark.parametrize(
     ("method", "mesh"),
     [
         ("--method lora --lora_rank 2", "data:1"),
-        pytest.param("--prompt_length 0 --optimizer adamw", "fsdp:2", marks=pytest.mark.slow),
+        ("--prompt_length 0 --optimizer adamw", "fsdp:2"),
     ],
 )
 def test_a_plan_of_a_method_from_end_to_end(method, mesh, capsys, tmp_path, model_dir):

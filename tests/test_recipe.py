@@ -56,6 +56,7 @@ def new_model(vocabulary_file):
     return recipe.new_model(vocabulary_file)
 
 
+@pytest.mark.slow
 def test_a_new_model_has_the_bundled_shape_and_nothing_learnt(vocabulary_file, new_model):
     model = recipe.new_model(vocabulary_file, seed=1)
     again = recipe.new_model(vocabulary_file, seed=1)
@@ -98,6 +99,7 @@ def test_an_unknown_objective_is_named(prose, vocabulary_file):
         recipe.pretraining_task(str(prose), vocabulary_file, "causal")
 
 
+@pytest.mark.slow
 def test_queries_and_embeddings_have_rates_of_their_own(new_model):
     trainable, frozen = split_params(new_model.params, rules := recipe.pretraining_rules(steps=100))
     assert not frozen

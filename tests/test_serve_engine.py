@@ -25,6 +25,7 @@ LABELS = ("yes", "no", "the soup")
 TEXTS = [example["inputs"] for example in tiny.examples()[::7]]
 ENSEMBLE = ("p0", "p1", "p5")
 LONGER = f"{TEXTS[0]} and {TEXTS[1]}"
+FEW = SHAPES._replace(texts=(2,), slots=(2,), max_tokens=8, in_front=False)
 
 
 @pytest.fixture(scope="module", params=["t5", "t5, a step ahead", slow("causal")])
@@ -51,12 +52,17 @@ def alone(engine, text, prompts):
 @functools.lru_cache
 def all_alone(engine, prompts):
     """Those of all texts."""
-    ids = [engine.encode(text) for text in TEXTS]
-    rows = np.full((len(ids), 16), engine.model.config.pad_id)
+    return generated(engine, TEXTS, prompts, SHAPES.max_tokens)
+
+
+def generated(engine, texts, prompts, max_length):
+    """What the model by itself makes of texts: token ids, and scores."""
+    ids = [engine.encode(text) for text in texts]
+    rows = np.full((len(ids), max(16, *map(len, ids))), engine.model.config.pad_id)
     for row, tokens in zip(rows, ids, strict=True):
         row[: len(tokens)] = tokens
     prompt = of(engine, prompts)
-    tokens, scores = engine.model.generate_tokens(rows, prompt, max_length=SHAPES.max_tokens)
+    tokens, scores = engine.model.generate_tokens(rows, prompt, max_length=max_length)
     return np.asarray(tokens).tolist(), np.asarray(scores).tolist()
 
 
@@ -430,16 +436,16 @@ def test_it_ends_what_it_accepted(model, monkeypatch):
     monkeypatch.setattr(
         Programs, "_lowered", lambda self, *key: lowered.append(key) or lower(self, *key)
     )
-    engine = Engine(model, Shelf(prompts), SHAPES, **LIMITS)
+    engine = Engine(model, Shelf(prompts), FEW, **LIMITS)
     engine.start([("full", "prefix")])
     assert len(lowered) == len(set(lowered)) == engine.programs.compiled
-    answers = [generate(engine, text, ("p0",))[0] for text in TEXTS]
+    answers = [generate(engine, text, ("p0",), max_tokens=8)[0] for text in TEXTS]
     stopped = threading.Thread(target=engine.stop)
     stopped.start()
     while not engine.is_stopping:
         time.sleep(0.001)
     with pytest.raises(Stopping):
-        generate(engine, TEXTS[0])
+        generate(engine, TEXTS[0], max_tokens=8)
     stopped.join(60)
     assert not engine.is_ready
     assert all(answer.tokens() for answer in answers)
@@ -454,17 +460,15 @@ def test_a_models_own_rules_hold(model, kind):
     model = model if kind == "t5" else pt.load_model("bundled_causal")
     model = model.replace(generation=dataclasses.replace(model.generation, constraints=RULES))
     shelf = Shelf(random_prompts(model.config.emb_dim))
-    few = SHAPES._replace(texts=(2,), slots=(2,), label_lengths=(4,), max_tokens=8)
-    engine = Engine(model, shelf, few, **LIMITS)
+    engine = Engine(model, shelf, FEW, **LIMITS)
     engine.start()
-    asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:3], LONGER])]
+    texts, chosen = [*TEXTS[:3], LONGER], [(), ("p0",), (), ("p0",)]
+    asked = zip(texts, chosen, strict=True)
     answers = [generate(engine, *pair, max_tokens=8)[0] for pair in asked]
-    for (text, prompts), answer in zip(asked, answers, strict=True):
+    alone = {prompts: generated(engine, texts, prompts, 8)[0] for prompts in set(chosen)}
+    for i, (prompts, answer) in enumerate(zip(chosen, answers, strict=True)):
         ids, _ = answer.tokens()
-        alone, _ = model.generate_tokens(
-            np.array([engine.encode(text)]), of(engine, prompts), max_length=8
-        )
-        assert ids == np.asarray(alone[0])[: len(ids)].tolist()
+        assert ids == alone[prompts][i][: len(ids)]
     assert engine.stop(60)
 
 
