@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -400,12 +401,30 @@ def edit(directory, **changes):
         ({"peft_type": "PROMPT_TUNING"}, "load_prompt"),
         ({"task_type": "CAUSAL_LM"}, "for CAUSAL_LM"),
         ({"lora_alpha": "much"}, "lora_alpha"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the model's own"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
     ],
 )
 def test_another_kind_is_refused(base, copied, changes, what):
     edit(copied, **changes)
     with pytest.raises(ValueError, match=what):
         base.adapted(copied)
+
+
+@pytest.mark.parametrize("pattern", ["SelfAttention.q|EncDecAttention.v", r".*\.v|q"])
+def test_an_alpha_of_the_modules_that_a_pattern_names(base, copied, pattern):
+    """PEFT's own rule: the first pattern that a module's name ends with (`get_pattern_key`)."""
+    edit(copied, alpha_pattern={pattern: 20}, init_lora_weights="gaussian")
+    leaves = adapter_file.load_adapter(copied, base.config).leaves
+    modules = peft_tensors.modules_of(base.config)
+    for name, scale in leaves.items():
+        if name.endswith(LORA_SCALE):
+            module = modules[name.removesuffix(LORA_SCALE)]
+            named = re.match(rf"(.*\.)?({pattern})$", module)
+            assert float(scale) == (20 if named else 12) / 4, module
+    assert len({float(x) for name, x in leaves.items() if name.endswith(LORA_SCALE)}) == (
+        2 if "Enc" in pattern else 1
+    )
 
 
 def test_an_adapter_of_another_network_is_refused(base, t5, causal, copied):

@@ -6,12 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from causal_models import MODELS, continued, file_of, next_logits, numbers, padded
+from causal_models import HERE, MODELS, continued, file_of, next_logits, numbers, padded
 from common import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints import huggingface
+from prompt_tuning_jax.checkpoints.huggingface.causal import parse_config
 from prompt_tuning_jax.decoding.constraints import Constraints
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.causal import CausalConfig, Rotary
@@ -144,6 +145,7 @@ class TestConfig:
                 r"layers that config\.json does not describe",
             ),
             ({"num_key_value_heads": 3}, r"config\.json: num_key_value_heads, 3, must divide"),
+            ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "one kind for all"),
         ],
     )
     def test_what_is_refused(self, fields, message, tmp_path):
@@ -170,6 +172,33 @@ class TestConfig:
             max_window_layers=1,
         )
         assert [layer.window for layer in config_of(path).layers] == [None, 5]
+
+    def test_a_mistral_whose_layers_differ(self, tmp_path):
+        fields = {"model_type": "mistral", "sliding_window": 3}
+        mixed = fields | {"layer_types": ["full_attention", "sliding_attention"]}
+        model = pt.load_model(changed("llama_tied", tmp_path / "mixed", **mixed))
+        golden = np.load(HERE / "layer_types.npz")
+        found = next_logits(model, golden["ids"])
+        np.testing.assert_allclose(found, golden["logits"], rtol=1e-5, atol=5e-5)
+        huggingface.save(tmp_path / "again", *huggingface.load(tmp_path / "mixed" / "changed"))
+        assert config_of(tmp_path / "again") == model.config
+        alike = config_of(changed("llama_tied", tmp_path / "alike", **fields))
+        assert [layer.window for layer in alike.layers] == [3, 3]
+
+    def test_which_gemmas_windows_a_pattern_changes(self):
+        for name, period in (("gemma2", 2), ("gemma3_text", 3)):
+            fields = {"model_type": name, "num_hidden_layers": 4, "sliding_window_pattern": 3}
+            fields |= {"vocab_size": 64, "hidden_size": 8, "num_attention_heads": 4}
+            fields |= {"intermediate_size": 8, "max_position_embeddings": 32, "sliding_window": 5}
+            found = [layer.window for layer in parse_config(fields, "here").layers]
+            assert found == [5 if i % period else None for i in range(1, 5)]
+
+    def test_rotary_positions_of_each_kind_of_layer(self):
+        fields = {"model_type": "gemma3_text", "num_hidden_layers": 2, "vocab_size": 64}
+        fields |= {"hidden_size": 8, "num_attention_heads": 4, "intermediate_size": 8}
+        fields |= {"max_position_embeddings": 32, "rope_parameters": {"rope_theta": 500.0}}
+        with pytest.raises(ValueError, match="must be full_attention and sliding_attention, each"):
+            parse_config(fields, "here")
 
     def test_padding_of_its_own_and_none(self, tmp_path):
         config = config_of(MODELS["llama_tied"])

@@ -78,6 +78,24 @@ def test_poolings_and_dense_layers(tmp_path, number):
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
+def test_of_vectors_that_are_truncated_the_first_numbers_are_kept(tmp_path):
+    """After all modules, as sentence-transformers does it (`truncate_dim`)."""
+    path = copied("bert", tmp_path / "model")
+    whole = pt.load_embedding_model(path).embed(TEXTS)
+    (path / "config_sentence_transformers.json").write_text('{"truncate_dim": 5}')
+    model = pt.load_embedding_model(path)
+    assert (model.config.outputs, model.config.normalizes) == (5, False)
+    np.testing.assert_array_equal(model.embed(TEXTS), whole[:, :5])
+    found = pt.load_embedding_model(path, normalize=True).embed(TEXTS)
+    lengths = np.linalg.norm(whole[:, :5], axis=1, keepdims=True)
+    np.testing.assert_allclose(found, whole[:, :5] / lengths, atol=1e-6, rtol=0)
+    (path / "config_sentence_transformers.json").write_text('{"truncate_dim": 0}')
+    with pytest.raises(ValueError, match="truncate_dim must be a positive whole number"):
+        pt.load_embedding_model(path)
+    (path / "config_sentence_transformers.json").write_text('{"truncate_dim": 1000}')
+    assert pt.load_embedding_model(path).config.outputs == whole.shape[1]
+
+
 @pytest.mark.parametrize("name", ["xlmr", "qwen3"])
 def test_other_networks(name):
     """XLM-R counts positions from its padding; of a causal model it is the last token's state."""
@@ -294,6 +312,42 @@ class TestRefused:
         path = copied("bert", tmp_path / "model")
         edit(path / "config.json", **change)
         self.refused(path, match)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"tokenizer_args": {"do_lower_case": False}}, "tokenizer_args is set"),
+            ({"processor_kwargs": {"model_max_length": 6}}, "processor_kwargs is set"),
+            ({"processing_kwargs": {"text": {"max_length": 6}}}, "processing_kwargs is set"),
+            ({"transformer_task": "fill-mask"}, "transformer_task is 'fill-mask'"),
+        ],
+    )
+    def test_arguments_for_the_tokenizer(self, tmp_path, change, match):
+        path = copied("bert", tmp_path / "model")
+        edit(path / "sentence_bert_config.json", **change)
+        self.refused(path, match)
+
+    @pytest.mark.parametrize(
+        ("file", "change"),
+        [
+            ("tokenizer_config.json", {"truncation_side": "left"}),
+            (
+                "tokenizer.json",
+                {
+                    "truncation": {
+                        "direction": "Left",
+                        "max_length": 8,
+                        "strategy": "LongestFirst",
+                        "stride": 0,
+                    }
+                },
+            ),
+        ],
+    )
+    def test_texts_that_would_lose_their_beginning(self, tmp_path, file, change):
+        path = copied("bert", tmp_path / "model")
+        edit(path / file, **change)
+        self.refused(path, "loses its beginning")
 
     @pytest.mark.parametrize("folder", ["", "2_Dense"])
     def test_pickles(self, tmp_path, folder):

@@ -347,6 +347,16 @@ def test_without_a_template_records_are_text_and_that_is_told(infer, prompt_dir,
         assert len(infer([], **options)) == 1 + len(TEXTS)
 
 
+def test_records_in_a_file_of_no_known_kind_too(infer, prompt_dir, recwarn):
+    records = [json.dumps({"text": text}) for text in TEXTS]
+    with pytest.warns(UserWarning, match="is answered line by line, as text.*template=none"):
+        assert len(infer(records, prompt=str(prompt_dir))) == len(TEXTS)
+    recwarn.clear()
+    infer(records, prompt=str(prompt_dir), template="none")
+    infer(TEXTS, prompt=str(prompt_dir))
+    assert not [each for each in recwarn if "line by line" in str(each.message)]
+
+
 def test_a_record_without_a_field_or_a_value_is_named(infer, trained, tmp_path):
     (tmp_path / "in.csv").write_text("food,id\nsoup,1\nNULL,2\n")
     options = {"input_file": str(tmp_path / "in.csv"), "prompt": trained}

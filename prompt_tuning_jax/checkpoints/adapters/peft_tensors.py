@@ -45,6 +45,8 @@ _OTHER_LORA = (
     "velora_config",
     "monteclora_config",
 )
+# How PEFT draws the matrices at first, where it leaves the model's own weights as they are.
+_INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def modules_of(config: Config) -> dict[str, str]:
@@ -77,6 +79,12 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
     for field in _OTHER_LORA:
         if facts.get(field):
             raise ValueError(f"{where}: {field} is {facts[field]!r}, a LoRA that is not done here.")
+    if (begun := facts.get("init_lora_weights")) not in _INITIAL:
+        raise ValueError(
+            f"{where}: init_lora_weights is {begun!r}, which changes the model's own weights: save "
+            "it in PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of "
+            "it."
+        )
     if facts.get("bias", "none") != "none":
         raise ValueError(f"{where}: bias is {facts['bias']!r}; only weights of LoRA are read.")
     kernels = {module: kernel for kernel, module in modules_of(config).items()}
@@ -182,7 +190,7 @@ def _makes_no_vector(config: Config, module: str) -> bool:
 def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> Any:
     """What PEFT finds for a module: by the first pattern that its name ends with."""
     for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?{pattern}", module):
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
             return value
     return usual
 

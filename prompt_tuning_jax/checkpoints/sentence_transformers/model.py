@@ -22,10 +22,12 @@ from prompt_tuning_jax.checkpoints.load import checked_dtype
 from prompt_tuning_jax.checkpoints.sentence_transformers.modules import (
     Dense,
     Modules,
+    check_cut,
     is_embedding_model,
     length_by_tokenizer,
     read_modules,
     read_text_prompts,
+    read_truncation,
 )
 from prompt_tuning_jax.checkpoints.stored_array import StoredArray, read_arrays
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import is_checkpoint
@@ -102,7 +104,7 @@ def load(
     dtype = jnp.float32 if quantizer else dtype
     vocabulary = load_vocabulary(place)
     network, weights = _network(place, dtype, vocabulary, report)
-    config = _config(place, network, modules)
+    config = _config(place, network, modules, read_truncation(directory))
     dense = _dense(config, modules.dense if modules else ())
     places = shardings(network, weights) if shardings else {}
     params = read_arrays(weights, places, quantizer) | read_arrays(dense, {})
@@ -155,7 +157,11 @@ def _network(
     return config, weights
 
 
-def _config(directory: Path, network: Any, modules: Modules | None) -> EmbeddingConfig:
+def _config(
+    directory: Path, network: Any, modules: Modules | None, cut: tuple[Step, ...]
+) -> EmbeddingConfig:
+    """Of the network's directory; `cut` comes after all other steps."""
+    check_cut(directory)
     positions = read_json(directory / CONFIG).get("max_position_embeddings")
     length = length_by_tokenizer(directory, positions, modules and modules.max_seq_length)
     limit = getattr(network, "length_limit", None)
@@ -163,7 +169,8 @@ def _config(directory: Path, network: Any, modules: Modules | None) -> Embedding
     if modules is None:
         pooling = ("lasttoken",) if network.continues_inputs else ("mean",)
         return EmbeddingConfig(network, pooling, (Step("normalize"),), length)
-    return EmbeddingConfig(network, modules.pooling, modules.steps, length, modules.include_prompt)
+    steps = (*modules.steps, *cut)
+    return EmbeddingConfig(network, modules.pooling, steps, length, modules.include_prompt)
 
 
 def _dense(config: EmbeddingConfig, modules: tuple[Dense, ...]) -> dict[str, StoredArray]:

@@ -4,7 +4,7 @@ modules.json                       the modules in order, each with its type and 
 sentence_bert_config.json          how long a text may be
 1_Pooling/config.json              by its older keys or its newer ones
 2_Dense/config.json                with model.safetensors beside it
-config_sentence_transformers.json  text prompts by name
+config_sentence_transformers.json  text prompts by name; how many numbers of a vector are kept
 """
 
 import json
@@ -38,10 +38,19 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
-_STATES = "last_hidden_state"
+_STATES, _TASK = "last_hidden_state", "feature-extraction"
 _VECTOR = "sentence_embedding"
 # Arguments for transformers, which could change anything.
-_ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs")
+_ARGUMENTS = (
+    "model_args",
+    "model_kwargs",
+    "config_args",
+    "config_kwargs",
+    "tokenizer_args",
+    "tokenizer_kwargs",
+    "processor_kwargs",
+    "processing_kwargs",
+)
 _NO_LIMIT = 10**9  # transformers writes a larger number where a tokenizer has no limit
 
 
@@ -133,6 +142,33 @@ def read_text_prompts(directory: Path) -> TextPrompts:
     return TextPrompts(prompts, default)
 
 
+def read_truncation(directory: Path) -> tuple[Step, ...]:
+    """What cuts vectors after all modules, if anything does (`truncate_dim`).
+
+    Raises:
+      ValueError: the file is corrupt, or asks for no number of numbers.
+    """
+    path = directory / PROMPTS
+    fields = Fields(path, read_json(path) if path.is_file() else {})
+    if fields.get("truncate_dim") is None:
+        return ()
+    return (Step("truncate", fields.count("truncate_dim")),)
+
+
+def check_cut(directory: Path) -> None:
+    """ValueError where the tokenizer's files would have a long text lose its beginning."""
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        path = directory / name
+        raw = read_json(path) if path.is_file() else {}
+        by_tokenizer = raw.get("truncation") if name == "tokenizer.json" else None
+        side = by_tokenizer.get("direction") if isinstance(by_tokenizer, dict) else None
+        if str(raw.get("truncation_side", side)).lower() == "left":
+            raise ValueError(
+                f"{path} says that a text which is too long loses its beginning (left), which is "
+                "not done here: it loses its end. Change it there if that is as good."
+            )
+
+
 def length_by_tokenizer(directory: Path, positions: int | None, given: int | None) -> int | None:
     """The most tokens of a text, as sentence-transformers finds it; None for no limit.
 
@@ -187,6 +223,8 @@ def _read_transformer(folder: Path) -> tuple[int | None, bool]:
     for key in _ARGUMENTS:
         if fields.get(key):
             raise ValueError(f"{paths[0]}: {key} is set, which is not done here.")
+    if (task := fields.get("transformer_task")) not in (None, _TASK):
+        raise ValueError(f"{paths[0]}: transformer_task is {task!r}; only {_TASK} is done here.")
     ways = fields.get("modality_config", {})
     text = ways.get("text", {}) if isinstance(ways, dict) else None
     if not isinstance(text, dict) or text.get("method_output_name", _STATES) != _STATES:

@@ -159,12 +159,15 @@ def _inputs(config: InferConfig, prompt: Trained) -> Iterator[Iterator[Input]]:
             if not found and config.prompt_field is None:
                 say_template(templates)
                 templates = {}
-        elif not templates and is_records(config) and config.template != "none":
-            warnings.warn(
-                f"{config.input_file} is answered line by line, as text: name the fields of its "
-                f"records with {spelled('input_template')}, such as '{{text}}'.",
-                stacklevel=2,
-            )
+        elif not templates and config.template != "none":
+            found, lines = begins_with_record(lines, templates)
+            if found or is_records(config):
+                warnings.warn(
+                    f"{config.input_file or 'Standard input'} is answered line by line, as text: "
+                    f"name the fields of its records with {spelled('input_template')}, such as "
+                    f"'{{text}}', or say {spelled('template', 'none')}.",
+                    stacklevel=2,
+                )
         yield read_inputs(config, templates, lines)
 
 

@@ -189,13 +189,16 @@ def json_records(lines: Iterable[Line]) -> Iterator[tuple[Mapping[str, Any], str
 
 
 def begins_with_record(lines: Iterator[Line], templates: Templates) -> tuple[bool, Iterator[Line]]:
-    """Whether the first line is a JSON object with a template's fields; and all lines again."""
+    """Whether the first line is a JSON object with a template's fields; and all lines again.
+
+    Without templates every object is one.
+    """
     first = list(itertools.islice(lines, 1))
     record = None
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(first[0].text) if first else None
     names = [{field.partition(".")[0] for field in t.fields} for t, _ in templates.values()]
-    found = isinstance(record, dict) and any(fields <= record.keys() for fields in names)
+    found = isinstance(record, dict) and any(fields <= record.keys() for fields in names or [set()])
     return found, itertools.chain(first, lines)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from prompt_tuning_jax.layout import NO_TOKEN
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-STEPS = ("dense", "normalize")
+STEPS = ("dense", "normalize", "truncate")
 SIDES = QUERY, BOTH = ("query", "both")  # of a search that a prompt tunes
 ACTIVATIONS = ("linear", "tanh", "relu", "gelu_exact", "silu", "sigmoid")
 
@@ -16,8 +16,9 @@ class Step(NamedTuple):
     """What is done to a pooled vector.
 
     Attributes:
-      kind: "dense", a kernel and an activation, or "normalize", to length 1.
-      outputs: how long a dense step's vector is.
+      kind: "dense", a kernel and an activation; "normalize", to length 1; or "truncate", to the
+        first numbers (Matryoshka embeddings, arXiv:2205.13147).
+      outputs: how long a dense step's vector is, or at most is after "truncate".
       bias: whether a dense step has one.
       activation: of a dense step, one of `ACTIVATIONS`.
     """
@@ -74,8 +75,11 @@ class EmbeddingConfig:
     @property
     def outputs(self) -> int:
         """E, how long a vector is."""
-        wide = [step.outputs for step in self.steps if step.outputs is not None]
-        return wide[-1] if wide else len(self.pooling) * self.emb_dim
+        width = len(self.pooling) * self.emb_dim
+        for step in self.steps:
+            if step.outputs is not None:
+                width = min(width, step.outputs) if step.kind == "truncate" else step.outputs
+        return width
 
     @property
     def normalizes(self) -> bool:
@@ -107,7 +111,7 @@ class EmbeddingConfig:
         found: dict[str, tuple[int, ...]] = {}
         width = len(self.pooling) * self.emb_dim
         for number, step in enumerate(self.steps):
-            if step.outputs is not None:
+            if step.kind == "dense" and step.outputs is not None:
                 found[f"step_{number}/kernel"] = (width, step.outputs)
                 if step.bias:
                     found[f"step_{number}/bias"] = (step.outputs,)

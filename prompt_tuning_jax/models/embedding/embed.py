@@ -104,6 +104,9 @@ def _through_steps(
             length_Bx1 = jnp.sqrt(jnp.maximum(jnp.sum(x_BxE**2, axis=-1, keepdims=True), 1e-24))
             x_BxE = x_BxE / length_Bx1
             continue
+        if step.kind == "truncate":
+            x_BxE = x_BxE[:, : step.outputs]
+            continue
         weights = params[f"step_{number}"]
         x_BxE = x_BxE @ weights["kernel"].astype(jnp.float32)
         if step.bias:

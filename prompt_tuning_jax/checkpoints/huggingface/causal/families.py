@@ -140,6 +140,7 @@ FAMILIES: Mapping[str, FamilyTable] = _frozen(
         defaults=_frozen(
             num_key_value_heads=8, sliding_window=4096, eos_token_id=2, bos_token_id=1
         ),
+        reads=("layer_types",),  # where it is there, transformers makes a Ministral of it
         windows="all",
     ),
     qwen2=FamilyTable(

@@ -65,7 +65,8 @@ def positions_json(config: CausalConfig, table: FamilyTable) -> dict[str, Any]:
     types = [FULL if layer.window is None else SLIDING for layer in config.layers]
     windows = {layer.window for layer in config.layers} - {None}
     found: dict[str, Any] = {"sliding_window": max(windows, default=None)}
-    if "layer_types" in table.reads:
+    alike = len(set(types)) == 1
+    if "layer_types" in table.reads and not (alike and table.windows == "all"):
         found["layer_types"] = types
     if "use_sliding_window" in table.reads:
         found["use_sliding_window"] = bool(windows)
@@ -103,7 +104,8 @@ def _types(fields: Fields, table: FamilyTable, count: int) -> list[str]:
     if table.windows == "asked" and not fields.flag("use_sliding_window"):
         return [FULL] * count
     if table.windows == "pattern":
-        period = fields.count("sliding_window_pattern")
+        key = "sliding_window_pattern"
+        period = fields.count(key) if key in table.reads else table.defaults[key]
         return [SLIDING if (i + 1) % period else FULL for i in range(count)]
     if "max_window_layers" in table.reads:
         first = fields.get("max_window_layers")
@@ -132,9 +134,16 @@ def _turns(fields: Fields, table: FamilyTable, count: int) -> list[bool]:
 
 def _rotary(fields: Fields, table: FamilyTable, kind: str) -> Rotary:
     """How positions turn in the layers of a kind."""
-    local = "rope_local_base_freq" in table.reads and kind == SLIDING
+    has_kinds = "rope_local_base_freq" in table.reads
+    local = has_kinds and kind == SLIDING
     new, old = (_object(fields, key) for key in ("rope_parameters", "rope_scaling"))
-    if by_kind := FULL in new or SLIDING in new:
+    by_kind = FULL in new or SLIDING in new
+    if new and by_kind != has_kinds:
+        wanted = (
+            f"{FULL} and {SLIDING}, each with its own" if has_kinds else "one kind for all layers"
+        )
+        raise ValueError(f"{fields.path}: rope_parameters must be {wanted}, not {new!r}.")
+    if by_kind:
         new = new.get(kind) or {}
     if new and old and not local and new != old:
         raise ValueError(
