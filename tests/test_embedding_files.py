@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.sentence_transformers.modules import read_modules
 from prompt_tuning_jax.devices import sharding
-from prompt_tuning_jax.layout import place_prompt
+from prompt_tuning_jax.layout import NO_TOKEN, place_prompt
+from prompt_tuning_jax.models.bert.network import positions
 from prompt_tuning_jax.models.embedding import Step
 
 LIBRARY = "sentence_transformers.models."
@@ -110,6 +111,18 @@ def test_other_networks(name):
     if "prefix" in io:
         found = model.embed(TEXTS[:6], io["prefix"])
         np.testing.assert_allclose(found, io["embeddings_prefix_excluded"], atol=2e-6, rtol=0)
+
+
+def test_padding_that_a_text_holds_stands_where_roberta_has_it():
+    """As `create_position_ids_from_input_ids` of transformers, where padding has the id 1."""
+    tokens = np.array([[0, 5, 1, 6, 2, NO_TOKEN], [NO_TOKEN, 0, 1, 1, 2, 7]])
+    attended = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], bool)  # a prompt row in front
+    config = load("xlmr").config.network
+    assert config.first_position == 2
+    found = np.where(attended, positions(config, tokens, attended), 0)
+    np.testing.assert_array_equal(found, [[2, 3, 1, 4, 5, 0], [2, 3, 1, 1, 4, 5]])
+    found = np.where(attended, positions(load("bert").config.network, tokens, attended), 0)
+    np.testing.assert_array_equal(found, [[0, 1, 2, 3, 4, 0], [0, 1, 2, 3, 4, 5]])
 
 
 def test_a_causal_model_sees_a_prompt_in_front_as_its_first_tokens():

@@ -20,6 +20,7 @@ from prompt_tuning_jax.evaluation.retrieval.store import (
     save_store,
     with_precision,
 )
+from prompt_tuning_jax.models.embedding import Step
 from prompt_tuning_jax.models.embedding.stored import DTYPES
 from prompt_tuning_jax.training.retrieval.contrastive import contrastive_losses
 from prompt_tuning_jax.training.retrieval.hard_negatives import MISSING, mine
@@ -199,8 +200,11 @@ def test_int8_is_within_half_a_step_and_keeps_zeros():
 
 
 def test_a_store_of_another_model_is_refused(tmp_path):
-    made = make_store({"d": "x"}, vectors(1), MODEL)
+    made = make_store({"d": "x"}, vectors(1, MODEL.config.outputs), MODEL)
     made.check(MODEL)
+    cut = dataclasses.replace(MODEL.config, steps=(Step("truncate", 5), Step("normalize")))
+    with pytest.raises(ValueError, match="another length"):
+        made.check(MODEL.replace(config=cut, known_fingerprint="f"))
     with pytest.raises(ValueError, match="another model"):
         made.check(MODEL.replace(known_fingerprint="g"))
     with pytest.raises(ValueError, match="another vocabulary"):
@@ -208,6 +212,14 @@ def test_a_store_of_another_model_is_refused(tmp_path):
     config = dataclasses.replace(MODEL.config, pooling=("cls",))
     with pytest.raises(ValueError, match="another pooling"):
         made.check(MODEL.replace(config=config, known_fingerprint="f"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_inner_products_are_no_cosines_it_is_said():
+    make_store({"d": "x"}, vectors(1), MODEL.replace(config=MODEL.config.changed(None, True, None)))
+    bare = MODEL.replace(config=MODEL.config.changed(None, False, None))
+    with pytest.raises(UserWarning, match=r"no length in common.*normalize=true"):
+        make_store({"d": "x"}, vectors(1), bare)
 
 
 def test_what_is_wrong_with_a_store_is_said(tmp_path):

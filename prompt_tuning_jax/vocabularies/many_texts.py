@@ -18,7 +18,7 @@ class Remembered:
     """Encodes texts, and remembers the first ones, MOST_TEXT in all.
 
     A task's texts come again in every epoch, and those it is scored by at every evaluation. One
-    text by itself is not remembered: so a server gets them, which keeps nothing of what it is sent.
+    text by itself is not remembered: so a server gets them, which must not grow with each.
     """
 
     def __init__(self, encode: EncodeBatch):

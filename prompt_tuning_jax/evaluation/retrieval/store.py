@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jaxtyping import Float
 
 from prompt_tuning_jax.checkpoints.atomic import scratch_directory
 from prompt_tuning_jax.embedding import EmbeddingModel, load_embedding_model
+from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.retrieval.exact_search import Found, nearest
 from prompt_tuning_jax.models.embedding.stored import as_dtype, checked_dtype
 
@@ -31,6 +33,7 @@ _SPACE = {
     "vocabulary_hash": "vocabulary",
     "pooling": "pooling",
     "normalizes": "normalization",
+    "numbers": "length",
 }
 
 
@@ -88,7 +91,7 @@ class Store:
         remedy: str = "Make it again with `prompt-tuning index`.",
     ) -> None:
         """Refuses, with a ValueError, vectors in which this model's queries find nothing."""
-        asked = space_of(model)
+        asked = space_of(model) | {"numbers": model.config.outputs}
         for name, what in _SPACE.items():
             if self.facts[name] != asked[name]:
                 raise ValueError(
@@ -114,6 +117,13 @@ def make_store(
       name: of the text prompt that stood before each document.
       prompt: the digest of the tuned prompt before each, of `sides.digest_of`.
     """
+    if not model.config.normalizes:
+        warnings.warn(
+            f"the vectors of {model.name} have no length in common, and documents are found by "
+            f"inner products; {spelled('normalize', 'true')} finds them by cosines, as "
+            "sentence-transformers does where a model's files say nothing else.",
+            stacklevel=2,
+        )
     kept, scales = with_precision(vectors, dtype)
     facts = {
         "count": len(documents),

@@ -75,11 +75,24 @@ def embedded(
     if prompt is not None and prompt_positions_BxS is not None:
         # Where the prompt joins the embedded input.
         x_BxSxD = prompts.join(x_BxSxD, prompt, prompt_positions_BxS, prompt_ids)
-    count_BxS = jnp.cumsum(attended_BxS, axis=1, dtype=jnp.int32)
-    position_BxS = config.first_position + jnp.maximum(count_BxS - 1, 0)
+    position_BxS = positions(config, tokens_BxS, attended_BxS)
     x_BxSxD = x_BxSxD + _rows(params["position_embedder"], position_BxS, config)
     x_BxSxD = x_BxSxD + _rows(params["type_embedder"], jnp.zeros_like(tokens_BxS), config)
     return norm(config, x_BxSxD, params["embedding_norm"])
+
+
+def positions(
+    config: BertConfig, tokens_BxS: Int[Array, "B S"], attended_BxS: Bool[Array, "B S"]
+) -> Int[Array, "B S"]:
+    """Of each token and prompt row, one after another.
+
+    RoBERTa's kind counts from behind its padding's id; padding that a text itself holds stands
+    there, at a position of its own.
+    """
+    before = config.first_position - 1
+    counts_BxS = attended_BxS & (tokens_BxS != before) if before >= 0 else attended_BxS
+    count_BxS = jnp.cumsum(counts_BxS, axis=1, dtype=jnp.int32)
+    return jnp.where(counts_BxS, before + count_BxS, max(before, 0))
 
 
 def layer(
