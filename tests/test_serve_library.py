@@ -177,6 +177,7 @@ def test_uploads(library, folder, model):
         (tensors(values(), verbalizers=[" "]), "safetensors", "verbalizer"),
         (tensors(values(), input_template="{a.b[0]!r}"), "safetensors", "emplate"),
         (tensors(values(), input_template=3), "safetensors", "must be text"),
+        (tensors(values(), scores={"\ud800": [1]}), "safetensors", "half a character"),
         (save({"weights": values()}), "safetensors", "not a tensor named"),
         (tensors(values())[:-8], "safetensors", "cut short"),
         (b"\xff" * 64, "safetensors", "What was sent is neither"),

@@ -1,8 +1,11 @@
 """The facts that a prompt's file states of itself: what kind of value each of them is."""
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
+
+from prompt_tuning_jax.data.templates import check_unicode
 
 _TEXTS = (
     "layout",
@@ -25,8 +28,12 @@ def checked_facts(facts: dict[str, Any], where: str | os.PathLike, remedy: str) 
       remedy: the sentence with which it ends.
 
     Raises:
-      ValueError: it names the first fact that is of another kind.
+      ValueError: it names the first fact that is of another kind, or a text is no Unicode.
     """
+    try:
+        check_unicode(json.dumps(facts, ensure_ascii=False), str(where))
+    except RecursionError as error:
+        raise ValueError(f"{where} is nested too deeply. {remedy}") from error
     for name, value in facts.items():
         what = _expected(name, value)
         if what is not None and value is not None:
