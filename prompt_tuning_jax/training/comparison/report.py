@@ -1,6 +1,7 @@
 """A comparison as a table, as JSON and as a picture."""
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -117,24 +118,26 @@ def _draw(task: str, metric: str, rows: Sequence[Row], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (curves, axis) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for number, row in enumerate(rows):
-        mean, color = float(np.mean(row.scores)), f"C{number % 10}"
+    figure, (curves, axis) = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    colors, styles = (f"C{i % 10}" for i in itertools.count()), itertools.cycle(("-", "--", ":"))
+    for row in rows:
+        mean = float(np.mean(row.scores))
+        if not row.trained:
+            style = {"color": "grey", "linestyle": next(styles), "linewidth": 1}
+            curves.axhline(mean, **style)
+            axis.axhline(mean, **style, label=row.method)
+            continue
+        color = next(colors)
         for curve in row.curves:
             curves.plot(*zip(*curve, strict=True), color=color, alpha=0.7)
-        if row.trained:
-            spread = [[mean - min(row.scores)], [max(row.scores) - mean]]
-            axis.errorbar([row.trained], [mean], spread, fmt="o", color=color, capsize=3)
-            axis.annotate(row.method, (row.trained, mean), (6, 4), textcoords="offset points")
-        else:
-            for each in (curves, axis):
-                each.axhline(mean, color=color, linestyle="--", linewidth=1, label=row.method)
+        spread = [[mean - min(row.scores)], [max(row.scores) - mean]]
+        how = {"fmt": "o", "capsize": 3, "label": row.method}
+        axis.errorbar([row.trained], [mean], spread, color=color, **how)
     if any(row.trained for row in rows):
         axis.set_xscale("log")
     axis.set(xlabel="numbers that train", title="test, mean and range of seeds")
     curves.set(xlabel="step", ylabel=metric, title=f"{task}, validation, every seed")
-    if any(not row.trained for row in rows):
-        axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(file, dpi=110, format="png")
     plt.close(figure)
