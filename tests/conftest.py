@@ -40,7 +40,17 @@ gc.set_threshold(100_000, 50, 100)
 # Tests of the server, whose files import what the server and its clients need.
 OF_SERVER = [
     f"test_serve_{of}.py"
-    for of in ("command", "hostile", "http", "page", "ray", "ray_front", "readme", "whole")
+    for of in (
+        "command",
+        "hostile",
+        "http",
+        "page",
+        "ray",
+        "ray_front",
+        "readme",
+        "reference",
+        "whole",
+    )
 ]
 _NEEDED = ("fastapi", "uvicorn", "httpx", "openai", "schemathesis")
 MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
