@@ -37,6 +37,11 @@ STEPS = {
 }
 
 
+CONFIG, ARGUMENTS = "config.json", "sentence_bert_config.json"
+TOKENIZER_CONFIG, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+LEFT = {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+
+
 def modules(path, *kinds):
     """Writes a modules.json: a network, and folders of these kinds of modules."""
     folders = ["", *(f"{i}_{kind.rpartition('.')[2]}" for i, kind in enumerate(kinds, 1))]
@@ -260,6 +265,15 @@ class TestNames:
             pt.load_embedding_model(path)
 
 
+def test_of_where_texts_are_cut_the_tokenizers_config_speaks_first(tmp_path):
+    path = copied("bert", tmp_path / "model")
+    edit(path / TOKENIZER, truncation=LEFT)
+    edit(path / TOKENIZER_CONFIG, truncation_side="right")
+    np.testing.assert_array_equal(
+        pt.load_embedding_model(path).embed(TEXTS), load("bert").embed(TEXTS)
+    )
+
+
 class TestRefused:
     def refused(self, path, match, error=ValueError):
         with pytest.raises(error, match=match):
@@ -313,54 +327,24 @@ class TestRefused:
         self.refused(path, match)
 
     @pytest.mark.parametrize(
-        ("change", "match"),
+        ("file", "change", "match"),
         [
-            ({"position_embedding_type": "relative_key"}, "position_embedding_type is"),
-            ({"is_decoder": True}, "is_decoder is set"),
-            ({"model_type": "distilbert"}, "'distilbert' model"),
-            ({"model_type": "qwen3", "use_bidirectional_attention": True}, "bidirectional"),
+            (CONFIG, {"position_embedding_type": "relative_key"}, "position_embedding_type is"),
+            (CONFIG, {"is_decoder": True}, "is_decoder is set"),
+            (CONFIG, {"model_type": "distilbert"}, "'distilbert' model"),
+            (CONFIG, {"model_type": "qwen3", "use_bidirectional_attention": True}, "bidirectional"),
+            (ARGUMENTS, {"tokenizer_args": {"do_lower_case": False}}, "tokenizer_args is set"),
+            (ARGUMENTS, {"processor_kwargs": {"model_max_length": 6}}, "processor_kwargs is set"),
+            (ARGUMENTS, {"processing_kwargs": {"text": {}}}, "processing_kwargs is set"),
+            (ARGUMENTS, {"transformer_task": "fill-mask"}, "transformer_task is 'fill-mask'"),
+            (TOKENIZER_CONFIG, {"truncation_side": "left"}, "loses its beginning"),
+            (TOKENIZER, {"truncation": LEFT}, "loses its beginning"),
         ],
     )
-    def test_networks(self, tmp_path, change, match):
-        path = copied("bert", tmp_path / "model")
-        edit(path / "config.json", **change)
-        self.refused(path, match)
-
-    @pytest.mark.parametrize(
-        ("change", "match"),
-        [
-            ({"tokenizer_args": {"do_lower_case": False}}, "tokenizer_args is set"),
-            ({"processor_kwargs": {"model_max_length": 6}}, "processor_kwargs is set"),
-            ({"processing_kwargs": {"text": {"max_length": 6}}}, "processing_kwargs is set"),
-            ({"transformer_task": "fill-mask"}, "transformer_task is 'fill-mask'"),
-        ],
-    )
-    def test_arguments_for_the_tokenizer(self, tmp_path, change, match):
-        path = copied("bert", tmp_path / "model")
-        edit(path / "sentence_bert_config.json", **change)
-        self.refused(path, match)
-
-    @pytest.mark.parametrize(
-        ("file", "change"),
-        [
-            ("tokenizer_config.json", {"truncation_side": "left"}),
-            (
-                "tokenizer.json",
-                {
-                    "truncation": {
-                        "direction": "Left",
-                        "max_length": 8,
-                        "strategy": "LongestFirst",
-                        "stride": 0,
-                    }
-                },
-            ),
-        ],
-    )
-    def test_texts_that_would_lose_their_beginning(self, tmp_path, file, change):
+    def test_networks_and_their_tokenizers(self, tmp_path, file, change, match):
         path = copied("bert", tmp_path / "model")
         edit(path / file, **change)
-        self.refused(path, "loses its beginning")
+        self.refused(path, match)
 
     @pytest.mark.parametrize("folder", ["", "2_Dense"])
     def test_pickles(self, tmp_path, folder):

@@ -81,9 +81,9 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
             raise ValueError(f"{where}: {field} is {facts[field]!r}, a LoRA that is not done here.")
     if (begun := facts.get("init_lora_weights")) not in _INITIAL:
         raise ValueError(
-            f"{where}: init_lora_weights is {begun!r}, which changes the model's own weights: save "
-            "it in PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of "
-            "it."
+            f"{where}: init_lora_weights is {begun!r}, which changes the model's own weights. Of "
+            "PiSSA, CorDA and OLoRA PEFT itself makes a plain LoRA, as it saves them: see "
+            "path_initial_model_for_weight_conversion."
         )
     if facts.get("bias", "none") != "none":
         raise ValueError(f"{where}: bias is {facts['bias']!r}; only weights of LoRA are read.")

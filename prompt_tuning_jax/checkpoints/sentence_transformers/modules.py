@@ -156,17 +156,20 @@ def read_truncation(directory: Path) -> tuple[Step, ...]:
 
 
 def check_cut(directory: Path) -> None:
-    """ValueError where the tokenizer's files would have a long text lose its beginning."""
-    for name in ("tokenizer_config.json", "tokenizer.json"):
-        path = directory / name
-        raw = read_json(path) if path.is_file() else {}
-        by_tokenizer = raw.get("truncation") if name == "tokenizer.json" else None
-        side = by_tokenizer.get("direction") if isinstance(by_tokenizer, dict) else None
-        if str(raw.get("truncation_side", side)).lower() == "left":
-            raise ValueError(
-                f"{path} says that a text which is too long loses its beginning (left), which is "
-                "not done here: it loses its end. Change it there if that is as good."
-            )
+    """ValueError where the tokenizer's files would have a long text lose its beginning.
+
+    As transformers reads them, tokenizer.json counts where tokenizer_config.json says nothing.
+    """
+    path, other = directory / "tokenizer_config.json", directory / "tokenizer.json"
+    side = read_json(path).get("truncation_side") if path.is_file() else None
+    if side is None and other.is_file():
+        path, truncation = other, read_json(other).get("truncation")
+        side = truncation.get("direction") if isinstance(truncation, dict) else None
+    if str(side).lower() == "left":
+        raise ValueError(
+            f"{path} says that a text which is too long loses its beginning (left), which is not "
+            "done here: it loses its end. Change it there if that is as good."
+        )
 
 
 def length_by_tokenizer(directory: Path, positions: int | None, given: int | None) -> int | None:
