@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +23,11 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from several_seeds import train_and_score
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.training.comparison.compare import with_test_split
 
@@ -95,32 +94,21 @@ def load(name: str, model: pt.FrozenModel, data: Path | None) -> pt.Task:
 def job(args: argparse.Namespace, task: pt.Task, recipe: str, model: pt.FrozenModel) -> Any:
     """A recipe on a task, all seeds: their test scores, curves, and the time."""
     started = time.perf_counter()
-    lengths = {"inputs": args.max_input_length, "targets": 8}
-    with tempfile.TemporaryDirectory() as folder:
-        results = pt.train_many(
-            {f"seed{seed}": {"seed": seed} for seed in range(args.seeds)},
-            model=model,
-            task=task,
-            model_dir=folder,
-            feature_lengths=lengths,
-            train_steps=args.steps,
-            eval_period=max(args.steps // 4, 1),
-            checkpoint_period=args.steps,
-            batch_size=args.batch_size,
-            prompt_length=args.prompt_length,
-            eval_limit=args.limit,
-            quiet=True,
-            **RECIPES[recipe],
-        )
+    found = train_and_score(
+        model,
+        task,
+        range(args.seeds),
+        args.test_limit,
+        feature_lengths={"inputs": args.max_input_length, "targets": 8},
+        train_steps=args.steps,
+        eval_period=max(args.steps // 4, 1),
+        batch_size=args.batch_size,
+        prompt_length=args.prompt_length,
+        eval_limit=args.limit,
+        **RECIPES[recipe],
+    )
     seconds = time.perf_counter() - started
-    metric = task.best_metric
-    how = {"feature_lengths": lengths, "batch_size": 100, "limit": args.test_limit}
-    scores = [
-        evaluate_task(model, task, "test", result.prompt, **how).scores[metric]
-        for result in results.values()
-    ]
-    curves = [[[e["step"], e[metric]] for e in r.history] for r in results.values()]
-    return {"scores": scores, "curves": curves, "seconds": round(seconds, 1)}
+    return {"scores": found.scores, "curves": found.curves, "seconds": round(seconds, 1)}
 
 
 def steps_to_most(curve: list[list[float]]) -> float:

@@ -23,17 +23,17 @@ import kept_record
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from several_seeds import train_and_score
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.commands import command
-from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 
 CONSOLE = Console(width=110)
 SOURCES = ("bundled_topic", "bundled_sentiment", "bundled_place", "bundled_narrator")
 TARGETS = ("bundled_verdict", "bundled_woman", "bundled_season")
 LENGTHS = {"inputs": 96, "targets": 8}
-ROWS, BATCH = 20, 16
+COMMON = {"feature_lengths": LENGTHS, "batch_size": 16, "prompt_length": 20}
 SHARED = ("together", "distilled")
 STARTS = ("class_labels", "nearest", "nearest three", *SHARED)
 
@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace, found: kept_record.Record) -> None:
     model = pt.load_model("bundled")
     names = ("steps", "shared_steps", "seeds", "limit", "test_limit")
     found["settings"] = {name: getattr(args, name) for name in names}
-    found["settings"] |= {"sources": list(SOURCES), "rows": ROWS, "batch_size": BATCH}
+    found["settings"] |= {"sources": list(SOURCES), **COMMON}
     found["settings"] |= {"jax": jax.__version__, "machine": platform.machine()}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -64,27 +64,19 @@ def job(
 ) -> dict[str, Any]:
     """A start on a target, all seeds: their test scores and curves."""
     task = load_task(TaskConfig(task=target), model.vocabulary)
-    with tempfile.TemporaryDirectory() as folder:
-        results = pt.train_many(
-            {f"seed{seed}": {"seed": seed} for seed in range(args.seeds)},
-            model=model,
-            task=task,
-            model_dir=folder,
-            prompt_init=begun(args, model, start, work),
-            train_steps=args.steps,
-            eval_period=max(args.steps // 5, 1),
-            checkpoint_period=args.steps,
-            eval_limit=args.limit,
-            **common(),
-        )
-    how = {"feature_lengths": LENGTHS, "batch_size": 100, "limit": args.test_limit}
-    found = [evaluate_task(model, task, "test", one.prompt, **how) for one in results.values()]
-    metric = task.best_metric
-    return {
-        "scores": [one.scores[metric] for one in found],
-        "curves": [[[e["step"], e[metric]] for e in one.history] for one in results.values()],
-        "nearest": [taken(one.prompt) for one in results.values()],
-    }
+    found = train_and_score(
+        model,
+        task,
+        range(args.seeds),
+        args.test_limit,
+        prompt_init=begun(args, model, start, work),
+        train_steps=args.steps,
+        eval_period=max(args.steps // 5, 1),
+        eval_limit=args.limit,
+        **COMMON,
+    )
+    nearest = [taken(prompt) for prompt in found.prompts]
+    return {"scores": found.scores, "curves": found.curves, "nearest": nearest}
 
 
 def taken(prompt: pt.TunedPrompt) -> dict[str, float]:
@@ -112,18 +104,10 @@ def begun(args: argparse.Namespace, model: pt.FrozenModel, start: str, work: Pat
             checkpoint_period=args.shared_steps,
             eval_limit=50,
             teachers=str(work / "sources") if start == "distilled" else None,
-            **common(),
+            quiet=True,
+            **COMMON,
         )
     return str(place / "shared")
-
-
-def common() -> dict[str, Any]:
-    return {
-        "feature_lengths": LENGTHS,
-        "batch_size": BATCH,
-        "prompt_length": ROWS,
-        "quiet": True,
-    }
 
 
 def show(found: Mapping[str, Any]) -> None:
