@@ -32,20 +32,42 @@ from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.training.comparison.compare import with_test_split
 
 CONSOLE = Console(width=110)
-# The paper's: Adafactor at a constant 0.3, the prompt itself trains, T5X's dropout.
-PAPER = {"dropout_rate": 0.1, "learning_rate": 0.3}
-PLAIN = {"dropout_rate": 0.0, "learning_rate": 0.3}
+# As gin_configs/runs/prompt_tuning.gin has it, whatever the defaults are.
+PAPER = {
+    "prompt_parameterization": "direct",
+    "optimizer": "adafactor",
+    "learning_rate": 0.3,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "average_decay": 0.0,
+    "label_smoothing": 0.0,
+    "z_loss": 1e-4,
+    "loss_normalization": "sum",
+    "dropout_rate": 0.1,
+}
+PLAIN = PAPER | {"dropout_rate": 0.0}
 DECAYING = PLAIN | {"schedule": "linear", "warmup_steps": 10}
+# What `prompt-tuning train` does unasked; the recipes after it change one thing of it.
+DEFAULT = PLAIN | {"average_decay": 0.95}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "paper": PAPER,
     "no_dropout": PLAIN,
     "linear": DECAYING,
-    "average": PLAIN | {"average_decay": 0.95},
-    "smoothing": DECAYING | {"label_smoothing": 0.1},
-    "adamw": DECAYING | {"optimizer": "adamw", "learning_rate": 0.1},
     "low_rank": DECAYING | {"prompt_parameterization": "low_rank", "parameterization_size": 16},
-    "residual": DECAYING | {"prompt_parameterization": "residual", "learning_rate": 0.1},
     "superposition": DECAYING | {"prompt_parameterization": "superposition"},
+    "average": DEFAULT,
+    "warm_up": DEFAULT | {"warmup_steps": 20},
+    "adamw": DEFAULT | {"optimizer": "adamw", "learning_rate": 0.1},
+    "smoothing": DEFAULT | {"label_smoothing": 0.1},
+    "residual": DEFAULT | {"prompt_parameterization": "residual", "learning_rate": 0.1},
+    "low_rank_average": DEFAULT
+    | {"prompt_parameterization": "low_rank", "parameterization_size": 16},
+    "length_5": DEFAULT | {"prompt_length": 5},
+    "length_50": DEFAULT | {"prompt_length": 50},
+    "batch_8": DEFAULT | {"batch_size": 8},
+    "batch_32": DEFAULT | {"batch_size": 32},
+    "from_vocabulary": DEFAULT | {"prompt_init": "sampled_vocabulary"},
+    "from_random": DEFAULT | {"prompt_init": "uniform"},
 }
 GLUE: Mapping[str, Mapping[str, Any]] = {
     "SST-2": {"input_template": "{sentence}", "verbalizers": {"0": "negative", "1": "positive"}},
@@ -94,19 +116,16 @@ def load(name: str, model: pt.FrozenModel, data: Path | None) -> pt.Task:
 def job(args: argparse.Namespace, task: pt.Task, recipe: str, model: pt.FrozenModel) -> Any:
     """A recipe on a task, all seeds: their test scores, curves, and the time."""
     started = time.perf_counter()
-    found = train_and_score(
-        model,
-        task,
-        range(args.seeds),
-        args.test_limit,
-        feature_lengths={"inputs": args.max_input_length, "targets": 8},
-        train_steps=args.steps,
-        eval_period=max(args.steps // 4, 1),
-        batch_size=args.batch_size,
-        prompt_length=args.prompt_length,
-        eval_limit=args.limit,
-        **RECIPES[recipe],
-    )
+    settings = {
+        "feature_lengths": {"inputs": args.max_input_length, "targets": 8},
+        "train_steps": args.steps,
+        "eval_period": max(args.steps // 4, 1),
+        "batch_size": args.batch_size,
+        "prompt_length": args.prompt_length,
+        "eval_limit": args.limit,
+    }
+    settings |= RECIPES[recipe]
+    found = train_and_score(model, task, range(args.seeds), args.test_limit, **settings)
     seconds = time.perf_counter() - started
     return {"scores": found.scores, "curves": found.curves, "seconds": round(seconds, 1)}
 
