@@ -130,11 +130,6 @@ def test_this_machine_needs_none(host, monkeypatch):
     assert token_of(ServeConfig(host=host)) is None
 
 
-def test_rows_are_not_split():
-    with pytest.raises(ValueError, match="splits rows"):
-        serve(mesh="data:2", port=0)
-
-
 def test_the_shapes_are_few_and_hold_what_is_asked_for():
     shapes = shapes_of(ServeConfig())
     assert shapes.texts == (1, 8, 32)
@@ -151,6 +146,8 @@ def test_the_shapes_are_few_and_hold_what_is_asked_for():
     assert (shapes_of(few).lengths, shapes_of(few).in_front) == ((60, 120), False)
     odd = shapes_of(ServeConfig(batch_size=3, slots=5, device_prompts=1))
     assert (odd.texts, odd.slots, odd.prompts) == ((1, 3), (1, 5), 3)
+    split = shapes_of(ServeConfig(batch_size=10, slots=10, device_prompts=1), parts=4)
+    assert (split.texts, split.slots, split.prompts) == ((4, 12), (12,), 12)
 
 
 def test_numbers_out_of_bounds():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import random
+import re
 import threading
 import time
 
@@ -16,6 +17,7 @@ from serving_engine import LIMITS, SHAPES, Shelf, classify, generate, random_pro
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import load_model
 from prompt_tuning_jax.decoding.constraints import Constraints
+from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.devices.sharding import make_mesh
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.programs import Programs
@@ -28,15 +30,23 @@ LONGER = f"{TEXTS[0]} and {TEXTS[1]}"
 FEW = SHAPES._replace(texts=(2,), slots=(2,), max_tokens=8, in_front=False)
 
 
-@pytest.fixture(scope="module", params=["t5", "t5, a step ahead", slow("causal")])
+SPLIT = SHAPES._replace(texts=(2, 4), slots=(4,))
+KINDS = ["t5", "t5, a step ahead", slow("causal"), slow("t5, split"), slow("causal, split, ahead")]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def engine(request, model):
-    is_causal, ahead = request.param == "causal", int("ahead" in request.param)
-    model = pt.load_model("bundled_causal") if is_causal else model
+    """One whose rows are split is on two devices."""
+    is_causal, is_split = ("causal" in request.param), ("split" in request.param)
+    name = "bundled_causal" if is_causal else model.name
+    if is_causal or is_split:
+        model = pt.load_model(name, mesh=make_mesh("data:2") if is_split else None)
+    shapes, ahead = SPLIT if is_split else SHAPES, int("ahead" in request.param)
     prompts = random_prompts(model.config.emb_dim)
     if is_causal:  # nothing but what is in front of all is isolated there
         prompts |= dict.fromkeys(("p4", "p6", "p7"), prompts["p0"])
     shelf = Shelf({**prompts, "all": ENSEMBLE})
-    engine = Engine(model, shelf, SHAPES, max_labels=8, max_waiting=200, ahead=ahead)
+    engine = Engine(model, shelf, shapes, max_labels=8, max_waiting=200, ahead=ahead)
     engine.start((one.visibility, one.layout) for one in prompts.values())
     yield engine
     assert engine.stop(60)
@@ -470,6 +480,34 @@ def test_a_models_own_rules_hold(model, kind):
         ids, _ = answer.tokens()
         assert ids == alone[prompts][i][: len(ids)]
     assert engine.stop(60)
+
+
+def test_slots_are_split_over_devices(model):
+    """Each has half of what is kept of texts, and a step moves none of that between them."""
+    both = load_model(model.name, mesh=make_mesh("data:2"))
+    engine = Engine(both, Shelf(random_prompts(model.config.emb_dim)), FEW, **LIMITS)
+    engine.start()
+    asked = [(text, (f"p{i % 2}",)) for i, text in enumerate(TEXTS[:3])]
+    answers = [generate(engine, *pair, max_tokens=FEW.max_tokens)[0] for pair in asked]
+    for (text, prompts), answer in zip(asked, answers, strict=True):
+        expected = generated(engine, [text], prompts, FEW.max_tokens)[0][0]
+        ids = answer.tokens()[0]
+        assert ids == expected[: len(ids)]
+    programs = engine.programs
+    for leaf in jax.tree.leaves((programs._table, programs._cache)):
+        assert not leaf.is_fully_replicated
+        assert 2 * leaf.addressable_shards[0].data.size == leaf.size
+    step = programs._found["step", 2, FEW.lengths[-1]].as_text()
+    moved = re.findall(r"(\w+\[[\d,]*\])\S* (?:all-gather|all-to-all|collective-permute)\(", step)
+    assert set(moved) <= {f"f32[2,{model.config.vocab_size}]"}  # what an ensemble agrees on
+    assert engine.stop(60)
+
+
+def test_rows_that_do_not_divide_are_refused(model):
+    both = load_model(model.name, mesh=make_mesh("data:2"))
+    for shapes in (SHAPES, FEW._replace(texts=(1, 2)), FEW._replace(slots=(2, 4))):
+        with pytest.raises(ValueError, match="splits rows into 2"):
+            Programs(both, shapes, GenerationSettings())
 
 
 @pytest.mark.slow

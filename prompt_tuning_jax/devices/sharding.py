@@ -126,9 +126,9 @@ def active(mesh: Mesh | None, split_rows: bool = True) -> Iterator[None]:
         yield
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(AXIS_RULES["batch"]))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Rows, which are an array's `axis`, over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS_RULES["batch"]))
 
 
 def batch_parts(mesh: Mesh) -> int:

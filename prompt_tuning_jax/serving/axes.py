@@ -8,7 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
+
+from prompt_tuning_jax.devices import sharding
 
 NONE = -1  # a leaf that has no such axis
 Tree = Any
@@ -43,6 +46,16 @@ def table_of(row: Tree, rows: Tree, count: int) -> Tree:
         return jnp.repeat(leaf, count, axis=axis)
 
     return jax.tree.map(grown, row, rows)
+
+
+def split(rows: Tree, mesh: Mesh) -> Tree:
+    """Where each leaf is: its rows over the mesh's devices, and on all of them what has none."""
+    return jax.tree.map(
+        lambda axis: (
+            sharding.replicated(mesh) if axis == NONE else sharding.batch_sharding(mesh, axis)
+        ),
+        rows,
+    )
 
 
 def put(

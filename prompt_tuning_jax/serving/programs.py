@@ -63,6 +63,14 @@ class Shapes(NamedTuple):
     prompt_length: int
     in_front: bool = False
 
+    def check(self, parts: int) -> None:
+        """Refuses rows that a mesh cannot split into so many parts."""
+        if parts > 1 and (len(self.slots) > 1 or any(n % parts for n in self.texts + self.slots)):
+            raise ValueError(
+                f"A mesh that splits rows into {parts} needs one size of slots, and sizes that "
+                f"divide: not texts {self.texts}, slots {self.slots}."
+            )
+
 
 # A way to read, beside the visibilities: behind prompts that see nothing of their text.
 IN_FRONT = "in front"
@@ -83,11 +91,12 @@ class Programs:
         self.how = how._replace(max_length=shapes.max_tokens).of_model(model.config)
         self._found: dict[tuple, Callable] = {}
         self._shapes_read: dict[tuple[int, int], Any] = {}
-        self._home = None if model.mesh is None else sharding.replicated(model.mesh)
+        shapes.check(sharding.batch_parts_of(model.mesh))
         self.keeps_fronts = shapes.in_front and front_family_of(model.config) is not None
         is_causal = model.config.continues_inputs
         self.plain = IN_FRONT if self.keeps_fronts and is_causal else "full"
         self._axes = self._find_axes()
+        self._homes = None if model.mesh is None else self._axes.homes(model.mesh)
         self.reset()
 
     @property
@@ -99,10 +108,11 @@ class Programs:
         self._bank = self._fronts = self._table = self._cache = self._standing = None
         shapes, self._is_spoilt = self.shapes, False
         size = shapes.prompts, shapes.prompt_length, self.model.config.emb_dim
-        self._bank = self._at_home(jnp.zeros(size, jnp.float32))
+        self._bank = self._at_home("write", jnp.zeros(size, jnp.float32))
         if self.keeps_fronts:  # and one that nobody writes, for texts without a prompt
             room = self._fronts_of(shapes.prompts + 1)
-            self._fronts = self._at_home(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), room))
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), room)
+            self._fronts = self._at_home("keep", nothing)
         if self._found:
             self._make_table()
 
@@ -147,7 +157,7 @@ class Programs:
 
     def put(self, wishes: Wishes) -> Wishes:
         """Wishes on the devices."""
-        return jax.device_put(wishes, self._home)
+        return jax.device_put(wishes, self._homes and self._homes["score"])
 
     def step(self, length: int, wishes: Wishes) -> Next:
         """Starts to make the next token of each of the first R slots, and returns at once.
@@ -228,8 +238,9 @@ class Programs:
 
     def _lowered(self, name: str, *sizes: Any) -> jax.stages.Lowered:
         function, examples, donated = getattr(self, f"_{name}")(*sizes)
-        home = {} if self._home is None else {"out_shardings": self._home}
-        with sharding.active(self.model.mesh, split_rows=False):
+        home = {} if self._homes is None else {"out_shardings": self._homes[name]}
+        # Within a step each slot is by itself.
+        with sharding.active(self.model.mesh, split_rows=name != "step"):
             return jax.jit(function, donate_argnums=donated, **home).lower(*examples)
 
     def _write(self, count: int):
@@ -269,7 +280,9 @@ class Programs:
         return place, (self.model.params, *state, inputs, slots), (1, 2)
 
     def _step(self, slots: int, length: int):
-        step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
+        split_over = None if self.model.mesh is None else sharding.AXIS_RULES["batch"]
+        of_model = self.model.config, self.how, self._axes
+        step = functools.partial(steps.step, *of_model, length, split_over)
         wishes = self.put(Wishes.of_nobody(slots))
         state = self._table, self._cache, self._standing
         return step, (self.model.params, *state, wishes), (2,)
@@ -291,33 +304,36 @@ class Programs:
         cache = axes.table_of(fresh, self._axes.cache, count)
         standing = Standing(*[jnp.zeros(count, jnp.int32)] * 2)
         state = table, cache, standing
-        self._table, self._cache, self._standing = map(self._at_home, state)
+        self._table, self._cache, self._standing = self._at_home("place", state)
 
     def _fronts_of(self, prompts: int) -> Any:
         of_model = self.model.config, self.model.params
         return steps.fronts_of(*of_model, prompts, self.shapes.prompt_length)
 
-    def _at_home(self, tree: Any) -> Any:
-        return tree if self._home is None else jax.device_put(tree, self._home)
+    def _at_home(self, name: str, tree: Any) -> Any:
+        """What a program makes, where it would be."""
+        return tree if self._homes is None else jax.device_put(tree, self._homes[name])
 
     def _inputs_of(self, texts: int, length: int) -> Any:
         """The shapes of what `read` gives, and where it is."""
         if (texts, length) not in self._shapes_read:
-            self._shapes_read[texts, length] = self._trace_read(texts, length)
+            shapes = self._trace_read(texts, length)
+            if self._homes is not None:
+                shapes = jax.tree.map(
+                    lambda x, at: x.update(sharding=at), shapes, self._homes["read"]
+                )
+            self._shapes_read[texts, length] = shapes
         return self._shapes_read[texts, length]
 
     def _trace_read(self, texts: int, length: int) -> Any:
         config = self.model.config
         bank = jax.ShapeDtypeStruct((1, 1, config.emb_dim), jnp.float32)
         read = functools.partial(steps.read, config)
-        shapes = jax.eval_shape(read, self.model.params, bank, steps.blank(config, texts, length))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._home), shapes
-        )
+        return jax.eval_shape(read, self.model.params, bank, steps.blank(config, texts, length))
 
     def _find_axes(self) -> TableAxes:
         config = self.model.config
-        two, three, longer = (self._inputs_of(*size) for size in ((2, 6), (3, 6), (2, 7)))
+        two, three, longer = (self._trace_read(*size) for size in ((2, 6), (3, 6), (2, 7)))
         fresh = functools.partial(steps.fresh_cache, config, self.how)
         of_two, of_three = (jax.eval_shape(fresh, self.model.params, each) for each in (two, three))
         return TableAxes(

@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from prompt_tuning_jax.devices import sharding
@@ -27,20 +28,15 @@ def engine_of(config: ServeConfig) -> Engine:
     """The engine, with its model and prompts; it is not started.
 
     Raises:
-      ValueError: a mesh that splits rows, or settings that do not go together.
+      ValueError: settings that do not go together.
     """
     mesh = sharding.make_mesh(config.mesh)
-    if sharding.batch_parts(mesh) > 1:
-        raise ValueError(
-            f"{spelled('mesh', config.mesh)} splits rows, which a server does not: split the model "
-            "alone, as model:-1 does, and start a server for each group of devices."
-        )
     words = None if config.vocabulary is None else Path(config.vocabulary)
     model = load_model(config.model, config.model_dtype, vocabulary=words, mesh=mesh)
     library = library_of(config, model)
     is_causal = model.config.continues_inputs
     in_front = is_causal or ("isolated", "prefix") in kinds_of(library)
-    shapes = shapes_of(config, in_front, is_causal)
+    shapes = shapes_of(config, in_front, is_causal, sharding.batch_parts(mesh))
     return Engine(
         model, library, shapes, config.max_labels, config.max_waiting, max_wait=config.max_wait
     )
@@ -104,25 +100,31 @@ def token_of(config: ServeConfig) -> str | None:
     return token
 
 
-def shapes_of(config: ServeConfig, in_front: bool = False, is_causal: bool = False) -> Shapes:
+def shapes_of(
+    config: ServeConfig, in_front: bool = False, is_causal: bool = False, parts: int = 1
+) -> Shapes:
     """The shapes that the server compiles its programs for.
 
     Args:
       in_front: whether texts are read behind prompts in front: few lengths of them, each with room
         for a prompt; in a causal model there are no others.
+      parts: of the mesh that rows are split over: their numbers divide by it, and slots are all
+        stepped together.
     """
     room, text = config.max_prompt_length, config.max_input_length
     lengths = set() if is_causal else {*_few(32, 2, text + room)[:3], text + room}
     if in_front:
         lengths |= {room + length for length in (*_few(32, 2, text)[:3], text)}
+    texts = _whole({1, *_few(2, 4, config.batch_size)[-2:]}, parts)
+    slots = _whole({1, *_few(2, 8, config.slots)[-2:]}, parts)
     return Shapes(
-        texts=tuple(sorted({1, *_few(2, 4, config.batch_size)[-2:]})),
+        texts=texts,
         lengths=tuple(sorted(lengths)),
-        slots=tuple(sorted({1, *_few(2, 8, config.slots)[-2:]})),
+        slots=slots if parts == 1 else slots[-1:],
         max_tokens=config.max_length,
         labels=2,  # of most tasks all there are; more are scored two at a time
         label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
-        prompts=max(config.device_prompts, config.batch_size),
+        prompts=max(config.device_prompts, texts[-1]),
         prompt_length=config.max_prompt_length,
         in_front=in_front,
     )
@@ -153,6 +155,11 @@ def _few(least: int, factor: int, most: int) -> tuple[int, ...]:
     while sizes[-1] // factor >= least:
         sizes.append(sizes[-1] // factor)
     return tuple(sorted(sizes))
+
+
+def _whole(sizes: Iterable[int], parts: int) -> tuple[int, ...]:
+    """Sizes, or a little more, that divide by `parts`."""
+    return tuple(sorted({-(-size // parts) * parts for size in sizes}))
 
 
 def _is_own(host: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning_jax.decoding.constraints import constrained
@@ -24,6 +25,7 @@ from prompt_tuning_jax.decoding.generation import (
     own_tokens,
 )
 from prompt_tuning_jax.decoding.options import GenerationSettings
+from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.models.family import NetworkConfig, family_of, front_family_of
 from prompt_tuning_jax.params import with_prompt
 from prompt_tuning_jax.serving import axes
@@ -77,6 +79,20 @@ class TableAxes(NamedTuple):
     inputs: Any
     positions: Any
     cache: Any
+
+    def homes(self, mesh: Mesh) -> dict[str, Any]:
+        """Where what each program makes is: rows over the devices, the rest on each of them."""
+        whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        of_all = self.inputs, axes.mapped(self.inputs), axes.mapped(self.cache)
+        inputs, table, cache = (axes.split(tree, mesh) for tree in of_all)
+        return {
+            "write": whole,
+            "keep": whole,
+            "read": inputs,
+            "place": (table, cache, rows),
+            "step": (cache, rows, rows),
+            "score": rows,
+        }
 
 
 def blank(config: NetworkConfig, texts: int, length: int) -> Rows:
@@ -196,6 +212,7 @@ def step(
     how: GenerationSettings,
     of_table: TableAxes,
     length: int,
+    split_over: tuple[str, ...] | None,
     params: Mapping[str, Any],
     table: Inputs,
     cache: Any,
@@ -206,6 +223,7 @@ def step(
 
     Args:
       length: S, of which no text in these slots is longer.
+      split_over: the axes of the mesh, if there is one, that slots are split over.
       wishes: of these R.
     """
     R = len(wishes.seed)
@@ -222,9 +240,8 @@ def step(
         logits, cache = decode(token[None, None], cache=cache, max_decode_length=how.max_length)
         return logits[0, 0], axes.without_axis(cache, of_table.cache["layers"])
 
-    logits_RxV, layers = jax.vmap(one, (*mapped, 0), (0, mapped[1]))(
-        some.read, before["layers"], newest_R
-    )
+    of_all = jax.vmap(one, (*mapped, 0), (0, mapped[1]), spmd_axis_name=split_over)
+    logits_RxV, layers = of_all(some.read, before["layers"], newest_R)
     log_probs_RxV = jax.nn.log_softmax(logits_RxV)
     log_z_R = (logits_RxV - log_probs_RxV)[:, :1]
     log_probs_RxV = mean_of_groups(log_probs_RxV, wishes.group)

@@ -185,7 +185,7 @@ class ServeConfig(
     )
     mesh: str = setting(
         default="model:-1",
-        help="""the devices to split the model over, such as "model:4"; -1 takes all. Rows are not
-        split: for that, start a server for each group of devices.""",
+        help="""the devices: "model:4" splits the model over four, "data:4" has it on each of four,
+        which share the texts, and "data:2,model:2" is both; -1 takes all.""",
         group="devices",
     )

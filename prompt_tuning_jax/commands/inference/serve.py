@@ -42,8 +42,7 @@ def serve(config: ServeConfig | None = None, **options: Any) -> None:
 
     Raises:
       ModuleNotFoundError: the extra [serve] is not installed.
-      ValueError: a mesh that splits rows, no token where one is needed, or settings that do not go
-        together.
+      ValueError: no token where one is needed, or settings that do not go together.
       OSError: the address is in use, or not this machine's.
     """
     config = dataclasses.replace(config or ServeConfig(), **options)
