@@ -103,6 +103,13 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line("\n".join(lines))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """What one file compiled is no use to the next: kept, it took six gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -28,6 +28,7 @@ def test_the_kernels_are_right_with_padded_rows_and_several_blocks(program):
     assert max(found) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_bias_left_out_is_seen(program):
     def without(q, k, v, do, by_offset, seen):
         return program.of_pallas(q, k, v, do, 0 * by_offset, seen, interpret=True)

@@ -160,7 +160,8 @@ def in_rows(batch, prompt):
 class TestInFront:
     """A prompt in front is computed once, and is as if each row had it."""
 
-    @pytest.mark.parametrize("scan", [False, slow(True)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scan", [False, True])
     def test_alone(self, model, prompt, scan):
         model = model.scanned() if scan else model
         batch = batch_of(model)
@@ -212,7 +213,7 @@ class TestInFront:
 FORMS = [{"attention": "chunked", "attention_chunk": 4}, {"attention": "fused"}]
 
 
-@pytest.mark.parametrize("form", [slow(FORMS[0], id="chunked"), pytest.param(FORMS[1], id="fused")])
+@pytest.mark.parametrize("form", [pytest.param(FORMS[0], id="chunked"), slow(FORMS[1], id="fused")])
 @pytest.mark.parametrize("place", [slow("in rows"), "in front"])
 @pytest.mark.parametrize("scan", [False, slow(True)])
 def test_every_form_of_attention_is_the_dense_one(prompt, form, place, scan):
@@ -256,7 +257,8 @@ def test_a_mesh_changes_nothing(model, prompt, scan):
     laws.a_mesh_changes_nothing(model.scanned() if scan else model, batch_of(model), prompt)
 
 
-@pytest.mark.parametrize("dtype", [slow(jnp.bfloat16), "int8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "int8"])
 def test_fewer_bits(dtype):
     whole, small = pt.load_model(MODELS["qwen3"]), pt.load_model(MODELS["qwen3"], dtype=dtype)
     tokens = ids((2, 6))

@@ -141,6 +141,7 @@ class TestForms:
 
         assert_equal(first(form), first({"attention": "dense"}))
 
+    @pytest.mark.slow
     def test_scanned_layers(self, model, io):
         batch, prompt = model.tokenize(TEXTS), jnp.asarray(io["prefix"])
         network, params = apply.scanned(model.config.network, model.params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import NEEDS_SHARED, shared_dir, slow
+from common import NEEDS_SHARED, shared_dir
 from embedding_models import HERE, TEXTS, copied, edit, load, numbers
 from safetensors.numpy import load_file, save_file
 
@@ -102,6 +102,7 @@ def test_of_vectors_that_are_truncated_the_first_numbers_are_kept(tmp_path):
     assert pt.load_embedding_model(path).config.outputs == whole.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["xlmr", "qwen3"])
 def test_other_networks(name):
     """XLM-R counts positions from its padding; of a causal model it is the last token's state."""
@@ -139,7 +140,8 @@ def test_a_causal_model_sees_a_prompt_in_front_as_its_first_tokens():
     np.testing.assert_allclose(found, expected, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("pooling", ["lasttoken", slow("mean"), slow("weightedmean")])
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
 def test_a_prompt_in_front_is_computed_once_for_all_rows(pooling):
     """As where it stands in every row, in value and in gradient; a bank of prompts as well."""
     model = load("qwen3", pooling=pooling)

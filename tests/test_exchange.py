@@ -1,6 +1,7 @@
 """`prompt-tuning export` and `import`: what is written, what is recorded, what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -119,6 +120,11 @@ class TestImport:
         assert facts["verbalizers"] == ["very good", "bad"]
         assert facts["peft_version"] == "0.21.2"
         assert "vocabulary_hash" not in facts  # this model has no vocabulary
+
+    def test_another_model_than_its_file_names_is_said(self, tmp_path, printed):
+        shutil.copytree(GOLDENS / "huggingface" / "t5_v1_1", tmp_path / "mine")
+        line = printed(import_prompt.main, ADAPTER, tmp_path / "new", "--model", tmp_path / "mine")
+        assert line.endswith("; its own file says for t5_v1_1")
 
     def test_a_bare_array(self, tmp_path, printed, model, model_dir):
         np.save(tmp_path / "p.npy", VALUES)

@@ -159,6 +159,7 @@ def test_the_shapes_are_those_that_the_step_is_called_with(model, tmp_path, monk
     assert theirs == ours
 
 
+@pytest.mark.slow
 def test_a_run_in_little_memory_is_the_same_run(model, tmp_path, capsys):
     settings = {
         "model": model,

@@ -90,6 +90,7 @@ def test_an_ensemble_votes(infer, model, prompts):
         assert answer["votes"][answer["prediction"]] >= 2
 
 
+@pytest.mark.slow
 def test_an_ensemble_writes(infer, model, prompts):
     texts = [record["text"] for record in RECORDS]
     answers = infer(texts, predictions="generate", max_length=5)

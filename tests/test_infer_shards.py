@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from common import slow
 from test_hosts import Processes
 
 from prompt_tuning_jax import save_prompt
@@ -67,7 +68,9 @@ def alone(infer, folder, tmp_path, **options):
     return {file.name: file.read_text() for file in (tmp_path / "alone").iterdir()}
 
 
-@pytest.mark.parametrize("more", [{}, {"predictions": "generate", "temperature": 1.0, "seed": 3}])
+@pytest.mark.parametrize(
+    "more", [slow({}), {"predictions": "generate", "temperature": 1.0, "seed": 3}]
+)
 def test_each_file_is_answered_as_alone(infer, model_dir, prompt_dir, folder, tmp_path, more):
     found = infer(**more)
     assert json.loads(found.pop(RECORD))["made_with"]["seed"] == more.get("seed", 0)
@@ -188,6 +191,7 @@ def test_what_a_prompt_s_file_says_counts(infer, model, tmp_path, other):
         infer(prompt=str(tmp_path / "p"))
 
 
+@pytest.mark.slow
 def test_another_adapter_is_refused(infer, model, tmp_path):
     leaves = choice.start("lora", jax.random.key(0), flatten(model.params), Options())
     how = {"prompt": None, "adapter": str(tmp_path / "lora"), "verbalizers": ["yes", "no"]}
@@ -200,6 +204,7 @@ def test_another_adapter_is_refused(infer, model, tmp_path):
         infer(**how)
 
 
+@pytest.mark.slow
 def test_what_the_model_s_files_say_counts(infer, model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "model")
     rules = tmp_path / "model" / "generation_config.json"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 
 from prompt_tuning_jax import initializers
 from prompt_tuning_jax.checkpoints.prompt_file import save_prompt
@@ -54,7 +55,7 @@ def build(case, embeddings):
     return reference_uniform
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [slow(False), True])
 @pytest.mark.parametrize("case", SPEC["cases"], ids=lambda case: case["name"])
 def test_equals_the_reference(case, jit, golden, embeddings):
     initializer = build(case, embeddings)

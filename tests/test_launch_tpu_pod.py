@@ -121,6 +121,7 @@ def test_a_pre_empted_slice_is_made_again_and_the_program_started_again(cloud):
     assert order == ["create", "delete", "create", "delete"]
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_not_started_again(cloud):
     python(cloud, 'echo "no such task" >&2; exit 3')
     done = launch(cloud, "run", program=PROGRAM)

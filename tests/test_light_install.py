@@ -36,8 +36,8 @@ def test_imports_without_tensorflow():
     ("module", "needs"),
     [
         ("data.seqio_source", "seqio"),
-        ("serving.http.", "fastapi"),
-        ("serving.ray.", "ray"),
+        slow("serving.http.", "fastapi"),
+        slow("serving.ray.", "ray"),
         slow("checkpoints.query_side.prompted_transformer", "torch"),
     ],
 )

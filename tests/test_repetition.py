@@ -53,8 +53,8 @@ def until_end(tokens, name):
     return np.where(np.array(tokens) == model(name).config.pad_id, 0, tokens)
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("case", ["rp1.3", slow("rp0.8"), "rp1.1_ng2", slow("rp1.4_in2")])
+@pytest.mark.parametrize("beams", [slow(1), 4])
+@pytest.mark.parametrize("case", [slow("rp1.3"), slow("rp0.8"), "rp1.1_ng2", slow("rp1.4_in2")])
 @pytest.mark.parametrize("name", MODEL_DIRS)
 def test_transformers_tokens(name, case, beams):
     fields = {"max_new_tokens": LENGTH, "num_beams": beams, "length_penalty": 1.0}
@@ -102,7 +102,7 @@ def next_after(one, row, prompt):
     return np.asarray(one.logits(np.array([row], np.int32), start, prompt))[0, 0]
 
 
-@pytest.mark.parametrize("name", MODEL_DIRS)
+@pytest.mark.parametrize("name", ["t5", slow("llama")])
 def test_sampling_is_of_what_the_penalty_left(name):
     """Among the likeliest alone, sampling is the greedy search that transformers did."""
     fields = {"do_sample": True, "temperature": 0.7, "top_p": 1e-6}
@@ -111,6 +111,7 @@ def test_sampling_is_of_what_the_penalty_left(name):
     np.testing.assert_array_equal(until_end(tokens, name), goldens()[f"{name}_rp1.3_b1"])
 
 
+@pytest.mark.slow
 def test_sampled_frequencies_after_an_input():
     """The first token's, drawn many times, are softmax(penalised logits / temperature)."""
     one, count, penalty, temperature = model("llama"), 4000, 2.0, 0.5

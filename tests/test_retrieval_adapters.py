@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     ("name", "method", "also"),
     [
         ("bert", "lora", {}),
-        ("bert", "model", {}),
+        slow("bert", "model", {}),
         slow("bert", "ia3", {}),
         slow("bert", "bitfit", {}),
         slow("sentence_t5", "lora", {}),
@@ -94,7 +94,7 @@ def loss(model, data, store):
     return -float(np.mean(np.take_along_axis(shares, np.array(answers)[:, None], axis=1)))
 
 
-@pytest.fixture(scope="module", params=["lora", "model"])
+@pytest.fixture(scope="module", params=["lora", slow("model")])
 def trained(request, data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "run"
     result = pt.train(**settings(load("bert"), data, directory, request.param))
@@ -132,6 +132,7 @@ def test_resumed_is_uninterrupted(trained, data, tmp_path):
             np.testing.assert_array_equal(values, other[leaf])
 
 
+@pytest.mark.slow
 def test_without_a_prompt_all_weights_train(data, tmp_path):
     """`prompt_length` 0 is model tuning, as it is elsewhere."""
     short = {"train_steps": 2, "eval_period": 2, "checkpoint_period": 2}
@@ -190,6 +191,7 @@ def test_commands_take_it(trained, tmp_path, capsys):
     assert {one["_id"]: one["score"] for one in told} == pytest.approx(scores, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_knows_its_text_prompt(data, tmp_path):
     before = TextPrompts({"query": "query: ", "other": "other: "}, "other")
     model = load("bert").replace(text_prompts=before)
@@ -207,9 +209,9 @@ def test_it_knows_its_text_prompt(data, tmp_path):
     ("name", "tensor"),
     [
         ("bert", "encoder.layer.0.attention.self.query"),
-        ("sentence_t5", "encoder.block.0.layer.0.SelfAttention.q"),
-        ("qwen3", "layers.0.self_attn.q_proj"),
-        *([("gpt2", "h.0.attn.c_attn")] if "gpt2" in CAUSAL else []),
+        slow("sentence_t5", "encoder.block.0.layer.0.SelfAttention.q"),
+        slow("qwen3", "layers.0.self_attn.q_proj"),
+        *([slow("gpt2", "h.0.attn.c_attn")] if "gpt2" in CAUSAL else []),
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "ia3"])

@@ -340,6 +340,7 @@ def test_what_cannot_be_is_said(data, tmp_path):
             pt.train(model=model, **settings(tmp_path, tmp_path / "run", metric=metric))
 
 
+@pytest.mark.slow
 def test_a_query_side_may_be_tuned_on_pairs_too(data, tmp_path):
     how = {"sides": "query", "train_steps": 2, "metric": ["spearman", "ndcg@10"]}
     result = pt.train(model=load("bert"), **settings(data, tmp_path / "run", **how))

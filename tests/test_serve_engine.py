@@ -31,7 +31,13 @@ FEW = SHAPES._replace(texts=(2,), slots=(2,), max_tokens=8, in_front=False)
 
 
 SPLIT = SHAPES._replace(texts=(2, 4), slots=(4,))
-KINDS = ["t5", "t5, a step ahead", slow("causal"), slow("t5, split"), slow("causal, split, ahead")]
+KINDS = [
+    slow("t5"),
+    "t5, a step ahead",
+    slow("causal"),
+    slow("t5, split"),
+    slow("causal, split, ahead"),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS)

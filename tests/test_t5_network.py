@@ -295,6 +295,7 @@ def test_packed_rows_equal_their_examples(key):
     assert_same(packed[VALID], alone[VALID])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [slow(jnp.float32), jnp.bfloat16])
 def test_bfloat16_runs_with_a_float32_prompt(stored):
     config = T5Config(128, 16, 2, 8, 32, 2, 2, dtype=jnp.bfloat16)

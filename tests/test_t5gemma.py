@@ -89,7 +89,7 @@ class TestNumbers:
         expected = io["encoder_last_hidden_state"]
         np.testing.assert_allclose(encoded[is_text], expected[is_text], atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("prompted", [False, True])
+    @pytest.mark.parametrize("prompted", [slow(False), True])
     def test_greedy_and_beams(self, model, name, prompted):
         expected = numbers(name, "peft.npz" if prompted else "io.npz")
         length = expected["greedy_ids"].shape[1] - 1

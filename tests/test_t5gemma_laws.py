@@ -101,6 +101,7 @@ def test_the_encoder_sees_both_ways_as_far_as_its_window(window):
         np.testing.assert_array_equal(near[query], distance <= (9 if window is None else window))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [LAYOUTS[0], *map(slow, LAYOUTS[1:])])
 def test_a_prompt_is_like_tokens_with_its_rows(model, layout):
     """Rows of the embedding table as the prompt: the same as these tokens in its place."""
@@ -135,6 +136,7 @@ def test_what_a_prompt_sees(model, prompt, visibility):
     assert of_later == (visibility not in ("isolated_causal", "isolated_self"))
 
 
+@pytest.mark.slow
 def test_mixed_rows_of_a_bank_are_as_each_alone(model, prompt):
     batch = batch_of()
     tokens = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
@@ -153,6 +155,7 @@ class TestCache:
         each = model.scanned() if scan else model
         laws.step_by_step_is_as_all_at_once(each, batch_of(), prompt)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scan", [slow(False), True])
     def test_beams_score_what_the_model_says(self, model, prompt, scan):
         model = model.scanned() if scan else model
@@ -163,10 +166,12 @@ class TestCache:
         laws.an_ensemble_of_one_prompt_twice_is_that_prompt(model, padded(TEXTS, 7), prompt)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_as_if_alone(model, prompt):
     laws.packed_rows_are_as_if_alone(model, batch_of(), TEXTS, TARGETS, prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan", "policy"),
     [(True, "full"), slow(False, "minimal"), slow(False, "full"), slow(True, "none")],

@@ -27,6 +27,7 @@ def model():
     return pt.load_model(MODEL)
 
 
+@pytest.mark.slow
 def test_a_prompt_trains_and_nothing_else(model, tmp_path):
     before = jax.tree.map(np.asarray, model.params)
     prompt, history = pt.train(**tiny.short_run(model, tmp_path / "run"))

@@ -144,7 +144,10 @@ def assert_ids_end_in_eos(name, found):
         assert 1 < len(ids) <= LENGTHS[feature]
 
 
-@pytest.mark.parametrize("name", of_each_main_form(MAIN))
+EVERY = of_each_main_form(MAIN)
+
+
+@pytest.mark.parametrize("name", [*EVERY[::2], *map(slow, EVERY[1::2])])
 def test_records_become_ids_that_end_in_eos(name):
     assert_ids_end_in_eos(name, examples_of(name))
 
@@ -161,6 +164,7 @@ def form(name):
     return OWNERS[name], prefix, version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_of_each(form, OTHERS))
 def test_a_record_becomes_ids_that_end_in_eos_in_every_other_form(name):
     split, record = first_record_of(main_form(name))
@@ -187,6 +191,7 @@ def test_tasks_that_show_examples_have_the_data_of_those_that_do_not(name):
     assert ours.output_features == theirs.output_features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_of_each(OWNERS.get, MAIN))
 def test_the_release_gives_what_its_first_record_becomes(name):
     task = TASKS[name]
@@ -260,7 +265,7 @@ def one_for_each_kind_of_score() -> list[str]:
 KINDS = one_for_each_kind_of_score()
 
 
-@pytest.mark.parametrize("name", [*KINDS[:4], *map(slow, KINDS[4:])])
+@pytest.mark.parametrize("name", [*KINDS[:2], *map(slow, KINDS[2:])])
 def test_seqios_evaluator_scores_a_record(name):
     """T5X evaluates so: token ids in, the task's own postprocessor and metrics out."""
     task = TASKS[name]

@@ -240,6 +240,7 @@ def test_the_step_has_the_models_loss_and_gradient(model):
 # --- what trains is data
 
 
+@pytest.mark.slow
 def test_model_tuning_moves_everything(start, model, before, tmp_path):
     result = start(prompt_length=0, learning_rate=0.05, train_steps=20, eval_period=20)
     assert result.prompt is None

@@ -90,7 +90,7 @@ def two_batches(model):
 @pytest.mark.parametrize(
     ("form", "normalization", "mixed", "taught"),
     [
-        ("product", "sum", False, False),
+        slow("product", "sum", False, False),
         ("product", "sum", True, True),
         slow("product", "mean", True, True),
         slow("product", "mean", False, True),

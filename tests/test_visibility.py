@@ -64,6 +64,7 @@ def test_mixed_batches_with_and_without_room_for_the_prompts(model, lengths):
         assert mixed[1].texts[i] == alone[1].texts[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["suffix", "after_bos"])
 def test_other_layouts_use_the_mask(model, layout):
     one = prompt(layout=layout)

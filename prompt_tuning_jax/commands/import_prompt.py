@@ -91,6 +91,9 @@ def _write(config: ImportConfig, tuned: TunedPrompt, destination: PathLike) -> s
     line = written(destination, "a prompt file", saved, saved.metadata.get("base_model"))
     if unused := saved.metadata.get("peft_unused_rows"):
         line += f"; {unused} more rows, which PEFT never uses, are left out"
+    named = tuned.metadata.get("base_model")
+    if config.model and named and Path(named).name != Path(config.model).name:
+        line += f"; its own file says for {named}"
     if "base_model_fingerprint" not in saved.metadata:
         line += f"; give {spelled('model')} to have other models refused"
     return line

@@ -157,7 +157,7 @@ class Programs:
 
     def put(self, wishes: Wishes) -> Wishes:
         """Wishes on the devices."""
-        return jax.device_put(wishes, self._homes and self._homes["score"])
+        return jax.device_put(wishes, self._homes and self._homes["put"])
 
     def step(self, length: int, wishes: Wishes) -> Next:
         """Starts to make the next token of each of the first R slots, and returns at once.

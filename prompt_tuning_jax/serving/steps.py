@@ -88,6 +88,7 @@ class TableAxes(NamedTuple):
         return {
             "write": whole,
             "keep": whole,
+            "put": rows,
             "read": inputs,
             "place": (table, cache, rows),
             "step": (cache, rows, rows),
