@@ -18,7 +18,7 @@ from prompt_tuning_jax.serving.requests import (
 
 SHAPES = Shapes(
     texts=(1, 4),
-    lengths=(16, 32),
+    lengths=(16, 48),
     slots=(2, 4),
     max_tokens=12,
     labels=2,

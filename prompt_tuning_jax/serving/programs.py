@@ -63,6 +63,12 @@ class Shapes(NamedTuple):
     prompt_length: int
     in_front: bool = False
 
+    @property
+    def step_lengths(self) -> tuple[int, ...]:
+        """S of a step: what is kept of short texts is copied, which pays for a third or less."""
+        *shorter, longest = self.lengths
+        return (*(length for length in shorter if 3 * length <= longest), longest)
+
     def check(self, parts: int) -> None:
         """Refuses rows that a mesh cannot split into so many parts."""
         if parts > 1 and (len(self.slots) > 1 or any(n % parts for n in self.texts + self.slots)):
@@ -226,7 +232,7 @@ class Programs:
             for texts in shapes.texts:
                 yield "place", (texts, length)
                 yield from (("score", (texts, length, each)) for each in shapes.label_lengths)
-            yield from (("step", (slots, length)) for slots in shapes.slots)
+        yield from (("step", size) for size in itertools.product(shapes.slots, shapes.step_lengths))
 
     def _compile(self, wanted: Iterable[tuple[str, tuple]]) -> None:
         """The programs that are not there yet, several at a time."""

@@ -61,7 +61,7 @@ class Slots:
     def __init__(self, programs: Programs):
         self._programs = programs
         self._sizes = programs.shapes.slots
-        self._lengths = programs.shapes.lengths
+        self._lengths = programs.shapes.step_lengths
         self._free = list(range(self._sizes[-1]))
         self.texts: list[Text] = []
         # As the devices are to have them, and as they do, for some number of rows.
