@@ -31,17 +31,11 @@ def test_the_papers_recipe_is_the_preset(program):
 
 def test_the_default_recipe_is_what_train_does(program):
     recipe, config = program.RECIPES["average"], TrainConfig()
-    assert recipe["average_decay"] == config.averaging
-    assert recipe["dropout_rate"] == config.dropout
-    left = {
-        name: value
-        for name, value in recipe.items()
-        if getattr(config, name) is None and name not in ("average_decay", "dropout_rate")
-    }
-    # A prompt's own, where nothing else trains.
-    assert left == {"optimizer": "adafactor", "learning_rate": rules.PROMPT_RATE}
-    set_ones = recipe.keys() - left.keys() - {"average_decay", "dropout_rate"}
-    assert {n: recipe[n] for n in set_ones} == {n: getattr(config, n) for n in set_ones}
+    does = {name: getattr(config, name) for name in recipe}
+    assert does["optimizer"] is None  # of a prompt Adafactor
+    does |= {"average_decay": config.averaging, "dropout_rate": config.dropout}
+    does |= {"optimizer": "adafactor", "learning_rate": rules.pace_of(config).rate}
+    assert recipe == does
 
 
 def test_every_other_recipe_says_what_it_changes(program):

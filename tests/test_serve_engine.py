@@ -433,7 +433,7 @@ def test_state_that_a_failure_took_is_made_again(engine):
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda e: e.encode("good " * 40), "most that this server takes"),
+        (lambda e: e.encode("good " * 60), "most that this server takes"),
         (lambda e: generate(e, TEXTS[0], max_tokens=13), "max_tokens must be 1 to 12"),
         (lambda e: generate(e, TEXTS[0], max_tokens=0), "max_tokens must be 1 to 12"),
         (lambda e: classify(e, TEXTS[0], ()), "labels"),

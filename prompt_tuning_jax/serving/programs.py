@@ -245,7 +245,7 @@ class Programs:
     def _lowered(self, name: str, *sizes: Any) -> jax.stages.Lowered:
         function, examples, donated = getattr(self, f"_{name}")(*sizes)
         home = {} if self._homes is None else {"out_shardings": self._homes[name]}
-        # Within a step each slot is by itself.
+        # A step is mapped over its slots: within it there is one row.
         with sharding.active(self.model.mesh, split_rows=name != "step"):
             return jax.jit(function, donate_argnums=donated, **home).lower(*examples)
 
@@ -286,9 +286,7 @@ class Programs:
         return place, (self.model.params, *state, inputs, slots), (1, 2)
 
     def _step(self, slots: int, length: int):
-        split_over = None if self.model.mesh is None else sharding.AXIS_RULES["batch"]
-        of_model = self.model.config, self.how, self._axes
-        step = functools.partial(steps.step, *of_model, length, split_over)
+        step = functools.partial(steps.step, self.model.config, self.how, self._axes, length)
         wishes = self.put(Wishes.of_nobody(slots))
         state = self._table, self._cache, self._standing
         return step, (self.model.params, *state, wishes), (2,)

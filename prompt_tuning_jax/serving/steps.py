@@ -213,7 +213,6 @@ def step(
     how: GenerationSettings,
     of_table: TableAxes,
     length: int,
-    split_over: tuple[str, ...] | None,
     params: Mapping[str, Any],
     table: Inputs,
     cache: Any,
@@ -224,7 +223,6 @@ def step(
 
     Args:
       length: S, of which no text in these slots is longer.
-      split_over: the axes of the mesh, if there is one, that slots are split over.
       wishes: of these R.
     """
     R = len(wishes.seed)
@@ -241,8 +239,9 @@ def step(
         logits, cache = decode(token[None, None], cache=cache, max_decode_length=how.max_length)
         return logits[0, 0], axes.without_axis(cache, of_table.cache["layers"])
 
-    of_all = jax.vmap(one, (*mapped, 0), (0, mapped[1]), spmd_axis_name=split_over)
-    logits_RxV, layers = of_all(some.read, before["layers"], newest_R)
+    logits_RxV, layers = jax.vmap(one, (*mapped, 0), (0, mapped[1]))(
+        some.read, before["layers"], newest_R
+    )
     log_probs_RxV = jax.nn.log_softmax(logits_RxV)
     log_z_R = (logits_RxV - log_probs_RxV)[:, :1]
     log_probs_RxV = mean_of_groups(log_probs_RxV, wishes.group)
