@@ -49,8 +49,8 @@ from rich.table import Table
 from prompt_tuning_jax import TunedPrompt
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.engine import Engine
-from prompt_tuning_jax.serving.programs import Shapes
 from prompt_tuning_jax.serving.requests import Event, Finished, Generate, Sampling, Token
+from prompt_tuning_jax.serving.shapes import Shapes
 from prompt_tuning_jax.vocabularies import ByteVocabulary
 
 CONSOLE = Console(width=110)

@@ -6,7 +6,6 @@ import numpy as np
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.serving.engine import Engine
-from prompt_tuning_jax.serving.programs import Shapes
 from prompt_tuning_jax.serving.requests import (
     Classify,
     Failed,
@@ -15,17 +14,18 @@ from prompt_tuning_jax.serving.requests import (
     Ranked,
     Sampling,
 )
+from prompt_tuning_jax.serving.shapes import Shapes
 
 SHAPES = Shapes(
     texts=(1, 4),
-    lengths=(16, 48),
+    lengths=(16, 32, 48),
     slots=(2, 4),
     max_tokens=12,
     labels=2,
     label_lengths=(4,),
     prompts=4,
     prompt_length=8,
-    in_front=True,
+    front_lengths=(16, 32, 48),
 )
 LIMITS = {"max_labels": 8, "max_waiting": 100}
 

@@ -27,7 +27,7 @@ LABELS = ("yes", "no", "the soup")
 TEXTS = [example["inputs"] for example in tiny.examples()[::7]]
 ENSEMBLE = ("p0", "p1", "p5")
 LONGER = f"{TEXTS[0]} and {TEXTS[1]}"
-FEW = SHAPES._replace(texts=(2,), slots=(2,), max_tokens=8, in_front=False)
+FEW = SHAPES._replace(texts=(2,), slots=(2,), max_tokens=8, front_lengths=())
 
 
 SPLIT = SHAPES._replace(texts=(2, 4), slots=(4,))
@@ -120,7 +120,7 @@ def test_texts_are_read_behind_prompts_that_see_nothing_of_them(engine, monkeypa
     assert [kind for kind, _ in seen[:4]] == [first] * 3 + ["Behind"]
     assert {kind for kind, _ in seen[4:]} == {"Rows"}
     rooms = {length + SHAPES.prompt_length for kind, length in seen if kind == "Behind"}
-    assert rooms <= set(SHAPES.lengths)
+    assert rooms <= set(SHAPES.front_lengths)
 
 
 def test_labels_are_ranked_as_for_each_alone(engine):
@@ -573,6 +573,7 @@ def test_every_family_is_served(model, name):
     rng = np.random.default_rng(0)
     prompts = {"p0": pt.TunedPrompt(rng.normal(size=(4, model.config.emb_dim)))}
     few = SHAPES._replace(texts=(2,), lengths=(16, 32), slots=(2,), max_tokens=6)
+    few = few._replace(front_lengths=few.lengths)
     engine = Engine(model, Shelf(prompts), few, **LIMITS)
     engine.start()
     asked = [(text, ("p0",) if i % 2 else ()) for i, text in enumerate([*TEXTS[:4], LONGER])]

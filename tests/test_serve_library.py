@@ -18,8 +18,8 @@ from safetensors.numpy import save
 
 from prompt_tuning_jax import load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.prompt_file import read_header
-from prompt_tuning_jax.serving.description import check_name
 from prompt_tuning_jax.serving.library import Conflict, PromptLibrary, UnknownPrompt, Unusable
+from prompt_tuning_jax.serving.library.description import check_name
 
 WIDTH = 16
 

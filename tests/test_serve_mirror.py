@@ -8,7 +8,7 @@ import pytest
 
 from prompt_tuning_jax import TunedPrompt, save_prompt
 from prompt_tuning_jax.serving.library import Conflict, PromptLibrary
-from prompt_tuning_jax.serving.mirror import Mirror, is_remote
+from prompt_tuning_jax.serving.library.mirror import Mirror, is_remote
 
 
 @pytest.fixture

@@ -105,8 +105,9 @@ def test_the_axes_are_found():
 def test_rows_are_put_at_their_places_and_nowhere_else():
     padding = arrays(1, 5)
     table = axes.table_of(padding, ROWS, 4)
-    table = axes.put(table, arrays(2, 5, 7.0), padding, ROWS, POSITIONS, np.array([3, 1]))
-    table = axes.put(table, arrays(2, 2, 9.0), padding, ROWS, POSITIONS, np.array([1, 4]))
+    table = axes.put(table, arrays(2, 5, 7.0), ROWS, np.array([3, 1]))
+    short = axes.extended(arrays(2, 2, 9.0), padding, ROWS, POSITIONS)
+    table = axes.put(table, short, ROWS, np.array([1, 4]))
     assert table["mask"].tolist() == [
         [False] * 5,
         [True] * 2 + [False] * 3,
@@ -120,9 +121,21 @@ def test_rows_are_put_at_their_places_and_nowhere_else():
     assert (table["layers"][:, [0, 2]] == 0).all()
 
 
-def test_an_emptied_cache_keeps_nothing_of_what_stood_there():
+def test_what_is_extended_has_zeros_behind_it_or_what_padding_says():
+    padding = arrays(1, 5, jnp.nan) | {"mask": jnp.ones((1, 5), bool)}
+    longer = axes.extended(
+        arrays(2, 3, 9.0) | {"mask": jnp.zeros((2, 3), bool)}, padding, ROWS, POSITIONS
+    )
+    assert jax.tree.map(jnp.shape, longer) == jax.tree.map(jnp.shape, arrays(2, 5))
+    assert (longer["layers"][..., :3] == 9).all()
+    assert (longer["layers"][..., 3:] == 0).all()
+    assert longer["mask"].tolist() == [[0, 0, 0, 1, 1]] * 2
+    assert longer["last"].tolist() == [[9], [9]]
+
+
+def test_nothing_stays_of_what_stood_there():
     cache = axes.table_of(arrays(1, 5, jnp.nan), ROWS, 3)
-    cache = axes.emptied(cache, arrays(2, 5), ROWS, np.array([2, 0]))
+    cache = axes.put(cache, arrays(2, 5), ROWS, np.array([2, 0]))
     assert (cache["layers"][:, [0, 2]] == 0).all()
     assert jnp.isnan(cache["layers"][:, 1]).all()
 
@@ -239,37 +252,69 @@ def test_the_oldest_goes_first_with_others_of_its_kind():
     waiting, jobs = Waiting(10), [job(16), job(32), job(16), job(32), job(16)]
     for each in jobs:
         waiting.add(each)
-    assert waiting.next_batch(rows=2, slots=9) == [jobs[0], jobs[2]]
-    assert waiting.next_batch(rows=9, slots=9) == [jobs[1], jobs[3]]
-    assert waiting.next_batch(rows=9, slots=9) == [jobs[4]]
-    assert waiting.next_batch(rows=9, slots=9) == []
+    assert waiting.next_batch((2,), slots=9) == [jobs[0], jobs[2]]
+    assert waiting.next_batch((2,), slots=9) == [jobs[1], jobs[3]]
+    assert waiting.next_batch((9,), slots=9) == [jobs[4]]
+    assert waiting.next_batch((9,), slots=9) == []
 
 
 def test_what_needs_no_slot_does_not_wait_for_one():
     waiting, generated, ranked = Waiting(10), job(), job(label_length=4)
     waiting.add(generated)
     waiting.add(ranked)
-    assert waiting.next_batch(rows=4, slots=0) == [ranked]
-    assert waiting.next_batch(rows=4, slots=0) == []
-    assert waiting.next_batch(rows=4, slots=1) == [generated]
+    assert waiting.next_batch((4,), slots=0) == [ranked]
+    assert waiting.next_batch((4,), slots=0) == []
+    assert waiting.next_batch((4,), slots=1) == [generated]
 
 
 def test_an_ensemble_goes_whole():
     waiting, jobs = Waiting(10), [job(members=3), job(members=3), job()]
     for each in jobs:
         waiting.add(each)
-    assert waiting.next_batch(rows=5, slots=9) == [jobs[0], jobs[2]]
-    assert waiting.next_batch(rows=5, slots=2) == []
-    assert waiting.next_batch(rows=5, slots=3) == [jobs[1]]
+    assert waiting.next_batch((5,), slots=9) == [jobs[0], jobs[2]]
+    assert waiting.next_batch((5,), slots=2) == []
+    assert waiting.next_batch((5,), slots=3) == [jobs[1]]
+
+
+def test_shorter_texts_take_rows_that_would_be_padding():
+    waiting, jobs = Waiting(10), [job(32), job(48), job(16), job(32), job(16, label_length=4)]
+    for each in [*jobs, job(16), job(16)]:
+        waiting.add(each)
+    assert waiting.next_batch((4,), slots=9)[:3] == [jobs[0], jobs[3], jobs[2]]
+    assert waiting.next_batch((4,), slots=1) == [jobs[1]]  # the one slot is the oldest's
+    assert waiting.next_batch((2,), slots=9) == [jobs[4]]
+    assert len(waiting.next_batch((4,), slots=9)) == len(waiting) + 1
+
+
+def test_an_ensemble_waits_for_its_slots_while_shorter_texts_pass_others():
+    waiting, jobs = Waiting(10), [job(32), job(16, members=3), job(16), job(16, label_length=4)]
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.next_batch((4,), slots=3) == [jobs[0]]
+    assert waiting.next_batch((4,), slots=3) == [jobs[1]]
+
+
+def test_fewer_go_where_most_would_be_padding():
+    waiting, jobs = Waiting(30), [job() for _ in range(15)]
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.next_batch((1, 8, 32), slots=99) == jobs[:8]
+    assert waiting.next_batch((1, 8, 32), slots=99) == jobs[8:]
+    for each in jobs[:3]:
+        waiting.add(each)
+    assert waiting.next_batch((1, 8, 32), slots=99) == jobs[:1]
+    assert waiting.next_batch((8, 32), slots=99) == jobs[1:3]
+    waiting.add(ensemble := job(members=3))
+    assert waiting.next_batch((1, 8, 32), slots=99) == [ensemble]
 
 
 def test_an_ensemble_gets_its_slots_before_those_who_came_later():
     waiting, ensemble, single, ranked = Waiting(10), job(members=3), job(), job(label_length=4)
     for each in (ensemble, single, ranked):
         waiting.add(each)
-    assert waiting.next_batch(rows=8, slots=2) == [ranked]
-    assert waiting.next_batch(rows=8, slots=2) == []
-    assert waiting.next_batch(rows=8, slots=4) == [ensemble, single]
+    assert waiting.next_batch((8,), slots=2) == [ranked]
+    assert waiting.next_batch((8,), slots=2) == []
+    assert waiting.next_batch((8,), slots=4) == [ensemble, single]
 
 
 def test_what_needs_no_slot_goes_when_others_have_left():
@@ -277,7 +322,7 @@ def test_what_needs_no_slot_goes_when_others_have_left():
     for each in (generated, ranked):
         waiting.add(each)
     assert waiting.remove(lambda request: request is generated.request) == [generated]
-    assert waiting.next_batch(rows=8, slots=0) == [ranked]
+    assert waiting.next_batch((8,), slots=0) == [ranked]
 
 
 class Clock:
@@ -306,7 +351,7 @@ def paced(clock, **sort):
         waiting.add(job(**sort))
     for _ in range(4):
         clock.passes(2)
-        assert len(waiting.next_batch(rows=1, slots=1)) == 1
+        assert len(waiting.next_batch((1,), slots=1)) == 1
     return waiting
 
 
@@ -321,7 +366,7 @@ def test_no_more_are_taken_than_go_in_time(clock, sort):
     other = {"label_length": None if sort else 4}
     waiting.add(job(**other))  # which pass the others, or are passed, and wait for nobody
     clock.passes(2)
-    waiting.next_batch(rows=1, slots=1)
+    waiting.next_batch((1,), slots=1)
     waiting.add(job(**sort))
 
 
@@ -346,14 +391,14 @@ def test_nobody_is_taken_who_would_wait_in_vain(clock):
 
 def test_a_pace_is_that_of_jobs_that_waited(clock):
     waiting = paced(clock)
-    while waiting.next_batch(rows=9, slots=9):
+    while waiting.next_batch((9,), slots=9):
         clock.passes(2)
     clock.passes(40)  # nobody waits: that nobody leaves says nothing
     for _ in range(14):
         waiting.add(job())
-    waiting.next_batch(rows=2, slots=9)
+    waiting.next_batch((2,), slots=9)
     clock.passes(1)
-    waiting.next_batch(rows=2, slots=9)
+    waiting.next_batch((2,), slots=9)
     for _ in range(4):
         waiting.add(job())
     assert len(waiting) == 14

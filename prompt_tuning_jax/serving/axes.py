@@ -58,40 +58,35 @@ def split(rows: Tree, mesh: Mesh) -> Tree:
     )
 
 
-def put(
-    table: Tree, new: Tree, padding: Tree, rows: Tree, positions: Tree, places: Int[Array, " B"]
-) -> Tree:
-    """A table with rows of `new` at some places; a place that there is not is for nothing.
+def extended(new: Tree, padding: Tree, rows: Tree, positions: Tree) -> Tree:
+    """Rows as long as one of padding alone, behind which there is padding.
 
-    Behind a row that is shorter than the table's there is padding, as `Family.read` has it: numbers
-    that are whole say so, and those that are real are zeros. Nothing stays of what stood there: a
-    NaN would reach whoever comes next.
-
-    Args:
-      padding: a row of padding alone, as long as the table's.
+    It is as `Family.read` has it: numbers that are whole say so, and those that are real are zeros.
     """
 
-    def at(leaf: Array, values: Array, empty: Array, row: int, position: int) -> Array:
-        index: list[Any] = [slice(None)] * leaf.ndim
-        index[max(row, 0)] = places
-        if position != NONE:
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                empty = jnp.zeros_like(empty)
-            empty = jnp.repeat(empty, len(places), axis=max(row, 0)).astype(values.dtype)
-            values = jax.lax.dynamic_update_slice_in_dim(empty, values, 0, axis=position)
-        return leaf.at[tuple(index)].set(values.astype(leaf.dtype), mode="drop")
+    def longer(values: Array, empty: Array, row: int, position: int) -> Array:
+        if position == NONE:
+            return values
+        if jnp.issubdtype(values.dtype, jnp.floating):
+            empty = jnp.zeros_like(empty)
+        count = values.shape[max(row, 0)]
+        empty = jnp.repeat(empty, count, axis=max(row, 0)).astype(values.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(empty, values, 0, axis=position)
 
-    return jax.tree.map(at, table, new, padding, rows, positions)
+    return jax.tree.map(longer, new, padding, rows, positions)
 
 
-def emptied(cache: Tree, fresh: Tree, rows: Tree, places: Int[Array, " B"]) -> Tree:
-    """A cache as it is before there are tokens at some places."""
+def put(table: Tree, new: Tree, rows: Tree, places: Int[Array, " B"]) -> Tree:
+    """A table with rows as long as its own at some places; one that there is not is for nothing.
+
+    Nothing stays of what stood there: a NaN would reach whoever comes next.
+    """
 
     def at(leaf: Array, values: Array, row: int) -> Array:
         index = (slice(None),) * max(row, 0) + (places,)
-        return leaf.at[index].set(values, mode="drop")
+        return leaf.at[index].set(values.astype(leaf.dtype), mode="drop")
 
-    return jax.tree.map(at, cache, fresh, rows)
+    return jax.tree.map(at, table, new, rows)
 
 
 def cut(tree: Tree, positions: Tree, count: int) -> Tree:

@@ -24,7 +24,7 @@ from prompt_tuning_jax.decoding.options import GenerationSettings
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.intake import Intake, Limits
 from prompt_tuning_jax.serving.library import PromptLibrary
-from prompt_tuning_jax.serving.programs import Programs, Shapes
+from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.reading import Reader
 from prompt_tuning_jax.serving.requests import (
     Event,
@@ -35,6 +35,7 @@ from prompt_tuning_jax.serving.requests import (
     Stopping,
     TooLate,
 )
+from prompt_tuning_jax.serving.shapes import Shapes
 from prompt_tuning_jax.serving.slots import Slots, Started
 from prompt_tuning_jax.serving.waiting import Job, Waiting
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -187,7 +188,7 @@ class Engine:
         while self._has_work():
             self._drop_unwanted()
             with self._changed:
-                batch = self._waiting.next_batch(self.programs.shapes.texts[-1], self._slots.free)
+                batch = self._waiting.next_batch(self.programs.shapes.texts, self._slots.free)
             if batch:
                 read = functools.partial(self._read, batch)
                 self._guarded(read, lambda batch=batch: [job.request for job in batch])

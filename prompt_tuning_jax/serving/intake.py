@@ -1,6 +1,5 @@
 """From what is asked to what the devices need: tokens, prompts, labels, all within the limits."""
 
-import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,8 +7,9 @@ from prompt_tuning_jax.decoding.text import label_tokens
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.serving.bank import Wanted
 from prompt_tuning_jax.serving.library import PromptLibrary
-from prompt_tuning_jax.serving.programs import IN_FRONT, Programs
+from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Classify, Generate, Request
+from prompt_tuning_jax.serving.shapes import IN_FRONT, fitting
 from prompt_tuning_jax.serving.waiting import Job, Kind
 
 
@@ -67,7 +67,7 @@ class Intake:
                 "start it again, or load the prompt through it."
             )
         room = shapes.prompt_length if way == IN_FRONT else longest
-        length = fitting(shapes.lengths, len(request.tokens) + room)
+        length = fitting(shapes.lengths_of(way), len(request.tokens) + room)
         if isinstance(request, Generate):
             return Job(request, Kind(length, way, None), prompts)
         labels = label_tokens(request.labels, self._vocabulary)
@@ -122,8 +122,3 @@ class Intake:
             raise ValueError(f"max_tokens must be 1 to {limits.max_tokens}.")
         if isinstance(request, Classify) and not 0 < len(request.labels) <= limits.max_labels:
             raise ValueError(f"There must be 1 to {limits.max_labels} labels.")
-
-
-def fitting(sizes: Sequence[int], size: int) -> int:
-    """The smallest of some sizes that is large enough."""
-    return sizes[bisect.bisect_left(sizes, size)]

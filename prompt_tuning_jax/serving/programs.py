@@ -3,6 +3,7 @@
     write   prompts into the bank                                       whenever one is asked for
     keep    what texts see of prompts that see nothing of them          the same
     read    texts with their prompts, through the encoder (or the prefill)
+    extend  what was read to a length that is kept
     place   what was read into slots of the table that decodes
     step    the next token of every slot
     score   labels after what was read
@@ -19,7 +20,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,53 +34,9 @@ from prompt_tuning_jax.models.family import front_family_of
 from prompt_tuning_jax.serving import axes, steps
 from prompt_tuning_jax.serving.bank import padded
 from prompt_tuning_jax.serving.choosing import Wishes
+from prompt_tuning_jax.serving.shapes import IN_FRONT, Shapes, fitting
 from prompt_tuning_jax.serving.steps import Behind, Inputs, Next, Rows, Standing, TableAxes
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
-
-
-class Shapes(NamedTuple):
-    """All shapes that there are; what lies between two takes the larger one.
-
-    Attributes:
-      texts: B, how many are read at once.
-      lengths: S, of prompt and text together.
-      slots: R, how many texts are decoded at once; the last is how many slots there are.
-      max_tokens: the most tokens that are generated, EOS included.
-      labels: C, how many of a text's labels are scored at once.
-      label_lengths: L, of labels.
-      prompts: N, how many are on the devices at once.
-      prompt_length: P, of the longest that there may be.
-      in_front: whether what texts see of prompts in front is kept, where the family can; those
-        `lengths` that are longer than P are then for it.
-    """
-
-    texts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    slots: tuple[int, ...]
-    max_tokens: int
-    labels: int
-    label_lengths: tuple[int, ...]
-    prompts: int
-    prompt_length: int
-    in_front: bool = False
-
-    @property
-    def step_lengths(self) -> tuple[int, ...]:
-        """S of a step: what is kept of short texts is copied, which pays for a third or less."""
-        *shorter, longest = self.lengths
-        return (*(length for length in shorter if 3 * length <= longest), longest)
-
-    def check(self, parts: int) -> None:
-        """Refuses rows that a mesh cannot split into so many parts."""
-        if parts > 1 and (len(self.slots) > 1 or any(n % parts for n in self.texts + self.slots)):
-            raise ValueError(
-                f"A mesh that splits rows into {parts} needs one size of slots, and sizes that "
-                f"divide: not texts {self.texts}, slots {self.slots}."
-            )
-
-
-# A way to read, beside the visibilities: behind prompts that see nothing of their text.
-IN_FRONT = "in front"
 
 
 class Programs:
@@ -98,7 +55,7 @@ class Programs:
         self._found: dict[tuple, Callable] = {}
         self._shapes_read: dict[tuple[int, int], Any] = {}
         shapes.check(sharding.batch_parts_of(model.mesh))
-        self.keeps_fronts = shapes.in_front and front_family_of(model.config) is not None
+        self.keeps_fronts = bool(shapes.front_lengths) and front_family_of(model.config) is not None
         is_causal = model.config.continues_inputs
         self.plain = IN_FRONT if self.keeps_fronts and is_causal else "full"
         self._axes = self._find_axes()
@@ -148,12 +105,19 @@ class Programs:
         return self.shapes.texts, self.shapes.prompt_length
 
     def read(self, rows: Rows | Behind, way: str) -> Inputs:
-        """Reads texts: `Behind` prompts `IN_FRONT`, or rows whose prompts have a visibility."""
+        """Reads texts: `Behind` prompts `IN_FRONT`, or rows whose prompts have a visibility.
+
+        Returns:
+          What is kept of them, as long as one of `shapes.kept_lengths`.
+        """
         texts, length = rows.tokens.shape
         if isinstance(rows, Behind):
             length += self.shapes.prompt_length
         prompts = self._fronts if isinstance(rows, Behind) else self._bank
-        return self._found["read", texts, length, way](self.model.params, prompts, rows)
+        inputs = self._found["read", texts, length, way](self.model.params, prompts, rows)
+        if length in self.shapes.kept_lengths:
+            return inputs
+        return self._found["extend", texts, length](inputs, self._padding)
 
     def place(self, inputs: Inputs, slots: Int[np.ndarray, " B"]) -> None:
         """Puts texts that were read into slots; one that there is not is for no text."""
@@ -210,12 +174,11 @@ class Programs:
 
     def compile_read(self, *ways: str) -> None:
         """What reads texts in these ways. Others may read meanwhile."""
-        sizes = itertools.product(self.shapes.texts, self.shapes.lengths, ways)
-        room = self.shapes.prompt_length
+        texts_and_ways = itertools.product(self.shapes.texts, ways)
         self._compile(
             ("read", (texts, length, way))
-            for texts, length, way in sizes
-            if way != IN_FRONT or length > room
+            for texts, way in texts_and_ways
+            for length in self.shapes.lengths_of(way)
         )
 
     def reads(self, way: str) -> bool:
@@ -228,11 +191,13 @@ class Programs:
             yield "write", (texts,)
             if self.keeps_fronts:
                 yield "keep", (texts,)
-        for length in shapes.lengths:
-            for texts in shapes.texts:
-                yield "place", (texts, length)
-                yield from (("score", (texts, length, each)) for each in shapes.label_lengths)
-        yield from (("step", size) for size in itertools.product(shapes.slots, shapes.step_lengths))
+        read = {*shapes.lengths, *(shapes.front_lengths if self.keeps_fronts else ())}
+        for size in itertools.product(shapes.texts, sorted(read.difference(shapes.kept_lengths))):
+            yield "extend", size
+        for texts, length in itertools.product(shapes.texts, shapes.kept_lengths):
+            yield "place", (texts, length)
+            yield from (("score", (texts, length, each)) for each in shapes.label_lengths)
+        yield from (("step", size) for size in itertools.product(shapes.slots, shapes.kept_lengths))
 
     def _compile(self, wanted: Iterable[tuple[str, tuple]]) -> None:
         """The programs that are not there yet, several at a time."""
@@ -278,6 +243,11 @@ class Programs:
             length -= self.shapes.prompt_length
             return steps.blank_behind(self.model.config, texts, length)
         return steps.blank(self.model.config, texts, length)
+
+    def _extend(self, texts: int, length: int):
+        kept = fitting(self.shapes.kept_lengths, length)
+        extend = functools.partial(steps.extend, self._axes, kept)
+        return extend, (self._inputs_of(texts, length), self._padding), ()
 
     def _place(self, texts: int, length: int):
         place = functools.partial(steps.place, self.model.config, self.how, self._axes)

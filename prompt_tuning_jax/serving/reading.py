@@ -7,9 +7,9 @@ import numpy as np
 from prompt_tuning_jax.evaluation.answers import ranked_answer
 from prompt_tuning_jax.layout import place_prompts
 from prompt_tuning_jax.serving.bank import Bank
-from prompt_tuning_jax.serving.intake import fitting
-from prompt_tuning_jax.serving.programs import IN_FRONT, Programs
+from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Event, Failed, NotFinite, Ranked, Request
+from prompt_tuning_jax.serving.shapes import IN_FRONT, fitting
 from prompt_tuning_jax.serving.slots import Slots
 from prompt_tuning_jax.serving.steps import Behind, Inputs, Rows
 from prompt_tuning_jax.serving.waiting import Job

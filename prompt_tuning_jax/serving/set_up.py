@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import ipaddress
+import itertools
 import os
 import sys
 from collections.abc import Iterable
@@ -15,8 +16,8 @@ from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.library import PromptLibrary
-from prompt_tuning_jax.serving.mirror import Mirror, is_remote
-from prompt_tuning_jax.serving.programs import Shapes
+from prompt_tuning_jax.serving.library.mirror import Mirror, is_remote
+from prompt_tuning_jax.serving.shapes import Shapes
 from prompt_tuning_jax.settings.serve_config import ServeConfig
 
 TOKEN = "PROMPT_TUNING_TOKEN"
@@ -106,27 +107,26 @@ def shapes_of(
     """The shapes that the server compiles its programs for.
 
     Args:
-      in_front: whether texts are read behind prompts in front: few lengths of them, each with room
-        for a prompt; in a causal model there are no others.
+      in_front: whether texts are read behind prompts in front, and so long after these; in a causal
+        model there are no other lengths.
       parts: of the mesh that rows are split over: their numbers divide by it, and slots are all
         stepped together.
     """
     room, text = config.max_prompt_length, config.max_input_length
-    lengths = set() if is_causal else {*_few(32, 2, text + room)[:3], text + room}
-    if in_front:
-        lengths |= {room + length for length in (*_few(32, 2, text)[:3], text)}
+    lengths = _lengths(text + room)
+    behind = tuple(room + length for length in _lengths(text)) if in_front else ()
     texts = _whole({1, *_few(2, 4, config.batch_size)[-2:]}, parts)
-    slots = _whole({1, *_few(2, 8, config.slots)[-2:]}, parts)
+    slots = _whole({1, *_few(2, 4, config.slots)[-3:]}, parts)
     return Shapes(
         texts=texts,
-        lengths=tuple(sorted(lengths)),
+        lengths=behind if is_causal else lengths,
         slots=slots if parts == 1 else slots[-1:],
         max_tokens=config.max_length,
         labels=2,  # of most tasks all there are; more are scored two at a time
         label_lengths=tuple(sorted({min(4, config.max_label_length), config.max_label_length})),
         prompts=max(config.device_prompts, texts[-1]),
         prompt_length=config.max_prompt_length,
-        in_front=in_front,
+        front_lengths=behind,
     )
 
 
@@ -147,6 +147,13 @@ def _prompts_of(config: ServeConfig) -> Path | Mirror | None:
     if is_remote(config.prompts):
         return Mirror(os.fspath(config.prompts))
     return Path(config.prompts)
+
+
+def _lengths(most: int) -> tuple[int, ...]:
+    """They double, with one half way between two: most of the work is to read texts so long."""
+    doubled = _few(32, 2, most)
+    between = ((short + long) // 2 for short, long in itertools.pairwise(doubled))
+    return tuple(sorted([*doubled, *between]))
 
 
 def _few(least: int, factor: int, most: int) -> tuple[int, ...]:

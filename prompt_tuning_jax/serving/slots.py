@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prompt_tuning_jax.serving.choosing import Wishes
-from prompt_tuning_jax.serving.intake import fitting
 from prompt_tuning_jax.serving.programs import Programs
 from prompt_tuning_jax.serving.requests import Generate, Request, Token
+from prompt_tuning_jax.serving.shapes import fitting
 from prompt_tuning_jax.serving.steps import Next
 
 
@@ -61,7 +61,7 @@ class Slots:
     def __init__(self, programs: Programs):
         self._programs = programs
         self._sizes = programs.shapes.slots
-        self._lengths = programs.shapes.step_lengths
+        self._lengths = programs.shapes.kept_lengths
         self._free = list(range(self._sizes[-1]))
         self.texts: list[Text] = []
         # As the devices are to have them, and as they do, for some number of rows.

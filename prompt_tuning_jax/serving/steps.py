@@ -90,6 +90,7 @@ class TableAxes(NamedTuple):
             "keep": whole,
             "put": rows,
             "read": inputs,
+            "extend": inputs,
             "place": (table, cache, rows),
             "step": (cache, rows, rows),
             "score": rows,
@@ -164,8 +165,17 @@ def keep(
     """
     given = jnp.asarray(values), jnp.asarray(lengths)
     new = front_family_of(config).in_front(config, params, *given)
-    nowhere = jax.tree.map(lambda _: axes.NONE, of_fronts)
-    return axes.put(fronts, new, new, of_fronts, nowhere, places)
+    return axes.put(fronts, new, of_fronts, places)
+
+
+def extend(of_table: TableAxes, length: int, inputs: Inputs, padding: Inputs) -> Inputs:
+    """What was read, with padding behind it up to a length S.
+
+    Args:
+      padding: a row of padding alone that is at least as long.
+    """
+    row = axes.cut(padding, of_table.positions, length)
+    return axes.extended(inputs, row, of_table.inputs, of_table.positions)
 
 
 def fresh_cache(
@@ -199,13 +209,13 @@ def place(
       padding: a row of padding alone that is as long as the table's.
       slots: one that there is not is for no text.
     """
-    longest = padding.own[0].shape[1]
-    own = (jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in new.own)
-    fresh = fresh_cache(config, how, params, new._replace(own=tuple(own)))
-    table = axes.put(table, new, padding, of_table.inputs, of_table.positions, slots)
+    new = axes.extended(new, padding, of_table.inputs, of_table.positions)
+    fresh = fresh_cache(config, how, params, new)
+    table = axes.put(table, new, of_table.inputs, slots)
+    cache = axes.put(cache, fresh, of_table.cache, slots)
     newest = standing.newest.at[slots].set(how.start_id, mode="drop")
     count = standing.count.at[slots].set(0, mode="drop")
-    return table, axes.emptied(cache, fresh, of_table.cache, slots), Standing(newest, count)
+    return table, cache, Standing(newest, count)
 
 
 def step(

@@ -4,11 +4,12 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from prompt_tuning_jax.serving.bank import Wanted
 from prompt_tuning_jax.serving.requests import Generate, Overloaded, Request
+from prompt_tuning_jax.serving.shapes import fitting
 
 PACE_HOLDS = 60.0  # seconds: other texts may come, and who was refused would not be a measure
 
@@ -25,6 +26,10 @@ class Kind(NamedTuple):
     length: int
     way: str
     label_length: int | None
+
+    def has_room_for(self, other: "Kind") -> bool:
+        """Whether the other is read with it at the cost of padding."""
+        return other.length < self.length and other == self._replace(length=other.length)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,32 +134,56 @@ class Waiting:
     def _count(self, needs_slots: bool) -> int:
         return len(self._jobs) - self._without_slots if needs_slots else self._without_slots
 
-    def next_batch(self, rows: int, slots: int) -> list[Job]:
+    def next_batch(self, sizes: Sequence[int], slots: int) -> list[Job]:
         """Jobs that are read at once: the oldest that can be, and others of its kind.
 
-        Where the oldest that needs slots finds too few, no younger one takes them: an ensemble
-        would wait for ever. Those that need none pass it.
+        Shorter ones take rows that would be padding. Where most would be even so, fewer jobs go.
 
         Args:
-          rows: how many rows there are at most.
+          sizes: how many rows may be read at once; the smallest that is enough will be.
           slots: how many are free.
         """
-        batch: list[Job] = []
         if not slots and not self._without_slots:
-            return batch
-        for job in self._jobs:
-            if job.slots > slots:
-                slots = 0
-            if batch and job.kind != batch[0].kind:
-                continue
-            if job.rows <= rows and job.slots <= slots:
-                batch.append(job)
-                rows, slots = rows - job.rows, slots - job.slots
-            if not rows:
-                break
+            return []
+        batch = self._together(sizes, slots)
+        rows = sum(job.rows for job in batch)
+        fewer = [size for size in sizes if size < rows]
+        if fewer and batch[0].rows <= fewer[-1] and 2 * rows < fitting(sizes, rows):
+            batch = self._together(fewer, slots)
         self._remove(batch)
         self._note_departure(batch)
         return batch
+
+    def _together(self, sizes: Sequence[int], slots: int) -> list[Job]:
+        """The oldest that can be, others of its kind, and shorter ones in rows that these leave."""
+        first = next(self._oldest(sizes[-1], slots), None)
+        if first is None:
+            return []
+        same = list(self._oldest(sizes[-1], slots, lambda job: job.kind == first.kind))
+        rows = sum(job.rows for job in same)
+        room = fitting(sizes, rows) - rows, slots - sum(job.slots for job in same)
+        return same + list(self._oldest(*room, lambda job: first.kind.has_room_for(job.kind), same))
+
+    def _oldest(
+        self,
+        rows: int,
+        slots: int,
+        is_wanted: Callable[[Job], bool] = lambda job: True,
+        taken: Sequence[Job] = (),
+    ) -> Iterator[Job]:
+        """Those that there are rows and slots for, in the order in which they came.
+
+        Where the oldest that needs slots finds too few, no younger one takes them: an ensemble
+        would wait for ever. Those that need none pass it.
+        """
+        for job in self._jobs:
+            if job in taken:
+                continue
+            if job.slots > slots:
+                slots = 0
+            if job.rows <= rows and job.slots <= slots and is_wanted(job):
+                yield job
+                rows, slots = rows - job.rows, slots - job.slots
 
     def remove(self, is_unwanted: Callable[[Request], bool]) -> list[Job]:
         """Those that nobody waits for any more: they leave."""

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.serving.description import BASE
 from prompt_tuning_jax.serving.library import PromptLibrary
+from prompt_tuning_jax.serving.library.description import BASE
 from prompt_tuning_jax.serving.set_up import (
     TOKEN,
     engine_of,

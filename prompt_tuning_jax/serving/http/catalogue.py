@@ -12,9 +12,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prompt_tuning_jax.serving.description import BASE, Description
 from prompt_tuning_jax.serving.http.errors import ApiError, documented, refused
 from prompt_tuning_jax.serving.library import Form, PromptLibrary, UnknownPrompt, Unusable
+from prompt_tuning_jax.serving.library.description import BASE, Description
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 # The content types of what is sent -> its form.

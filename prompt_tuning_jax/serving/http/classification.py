@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prompt_tuning_jax.data.templates import Template, check_unicode, words_of
 from prompt_tuning_jax.evaluation.answers import Answer
-from prompt_tuning_jax.serving.description import Description
 from prompt_tuning_jax.serving.engine import Engine
 from prompt_tuning_jax.serving.http.calls import (
     Call,
@@ -22,6 +21,7 @@ from prompt_tuning_jax.serving.http.calls import (
 from prompt_tuning_jax.serving.http.errors import documented, refused
 from prompt_tuning_jax.serving.http.limits import HttpSettings
 from prompt_tuning_jax.serving.http.metrics import Metrics
+from prompt_tuning_jax.serving.library.description import Description
 from prompt_tuning_jax.serving.requests import Classify, Ranked
 
 

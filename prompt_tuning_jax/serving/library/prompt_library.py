@@ -23,32 +23,29 @@ from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.checkpoints.prompt_file import PREBUILT, load_prompt, save_prompt
 from prompt_tuning_jax.checkpoints.prompt_folder import existing_folder
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.serving.description import (
+from prompt_tuning_jax.serving.library.description import (
     BASE,
     Description,
     check_name,
     described,
 )
-from prompt_tuning_jax.serving.folder_scan import ENSEMBLE, Entry, Fit, Scan, ensemble, entry, scan
-from prompt_tuning_jax.serving.mirror import Mirror
+from prompt_tuning_jax.serving.library.errors import Conflict, UnknownPrompt, Unusable
+from prompt_tuning_jax.serving.library.folder_scan import (
+    ENSEMBLE,
+    Entry,
+    Fit,
+    Scan,
+    ensemble,
+    entry,
+    scan,
+)
+from prompt_tuning_jax.serving.library.mirror import Mirror
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 Form = Literal["safetensors", "npy"]
 _FILES = ("prompt.safetensors", "prompt.json")
 _NPY = b"\x93NUMPY"
 _SEARCHED = 1000  # names that are compared with a mistyped one
-
-
-class UnknownPrompt(LookupError):
-    """There is no such prompt or ensemble; the message names what is near."""
-
-
-class Unusable(ValueError):
-    """A prompt of the folder turns out to be none, or another model's, when it is loaded."""
-
-
-class Conflict(ValueError):
-    """What is asked for cannot be done to what is there."""
 
 
 class PromptLibrary:

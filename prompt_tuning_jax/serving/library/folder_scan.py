@@ -12,7 +12,12 @@ from prompt_tuning_jax.checkpoints.prompt_file import PromptHeader, read_header
 from prompt_tuning_jax.checkpoints.prompt_folder import name_below, places
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.model import FrozenModel
-from prompt_tuning_jax.serving.description import Description, check_name, described, of_members
+from prompt_tuning_jax.serving.library.description import (
+    Description,
+    check_name,
+    described,
+    of_members,
+)
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 ENSEMBLE = ".ensemble.json"
