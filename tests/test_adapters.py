@@ -1,5 +1,6 @@
 """Adapters within a frozen network: PEFT's numbers, their laws, their files."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -200,6 +201,25 @@ def test_applied_it_is_as_if_merged_into_the_weights(model, targets, dtype):
     assert np.abs(logits_of(model, batch) - expected).max() > 0.01 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("model", ["t5", "causal", "t5gemma"], indirect=True)
+def test_an_output_layer_of_its_own_takes_an_adapter(model):
+    name, params = "decoder/logits_dense/kernel", flatten(model.params)
+    if model.config.logits_via_embedding:
+        config = dataclasses.replace(model.config, logits_via_embedding=False)
+        params[name] = params["token_embedder/embedding"].T
+        model = model.replace(config=config, params=unflatten(params))
+    rng, (D, V) = np.random.default_rng(0), params[name].shape
+    shapes = {LORA_A: (D, 3), LORA_B: (3, V), IN_SCALE: (D,), OUT_SCALE: (V,)}
+    leaves = {end: rng.normal(size=shape).astype(np.float32) for end, shape in shapes.items()}
+    leaves[LORA_SCALE] = np.float32(2)
+    merged = params[name] + 2 * leaves[LORA_A] @ leaves[LORA_B]
+    params[name] = leaves[IN_SCALE][:, None] * merged * leaves[OUT_SCALE][None, :]
+    expected = logits_of(model.replace(params=unflatten(params)), some_batch(model))
+    adapter = Adapter("lora", {name + end: values for end, values in leaves.items()})
+    found = logits_of(model.adapted(adapter), some_batch(model))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_a_bias_is_a_bias():
     """Of a model that has some already: it is added to them."""
     model = pt.load_model(MODELS["gpt2"] if "gpt2" in MODELS else MODELS["qwen3"])
@@ -347,6 +367,23 @@ def test_it_is_read_as_it_was_written(model, method, tmp_path):
     assert adapter_file.is_adapter(tmp_path / "a")
 
 
+def test_a_lora_of_several_ranks_is_read_as_it_was_written(base, copied, tmp_path):
+    adapter = adapter_file.load_adapter(copied, base.config)
+    one, other, *_ = (name.removesuffix(LORA_A) for name in adapter.leaves if LORA_A in name)
+    changed = dict(adapter.leaves)
+    changed[one + LORA_A] = changed[one + LORA_A][:, :2]
+    changed[one + LORA_B] = changed[one + LORA_B][:2]
+    changed[other + LORA_SCALE] = np.float32(7)
+    folder = tmp_path / "several"
+    adapter_file.save_adapter(folder, Adapter("lora", changed, {}), base.config, "some/model")
+    settings = json.loads((folder / peft.CONFIG).read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (4, 12)
+    assert list(settings["rank_pattern"].values()) == [2]
+    assert sorted(settings["alpha_pattern"].values()) == [6, 28]
+    found = adapter_file.load_adapter(folder, base.config).leaves
+    assert_alike(found, changed)
+
+
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_it_is_written_as_peft_writes_it(base, kind, tmp_path):
     adapter = adapter_file.load_adapter(HERE / kind, base.config)
@@ -403,6 +440,17 @@ def edit(directory, **changes):
         ({"lora_alpha": "much"}, "lora_alpha"),
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the model's own"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
+        ({"alpha_pattern": {"(": 2}}, r"'.*\(\)' is no regular expression"),
+        ({"alpha_pattern": [2]}, r"alpha_pattern must give patterns values, not be \[2\]"),
+        ({"r": 5}, "has the rank 4, and by its settings 5"),
+        ({"rank_pattern": {"block.1.layer.0.SelfAttention.q": 3}}, "the rank 4, and .* 3"),
+        ({"target_modules": ["q"]}, r"\.v, which the settings' target_modules leave out"),
+        ({"target_modules": r".*encoder.*\.q"}, "target_modules leave out"),
+        ({"target_modules": 3}, "by a list or an expression, not 3"),
+        ({"exclude_modules": ["v"]}, r"\.v, which the settings' exclude_modules leave out"),
+        ({"layers_to_transform": [0]}, r"block\.1\..*layers_to_transform leave out"),
+        ({"layers_to_transform": 0, "layers_pattern": "block"}, "layers_to_transform leave out"),
+        ({"layers_to_transform": [0, 1], "layers_pattern": "h"}, "layers_to_transform leave out"),
     ],
 )
 def test_another_kind_is_refused(base, copied, changes, what):
@@ -428,13 +476,13 @@ def test_an_alpha_of_the_modules_that_a_pattern_names(base, copied, pattern):
 
 
 def test_an_adapter_of_another_network_is_refused(base, t5, causal, copied):
-    with pytest.raises(ValueError, match="changes nothing that this model has"):
+    with pytest.raises(ValueError, match="changes nothing that can be changed in this model"):
         t5.adapted(copied)
     wider = {name: np.repeat(x, 2, axis=-1) for name, x in drawn("ia3", t5).leaves.items()}
-    with pytest.raises(ValueError, match="the weight there has the size"):
+    with pytest.raises(ValueError, match=r"is \[32\], but beside the weight there it is \[16\]"):
         t5.adapted(Adapter("ia3", wider))
     edit(copied, task_type=None)
-    with pytest.raises(ValueError, match="changes nothing that this model has"):
+    with pytest.raises(ValueError, match="changes nothing that can be changed in this model"):
         causal.adapted(copied)
     tensors = load_file(copied / peft.WEIGHTS)
     save_file(
@@ -442,6 +490,43 @@ def test_an_adapter_of_another_network_is_refused(base, t5, causal, copied):
     )
     with pytest.raises(ValueError, match="shared"):
         base.adapted(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda name, x: None if ".lora_A" in name else x, "A has the rank none, and B 4"),
+        (lambda name, x: None if ".lora_B" in name else x, "A has the rank 4, and B none"),
+        (lambda name, x: x.T if ".lora_A" in name else x, "rank"),
+        (lambda name, x: x[:, :2] if ".lora_B" in name else x, "rank"),
+        (lambda name, x: x[0], "no adapter adds|changes nothing"),
+    ],
+)
+def test_half_a_lora_is_refused(base, copied, change, what):
+    edit(copied, r=None) if what == "rank" else None
+    tensors = load_file(copied / peft.WEIGHTS)
+    changed = {name: change(name, x) for name, x in tensors.items()}
+    whole = {name: np.ascontiguousarray(x) for name, x in changed.items() if x is not None}
+    save_file(whole, copied / peft.WEIGHTS)
+    with pytest.raises(ValueError, match=what):
+        base.adapted(copied)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "what"),
+    [
+        ("ia3", {"feedforward_modules": []}, "not what feedforward_modules say"),
+        ("ia3", {"feedforward_modules": r".*\.(k|v)"}, "not what feedforward_modules say"),
+        ("ia3", {"target_modules": ["k"]}, "target_modules leave out"),
+        ("prefix", {"num_virtual_tokens": 3}, "rows, and by its settings 3"),
+    ],
+)
+def test_settings_that_say_otherwise_than_the_tensors(base, tmp_path, kind, changes, what):
+    folder = shutil.copytree(HERE / kind, tmp_path / kind)
+    base.adapted(folder)
+    edit(folder, **changes)
+    with pytest.raises(ValueError, match=what):
+        base.adapted(folder)
 
 
 def test_an_adapter_of_other_weights_is_refused(t5, tmp_path):

@@ -1,5 +1,7 @@
 """Metrics against T5's own numbers, and their edges."""
 
+import warnings
+
 import pytest
 
 from prompt_tuning_jax.data.metrics import get_metric
@@ -88,6 +90,8 @@ def test_correlations():
     matthews = get_metric("matthews")(["a", "b", "a", "b"], ["a", "b", "b", "a"])
     assert matthews["matthews"] == pytest.approx(0)
     assert get_metric("matthews")(["a", "b"], ["a", "b"])["matthews"] == pytest.approx(100)
+    with warnings.catch_warnings(action="error"):
+        assert get_metric("matthews")(["a", "a"], ["a", "a"])["matthews"] == 0
 
 
 def test_errors_name_the_remedy():

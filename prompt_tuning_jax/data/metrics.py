@@ -59,7 +59,9 @@ def _f1_of_label(targets: Sequence[str], predictions: Sequence[str | None], labe
 
 
 def matthews(targets: Sequence[str], predictions: Sequence[str]) -> float:
-    """Matthews correlation, -100 to 100 (CoLA)."""
+    """Matthews correlation, -100 to 100 (CoLA); 0 where all are of one class."""
+    if len({*targets, *predictions}) < 2:
+        return 0.0  # as scikit-learn, which warns of it in words about its own arguments
     from sklearn.metrics import matthews_corrcoef  # slow to import, and rarely needed
 
     return 100 * float(matthews_corrcoef(targets, predictions))

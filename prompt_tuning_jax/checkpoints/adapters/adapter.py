@@ -12,9 +12,13 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.methods.adapters.choice import without_leaves
 from prompt_tuning_jax.models.adapters import (
+    BIAS,
     DECODER_PROMPT,
     IN_SCALE,
     LORA_A,
+    LORA_B,
+    LORA_SCALE,
+    OUT_SCALE,
     PREFIX_KEY,
     PREFIX_VALUE,
 )
@@ -22,6 +26,15 @@ from prompt_tuning_jax.models.products import SCALE
 from prompt_tuning_jax.params import PROMPT_NAME, flatten, unflatten
 from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY
 
+# Of the axes of a leaf beside a kernel [in, out], the kernel's that are as long; a rank is any.
+_AXES: Mapping[str, tuple[int | None, ...]] = {
+    IN_SCALE: (0,),
+    LORA_A: (0, None),
+    LORA_B: (None, 1),
+    LORA_SCALE: (),
+    BIAS: (1,),
+    OUT_SCALE: (1,),
+}
 WHOLE = "model"  # the method whose leaves are a query side's own weights, instead of the model's
 
 
@@ -89,23 +102,42 @@ class Adapter:
 
 
 def check_leaves(leaves: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """ValueError where there is no weight that a leaf stands beside, or one of another size."""
+    """Refuses leaves that do not belong to these weights, or not to one another.
+
+    Raises:
+      ValueError: there is no weight that a leaf stands beside, or one of another size; or half of a
+        LoRA is missing, or has another rank than the other half.
+    """
     for name, values in leaves.items():
         if name in weights:
             _check_weight(name, values, weights[name])
             continue
         folder, _, leaf = name.rpartition("/")
-        size = _size_beside(folder, leaf, weights)
-        if size is None:
+        expected = _shape_beside(folder, leaf, weights)
+        if expected is None:
             raise ValueError(
                 f"This adapter changes {folder}, which the model given does not have: load the "
                 "model that it was trained for."
             )
-        if values.shape and size not in values.shape:
+        if not _is_shaped(values.shape, expected):
+            told = ", ".join("any" if size is None else str(size) for size in expected)
             raise ValueError(
-                f"This adapter's {name} is {list(values.shape)}, but the weight there has the size "
-                f"{size}: load the model that it was trained for."
+                f"This adapter's {name} is {list(values.shape)}, but beside the weight there it is "
+                f"[{told}]: load the model that it was trained for."
             )
+        if LORA_A in leaf or LORA_B in leaf:
+            _check_pair(name.removesuffix(LORA_A).removesuffix(LORA_B), leaves)
+
+
+def _check_pair(kernel: str, leaves: Mapping[str, Any]) -> None:
+    """ValueError where not both matrices of a LoRA are there, of one rank, and their scale."""
+    a, b, scale = (leaves.get(kernel + ending) for ending in (LORA_A, LORA_B, LORA_SCALE))
+    if a is None or b is None or scale is None or a.shape[1] != b.shape[0]:
+        ranks = ("none" if a is None else a.shape[1]), ("none" if b is None else b.shape[0])
+        raise ValueError(
+            f"This adapter's LoRA beside {kernel} is not whole: A has the rank {ranks[0]}, and B "
+            f"{ranks[1]}. Fetch it again."
+        )
 
 
 def _check_weight(name: str, values: Any, weight: Any) -> None:
@@ -117,19 +149,27 @@ def _check_weight(name: str, values: Any, weight: Any) -> None:
         )
 
 
-def _size_beside(folder: str, leaf: str, weights: Mapping[str, Any]) -> int | None:
-    """The size that a leaf has of the weight beside it; None where there is none."""
+def _shape_beside(
+    folder: str, leaf: str, weights: Mapping[str, Any]
+) -> tuple[int | None, ...] | None:
+    """The shape that a leaf has beside its weight, None for any size; None without a weight."""
     if leaf in (PREFIX_KEY, PREFIX_VALUE):
         if (key := weights.get(f"{folder}/key/kernel")) is not None:
-            return key.shape[1]
+            return None, key.shape[1]
         joined = weights.get(f"{folder}/qkv/kernel")
-        return None if joined is None else joined.shape[1] // 3
+        return None if joined is None else (None, joined.shape[1] // 3)
     if leaf == DECODER_PROMPT or f"{folder}/{leaf}" == PROMPT_NAME:
         cross = [
             name for name in weights if name.endswith("encoder_decoder_attention/query/kernel")
         ]
-        return weights[cross[0]].shape[0] if cross else None
-    kernel = weights.get(f"{folder}/kernel") if leaf.startswith("kernel") else None
-    if kernel is None:
+        return (None, weights[cross[0]].shape[0]) if cross else None
+    kernel, ending = weights.get(f"{folder}/kernel"), leaf.removeprefix("kernel")
+    if kernel is None or ending not in _AXES:
         return None
-    return kernel.shape[0 if leaf in ("kernel" + LORA_A, "kernel" + IN_SCALE) else 1]
+    return tuple(None if axis is None else kernel.shape[axis] for axis in _AXES[ending])
+
+
+def _is_shaped(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
+    )

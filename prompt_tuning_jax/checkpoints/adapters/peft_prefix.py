@@ -47,7 +47,8 @@ def read_prefix(
     """The leaves of PEFT's prefix.
 
     Raises:
-      ValueError: it is of another shape than this model's, or this model embeds texts.
+      ValueError: it is of another shape than this model's or than its settings say, or this
+        model embeds texts.
     """
     if isinstance(config, EmbeddingConfig):
         raise ValueError(
@@ -64,6 +65,11 @@ def read_prefix(
             f"{where}: {_TENSOR} is {list(values.shape)}, keys and values for {count} layers, but "
             f"those of the model given are {width} wide in {len(folders)} layers: load the model "
             "that it was made for."
+        )
+    if (told := facts.get("num_virtual_tokens", len(values))) != len(values):
+        raise ValueError(
+            f"{where}: {_TENSOR} has {len(values)} rows, and by its settings {told!r}. The two "
+            "files do not belong together: fetch both again."
         )
     entries = np.asarray(values, np.float32).reshape(len(values), 2 * count, width)
     keys = entries_of(len(folders), 2 * count, config.continues_inputs)

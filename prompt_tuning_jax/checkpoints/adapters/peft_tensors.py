@@ -10,11 +10,13 @@ alone (`AutoModel`) calls it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.checkpoints.adapters import peft_settings
 from prompt_tuning_jax.checkpoints.huggingface import bert, causal
 from prompt_tuning_jax.checkpoints.huggingface.formats import format_of
 from prompt_tuning_jax.models.adapters import IN_SCALE, LORA_A, LORA_B, LORA_SCALE, OUT_SCALE
@@ -74,7 +76,8 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
     """The leaves of PEFT's LoRA.
 
     Raises:
-      ValueError: a variant of LoRA, or tensors of something else, that is not computed here.
+      ValueError: a variant of LoRA, or tensors of something else, that is not computed here; or
+        settings that say otherwise than the tensors.
     """
     for field in _OTHER_LORA:
         if facts.get(field):
@@ -94,12 +97,15 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
         if match and _makes_no_vector(config, match[1]):
             continue
         kernel = kernels.get(match[1]) if match else None
-        if match is None or kernel is None:
+        if match is None or kernel is None or values.ndim != 2:
             raise ValueError(_unknown(where, name))
-        ending = LORA_A if match[2] == "A" else LORA_B
+        ending, module = LORA_A if match[2] == "A" else LORA_B, match[1]
         leaves[kernel + ending] = np.asarray(values, np.float32).T
         rank = values.shape[0 if match[2] == "A" else 1]
-        alpha = _of_module(facts.get("alpha_pattern"), match[1], facts.get("lora_alpha", 8))
+        peft_settings.check_module(where, facts, module)
+        peft_settings.check_rank(where, facts, module, rank)
+        usual = facts.get("lora_alpha", 8)
+        alpha = peft_settings.of_module(where, facts, "alpha_pattern", module, usual)
         if not isinstance(alpha, int | float) or isinstance(alpha, bool):
             raise ValueError(f"{where}: lora_alpha must be a number, not {alpha!r}.")
         scale = alpha / (rank**0.5 if facts.get("use_rslora") else rank)
@@ -117,11 +123,18 @@ def write_lora(config: Config, leaves: Tensors) -> tuple[dict[str, Any], Leaves]
                 module = modules[name.removesuffix(ending)]
                 tensors[f"{_BEFORE}{module}.lora_{letter}.weight"] = _contiguous(values.T)
     changed = [name.removesuffix(LORA_A) for name in leaves if name.endswith(LORA_A)]
-    rank = leaves[changed[0] + LORA_A].shape[1]
+    ranks = {modules[name]: leaves[name + LORA_A].shape[1] for name in changed}
+    alphas = {
+        modules[name]: round(float(leaves[name + LORA_SCALE]) * ranks[modules[name]], 5)
+        for name in changed
+    }
+    rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
     return {
         "peft_type": "LORA",
         "r": rank,
-        "lora_alpha": round(float(leaves[changed[0] + LORA_SCALE]) * rank, 5),
+        "lora_alpha": alpha,
+        "rank_pattern": {module: each for module, each in ranks.items() if each != rank},
+        "alpha_pattern": {module: each for module, each in alphas.items() if each != alpha},
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": is_conv1d(config),
@@ -133,9 +146,8 @@ def read_ia3(where: object, config: Config, facts: Mapping[str, Any], tensors: T
     """The leaves of PEFT's IA3.
 
     Raises:
-      ValueError: tensors of something else.
+      ValueError: tensors of something else, or other settings than these.
     """
-    del facts  # a column scales outputs, a row inputs
     kernels = {module: kernel for kernel, module in modules_of(config).items()}
     leaves: Leaves = {}
     for name, values in tensors.items():
@@ -145,7 +157,13 @@ def read_ia3(where: object, config: Config, facts: Mapping[str, Any], tensors: T
         kernel = kernels.get(module)
         if kernel is None or not name.endswith(_IA3) or values.ndim != 2 or 1 not in values.shape:
             raise ValueError(_unknown(where, name))
+        peft_settings.check_module(where, facts, module)
         ending = OUT_SCALE if values.shape[1] == 1 else IN_SCALE
+        if peft_settings.is_feedforward(where, facts, module) is (ending == OUT_SCALE):
+            raise ValueError(
+                f"{where}: {name} is {list(values.shape)}, which is not what feedforward_modules "
+                "say of it. The two files do not belong together: fetch both again."
+            )
         leaves[kernel + ending] = np.asarray(values, np.float32).ravel()
     return leaves
 
@@ -187,14 +205,6 @@ def _makes_no_vector(config: Config, module: str) -> bool:
     return isinstance(network_of(config), BertConfig) and not bert.is_part(f"{module}.")
 
 
-def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: Any) -> Any:
-    """What PEFT finds for a module: by the first pattern that its name ends with."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-            return value
-    return usual
-
-
 def _ia3(module: str) -> str:
     return _BEFORE + module + _IA3
 
@@ -204,7 +214,12 @@ def _contiguous(values: np.ndarray) -> np.ndarray:
 
 
 def _unknown(where: object, name: str) -> str:
+    if _LORA.search(name) or name.endswith(_IA3):
+        return (
+            f"{where} holds {name}, which changes nothing that can be changed in this model: load "
+            "the model that the adapter was made for."
+        )
     return (
-        f"{where} holds {name}, which changes nothing that this model has: load the model that the "
-        "adapter was made for, or an adapter without weights of the model itself."
+        f"{where} holds {name}, which no adapter adds to a model: weights of the model itself "
+        "(modules_to_save, save_embedding_layers) and further kinds of LoRA are not read."
     )

@@ -28,11 +28,10 @@ def project(
     config: CausalConfig, x: Float[Array, "*shape inputs"], weights: Weights
 ) -> Float[Array, "*shape outputs"]:
     """x times a kernel, plus its bias if it has one."""
-    kernel = weights["kernel"]
-    if kernel.dtype != jnp.int8:
-        kernel = kernel.astype(config.dtype)
-    change = change_beside(lambda ending: weights.get("kernel" + ending))
-    return dense(x, Weight(kernel, weights.get("kernel" + SCALE), change), weights.get("bias"))
+    weight = _weight(weights)
+    if weight.values.dtype != jnp.int8:
+        weight = weight._replace(values=weight.values.astype(config.dtype))
+    return dense(x, weight, weights.get("bias"))
 
 
 def norm(
@@ -90,9 +89,14 @@ def logits(
         y_BxLxV = product("bld,vd->blv", y_BxLxD, weights["embedding"])
         y_BxLxV = scaled(y_BxLxV, None if scale_Vx1 is None else scale_Vx1.T)
     else:
-        weights = params["decoder"]["logits_dense"]
-        y_BxLxV = dense(y_BxLxD, Weight(weights["kernel"], weights.get("kernel" + SCALE)))
+        y_BxLxV = dense(y_BxLxD, _weight(params["decoder"]["logits_dense"]))
     return capped(y_BxLxV, config.logit_cap)
+
+
+def _weight(weights: Weights) -> Weight:
+    """A kernel, with its scale and an adapter's change if it has them."""
+    change = change_beside(lambda ending: weights.get("kernel" + ending))
+    return Weight(weights["kernel"], weights.get("kernel" + SCALE), change)
 
 
 def _broadcast(vector: Array, x: Array) -> Array:
