@@ -514,6 +514,8 @@ def test_rows_that_do_not_divide_are_refused(model):
     for shapes in (SHAPES, FEW._replace(texts=(1, 2)), FEW._replace(slots=(2, 4))):
         with pytest.raises(ValueError, match="splits rows into 2"):
             Programs(both, shapes, GenerationSettings())
+    with pytest.raises(ValueError, match="longest"):
+        Programs(model, FEW._replace(front_lengths=(16,)), GenerationSettings())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from prompt_tuning_jax.serving.set_up import kinds_of
 
 TEXTS = ["the soup was good", "we had bread", "tea", "and it was very bad"]
 NAMES = ["p1", "p2", "both"]
-FEW = SHAPES._replace(texts=(4,), lengths=(32,), slots=(4,))  # each is compiled
+FEW = SHAPES._replace(texts=(4,), lengths=(32,), front_lengths=(32,), slots=(4,))
 LABELS = ["yes", "no", "soup"]
 
 

@@ -56,7 +56,9 @@ class Shapes(NamedTuple):
         return tuple(kept)
 
     def check(self, parts: int) -> None:
-        """Refuses rows that a mesh cannot split into so many parts."""
+        """Refuses lengths that do not end alike, and rows that a mesh cannot split into parts."""
+        if self.front_lengths and self.front_lengths[-1] != self.lengths[-1]:
+            raise ValueError(f"The longest of {self.lengths} and {self.front_lengths} differ.")
         if parts > 1 and (len(self.slots) > 1 or any(n % parts for n in self.texts + self.slots)):
             raise ValueError(
                 f"A mesh that splits rows into {parts} needs one size of slots, and sizes that "
