@@ -66,6 +66,7 @@ from prompt_tuning_jax.models.family import family_of
 
 CLIENTS = 64
 FEWER = 32  # so many find slots at once
+PATIENT = "--max_wait=60"  # no client is told to come again, however slow the machine is
 
 
 def answer_alone(model: pt.FrozenModel, prompt: pt.TunedPrompt, ask: Ask) -> Any:
@@ -83,7 +84,7 @@ def answer_alone(model: pt.FrozenModel, prompt: pt.TunedPrompt, ask: Ask) -> Any
 def throughput(plan: Plan) -> dict[str, Any]:
     """Turns of the server and of one text after the other, in one run."""
     model, found = pt.load_model(plan.model), {"server": [], "one_at_a_time": []}
-    with server(plan, 100) as busy:
+    with server(plan, 100, PATIENT) as busy:
         prompts = {f"p{i}": pt.load_prompt(plan.prompts / f"p{i}") for i in range(100)}
         few = asks(plan.requests // 10, 100)
         for ask in few[:20]:
@@ -189,7 +190,7 @@ def against_peft(plan: Plan) -> dict[str, Any]:
     ]
     found: dict[str, Any] = {"server": [], "peft": []}
     for _ in range(3):
-        with server(plan, 100) as busy:
+        with server(plan, 100, PATIENT) as busy:
             ours = asyncio.run(closed_loop(busy.port, few, CLIENTS))
             found["server"].append(timed(closed_loop(busy.port, wanted, CLIENTS)))
         with started(theirs, plan.work) as other:
