@@ -129,6 +129,9 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
       ValueError: the file is corrupt, cut short, not [P, D], or holds NaN; or a PEFT adapter of
         another kind.
     """
+    own = Path(path, _VALUES)
+    if own.is_file():
+        return _read_own(own)
     if is_checkpoint(path):
         return _from_checkpoint(path)
     path = _place(Path(path))
@@ -142,6 +145,11 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             return TunedPrompt(checked_values(read_npy(path), str(path)))
+    return _read_own(path)
+
+
+def _read_own(path: Path) -> TunedPrompt:
+    """What `save_prompt` wrote, or a safetensors file with values alone."""
     values, header = _read_safetensors(path)
     facts = _facts(path, values, header)
     use = facts.pop("layout", "prefix"), facts.pop("visibility", "full")
@@ -312,10 +320,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _facts(path: Path, values: np.ndarray, header: str | None) -> dict[str, Any]:
     """What is written about these values: in `prompt.json`, or else in the header."""
-    texts = _written(path, header)
+    texts, checksum = _written(path, header), _checksum(values)
     for source, text, remedy in texts:
         facts = checked_facts(json_object(text, source, remedy), source, remedy)
-        if facts.get(_CHECKSUM, _checksum(values)) == _checksum(values):
+        if facts.get(_CHECKSUM, checksum) == checksum:
             return facts
     if texts:
         raise ValueError(f"{path} is corrupt: its values do not have the checksum written with it.")
