@@ -27,6 +27,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
+APART = "The two files do not belong together: fetch both again."
 # What PEFT calls the tasks of the models whose prompts are read -> its default for submodules.
 ENCODER_DECODER, CAUSAL, ENCODER = "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"
 _SUBMODULES_OF = {ENCODER_DECODER: 2, CAUSAL: 1, ENCODER: 1}
@@ -75,7 +76,7 @@ def read_adapter(
     if values.shape != expected:
         raise ValueError(
             f"{directory / WEIGHTS}: {_TENSOR} is {list(values.shape)}, but {CONFIG} describes "
-            f"{list(expected)}. The two files do not belong together: fetch both again."
+            f"{list(expected)}. {APART}"
         )
     facts = {
         "base_model": config.get("base_model_name_or_path"),

@@ -130,7 +130,7 @@ def load_prompt(path: str | os.PathLike) -> TunedPrompt:
         another kind.
     """
     own = Path(path, _VALUES)
-    if own.is_file():
+    if own.is_file():  # as of most prompts: to rule the other kinds out takes as long as to read it
         return _read_own(own)
     if is_checkpoint(path):
         return _from_checkpoint(path)

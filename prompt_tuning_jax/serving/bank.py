@@ -1,6 +1,5 @@
 """The prompts on the devices: as many as there is room for; the least recently used leaves."""
 
-import bisect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from prompt_tuning_jax.serving.shapes import fitting
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 NOWHERE = np.iinfo(np.int32).max  # a place that there is not
@@ -86,7 +86,7 @@ def padded(
     """
     for start in range(0, len(prompts), counts[-1]):
         some = prompts[start : start + counts[-1]]
-        count = counts[bisect.bisect_left(counts, len(some))]
+        count = fitting(counts, len(some))
         values = np.zeros((count, length, some[0].shape[1]), np.float32)
         lengths, where = np.zeros(count, np.int32), np.full(count, NOWHERE, np.int32)
         where[: len(some)] = places[start : start + len(some)]

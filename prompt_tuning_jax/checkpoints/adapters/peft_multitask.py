@@ -61,7 +61,7 @@ def read_multitask(directory: str | os.PathLike) -> list[TunedPrompt]:
         if tensors[name].shape != shape:
             raise ValueError(
                 f"{weights}: {name} is {list(tensors[name].shape)}, but {peft.CONFIG} describes "
-                f"{list(shape)}. The two files do not belong together: fetch both again."
+                f"{list(shape)}. {peft.APART}"
             )
     prompts = fold("product", {part: tensors[name] for part, name in _NAMES.items()})
     facts = {

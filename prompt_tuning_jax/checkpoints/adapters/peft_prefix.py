@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.models.adapters import PREFIX_KEY, PREFIX_VALUE
 from prompt_tuning_jax.models.embedding import EmbeddingConfig
 from prompt_tuning_jax.models.family import NetworkConfig
@@ -68,8 +69,7 @@ def read_prefix(
         )
     if (told := facts.get("num_virtual_tokens", len(values))) != len(values):
         raise ValueError(
-            f"{where}: {_TENSOR} has {len(values)} rows, and by its settings {told!r}. The two "
-            "files do not belong together: fetch both again."
+            f"{where}: {_TENSOR} has {len(values)} rows, and by its settings {told!r}. {peft.APART}"
         )
     entries = np.asarray(values, np.float32).reshape(len(values), 2 * count, width)
     keys = entries_of(len(folders), 2 * count, config.continues_inputs)

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from prompt_tuning_jax.checkpoints.peft import APART
+
 Facts = Mapping[str, Any]
-_APART = "The two files do not belong together: fetch both again."
 
 
 def check_module(where: object, facts: Facts, module: str) -> None:
@@ -41,7 +42,7 @@ def check_rank(where: object, facts: Facts, module: str, rank: int) -> None:
     if rank != expected:
         raise ValueError(
             f"{where}: the LoRA of {module} has the rank {rank}, and by its settings {expected!r}. "
-            f"{_APART}"
+            f"{APART}"
         )
 
 
@@ -50,7 +51,7 @@ def is_feedforward(where: object, facts: Facts, module: str) -> bool | None:
     named = facts.get("feedforward_modules")
     if named is None or isinstance(named, str):
         return None if named is None else _named(where, named, module)
-    return any(module.endswith(str(end)) for end in named)
+    return module.endswith(tuple(map(str, _listed(where, named))))
 
 
 def of_module(where: object, facts: Facts, field: str, module: str, usual: Any) -> Any:
@@ -72,14 +73,18 @@ def _named(where: object, names: Any, module: str) -> bool:
     """By a regular expression, or by names of which one is the module's, or its end."""
     if isinstance(names, str):
         return _matches(where, names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in _listed(where, names))
+
+
+def _listed(where: object, names: Any) -> list[Any]:
     if not isinstance(names, list):
         raise ValueError(f"{where}: modules are named by a list or an expression, not {names!r}.")
-    return any(module == name or module.endswith(f".{name}") for name in names)
+    return names
 
 
 def _layer_of(where: object, patterns: Any, module: str) -> int | None:
     """The number of a module's layer, which comes after one of some names, or after any."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
+    patterns = [patterns] if isinstance(patterns, str) else _listed(where, patterns)
     for pattern in [rf"(?:.*?\.)?{each}" for each in patterns] or [r".*?\.[^.]*"]:
         if found := _matches(where, rf"{pattern}\.(?P<layer>\d+)\..*", module):
             return int(found["layer"])
@@ -94,4 +99,4 @@ def _matches(where: object, pattern: str, module: str) -> re.Match[str] | None:
 
 
 def _left_out(where: object, module: str, field: str) -> str:
-    return f"{where} holds weights for {module}, which the settings' {field} leave out. {_APART}"
+    return f"{where} holds weights for {module}, which the settings' {field} leave out. {APART}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.adapters import peft_settings
 from prompt_tuning_jax.checkpoints.huggingface import bert, causal
 from prompt_tuning_jax.checkpoints.huggingface.formats import format_of
@@ -97,8 +98,10 @@ def read_lora(where: object, config: Config, facts: Mapping[str, Any], tensors: 
         if match and _makes_no_vector(config, match[1]):
             continue
         kernel = kernels.get(match[1]) if match else None
-        if match is None or kernel is None or values.ndim != 2:
+        if match is None or kernel is None:
             raise ValueError(_unknown(where, name))
+        if values.ndim != 2:
+            raise ValueError(f"{where}: {name} is {list(values.shape)}, no matrix. Fetch it again.")
         ending, module = LORA_A if match[2] == "A" else LORA_B, match[1]
         leaves[kernel + ending] = np.asarray(values, np.float32).T
         rank = values.shape[0 if match[2] == "A" else 1]
@@ -162,7 +165,7 @@ def read_ia3(where: object, config: Config, facts: Mapping[str, Any], tensors: T
         if peft_settings.is_feedforward(where, facts, module) is (ending == OUT_SCALE):
             raise ValueError(
                 f"{where}: {name} is {list(values.shape)}, which is not what feedforward_modules "
-                "say of it. The two files do not belong together: fetch both again."
+                f"say of it. {peft.APART}"
             )
         leaves[kernel + ending] = np.asarray(values, np.float32).ravel()
     return leaves
