@@ -292,6 +292,12 @@ def test_an_ensemble_waits_for_its_slots_while_shorter_texts_pass_others():
         waiting.add(each)
     assert waiting.next_batch((4,), slots=3) == [jobs[0]]
     assert waiting.next_batch((4,), slots=3) == [jobs[1]]
+    assert waiting.next_batch((4,), slots=3) == [jobs[2]]
+    assert waiting.next_batch((4,), slots=3) == [jobs[3]]
+    jobs = [job(32, members=3), job(16)]  # the first has its slots: it keeps none from others
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.next_batch((4,), slots=4) == jobs
 
 
 def test_fewer_go_where_most_would_be_padding():
