@@ -33,6 +33,11 @@ def data(tmp_path):
             rows = [head, *(ALIKE + APART) * (4 if file == "train.tsv" else 2)]
             lines = ["\t".join(map(str, row)) for row in rows]
             (tmp_path / name / file).write_text("\n".join(lines) + "\n", "utf-8-sig")
+    (tmp_path / "STS-B").mkdir()
+    for split in ("train", "dev", "test"):
+        rows = [f'"{a}",{b},{5 * same - 0.5 * (a == "tea")}' for a, b, same in ALIKE + APART]
+        text = "\n".join(rows * 3) + "\n"
+        (tmp_path / "STS-B" / f"stsb-en-{split}.csv").write_text(text)
     return tmp_path
 
 
@@ -40,9 +45,12 @@ def test_texts_that_are_the_same_are_told_apart_from_others(program, data):
     parts = program.qqp(data, 6)
     assert [len(parts[split]) for split in ("train", "validation", "test")] == [10, 6, 8]
     model = pt.load_embedding_model(MODEL)
-    assert program.scores(model, parts, None, None) == {"average_precision": 100, "accuracy": 100}
+    assert program.scores(model, parts, None, None, program.BINARY) == {
+        "average_precision": 100,
+        "accuracy": 100,
+    }
     swapped = {split: [(a, b, 1 - same) for a, b, same in x] for split, x in parts.items()}
-    found = program.scores(model, swapped, None, None)
+    found = program.scores(model, swapped, None, None, program.BINARY)
     assert found["average_precision"] < 60
     assert found["accuracy"] < 100
 
@@ -51,8 +59,22 @@ def test_the_threshold_is_that_of_validation(program, data):
     """Where the most distant pairs there say the same, so do all of the test: half are wrong."""
     parts = program.mrpc(data, 8)
     parts["validation"] = [(a, b, 1) for a, b, _ in APART]
-    found = program.scores(pt.load_embedding_model(MODEL), parts, None, None)
+    model = pt.load_embedding_model(MODEL)
+    found = program.scores(model, parts, None, None, program.BINARY)
     assert found == {"average_precision": 100, "accuracy": 50}
+
+
+def test_scores_that_people_gave_are_compared_with_cosines(program, data):
+    parts = program.sts(data, 6)
+    assert [len(parts[split]) for split in ("train", "validation", "test")] == [12, 6, 12]
+    assert sorted({score for _, _, score in parts["test"]}) == [-0.5, 0, 4.5, 5]
+    model = pt.load_embedding_model(MODEL)
+    found = program.scores(model, parts, None, None, program.GRADED)
+    assert found.keys() == {"spearman", "pearson"}
+    assert found["spearman"] > 50
+    turned = {split: [(a, b, -score) for a, b, score in x] for split, x in parts.items()}
+    opposite = program.scores(model, turned, None, None, program.GRADED)
+    assert opposite == {name: -value for name, value in found.items()}
 
 
 @pytest.mark.slow
