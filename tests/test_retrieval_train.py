@@ -297,6 +297,10 @@ def test_batches_go_on_where_they_stood():
         ({"prompt_init": "nearest:runs"}, "name a prompt's own path"),
         ({"dropout_rate": 0.1}, "has no dropout"),
         ({"batch_size": 32}, "more than the 24 training queries"),
+        (
+            {"batch_size": 1, "mesh": "data:1,model:-1"},
+            "alone in its batch has nothing to be told from",
+        ),
         ({"eval_split": "test"}, "no qrels of the split 'test'"),
         ({"feature_lengths": {"inputs": 8, "targets": 8}}, "feature_lengths is for"),
     ],
@@ -305,6 +309,22 @@ def test_what_cannot_be_trained_is_said(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         pt.train(**run(load("bert"), data, tmp_path / "run", **changes))
     assert not (tmp_path / "run" / "index").exists()
+
+
+def test_a_query_without_others_needs_hard_negatives(tmp_path):
+    folder = write_collection(tmp_path / "data")
+    lines = (folder / "qrels" / "train.tsv").read_text().splitlines()
+    (folder / "qrels" / "train.tsv").write_text("\n".join(lines[:2]) + "\n")
+    alone = {
+        "batch_size": 1,
+        "mesh": "data:1,model:-1",
+        "train_steps": 2,
+        "eval_period": 2,
+        "checkpoint_period": 2,
+    }
+    with pytest.raises(ValueError, match="only one for training"):
+        pt.train(**run(load("bert"), folder, tmp_path / "a", **alone))
+    pt.train(**run(load("bert"), folder, tmp_path / "b", **alone, hard_negatives=2))
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class RetrievalBatches:
         hard_negatives: int,
         seed: int,
     ):
-        check_batch_size(batch_size, examples)
+        check_batch_size(batch_size, hard_negatives, examples)
         self._examples, self._tokenize, self._vectors = examples, tokenize, vectors
         self._tokenize_documents = tokenize_documents
         self._batch_size, self._hard, self._seed = batch_size, hard_negatives, seed
@@ -169,8 +169,14 @@ def below(batch: Batch, other: Batch) -> Batch:
     return {"tokens": np.concatenate(padded), "skipped": skipped}
 
 
-def check_batch_size(batch_size: int, examples: Examples) -> None:
-    """Refuses, with a ValueError, batches that no epoch fills."""
+def check_batch_size(batch_size: int, hard_negatives: int, examples: Examples) -> None:
+    """Refuses, with a ValueError, batches that teach nothing, or that no epoch fills."""
+    if min(batch_size, len(examples.queries)) == 1 and not hard_negatives:
+        only = "the only one for training" if len(examples.queries) == 1 else "alone in its batch"
+        raise ValueError(
+            f"A query that is {only} has nothing to be told from, and its loss is 0: set "
+            f"{spelled('hard_negatives')}, or have more of them in a batch."
+        )
     if batch_size > len(examples.queries):
         raise ValueError(
             f"{spelled('batch_size')} {batch_size} is more than the {len(examples.queries)} "

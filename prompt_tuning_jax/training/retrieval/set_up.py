@@ -88,7 +88,8 @@ def prepare_retrieval(
     names = text_names(common, model)
     for config in configs.values():
         check_evaluation(config, collection)
-        check_batch_size(config.batch_size, examples_of(config, collection))
+        examples = examples_of(config, collection)
+        check_batch_size(config.batch_size, config.hard_negatives, examples)
     runs, starts, placed, frozen = [], [], model, {}
     divided = {name: divided_params(config, model, check) for name, config in configs.items()}
     # Nothing above takes long, and nothing is written before the first step.
