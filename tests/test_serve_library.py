@@ -370,6 +370,32 @@ def test_ensembles(library, folder, model):
     assert any("names no members" in note for note in library.reload())
 
 
+def test_an_ensemble_is_described_by_the_members_that_it_has_now(library, folder, model):
+    def send(name, words, **facts):
+        content = tensors(values(6), verbalizers=words, task=words[0], **facts)
+        return library.add(name, content, "safetensors")
+
+    send("one", ["no", "yes"])
+    send("two", ["no", "yes"])
+    library.add_ensemble("both", ["one", "two"])
+    library.add_ensemble("others", ["run", "bare.npy"])
+    others = library.describe("others")
+    assert library.describe("both").labels == ("no", "yes")
+    send("one", ["up", "down"])
+    assert library.describe("both").labels is None
+    send("two", ["up", "down"])
+    assert (library.describe("both").labels, library.describe("both").task) == (
+        ("up", "down"),
+        "up",
+    )
+    assert library.describe("both") == open_library(folder, model).describe("both")
+    assert library.describe("others") == others
+    with pytest.raises(Conflict, match=r"two is a member of both.*see alike"):
+        send("two", ["left", "right"], visibility="isolated")
+    assert library.describe("two").labels == ("up", "down")
+    assert open_library(folder, model).describe("two").labels == ("up", "down")
+
+
 def test_what_others_change_is_seen_at_a_reload(library, folder):
     kept, version = library.get("bare.npy"), library.version("run")
     library.get("run")

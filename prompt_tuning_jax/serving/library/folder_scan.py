@@ -18,6 +18,7 @@ from prompt_tuning_jax.serving.library.description import (
     described,
     of_members,
 )
+from prompt_tuning_jax.serving.library.errors import Conflict
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 ENSEMBLE = ".ensemble.json"
@@ -138,7 +139,32 @@ def ensemble(
         raise ValueError("An ensemble has two members or more, each of them once.")
     if missing := [member for member in members if member not in prompts]:
         raise ValueError(f"There is no prompt {missing[0]!a} to be a member.")
-    found = [prompts[member].description for member in members]
+    return _together(name, [prompts[member].description for member in members], source)
+
+
+def with_member(
+    member: Description, prompts: Mapping[str, Entry], ensembles: Mapping[str, Description]
+) -> dict[str, Description]:
+    """All ensembles, where this description is that of the prompt of its name.
+
+    Raises:
+      Conflict: one of them cannot have it.
+    """
+    made = dict(ensembles)
+    for name, old in ensembles.items():
+        if member.name not in old.members:
+            continue
+        found = [member if x == member.name else prompts[x].description for x in old.members]
+        try:
+            made[name] = _together(name, found, f"{name}{ENSEMBLE}")
+        except ValueError as error:
+            raise Conflict(
+                f"{member.name} is a member of {name}, which cannot have this one: {error}"
+            ) from error
+    return made
+
+
+def _together(name: str, found: list[Description], source: str) -> Description:
     if len(kinds := {one.visibility for one in found}) > 1:
         raise ValueError(
             f"The members of an ensemble see alike; these are {sorted(map(str, kinds))}."

@@ -38,6 +38,7 @@ from prompt_tuning_jax.serving.library.folder_scan import (
     ensemble,
     entry,
     scan,
+    with_member,
 )
 from prompt_tuning_jax.serving.library.mirror import Mirror
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -170,21 +171,23 @@ class PromptLibrary:
 
         Raises:
           ValueError: it cannot be a name, or the content is no prompt for this model.
-          Conflict: the folder takes none, or holds something else under this name.
+          Conflict: the folder takes none, or holds something else under this name; an ensemble
+            of the one before cannot have it as a member.
           OSError: it cannot be written.
         """
         folder = self._writable(name)
         prompt = _read(content, form)
         self._fit.check(prompt)
-        described(name, prompt, source="")  # what it says of itself is checked too
+        said = described(name, prompt, source="")  # what it says of itself is checked too
         with self._writing:
             if name in self._found.ensembles:
                 raise Conflict(f"{name} is an ensemble: remove it first, or choose another name.")
-            place = self._place(folder, name)
+            place, ensembles = self._place(folder, name), self._found.ensembles
+            with_member(said, self._found.prompts, ensembles)  # before anything is written
             save_prompt(place, prompt, uploaded=True)
-            made = entry(name, place, folder, self._fit)
-            self._replace(prompts={**self._found.prompts, name: made})
-        return made.description
+            prompts = {**self._found.prompts, name: entry(name, place, folder, self._fit)}
+            self._replace(prompts, with_member(prompts[name].description, prompts, ensembles))
+        return prompts[name].description
 
     def add_ensemble(self, name: str, members: Sequence[str]) -> Description:
         """Gives several prompts a name under which they answer together; it may be replaced.
