@@ -1,5 +1,6 @@
 """The server's HTTP interface, as OpenAI's own client and a plain one see it."""
 
+import gzip
 import io
 import json
 import re
@@ -288,6 +289,37 @@ def test_requests_that_are_refused(http, given, param):
     found = error_of(answer, 400)
     assert found["param"] == param
     assert found["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stop": ["a"] * 5}, "'stop': List should have at most 4 items"),
+        ({"stop": 5}, "'stop': Input should be a valid string"),
+        ({"prompt": [True, False]}, "'prompt'[0]: Input should be a valid string"),
+        ({"temperature": -1}, "'temperature': Input should be greater than or equal to 0"),
+    ],
+)
+def test_of_what_a_field_may_be_the_nearest_is_told(http, given, told):
+    answer = http.post("/v1/completions", json={"model": "food", "prompt": "soup", **given})
+    assert error_of(answer, 400)["message"].startswith(told)
+
+
+def test_a_body_in_another_coding(http):
+    body, kind = b'{"model": "food", "prompt": "caf\xe9"}', {"Content-Type": "application/json"}
+    found = error_of(http.post("/v1/completions", content=body, headers=kind), 400)
+    assert found["message"] == "The body is no UTF-8."
+    for path in ("/v1/completions", "/v1/classify"):
+        packed = http.post(
+            path, content=gzip.compress(body), headers=kind | {"Content-Encoding": "gzip"}
+        )
+        assert "without Content-Encoding: gzip" in error_of(packed, 415)["message"]
+    whole = http.post(
+        "/v1/completions",
+        json={"model": "food", "prompt": "soup"},
+        headers={"Content-Encoding": "identity"},
+    )
+    assert whole.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -639,6 +671,11 @@ def test_load_and_methods(http):
     assert load["engine"] == {"waiting": 0, "tokens": 7, "slots": 4}
     assert load["state"] == "ready"
     error_of(http.get("/v1/completions"), 405)
+    for path in ("/", "/healthz", "/readyz", "/v1/models", "/metrics"):
+        answer = http.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    assert http.head("/v1/completions").status_code == 405
+    assert http.head("/nowhere").status_code == 404
     error_of(http.post("/nowhere"), 404)
     error_of(http.get("/v1/models/"), 404)
 

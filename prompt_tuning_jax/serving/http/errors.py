@@ -71,6 +71,8 @@ def as_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
+        case HTTPException(__cause__=UnicodeDecodeError()):
+            return refused("The body is no UTF-8.")
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case RequestValidationError():
@@ -126,7 +128,7 @@ def handle_errors(app: FastAPI) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: the errors that every route may answer with, and `statuses`."""
-    return {status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, *statuses)}
+    return {status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 415, *statuses)}
 
 
 def as_answered(schema: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +147,12 @@ def as_answered(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_fault(faults: Sequence[Any]) -> tuple[str, str | None]:
-    """(a sentence, the field) of pydantic's first complaint."""
-    first = faults[0]
+    """(a sentence, the field) of pydantic's first complaint.
+
+    Of a field that may be several things it complains once for each: the one that came farthest.
+    """
+    of_field = [fault for fault in faults if fault["loc"][:2] == faults[0]["loc"][:2]]
+    first = max(of_field, key=lambda x: (not x["type"].endswith("_type"), len(x["loc"])))
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     # Of alternatives pydantic names the one that it tried: `prompt.list[str]`.
     field = place[0] if place else None

@@ -36,6 +36,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        # What is sent of an answer to HEAD is that to GET without its body, as uvicorn sees to.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -45,15 +47,16 @@ class Guard:
 
         try:
             self._check_token(scope)
+            _check_encoding(scope)
             body = _Body(receive, self._most(scope), self._settings.body_timeout)
             body.check_header(scope)
-            await self._app(scope, body.receive, noting)
+            await self._app(asked, body.receive, noting)
         except Exception as error:  # the last resort: a client always gets an answer
             response = error_response(error)
             if status == 0:
                 await response(scope, receive, noting)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(asked.get("route"), "path", "other")
             taken = time.perf_counter() - started
             self._observe(route, _method(scope), status or 499, taken)
 
@@ -115,6 +118,14 @@ class _Body:
 
 
 _CLOSE = {"Connection": "close"}  # what is still to come is not read
+
+
+def _check_encoding(scope: Scope) -> None:
+    """Refuses a compressed body: it would have to be unpacked to know how large it is."""
+    coding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"")
+    if coding.strip().lower() not in (b"", b"identity"):
+        told = coding[:40].decode("ascii", "replace")
+        raise ApiError(415, f"Send the body as it is, without Content-Encoding: {told}.")
 
 
 def _bearer(token: str) -> bytes:
