@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from prompt_tuning_jax.tasks.model_vocabulary import Sentinels
+
 UNKNOWN = "<unk>"
 NO_PRONOUN = "WSC: no `span2_text` at word `span2_index` of"
 
@@ -185,7 +187,7 @@ def sentinel_first(field: str, number: int = 0) -> Preprocessor:
     def preprocess(
         dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
     ) -> tf.data.Dataset:
-        sentinel = output_features[field].vocabulary.vocab_size - 1 - number
+        sentinel = Sentinels.of(output_features[field].vocabulary).sentinel(number)
 
         @seqio.map_over_dataset
         def prepend(example: Example) -> Example:

@@ -25,11 +25,9 @@ import tensorflow as tf
 from prompt_tuning_jax.data import pretraining
 from prompt_tuning_jax.data.pretraining import SHORTEST, Ids
 from prompt_tuning_jax.errors import spelled
-from prompt_tuning_jax.tasks.model_vocabulary import ModelVocabulary
+from prompt_tuning_jax.tasks.model_vocabulary import Sentinels
 from prompt_tuning_jax.tasks.registration import add
-from prompt_tuning_jax.tasks.settings import EXTRA_IDS
 from prompt_tuning_jax.tasks.text_release import C4Release, TextFolder, Texts
-from prompt_tuning_jax.vocabularies import Vocabulary
 
 DEFAULT_LENGTH = 512
 JOINED = 128
@@ -50,7 +48,7 @@ class Objective:
     make: pretraining.Objective
     fills: bool = False
 
-    def chunk_length(self, lengths: Mapping[str, int], vocabulary: "Sentinels") -> int:
+    def chunk_length(self, lengths: Mapping[str, int], vocabulary: Sentinels) -> int:
         """The longest chunk that makes no side longer than `lengths`.
 
         Raises:
@@ -69,32 +67,12 @@ class Objective:
             )
         return longest
 
-    def _fits(self, size: int, lengths: Mapping[str, int], vocabulary: "Sentinels") -> bool:
+    def _fits(self, size: int, lengths: Mapping[str, int], vocabulary: Sentinels) -> bool:
         try:
             made = self.make(np.zeros(size, np.int32), np.random.default_rng(0), vocabulary)
         except ValueError:  # more spans than the vocabulary has sentinels
             return False
         return all(len(ids) <= lengths[side] for ids, side in zip(made, lengths, strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class Sentinels:
-    """SeqIO's vocabulary as objectives ask for it. The first sentinel is the last id."""
-
-    size: int
-    extra_ids: int
-    eos_id: int
-
-    @classmethod
-    def of(cls, vocabulary: seqio.Vocabulary) -> "Sentinels | Vocabulary":
-        if isinstance(vocabulary, ModelVocabulary):
-            return vocabulary.model
-        # A file that holds its sentinels, as mT5's does, counts as one without extra ids.
-        extra_ids = vocabulary.extra_ids or EXTRA_IDS
-        return cls(vocabulary.vocab_size, extra_ids, vocabulary.eos_id)
-
-    def sentinel(self, index: int) -> int:
-        return self.size - 1 - index
 
 
 def after_sentinel(objective: pretraining.Objective) -> pretraining.Objective:

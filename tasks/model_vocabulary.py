@@ -1,5 +1,6 @@
 """A model's own vocabulary as SeqIO wants one, whichever files it came in."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -7,6 +8,8 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning_jax.vocabularies import Vocabulary
+
+EXTRA_IDS = 100  # the sentinels of T5's vocabulary
 
 
 class ModelVocabulary(seqio.Vocabulary):
@@ -81,3 +84,24 @@ class ModelVocabulary(seqio.Vocabulary):
 
     def __hash__(self) -> int:
         return hash(self.model.fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentinels:
+    """One of SeqIO's own vocabularies by its sentinels, of which the first is the last id."""
+
+    size: int
+    extra_ids: int
+    eos_id: int
+
+    @classmethod
+    def of(cls, vocabulary: seqio.Vocabulary) -> "Sentinels | Vocabulary":
+        """A model's vocabulary knows its own: ids of other tokens may follow them."""
+        if isinstance(vocabulary, ModelVocabulary):
+            return vocabulary.model
+        # A file that holds its sentinels, as mT5's does, counts as one without extra ids.
+        extra_ids = vocabulary.extra_ids or EXTRA_IDS
+        return cls(vocabulary.vocab_size, extra_ids, vocabulary.eos_id)
+
+    def sentinel(self, index: int) -> int:
+        return self.size - 1 - index

@@ -21,11 +21,10 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from prompt_tuning_jax.tasks.model_vocabulary import ModelVocabulary
+from prompt_tuning_jax.tasks.model_vocabulary import EXTRA_IDS, ModelVocabulary
 from prompt_tuning_jax.vocabularies import SentencePieceVocabulary, Vocabulary, load_vocabulary
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
-EXTRA_IDS = 100
 ENVIRONMENT = {
     "data_dir": "PROMPT_TUNING_DATA_DIR",
     "vocabulary": "PROMPT_TUNING_VOCABULARY",

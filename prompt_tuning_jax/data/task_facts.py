@@ -17,7 +17,7 @@ from prompt_tuning_jax.data.encoding import (
     bucket_lengths,
     check_distinct,
 )
-from prompt_tuning_jax.data.lost_text import LostText, in_words
+from prompt_tuning_jax.data.lost_text import LostText, as_written, in_words
 from prompt_tuning_jax.data.task import Example, Source, Task, target_text
 from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt
@@ -117,7 +117,7 @@ def task_facts(
         "lost": survey.lost.facts() | {"sentences": in_words(survey.lost)},
         "counted": survey.examples,
         "complete": complete,
-        "targets": _targets(task, survey),
+        "targets": _targets(task, survey, vocabulary),
         "lengths": {f: _lengths(survey.lengths[f], FEATURES[f], cut.lengths[f]) for f in FEATURES},
     }
 
@@ -175,11 +175,16 @@ def _alike(task: Task, vocabulary: Vocabulary, limit: int) -> str | None:
     return None
 
 
-def _targets(task: Task, survey: Survey) -> Facts:
-    """Targets from the most frequent on, and how many are no verbalizer, where there are such."""
+def _targets(task: Task, survey: Survey, vocabulary: Vocabulary) -> Facts:
+    """Targets from the most frequent on, and how many are no verbalizer, where there are such.
+
+    Targets that are ids are counted as what they read, which is not all of a verbalizer's text
+    where special tokens are in it.
+    """
     facts = {"counts": dict(survey.targets.most_common()), "others": survey.other_targets}
     if task.verbalizers is not None:
-        legal = sum(survey.targets[word] for word in task.verbalizers)
+        words = (form for word in task.verbalizers for form in (word, as_written(word, vocabulary)))
+        legal = sum(survey.targets[word] for word in set(words))
         facts["not_verbalizers"] = survey.examples - legal
     return facts
 
