@@ -1,5 +1,6 @@
 """A comparison of methods: every way to use one model for a task, scored alike, and its costs."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tiny
 
 import prompt_tuning_jax as pt
+from prompt_tuning_jax import ExampleList
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.params import flatten
@@ -57,6 +59,29 @@ def test_the_rate_that_is_best_on_validation_serves_all_seeds(model, tmp_path):
     assert row.chosen == "learning rate 0.3"
     assert len(row.scores) == len(row.curves) == 2
     assert 0 < row.trained < sum(np.size(x) for x in flatten(model.params).values())
+
+
+def test_all_rows_are_of_the_same_examples(model, tmp_path):
+    """The commonest answer of train, 1, is right in none of the first two."""
+    examples = {"train": "11101", "validation": "01", "test": "0011"}
+    splits = {
+        name: [{"inputs": f"text {i}", "targets": label} for i, label in enumerate(labels)]
+        for name, labels in examples.items()
+    }
+    task = dataclasses.replace(
+        tiny.make_task(), splits={name: ExampleList(rows) for name, rows in splits.items()}
+    )
+    for limit, score in ((2, 0), (None, 50)):
+        given = options(model, tmp_path / f"{limit}", task=task, methods=["majority"])
+        (row,) = pt.compare(**given, test_limit=limit)
+        assert row.scores == [score]
+
+
+def test_a_training_split_too_small_to_choose_by_is_named(model, tmp_path):
+    one = ExampleList([{"inputs": "a", "targets": "1"}])
+    task = dataclasses.replace(tiny.make_task(), splits={"train": one, "validation": one})
+    with pytest.raises(ValueError, match="its 1 training examples are too few"):
+        pt.compare(**options(model, tmp_path / "run", task=task, methods=["majority"]))
 
 
 @pytest.mark.slow

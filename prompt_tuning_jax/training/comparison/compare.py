@@ -6,6 +6,7 @@ rows = pt.compare(task="bundled_narrator", model_dir="runs/compare", prompt_leng
 
 import collections
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,12 @@ def with_test_split(task: Task) -> Task:
     train_examples = list(task.split("train").stream(seed=0, epoch=0))
     share, least, most = HELD_OUT
     held_out = min(max(int(len(train_examples) * share), least), most, len(train_examples) // 2)
+    if not held_out:
+        raise ValueError(
+            f"{task.name!r} has no test split, so that its validation is the test, and its "
+            f"{len(train_examples)} training examples are too few to choose by some of them: give "
+            "a test split, or more examples."
+        )
     splits = {
         "train": ExampleList(train_examples[held_out:]),
         "validation": ExampleList(train_examples[:held_out]),
@@ -158,11 +165,12 @@ def majority(setting: Setting) -> Row:
     """Always the training split's commonest answer."""
     words = setting.model.text_vocabulary("compare")
 
-    def answers(split: str) -> list[str]:
-        return [target_text(e, words) for e in setting.task.split(split).stream(seed=None, epoch=0)]
+    def answers(split: str, limit: int | None) -> list[str]:
+        examples = setting.task.split(split).stream(seed=None, epoch=0)
+        return [target_text(example, words) for example in itertools.islice(examples, limit)]
 
-    (answer, _), *_ = collections.Counter(answers("train")).most_common(1)
-    targets = answers("test")
+    (answer, _), *_ = collections.Counter(answers("train", None)).most_common(1)
+    targets = answers("test", setting.config.test_limit)
     score = setting.task.score(targets, [answer] * len(targets))[setting.task.best_metric]
     return Row("majority", [score], chosen=repr(answer))
 
