@@ -17,6 +17,7 @@ from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.params import PROMPT_NAME, split_params
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.training.checks import check_private
+from prompt_tuning_jax.training.private import budget
 from prompt_tuning_jax.training.private.gradients import noised
 from prompt_tuning_jax.training.private.sampling import PoissonBatches, rows_at_once
 from prompt_tuning_jax.training.private.secret import FILE, Secret
@@ -291,6 +292,13 @@ def test_a_run_says_what_it_cost_and_goes_on_as_if_never_stopped(
     facts = facts["privacy"]
     assert (facts["examples"], facts["noise_multiplier"], facts["clip_norm"]) == (60, 0.8, 1.0)
     assert facts["sampling_probability"] == 8 / 60
+
+
+@pytest.mark.slow
+def test_however_large_an_epsilon_there_is_some_noise(library):
+    del library
+    assert budget.noise_of(500.0, 0.2, 3, 1e-3) == 0.1
+    assert budget.epsilon_of(0.1, 0.2, 3, 1e-3) < 500
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ INTERVAL = 1e-3
 DELTA_POWER = -1.1
 SPENT = ("epsilon", "delta")
 DIGITS = 4  # of a noise multiplier that is found: no rounding of another machine's is in them
-LIKELY = (0.1, 1.0)  # a noise multiplier to begin with
+LIKELY = (0.1, 1.0)  # the least noise multiplier, and one to begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +139,24 @@ def epsilon_of(noise: float, share: float, steps: int, delta: float) -> float:
 
 @functools.lru_cache
 def noise_of(epsilon: float, share: float, steps: int, delta: float) -> float:
-    """The least noise multiplier, to `DIGITS` digits, that keeps within an epsilon."""
+    """The least noise multiplier, to `DIGITS` digits, that keeps within an epsilon.
+
+    It is 0.1 at least: so little noise hides next to nothing.
+    """
     library = accounting()
-    found = library.calibrate_dp_mechanism(
-        lambda: _accountant(library),
-        lambda noise: library.SelfComposedDpEvent(_step(library, noise, share), steps),
-        epsilon,
-        delta,
-        library.LowerEndpointAndGuess(*LIKELY),
-        tol=1e-5,
-    )
+    try:
+        found = library.calibrate_dp_mechanism(
+            lambda: _accountant(library),
+            lambda noise: library.SelfComposedDpEvent(_step(library, noise, share), steps),
+            epsilon,
+            delta,
+            library.LowerEndpointAndGuess(*LIKELY),
+            tol=1e-5,
+        )
+    except library.mechanism_calibration.NoBracketIntervalFoundError:
+        if epsilon_of(LIKELY[0], share, steps, delta) <= epsilon:
+            return LIKELY[0]
+        raise
     scale = 10.0 ** (DIGITS - 1 - math.floor(math.log10(found)))
     return math.ceil(found * scale) / scale
 
