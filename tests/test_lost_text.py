@@ -4,11 +4,18 @@ import warnings
 
 import pytest
 import tiny
+from common import GOLDENS
 
 from prompt_tuning_jax import ExampleList, Task, load_vocabulary
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED
 from prompt_tuning_jax.data import lost_text
-from prompt_tuning_jax.data.lost_text import LostText, as_written, credited, warn_of_lost_text
+from prompt_tuning_jax.data.lost_text import (
+    LostText,
+    as_written,
+    credited,
+    in_words,
+    warn_of_lost_text,
+)
 from prompt_tuning_jax.data.metrics import get_metric
 from prompt_tuning_jax.evaluation import scoring
 from prompt_tuning_jax.evaluation.answers import Answer
@@ -50,6 +57,19 @@ def test_unknown_characters_are_counted_by_example(bundled):
     assert found.unknown["inputs"] == {"\u6f22": 2, "\u5b57": 1}
     assert found.first_unknown == {"inputs": "a \u6f22 b \u6f22", "targets": "\u5b57"}
     assert (found.changed, found.first_changed[0]) == (1, "\u5b57")
+
+
+def test_a_text_that_spells_the_padding_token_is_told(bundled):
+    other = load_vocabulary(GOLDENS / "families" / "resized")
+    assert other.pad_id in other.encode("the film <pad> was bad")
+    found = lost(other, ("the film <pad> was bad", "yes"), ("a", "<pad>"), ("b", "no"))
+    assert found.with_padding == {"inputs": 1, "targets": 1}
+    assert found.facts()["padding"]["inputs"] == {"examples": 1, "first": "the film <pad> was bad"}
+    said = [sentence for sentence in in_words(found) if "padding token" in sentence]
+    assert said[0].startswith("1 of 3 inputs spell the model's padding token")
+    assert len(said) == 2
+    plain = lost(bundled, ("the film <pad> was bad", "yes"))  # where it is but four characters
+    assert plain.with_padding == {"inputs": 0, "targets": 0}
 
 
 def test_token_ids_have_no_text_to_lose(bundled):

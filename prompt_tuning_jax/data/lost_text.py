@@ -1,7 +1,8 @@
 """What a vocabulary loses of a task's texts: characters it does not know, targets that it changes.
 
 A model writes what its vocabulary decodes. A target with two spaces, a line end or a character that
-the vocabulary lacks is never written as it stands, however well the model is tuned.
+the vocabulary lacks is never written as it stands, however well the model is tuned. A text that
+spells the padding token holds padding, which nothing sees.
 
 Where a target goes on from its input, nothing is put between the two but what the templates say; so
 two words may become one, which is counted too.
@@ -38,10 +39,12 @@ class LostText:
       examples: how many were looked at.
       unknown: feature -> how many examples hold each unknown character.
       with_unknown: feature -> how many examples hold some.
+      with_padding: feature -> how many examples spell the padding token.
       changed: how many targets come back otherwise.
       touching: how many targets follow a word without white space, as the model reads them.
       after_space: how many follow a space that belongs, by the vocabulary, to the word after it.
       first_unknown: feature -> the first text with one.
+      first_padding: the same of the padding token.
       first_changed: the first such target, and what comes back.
       first_touching: the end of the first such input, with its target.
     """
@@ -53,7 +56,9 @@ class LostText:
             feature: collections.Counter() for feature in FEATURES
         }
         self.with_unknown = dict.fromkeys(FEATURES, 0)
+        self.with_padding = dict.fromkeys(FEATURES, 0)
         self.first_unknown: dict[str, str] = {}
+        self.first_padding: dict[str, str] = {}
         self.first_changed: tuple[str, str] | None = None
         self.touching = self.after_space = 0
         self.first_touching: str | None = None
@@ -68,7 +73,7 @@ class LostText:
         texts["targets"] = example.get("target_text", texts["targets"])
         for feature, text in texts.items():
             if isinstance(text, str):
-                self._look_for_unknown(feature, text)
+                self._look_at(feature, text)
         target = texts["targets"]
         if isinstance(target, str) and (back := self._as_written(str(target))) != target:
             self.changed += 1
@@ -89,8 +94,12 @@ class LostText:
                 self.touching += 1
                 self.first_touching = self.first_touching or tail + target
 
-    def _look_for_unknown(self, feature: str, text: str) -> None:
-        if not self._lacks(text):
+    def _look_at(self, feature: str, text: str) -> None:
+        ids = self._vocabulary.encode(text)
+        if self._vocabulary.pad_id in ids:
+            self.with_padding[feature] += 1
+            self.first_padding.setdefault(feature, text)
+        if self._vocabulary.unk_id not in ids:
             return
         self.with_unknown[feature] += 1
         self.first_unknown.setdefault(feature, text)
@@ -111,6 +120,13 @@ class LostText:
                     "examples": self.with_unknown[feature],
                     "characters": dict(self.unknown[feature].most_common()),
                     "first": self.first_unknown.get(feature),
+                }
+                for feature in FEATURES
+            },
+            "padding": {
+                feature: {
+                    "examples": self.with_padding[feature],
+                    "first": self.first_padding.get(feature),
                 }
                 for feature in FEATURES
             },
@@ -142,6 +158,12 @@ def in_words(lost: LostText) -> list[str]:
             sentences.append(
                 f"{count} of {lost.examples} {feature} hold characters that the model's vocabulary "
                 f"does not know ({characters}); first {_cut(lost.first_unknown[feature])}"
+            )
+    for feature, count in lost.with_padding.items():
+        if count:
+            sentences.append(
+                f"{count} of {lost.examples} {feature} spell the model's padding token, which is "
+                f"padding there as everywhere; first {_cut(lost.first_padding[feature])}"
             )
     if lost.first_changed:
         text, back = lost.first_changed
