@@ -64,7 +64,7 @@ def mrpc(data: Path, held_out: int) -> dict[str, Pairs]:
 
 
 def sts(data: Path, held_out: int) -> dict[str, Pairs]:
-    """Scores from 0 to 5. A file has its sources one after the other, so what is cut is shuffled."""
+    """Scores from 0 to 5. A file has one source after another, so what is cut is shuffled."""
     parts = {}
     for split, file in {"train": "train", "validation": "dev", "test": "test"}.items():
         with open(data / "STS-B" / f"stsb-en-{file}.csv", encoding="utf-8", newline="") as rows:

@@ -295,8 +295,8 @@ def test_a_run_says_what_it_cost_and_goes_on_as_if_never_stopped(
 
 
 @pytest.mark.slow
-def test_however_large_an_epsilon_there_is_some_noise(library):
-    del library
+@pytest.mark.usefixtures("library")
+def test_however_large_an_epsilon_there_is_some_noise():
     assert budget.noise_of(500.0, 0.2, 3, 1e-3) == 0.1
     assert budget.epsilon_of(0.1, 0.2, 3, 1e-3) < 500
 
