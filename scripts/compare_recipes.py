@@ -6,21 +6,22 @@
 
 Every recipe trains all seeds of a task in one job. A prompt is chosen by validation and scored on
 test (a tenth of train stands in for validation where a data set has no test labels). Reported: the
-mean and the worst seed, and the first evaluation that reaches 95 % of the final score. --output is
+mean and the worst seed, and the first evaluation that reaches 95 % of the best score. --output is
 written after each job, and what it holds already is not run again.
 """
 
 import argparse
 import dataclasses
-import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import kept_record
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from several_seeds import train_and_score
@@ -31,7 +32,7 @@ from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.training.comparison.compare import with_test_split
 
-CONSOLE = Console(width=110)
+CONSOLE = Console(width=180)
 # As gin_configs/runs/prompt_tuning.gin has it, whatever the defaults are.
 PAPER = {
     "prompt_parameterization": "direct",
@@ -98,6 +99,10 @@ GLUE: Mapping[str, Mapping[str, Any]] = {
     },
 }
 TASKS = (*BUNDLED_TASKS, *GLUE)
+ALL = "all"
+GROUPS = (("bundled tasks", BUNDLED_TASKS), ("real data", tuple(GLUE)), (ALL, TASKS))
+# Of the picture; the others are grey.
+COLORS = {"average": "C0", "paper": "C3", "no_dropout": "C1", "residual": "C2", "length_50": "C4"}
 
 
 def load(name: str, model: pt.FrozenModel, data: Path | None) -> pt.Task:
@@ -130,50 +135,102 @@ def job(args: argparse.Namespace, task: pt.Task, recipe: str, model: pt.FrozenMo
     return {"scores": found.scores, "curves": found.curves, "seconds": round(seconds, 1)}
 
 
-def steps_to_most(curve: list[list[float]]) -> float:
+def measure(args: argparse.Namespace, found: kept_record.Record) -> None:
+    command.use_compilation_cache()
+    model = pt.load_model(args.model)
+    names = ("model", "steps", "seeds", "batch_size", "prompt_length", "max_input_length")
+    facts = {name: getattr(args, name) for name in names} | {"jax": jax.__version__}
+    found["settings"] = facts | {"machine": platform.processor() or platform.machine()}
+    for name in args.tasks:
+        task = load(name, model, args.data)
+        jobs = found.setdefault("tasks", {}).setdefault(name, {})
+        for recipe in args.recipes:
+            if recipe in jobs:
+                continue
+            jobs[recipe] = job(args, task, recipe, model)
+            told = ", ".join(f"{score:.1f}" for score in jobs[recipe]["scores"])
+            CONSOLE.print(f"{name}: {recipe} {told} ({jobs[recipe]['seconds']:.0f} s)")
+            kept_record.save(args, found)
+
+
+class Summary(NamedTuple):
+    """A recipe over several tasks.
+
+    Attributes:
+      mean: of the tasks' means over seeds.
+      worst: the mean of the tasks' worst seeds.
+      steps: to 95 % of the best score on validation, the mean of all seeds.
+    """
+
+    mean: float
+    worst: float
+    steps: float
+
+
+def summaries(found: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Summary]:
+    """The recipes that all of these tasks were trained by, the best mean first."""
+    rows = {}
+    for recipe in RECIPES:
+        if all(recipe in found["tasks"][task] for task in tasks):
+            jobs = [found["tasks"][task][recipe] for task in tasks]
+            mean = np.mean([np.mean(one["scores"]) for one in jobs])
+            worst = np.mean([min(one["scores"]) for one in jobs])
+            steps = np.mean([steps_to_most(curve) for one in jobs for curve in one["curves"]])
+            rows[recipe] = Summary(float(mean), float(worst), float(steps))
+    return dict(sorted(rows.items(), key=lambda row: -row[1].mean))
+
+
+def steps_to_most(curve: Sequence[Sequence[float]]) -> float:
     """The first step whose score is 95 % of the best."""
     best = max(score for _, score in curve)
     return next(step for step, score in curve if score >= 0.95 * best)
 
 
+def measured(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of each group, the tasks that there are figures of."""
+    groups = {name: [task for task in tasks if task in found["tasks"]] for name, tasks in GROUPS}
+    return {name: tasks for name, tasks in groups.items() if tasks}
+
+
 def show(found: Mapping[str, Any]) -> None:
-    """A row for each recipe: its mean over the tasks, the worst seed of any, and each task."""
-    tasks = list(found["tasks"])
-    done = [name for name in RECIPES if all(name in found["tasks"][task] for task in tasks)]
-    missing = sorted(set(RECIPES) - set(done))
-    table = Table("recipe", "mean", "mean of worst", "steps to 95 %", *tasks)
-    for name in done:
-        jobs = [found["tasks"][task][name] for task in tasks]
-        steps = [steps_to_most(curve) for one in jobs for curve in one["curves"]]
-        cells = [f"{np.mean(j['scores']):.1f} ({min(j['scores']):.1f})" for j in jobs]
-        mean = np.mean([np.mean(j["scores"]) for j in jobs])
-        worst = np.mean([min(j["scores"]) for j in jobs])
-        table.add_row(name, f"{mean:.2f}", f"{worst:.2f}", f"{np.mean(steps):.0f}", *cells)
-    CONSOLE.print(table)
-    if missing:
-        CONSOLE.print(f"Not on all of these tasks yet: {', '.join(missing)}.")
+    """A table for each group of tasks: a row for each recipe, (the worst seed) in brackets."""
+    for group, tasks in measured(found).items():
+        rows = summaries(found, tasks)
+        each = () if group == ALL else tasks
+        headings = [task.removeprefix("bundled_") for task in each]
+        table = Table("recipe", "mean", "steps to 95 %", *headings, title=group)
+        for recipe, row in rows.items():
+            jobs = [found["tasks"][task][recipe] for task in each]
+            cells = [f"{np.mean(one['scores']):.1f} ({min(one['scores']):.1f})" for one in jobs]
+            table.add_row(recipe, f"{row.mean:.1f} ({row.worst:.1f})", f"{row.steps:.0f}", *cells)
+        CONSOLE.print(table)
+        if missing := sorted(set(RECIPES) - set(rows)):
+            CONSOLE.print(f"Not on all of these tasks yet: {', '.join(missing)}.")
 
 
-def plot(found: Mapping[str, Any], file: Path) -> None:
-    """Learning curves, a panel for each task: the mean over seeds, and from worst to best."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    tasks = found["tasks"]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False)
-    for axis, (task, recipes) in zip(axes[0], tasks.items(), strict=True):
-        for number, (name, one) in enumerate(recipes.items()):
-            curves = np.array(one["curves"])  # [seeds, evaluations, (step, score)]
-            steps, scores = curves[0, :, 0], curves[:, :, 1]
-            axis.plot(steps, scores.mean(axis=0), color=f"C{number}", label=name)
-            axis.fill_between(steps, scores.min(0), scores.max(0), color=f"C{number}", alpha=0.1)
-        axis.set(title=task, xlabel="step")
-    axes[0][0].set_ylabel("validation score, mean and range of seeds")
-    axes[0][-1].legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(file, dpi=100)
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Each recipe from its worst seeds to its mean, by groups of tasks; and how fast it learns."""
+    groups = {name: tasks for name, tasks in measured(found).items() if name != ALL}
+    panels = len(groups) + 1
+    figure = Figure(figsize=(4.2 * panels, 4.6), layout="tight")
+    axes = figure.subplots(1, panels)
+    for axis, (group, tasks) in zip(axes, groups.items(), strict=False):
+        rows = dict(reversed(summaries(found, tasks).items()))
+        for place, (recipe, row) in enumerate(rows.items()):
+            color = COLORS.get(recipe, "0.6")
+            axis.plot([row.worst, row.mean], [place, place], color=color, linewidth=2)
+            axis.plot(row.mean, place, "o", color=color)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set(title=group, xlabel="test score: worst seeds to mean")
+    tasks = next(iter(groups.values()))
+    for recipe in reversed(summaries(found, tasks)):
+        curves = np.array([found["tasks"][task][recipe]["curves"] for task in tasks])
+        steps, scores = curves[..., 0].mean(axis=(0, 1)), curves[..., 1].mean(axis=(0, 1))
+        label = recipe if recipe in COLORS else None
+        axes[-1].plot(steps, scores, color=COLORS.get(recipe, "0.85"), label=label)
+    axes[-1].set(title=next(iter(groups)), xlabel="step", ylabel="validation score, mean")
+    axes[-1].legend(fontsize="small", frameon=False)
+    return figure
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -191,37 +248,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_input_length", type=int, default=96)
     parser.add_argument("--limit", type=int, default=200, help="validation examples")
     parser.add_argument("--test_limit", type=int, default=500, help="test examples")
-    parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
-    parser.add_argument("--plot", type=Path, help="PNG file for the learning curves")
-    parser.add_argument("--show", action="store_true", help="run nothing; show what --output holds")
+    kept_record.add_options(parser, "the scores and learning curves")
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_arguments()
-    found: dict[str, Any] = {"tasks": {}}
-    if args.output and args.output.exists():
-        found = json.loads(args.output.read_text())
-    if not args.show:
-        command.use_compilation_cache()
-        model = pt.load_model(args.model)
-        names = ("model", "steps", "seeds", "batch_size", "prompt_length", "max_input_length")
-        facts = {name: getattr(args, name) for name in names} | {"jax": jax.__version__}
-        found["settings"] = facts | {"machine": platform.processor() or platform.machine()}
-        for name in args.tasks:
-            task, jobs = load(name, model, args.data), found["tasks"].setdefault(name, {})
-            for recipe in args.recipes:
-                if recipe in jobs:
-                    continue
-                jobs[recipe] = job(args, task, recipe, model)
-                told = ", ".join(f"{score:.1f}" for score in jobs[recipe]["scores"])
-                CONSOLE.print(f"{name}: {recipe} {told} ({jobs[recipe]['seconds']:.0f} s)")
-                if args.output:
-                    args.output.write_text(json.dumps(found, indent=1) + "\n")
-    show(found)
-    if args.plot:
-        plot(found, args.plot)
-
-
 if __name__ == "__main__":
-    main()
+    kept_record.measure_or_show(parse_arguments(), measure, show, draw)

@@ -6,27 +6,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 Record = dict[str, Any]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--output, and --show."""
+def add_options(parser: argparse.ArgumentParser, picture: str | None = None) -> None:
+    """--output and --show.
+
+    Args:
+      picture: what there is to draw of the record; adds --plot.
+    """
     parser.add_argument("--output", type=Path, help="JSON file for all figures; adds to it")
     parser.add_argument("--show", action="store_true", help="run nothing; show what --output holds")
+    if picture:
+        parser.add_argument("--plot", type=Path, help=f"PNG file for {picture}")
 
 
 def measure_or_show(
     args: argparse.Namespace,
     measure: Callable[[argparse.Namespace, Record], None],
     show: Callable[[Record], None],
+    draw: Callable[[Record], Figure] | None = None,
 ) -> None:
-    """Adds to the record of --output, unless it is to --show it alone, and shows it."""
+    """Adds to the record of --output, unless it is to --show it alone, shows and draws it."""
     found: Record = {}
     if args.output and args.output.exists():
         found = json.loads(args.output.read_text())
     if not args.show:
         measure(args, found)
     show(found)
+    if draw and args.plot:
+        draw(found).savefig(args.plot, format="png", dpi=100)
 
 
 def save(args: argparse.Namespace, found: Record) -> None:

@@ -2,7 +2,7 @@
 
     nice -n 15 python scripts/measure_privacy.py --output scripts/results/privacy.json \
         --data path/to/glue                                # half an hour of 2 idle cores
-    python scripts/measure_privacy.py --output scripts/results/privacy.json --plot privacy.png
+    python scripts/measure_privacy.py --show --output privacy.json --plot privacy.png
 
 The settings were fixed beforehand, the same for every epsilon and for the run without privacy; the
 learning rate is the middle one of three that were tried on one task at epsilon 8, and there are
@@ -16,12 +16,16 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
+import kept_record
 import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import optim
@@ -30,6 +34,7 @@ from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training.private.sampling import rows_of_most
 from prompt_tuning_jax.training.train_step import make_train_step
 
+CONSOLE = Console(width=110)
 RECIPE = {
     "prompt_length": 5,
     "batch_size": 32,
@@ -42,14 +47,10 @@ RECIPE = {
 }
 TASKS = ("bundled_sentiment", "bundled_topic", "SST-2")
 SST2 = {"input_template": "{sentence}", "verbalizers": {"0": "negative", "1": "positive"}}
-EPSILONS = (None, 8.0, 3.0, 1.0)
+EPSILONS = {"without": None, "8": 8.0, "3": 3.0, "1": 1.0}
 SEEDS = (0, 1, 2)
 # (batch size, tokens of inputs, prompt length) of steps that are timed.
 SHAPES = ((32, 64, 20), (128, 64, 20))
-
-
-def name_of(epsilon: float | None) -> str:
-    return "without" if epsilon is None else f"{epsilon:g}"
 
 
 def scores(task: str, epsilon: float | None, data: Path | None) -> dict[str, Any]:
@@ -124,14 +125,41 @@ def step_times(batch_size: int, inputs: int, prompt_length: int, repeats: int) -
     }
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
-    """Mean accuracies, with the seeds as points."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def measure(args: argparse.Namespace, found: kept_record.Record) -> None:
+    found |= {"recipe": RECIPE, "seeds": SEEDS, "model": "bundled", "jax": jax.__version__}
+    found["machine"] = f"{platform.machine()}, {jax.devices()[0].platform}"
+    if "steps" not in found:
+        found["steps"] = [step_times(*shape, args.repeats) for shape in SHAPES]
+        kept_record.save(args, found)
+    for task in TASKS:
+        cells = found.setdefault("scores", {}).setdefault(task, {})
+        for name, epsilon in EPSILONS.items():
+            if name not in cells:
+                cells[name] = scores(task, epsilon, args.data)
+                CONSOLE.print(f"{task}, {name}: {cells[name]['accuracies']}")
+                kept_record.save(args, found)
 
-    figure, axes = pyplot.subplots(figsize=(5, 3.2), dpi=100)
-    names = [name_of(epsilon) for epsilon in reversed(EPSILONS)]
-    for task, cells in record["scores"].items():
+
+def show(found: Mapping[str, Any]) -> None:
+    """Accuracies (the worst seed), and a private step's time over a plain one's."""
+    table = Table("", *EPSILONS, title="epsilon")
+    for task, cells in found["scores"].items():
+        values = [cells[name]["accuracies"] if name in cells else None for name in EPSILONS]
+        row = [f"{np.mean(x):.1f} ({min(x):.1f})" if x else "" for x in values]
+        table.add_row(task, *row)
+    CONSOLE.print(table)
+    for one in found["steps"]:
+        equal, usual = one["ratio_of_equal_rows"], one["ratio"]
+        CONSOLE.print(
+            f"A step of {one['batch_size']}: {usual} of a plain one's time, {equal} at equal rows."
+        )
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Mean accuracies, with the seeds as points."""
+    figure = Figure(figsize=(5, 3.2), layout="tight")
+    axes, names = figure.subplots(), list(reversed(EPSILONS))
+    for task, cells in found["scores"].items():
         known = [name for name in names if name in cells]
         places = [names.index(name) for name in known]
         values = np.array([cells[name]["accuracies"] for name in known])
@@ -142,42 +170,18 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("epsilon")
     axes.set_ylabel("validation accuracy")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path)
+    return figure
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="the folder that holds SST-2/")
-    parser.add_argument("--plot", type=Path, help="draws what --output holds, and runs nothing")
-    parser.add_argument("--repeats", type=int, default=10)
-    arguments = parser.parse_args()
-    record: dict[str, Any] = {"scores": {}, "steps": []}
-    if arguments.output.exists():
-        record = json.loads(arguments.output.read_text())
-    if arguments.plot:
-        plot(record, arguments.plot)
-        return
-    record |= {"recipe": RECIPE, "seeds": SEEDS, "model": "bundled", "jax": jax.__version__}
-    record["machine"] = f"{platform.machine()}, {jax.devices()[0].platform}"
-
-    def write() -> None:
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
-
-    if not record["steps"]:
-        record["steps"] = [step_times(*shape, arguments.repeats) for shape in SHAPES]
-        write()
-    for task in TASKS:
-        cells = record["scores"].setdefault(task, {})
-        for epsilon in EPSILONS:
-            if name_of(epsilon) not in cells:
-                cells[name_of(epsilon)] = scores(task, epsilon, arguments.data)
-                print(task, name_of(epsilon), cells[name_of(epsilon)], flush=True)
-                write()
+    parser.add_argument("--repeats", type=int, default=10, help="of each timed step")
+    kept_record.add_options(parser, "the accuracies")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    kept_record.measure_or_show(parse_arguments(), measure, show, draw)

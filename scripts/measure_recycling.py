@@ -1,6 +1,7 @@
 """What is a recycled prompt worth? Its score without a step, and as a start against class labels.
 
     python scripts/measure_recycling.py --output scripts/results/recycling.json
+    python scripts/measure_recycling.py --show --output scripts/results/recycling.json
 
 For each pair of models a pre-built prompt of the first is carried over to the second (`recycle`),
 scored as it is on 200 examples of validation, and tuned; beside it a prompt that starts at class
@@ -11,13 +12,17 @@ task. The work lies in --work, and an interrupted call goes on from there.
 """
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import kept_record
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
 import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import bundled_task
-from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.commands.command import use_compilation_cache
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 
@@ -42,12 +47,28 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--work", type=Path, default=Path("runs/recycling"), help="for the runs")
     parser.add_argument("--steps", type=int, default=120, help="of tuning a prompt")
     parser.add_argument("--period", type=int, default=10, help="steps between evaluations")
     parser.add_argument("--model_steps", type=int, default=60, help="of tuning the second T5")
+    kept_record.add_options(parser, "the learning curves")
     return parser.parse_args()
+
+
+def measure(args: argparse.Namespace, found: kept_record.Record) -> None:
+    use_compilation_cache()
+    sibling = further_trained(args.work, args.model_steps)
+    models = {
+        "bundled to bundled after more training": ("bundled", sibling, TASK),
+        "bundled to bundled_causal": ("bundled", "bundled_causal", TASK),
+        "bundled_causal to bundled": ("bundled_causal", "bundled", "bundled_causal_topic"),
+    }
+    found |= {"task": TASK, "model_steps": args.model_steps}
+    pairs = found.setdefault("pairs", {})
+    for number, (name, (source, target, prompt)) in enumerate(models.items()):
+        if name not in pairs:
+            pairs[name] = measure_pair(source, target, prompt, args.work / str(number), args)
+            kept_record.save(args, found)
 
 
 def further_trained(work: Path, steps: int) -> str:
@@ -65,8 +86,9 @@ def further_trained(work: Path, steps: int) -> str:
     return str(place / "last")
 
 
-def measure(source: str, target: str, prompt: str, place: Path, args: argparse.Namespace) -> Any:
-    """A pair's figures."""
+def measure_pair(
+    source: str, target: str, prompt: str, place: Path, args: argparse.Namespace
+) -> dict[str, Any]:
     models = [pt.load_model(name) for name in (source, target)]
     found: dict[str, Any] = {"steps": args.steps, "maps": {}}
     found["prompt on its own model"] = _score(models[0], prompt)
@@ -112,22 +134,37 @@ def _score(model: pt.FrozenModel, prompt: Any) -> float:
     return round(result.scores["accuracy"], 1)
 
 
-def main() -> None:
-    args = parse_arguments()
-    use_compilation_cache()
-    sibling = further_trained(args.work, args.model_steps)
-    pairs = {
-        "bundled to bundled after more training": ("bundled", sibling, TASK),
-        "bundled to bundled_causal": ("bundled", "bundled_causal", TASK),
-        "bundled_causal to bundled": ("bundled_causal", "bundled", "bundled_causal_topic"),
-    }
-    measured: dict[str, Any] = {"task": TASK, "model_steps": args.model_steps, "pairs": {}}
-    for number, (name, (source, target, prompt)) in enumerate(pairs.items()):
-        measured["pairs"][name] = measure(source, target, prompt, args.work / str(number), args)
-        print(name, json.dumps(measured["pairs"][name]), flush=True)
-        with new_file(args.output) as partial:
-            partial.write_text(json.dumps(measured, indent=1) + "\n")
+def show(found: Mapping[str, Any]) -> None:
+    """A row for each pair of models: the best map's prompt as it is, and what tuning takes."""
+    table = Table("from, to", "map", "error", "as it is", "no prompt", "steps: recycled, labels")
+    for name, pair in found["pairs"].items():
+        best = pair["maps"][pair["tuned from"]]
+        error, score = best["held_out_error"], best["zero steps"]
+        steps = "{recycled}, {class_labels}".format(**pair["steps to 95 %"])
+        row = (pair["tuned from"], f"{error:.1f}", f"{score:.1f}", f"{pair['no prompt']:.1f}")
+        table.add_row(name, *row, steps)
+    Console(width=110).print(table)
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Tuning from the recycled prompt and from class labels, a panel for each pair of models."""
+    pairs = found["pairs"]
+    figure = Figure(figsize=(4 * len(pairs), 3.6), layout="tight")
+    axes = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axis, (name, pair) in zip(axes, pairs.items(), strict=True):
+        starts = {"recycled": pair["maps"][pair["tuned from"]]["zero steps"]}
+        starts["class_labels"] = None  # not scored before its first step
+        for label, start in starts.items():
+            curve = {int(step): score for step, score in pair["curves"][label].items()}
+            curve = curve if start is None else {0: start, **curve}
+            axis.plot(curve.keys(), curve.values(), marker=".", label=label)
+        axis.axhline(pair["no prompt"], color="0.6", linestyle=":", label="no prompt")
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel("step")
+    axes[0].set_ylabel("validation accuracy")
+    axes[-1].legend(fontsize="small", frameon=False)
+    return figure
 
 
 if __name__ == "__main__":
-    main()
+    kept_record.measure_or_show(parse_arguments(), measure, show, draw)

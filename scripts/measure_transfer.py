@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import kept_record
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from several_seeds import train_and_score
@@ -111,9 +112,9 @@ def begun(args: argparse.Namespace, model: pt.FrozenModel, start: str, work: Pat
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """A row for each start: its mean, the worst seed, and validation, 40 % of steps."""
+    """A row for each start: its mean (the worst seed), and validation, 40 % of steps."""
     targets = found.get("targets", {})
-    table = Table("start", "mean of test", "mean of worst", "validation, 40 % of steps", *targets)
+    table = Table("start", "test", "validation, 40 % of steps", *targets)
     for start in STARTS:
         jobs = [jobs[start] for jobs in targets.values() if start in jobs]
         if len(jobs) < len(targets) or not jobs:
@@ -122,8 +123,23 @@ def show(found: Mapping[str, Any]) -> None:
         early = [curve[len(curve) * 2 // 5 - 1][1] for one in jobs for curve in one["curves"]]
         worst = np.mean([min(one["scores"]) for one in jobs])
         mean = np.mean([np.mean(one["scores"]) for one in jobs])
-        table.add_row(start, f"{mean:.1f}", f"{worst:.1f}", f"{np.mean(early):.1f}", *cells)
+        table.add_row(start, f"{mean:.1f} ({worst:.1f})", f"{np.mean(early):.1f}", *cells)
     CONSOLE.print(table)
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Learning curves from each start, a panel for each target: the mean over seeds."""
+    targets = found["targets"]
+    figure = Figure(figsize=(4 * len(targets), 3.6), layout="tight")
+    axes = figure.subplots(1, len(targets), squeeze=False)[0]
+    for axis, (target, jobs) in zip(axes, targets.items(), strict=True):
+        for start, one in jobs.items():
+            curves = np.array(one["curves"])  # [seeds, evaluations, (step, score)]
+            axis.plot(curves[0, :, 0], curves[..., 1].mean(axis=0), marker=".", label=start)
+        axis.set(title=target, xlabel="step")
+    axes[0].set_ylabel("validation accuracy, mean of seeds")
+    axes[-1].legend(fontsize="small", frameon=False)
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=200, help="validation examples")
     parser.add_argument("--test_limit", type=int, default=500, help="test examples")
-    kept_record.add_options(parser)
-    kept_record.measure_or_show(parser.parse_args(argv), measure, show)
+    kept_record.add_options(parser, "the learning curves")
+    kept_record.measure_or_show(parser.parse_args(argv), measure, show, draw)
 
 
 if __name__ == "__main__":
