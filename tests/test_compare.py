@@ -104,6 +104,49 @@ def test_what_cannot_be_compared_is_refused():
     assert rates_of(CompareConfig(rates={"lora": [0.1, 0.2]}), "lora") == [0.1, 0.2]
 
 
+def test_settings_of_one_method_are_its_alone(model, tmp_path):
+    texts = {"wayward_text": "is it good?", "lora_rank": 2}
+    methods = ["prompt", "both_prompts", "lora"]
+    rows = pt.compare(**options(model, tmp_path / "run", methods=methods, **texts))
+    assert [row.method for row in rows] == methods
+    _, eight = pt.compare(**options(model, tmp_path / "usual", methods=["prompt", "lora"]))
+    assert rows[2].trained * 4 == eight.trained
+    pulled, free = (
+        pt.load_prompt(tmp_path / name / "prompt/seed0/last").values for name in ("run", "usual")
+    )
+    assert not np.array_equal(pulled, free)
+
+
+def test_settings_of_no_method_that_is_compared_are_refused(model, tmp_path):
+    for given, own in (
+        ({"lora_rank": 2}, "lora_rank is for lora"),
+        ({"wayward_text": "a"}, "wayward_text is for prompt and both_prompts"),
+        ({"prompt_init": "uniform"}, "prompt_init is for prompt"),
+        ({"method": "ia3"}, "method is of a single run"),
+    ):
+        with pytest.raises(UsageError, match=own):
+            pt.compare(**options(model, tmp_path / "run", methods=["model"], **given))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "size", "trained"),
+    [("low_rank", 2, lambda P, D: P * 2 + 2 * D), ("superposition", 5, lambda P, _: P * 5)],
+)
+def test_what_stays_of_a_form_is_not_counted_as_trained(model, tmp_path, form, size, trained):
+    given = {"prompt_parameterization": form, "parameterization_size": size, "methods": ["prompt"]}
+    (row,) = pt.compare(**options(model, tmp_path / "run", **given))
+    assert row.trained == trained(4, model.config.emb_dim)
+
+
+def test_private_prompts_are_compared_too(model, tmp_path):
+    pytest.importorskip("dp_accounting")
+    given = {"methods": ["prompt"], "dp_noise_multiplier": 1.0, "dp_clip_norm": 1.0}
+    (row,) = pt.compare(**options(model, tmp_path / "run", **given))
+    assert row.trained == 4 * model.config.emb_dim
+    assert row.memory > 0
+
+
 def test_a_task_without_anything_to_compare_by_says_how_it_gets_it(model, tmp_path):
     data = tiny.save_files(tmp_path / "data")
     (data / "validation.jsonl").unlink()

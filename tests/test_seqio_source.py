@@ -106,6 +106,22 @@ def setup(tmp_path_factory):
     seqio.MixtureRegistry.remove("all_sounds")
 
 
+def test_a_comparison_holds_out_what_can_be_scored(setup):
+    from prompt_tuning_jax.training.comparison.compare import with_test_split
+
+    make, vocabulary = setup
+    task = with_test_split(make("little_sounds"))
+    rest, chosen = (list(task.split(x).stream(seed=None, epoch=0)) for x in ("train", "validation"))
+    assert len(rest) + len(chosen) == 40
+    assert not {str(x["inputs"]) for x in rest} & {str(x["inputs"]) for x in chosen}
+    targets = [target_text(example, vocabulary) for example in chosen]
+    loud = sum("loud" in str(target) for target in targets)
+    score = task.score(targets, ["loud"] * len(targets))["share"]
+    assert score == pytest.approx(100 * loud / len(targets))
+    with pytest.raises(ValueError, match="is a mixture without a test split"):
+        with_test_split(make("all_sounds"))
+
+
 def as_lists(examples):
     return [(e["inputs"].tolist(), e["targets"].tolist()) for e in examples]
 

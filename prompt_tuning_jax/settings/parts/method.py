@@ -14,7 +14,7 @@ BOTH = "both_prompts"
 # The methods that train `prompt_length` vectors.
 OF_LENGTH = ("prompt", "prefix", "decoder_prompt", BOTH)
 # The settings of one method alone -> that method.
-_OWN = {
+OWN = {
     "lora_rank": "lora",
     "lora_alpha": "lora",
     "rslora": "lora",
@@ -126,7 +126,7 @@ class MethodConfig(LengthConfig):
 def check_method(config: MethodConfig) -> None:
     """Refuses settings that would change nothing, before anything is loaded."""
     declared = settings_of(MethodConfig)
-    for name, method in _OWN.items():
+    for name, method in OWN.items():
         if config.method != method and getattr(config, name) != declared[name].default:
             raise ValueError(
                 f"{spelled(name)} is for {spelled('method', method)}: leave it out, or set that."

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, hand_written_prompts
-from prompt_tuning_jax.data.task import ExampleList, Task, target_text
+from prompt_tuning_jax.data.task import ExampleList, Task, epoch_order, target_text
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
 from prompt_tuning_jax.model import FrozenModel
 from prompt_tuning_jax.settings.compare_config import CompareConfig
-from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH
+from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH, OWN
 from prompt_tuning_jax.settings.parts.retrieval import refuse_retrieval
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
@@ -88,7 +88,7 @@ def compare(config: CompareConfig | None = None, **options: Any) -> list[Row]:
     """
     config = dataclasses.replace(config or CompareConfig(), **options)
     methods = chosen_methods(config)
-    setting = set_up(config)
+    setting = set_up(config, methods)
     rows = []
     for method in methods:
         ways: Mapping[str, Callable[[Setting], Row]] = {
@@ -118,10 +118,10 @@ def chosen_methods(config: CompareConfig) -> list[str]:
     return list(dict.fromkeys(methods))
 
 
-def set_up(config: CompareConfig) -> Setting:
+def set_up(config: CompareConfig, methods: Sequence[str]) -> Setting:
     """The model, opened once, and the task with a test split."""
     base = TrainConfig(**{name: getattr(config, name) for name in settings_of(TrainConfig)})
-    check_settings(base)
+    check_all_settings(config, base, methods)
     refuse_retrieval(base, "A comparison")
     model = open_model(base, sharding.make_mesh(base.mesh))
     task = with_test_split(load_task(base, model.vocabulary))
@@ -137,6 +137,22 @@ def set_up(config: CompareConfig) -> Setting:
     return Setting(config, base, model, task)
 
 
+def check_all_settings(config: CompareConfig, base: TrainConfig, methods: Sequence[str]) -> None:
+    """Refuses, before anything is loaded, what a run would, or what would be of no method's."""
+    if base.method is not None:
+        raise UsageError(f"{spelled('method')} is of a single run: set {spelled('methods')}.")
+    declared = settings_of(TrainConfig)
+    for name, own in _OF_METHODS.items():
+        if getattr(base, name) != declared[name].default and not {*own} & {*methods}:
+            raise UsageError(
+                f"{spelled(name)} is for {' and '.join(own)}: name that in "
+                f"{spelled('methods')}, or leave it out."
+            )
+    trained = [method for method in methods if method in TRAINED]
+    for method in trained or ["prompt"]:
+        check_settings(run_config(config, base, method, base.learning_rate, base.seed))
+
+
 def with_test_split(task: Task) -> Task:
     """Where there is no test split, validation becomes it, and some of train stands in for that."""
     if "test" in task.splits:
@@ -144,7 +160,14 @@ def with_test_split(task: Task) -> Task:
     if "validation" not in task.splits:
         remedy = held_out_remedy(task)
         raise ValueError(f"{task.name!r} has neither test nor validation to compare by.{remedy}")
-    train_examples = list(task.split("train").stream(seed=0, epoch=0))
+    source = task.split("train")
+    if len(getattr(source, "rates", ())) > 1:
+        raise ValueError(
+            f"{task.name!r} is a mixture without a test split, and none of what it trains on at "
+            "its rates can be held out: give its tasks a test split, or compare by one of them."
+        )
+    in_order = list(source.stream(seed=None, epoch=0))  # with what a SeqIO task's metrics need
+    train_examples = [in_order[i] for i in epoch_order(len(in_order), seed=0, epoch=0)]
     share, least, most = HELD_OUT
     held_out = min(max(int(len(train_examples) * share), least), most, len(train_examples) // 2)
     if not held_out:
@@ -208,7 +231,7 @@ def tuned(setting: Setting, method: str) -> Row:
         done = tried[chosen]
     others = runs(setting, method, chosen, seeds[len(done.results) :])
     results = [*done.results, *others.results]
-    config = run_config(setting, method, chosen, seeds[0])
+    config = run_config(setting.config, setting.base, method, chosen, seeds[0])
     trained, memory = costs_of(config, setting.model)
     return Row(
         method,
@@ -235,7 +258,8 @@ class Timed(NamedTuple):
 
 def runs(setting: Setting, method: str, rate: float | None, seeds: Sequence[int]) -> Timed:
     """A method from some seeds; what leaves the model as it is trains together."""
-    configs = [run_config(setting, method, rate, seed) for seed in seeds]
+    common = setting.config, setting.base
+    configs = [run_config(*common, method, rate, seed) for seed in seeds]
     started = time.perf_counter()
     if method != "model" and len(seeds) > 1:
         directory = str(Path(configs[0].model_dir).parent)
@@ -247,11 +271,13 @@ def runs(setting: Setting, method: str, rate: float | None, seeds: Sequence[int]
     return Timed(results, time.perf_counter() - started)
 
 
-def run_config(setting: Setting, method: str, rate: float | None, seed: int) -> TrainConfig:
-    """The settings of one run; what only prompts have is left out of the others."""
-    base, declared = setting.base, settings_of(TrainConfig)
-    steps = (setting.config.method_steps or {}).get(method, base.train_steps)
-    own = {name: declared[name].default for name in _PROMPTS_OWN} if method != "prompt" else {}
+def run_config(
+    config: CompareConfig, base: TrainConfig, method: str, rate: float | None, seed: int
+) -> TrainConfig:
+    """The settings of one run; what only other methods have is left out."""
+    declared = settings_of(TrainConfig)
+    steps = (config.method_steps or {}).get(method, base.train_steps)
+    own = {name: declared[name].default for name, of in _OF_METHODS.items() if method not in of}
     if method not in OF_LENGTH:
         own["prompt_length"] = declared["prompt_length"].default
     part = "" if rate is None else f"rate{rate:g}"
@@ -281,14 +307,18 @@ def rates_of(config: CompareConfig, method: str) -> list[float | None]:
         raise UsageError(f"{spelled('rates')} {method}: {given!r} are no numbers.") from error
 
 
-_PROMPTS_OWN = (
-    "prompt_parameterization",
-    "parameterization_size",
-    "prompt_init",
-    "prompt_visibility",
-    "prompt_layout",
-    "shared_prompt",
-)
+# Settings of some methods alone -> those methods.
+_OF_METHODS: Mapping[str, Sequence[str]] = {
+    "prompt_parameterization": ("prompt",),
+    "parameterization_size": ("prompt",),
+    "prompt_init": ("prompt",),
+    "prompt_visibility": ("prompt",),
+    "prompt_layout": ("prompt",),
+    "shared_prompt": ("prompt",),
+    "wayward_text": ("prompt", BOTH),
+    "wayward_weight": ("prompt", BOTH),
+    **{name: (method,) for name, method in OWN.items()},
+}
 # What it takes to answer the next request for another task.
 SWITCHING = dict.fromkeys((*ADAPTERS, BOTH), "the adapter in the weights is exchanged") | {
     "prompt": "nothing: each row has its own",
