@@ -292,6 +292,13 @@ class TestVocabulary:
         np.testing.assert_array_equal(
             model.classify(["a text"], ["yes", "no"]).scores, expected.scores
         )
+        rows = model.config.vocab_size
+        past = f"<{rows}>.*id {rows}, but the model embeds only the ids 0 to {rows - 1}"
+        for texts, labels in ((["a", f"a <{rows}>"], ["yes"]), (["a"], ["yes", f"<{rows}>"])):
+            with pytest.raises(ValueError, match=past):
+                model.classify(texts, labels)
+        with pytest.raises(ValueError, match=past):
+            model.generate([f"a <{rows}>"], max_decode_length=2)
 
     def test_classify_is_the_loss_of_each_label(self):
         model = pt.load_model(MODELS["llama_tied"])

@@ -81,7 +81,19 @@ class TokenizerVocabulary(Vocabulary):
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._remembered.encode_batch(texts)
+        encoded = self._remembered.encode_batch(texts)
+        if self.rows is not None and self.rows < self.size:
+            self._refuse_ids_past(self.rows, encoded)
+        return encoded
+
+    def _refuse_ids_past(self, rows: int, encoded: list[list[int]]) -> None:
+        past = next((token for ids in encoded for token in ids if token >= rows), None)
+        if past is not None:
+            raise ValueError(
+                f"A text has the token {self.id_to_piece(past)!r}, which was added to this "
+                f"vocabulary with the id {past}, but the model embeds only the ids 0 to "
+                f"{rows - 1}: leave it out, or give the model's embedding a row for it."
+            )
 
     def id_to_piece(self, token: int) -> str:
         if not 0 <= token < self.size:

@@ -43,10 +43,12 @@ class Vocabulary(abc.ABC):
       continues: whether a target goes on where its input ends, without a beginning of its own.
       extra_ids: how many sentinels there are.
       name: where it was read from, as errors call it.
+      rows: how many ids the model embeds, where that is known.
     """
 
     extra_ids: int = 0
     continues: bool = False
+    rows: int | None = None
 
     def __init__(
         self,
@@ -77,7 +79,11 @@ class Vocabulary(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around them; all texts at once are faster."""
+        """Ids of each text, without special tokens around them; all texts at once are faster.
+
+        Raises:
+          ValueError: a text spells a token that the model does not embed; see `within`.
+        """
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids: stops at EOS, drops padding; ids past the table are as good as unknown."""
@@ -123,6 +129,12 @@ class Vocabulary(abc.ABC):
         """A copy for a model that writes on where a text ends: no end after the text itself."""
         changed = copy.copy(self)
         changed.suffix, changed.continues = (), True
+        return changed
+
+    def within(self, rows: int) -> Self:
+        """A copy for a model that embeds so many ids: it refuses texts that hold others."""
+        changed = copy.copy(self)
+        changed.rows = rows
         return changed
 
     def sentinel(self, index: int) -> int:

@@ -220,7 +220,8 @@ def fit_vocabulary(
             f"at {config.pad_id}, which texts may hold: {apart}{remedy}"
         )
     vocabulary = vocabulary.continuing() if config.continues_inputs else vocabulary
-    return vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
+    vocabulary = vocabulary.with_ids(pad_id=config.pad_id, start_id=config.start_id)
+    return vocabulary.within(config.vocab_size)
 
 
 def _may_stand_in_texts(token: int, vocabulary: Vocabulary) -> bool:

@@ -116,7 +116,7 @@ def load(
     return EmbeddingFiles(
         config,
         jax.tree.map(jnp.asarray, unflatten(params)),
-        vocabulary,
+        vocabulary.within(network.vocab_size),
         read_text_prompts(directory),
         bool(modules and modules.lower_case),
         quantizer and quantizer.fingerprint,
