@@ -70,6 +70,16 @@ def test_the_parts_are_the_whole(name, text, data):
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
+def test_several_spaces_stay_several(name):
+    vocabulary = vocabulary_of(name)
+    words = [vocabulary.encode(text) for text in ("a", " ", "b")]
+    space = next((i for i in range(vocabulary.size) if vocabulary.id_to_piece(i) == "▁"), None)
+    ids = [*words[0], *([space] * 3 if space is not None else words[1] * 3), *words[2]]
+    _, shown = streamed(vocabulary, ids)
+    assert "".join(shown) == vocabulary.decode(ids)
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
 def test_no_half_character_is_shown(name):
     vocabulary = vocabulary_of(name)
     ids = vocabulary.encode("né 日本 👩‍👩‍👧")
@@ -101,3 +111,11 @@ def test_what_is_certain_is_shown_at_once():
     stream = TextStream(Parts(["a", "stop", "more"]), ["stop"])
     assert [stream.add(i) for i in range(3)] == ["a", "", ""]
     assert stream.end() == ""
+
+
+def test_a_likely_row_past_the_vocabulary_has_a_name():
+    vocabulary = vocabulary_of("sentencepiece")
+    stream = TextStream(vocabulary)
+    stream.add(vocabulary.encode("hello")[0])
+    assert stream.would_add(vocabulary.size + 20) == f"<unused_{vocabulary.size + 20}>"
+    assert stream.would_add(vocabulary.eos_id) == vocabulary.id_to_piece(vocabulary.eos_id)

@@ -14,8 +14,10 @@ class TextStream:
     shown = [stream.add(token) for token in tokens]  # until stream.is_stopped
     shown.append(stream.end())
 
-    Without stop strings that is what `vocabulary.decode(tokens)` gives. With them the text ends
-    before the first that is complete, which is not shown itself.
+    Without stop strings that is what `vocabulary.decode(tokens)` gives, but for a run of byte
+    tokens that is no text: the characters that are whole in it stay, where some tokenizers make
+    all of it unreadable. With stop strings the text ends before the first that is complete, which
+    is not shown itself.
 
     Attributes:
       is_stopped: whether a stop string came; more tokens change nothing.
@@ -41,13 +43,20 @@ class TextStream:
         piece = self._unread()
         if piece.endswith(_HALF):
             piece = ""
+        if piece.strip():  # a space by itself is no context: a decoder drops it where a text begins
+            self._start = self._read
         if piece:
-            self._start, self._read = self._read, len(self._ids)
+            self._read = len(self._ids)
         self._note(piece)
         return self._certain(piece)
 
     def would_add(self, token: int) -> str:
-        """The text of one more token; of one without text, such as the end, what it is called."""
+        """The text of one more token; of one without text, such as the end, what it is called.
+
+        A model's embedding may have rows past its vocabulary, and finds them likely if not trained.
+        """
+        if token >= self._vocabulary.size:
+            return f"<unused_{token}>"
         before = self._vocabulary.decode(self._ids[self._start : self._read])
         text = self._vocabulary.decode([*self._ids[self._start :], token])[len(before) :]
         return text or self._vocabulary.id_to_piece(token)
