@@ -29,12 +29,18 @@ def measure_or_show(
     show: Callable[[Record], None],
     draw: Callable[[Record], Figure] | None = None,
 ) -> None:
-    """Adds to the record of --output, unless it is to --show it alone, shows and draws it."""
+    """Adds to the record of --output, unless it is to --show it alone, shows and draws it.
+
+    Raises:
+      SystemExit: there is nothing to show.
+    """
     found: Record = {}
     if args.output and args.output.exists():
         found = json.loads(args.output.read_text())
     if not args.show:
         measure(args, found)
+    if not found:
+        raise SystemExit(f"--show shows what --output holds, and {args.output} holds nothing.")
     show(found)
     if draw and args.plot:
         draw(found).savefig(args.plot, format="png", dpi=100)

@@ -152,11 +152,9 @@ def draw(found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(4 * len(pairs), 3.6), layout="tight")
     axes = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axis, (name, pair) in zip(axes, pairs.items(), strict=True):
-        starts = {"recycled": pair["maps"][pair["tuned from"]]["zero steps"]}
-        starts["class_labels"] = None  # not scored before its first step
-        for label, start in starts.items():
-            curve = {int(step): score for step, score in pair["curves"][label].items()}
-            curve = curve if start is None else {0: start, **curve}
+        as_it_is = {"recycled": {0: pair["maps"][pair["tuned from"]]["zero steps"]}}
+        for label, scores in pair["curves"].items():
+            curve = as_it_is.get(label, {}) | {int(step): score for step, score in scores.items()}
             axis.plot(curve.keys(), curve.values(), marker=".", label=label)
         axis.axhline(pair["no prompt"], color="0.6", linestyle=":", label="no prompt")
         axis.set_title(name, fontsize="medium")

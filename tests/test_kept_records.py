@@ -58,6 +58,12 @@ def test_a_record_is_shown_and_drawn_without_a_run(name, run, tmp_path):
     assert [score for score in scores if score not in shown] == []
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_without_a_record_there_is_nothing_to_show(name, run, tmp_path):
+    with pytest.raises(SystemExit, match="nothing"):
+        run(name, "--show", "--output", tmp_path / "none.json")
+
+
 def section(page, heading):
     """What stands below a heading, to the next of its level."""
     return page.split(f"\n{heading}\n")[1].split("\n## ")[0]
