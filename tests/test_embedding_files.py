@@ -174,6 +174,16 @@ def test_flags_that_a_tokenizers_class_never_reads_take_no_end_away(tmp_path):
     np.testing.assert_array_equal(tokens, load("qwen3").tokenize(TEXTS)["tokens"])
 
 
+def test_a_token_that_was_added_and_is_not_embedded(tmp_path):
+    path = copied("qwen3", tmp_path / "model")
+    raw = json.loads((path / TOKENIZER).read_text())
+    rows = load("qwen3").config.network.vocab_size
+    raw["added_tokens"].append(raw["added_tokens"][-1] | {"id": rows, "content": "<past>"})
+    (path / TOKENIZER).write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=f"'<past>'.*embeds only the ids 0 to {rows - 1}"):
+        pt.load_embedding_model(path).embed(["a text", "a <past>"])
+
+
 class TestLengths:
     def test_the_files_own_first(self, tmp_path):
         path = copied("bert", tmp_path / "model")
