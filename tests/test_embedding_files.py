@@ -178,10 +178,12 @@ def test_a_token_that_was_added_and_is_not_embedded(tmp_path):
     path = copied("qwen3", tmp_path / "model")
     raw = json.loads((path / TOKENIZER).read_text())
     rows = load("qwen3").config.network.vocab_size
-    raw["added_tokens"].append(raw["added_tokens"][-1] | {"id": rows, "content": "<past>"})
+    last = raw["added_tokens"][-1]
+    more = [last | {"id": i, "content": f"<{i}>"} for i in range(last["id"] + 1, rows + 1)]
+    raw["added_tokens"] += more
     (path / TOKENIZER).write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match=f"'<past>'.*embeds only the ids 0 to {rows - 1}"):
-        pt.load_embedding_model(path).embed(["a text", "a <past>"])
+    with pytest.raises(ValueError, match=f"'<{rows}>'.*embeds only the ids 0 to {rows - 1}"):
+        pt.load_embedding_model(path).embed(["a text", f"a <{rows}>"])
 
 
 class TestLengths:
