@@ -64,6 +64,7 @@ def register(spiece, extra_ids=100):
             metric_fns=[share],
         )
     seqio.MixtureRegistry.add("all_sounds", ["little_sounds", "more_sounds"], default_rate=1)
+    seqio.MixtureRegistry.add("one_sound", [("little_sounds", 1), ("more_sounds", 0)])
 """
 
 
@@ -104,6 +105,7 @@ def setup(tmp_path_factory):
     seqio.TaskRegistry.remove("little_sounds")
     seqio.TaskRegistry.remove("more_sounds")
     seqio.MixtureRegistry.remove("all_sounds")
+    seqio.MixtureRegistry.remove("one_sound")
 
 
 def test_a_comparison_holds_out_what_can_be_scored(setup):
@@ -188,9 +190,9 @@ def test_a_mixture_is_a_run_of_each_of_its_tasks(setup):
     assert runs_of_mixture(config) == {
         name: {"task": name, "task_rate": 1.0} for name in ("little_sounds", "more_sounds")
     }
-    alone = dataclasses.replace(config, task="little_sounds")
-    with pytest.raises(ValueError, match="needs several tasks"):
-        runs_of_mixture(alone)
+    for alone in ("little_sounds", "one_sound"):  # the other of two has no examples there
+        with pytest.raises(ValueError, match="needs several tasks"):
+            runs_of_mixture(dataclasses.replace(config, task=alone))
 
 
 def test_scores_go_through_the_tasks_postprocessor(setup):

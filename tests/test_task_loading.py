@@ -44,12 +44,19 @@ def test_single_files(files):
     assert rows(task, "train") == list(tiny.make_task().splits["train"])
 
 
+def test_files_without_a_template_are_told_what_it_may_name(files):
+    words = "Files need input_template.*names their fields. These have text, label."
+    for where in ({"data_dir": str(files)}, {"test_file": str(files / "train.jsonl")}):
+        with pytest.raises(ValueError, match=words):
+            load(**where)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({}, "Give either task, or files: data_dir"),
         ({"task": "food", "data_dir": "data"}, "Give either"),
-        ({"data_dir": "data"}, "Files need input_template"),
+        ({"data_dir": "no/such/place"}, "no directory no/such/place"),
         ({"task": "bundled_season", "metric": "f1"}, "metric is for a task of files"),
         ({"task": "bundled_season", "verbalizers": ["a"]}, "verbalizers is for a task of files"),
         ({"task": "no_such_task"}, "no_such_task.*task_module"),

@@ -282,6 +282,26 @@ def _metrics(
     return tuple(get_metric(name, labels, positive) for name in names)
 
 
+def fields_of_files(
+    data: AnyPath | None = None,
+    *,
+    train: AnyPath | None = None,
+    validation: AnyPath | None = None,
+    test: AnyPath | None = None,
+    **form: Unpack[FileForm],
+) -> list[str]:
+    """The fields of the first record in the files of a `file_task`, which templates may name.
+
+    Raises:
+      FileNotFoundError, ValueError: a path that cannot work, no record, or a malformed one.
+    """
+    found = _files(data, {"train": train, "validation": validation, "test": test})
+    first = RecordFile(next(iter(found.values()))[0], **form)
+    for _, _, record in first.scan():
+        return list(record)
+    raise ValueError(f"{first.path} holds no records.")
+
+
 def _files(data: AnyPath | None, named: dict[str, AnyPath | None]) -> dict[str, Files]:
     """The files of each split: those that are named, and those of the directory."""
     given = {split: path for split, path in named.items() if path}

@@ -5,7 +5,7 @@ from typing import Any
 
 from prompt_tuning_jax.bounds import SHARE
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, bundled_task
-from prompt_tuning_jax.data.files import file_task
+from prompt_tuning_jax.data.files import fields_of_files, file_task
 from prompt_tuning_jax.data.task import Task
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.common import (
@@ -19,11 +19,12 @@ from prompt_tuning_jax.settings.setting import PathLike, setting, settings, sett
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
-FORM = ("columns", "encoding", "delimiter", "missing")
+FORM = ("columns", "encoding", "delimiter")
 FILES_ONLY = (
     *("input_template", "target_template", "metric", "positive", "validation_share"),
     *("task_field", "task_id"),
     *FORM,
+    "missing",
 )
 
 
@@ -190,10 +191,17 @@ def _is_seqio(config: TaskConfig) -> bool:
 
 
 def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
+    files = {
+        "data": config.data_dir,
+        "train": config.train_file,
+        "validation": config.validation_file,
+        "test": config.test_file,
+    }
+    form = {name: getattr(config, name) for name in FORM}
     if config.input_template is None:
         raise ValueError(
             f"Files need {spelled('input_template')}, such as 'sentence: {{sentence}}', which "
-            "names their fields."
+            f"names their fields. These have {', '.join(fields_of_files(**files, **form))}."
         )
     field, value = config.task_field, config.task_id
     if (field is None) != (value is None):
@@ -204,10 +212,8 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         )
     only = None if field is None or value is None else (field, value)
     return file_task(
-        config.data_dir,
-        train=config.train_file,
-        validation=config.validation_file,
-        test=config.test_file,
+        **files,
+        **form,
         input_template=config.input_template,
         target_template=config.target_template,
         verbalizers=config.verbalizers,
@@ -216,8 +222,8 @@ def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
         validation_share=config.validation_share,
         fields=fields,
         only=only,
+        missing=config.missing,
         name=config.task_id or "files",
-        **{name: getattr(config, name) for name in FORM},
     )
 
 

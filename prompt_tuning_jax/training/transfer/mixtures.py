@@ -42,7 +42,8 @@ def _ids(task: Task, field: str) -> list[str]:
 
 
 def _rates(config: TrainConfig) -> dict[str, float]:
-    """The tasks of a SeqIO mixture."""
+    """The tasks of a SeqIO mixture that have examples in it: one of rate 0 is only evaluated."""
     if config.task is None:
         return {}
-    return dict(getattr(load_task(config, None).split("train"), "rates", {}))
+    rates = getattr(load_task(config, None).split("train"), "rates", {})
+    return {name: rate for name, rate in rates.items() if rate > 0}
