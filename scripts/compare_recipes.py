@@ -187,9 +187,13 @@ def steps_to_most(curve: Sequence[Sequence[float]]) -> float:
 
 
 def measured(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Of each group, the tasks that there are figures of."""
-    groups = {name: [task for task in tasks if task in found["tasks"]] for name, tasks in GROUPS}
-    return {name: tasks for name, tasks in groups.items() if tasks}
+    """Of each group, the tasks that there are figures of; no two groups of the same tasks."""
+    groups: dict[str, list[str]] = {}
+    for name, tasks in GROUPS:
+        of_group = [task for task in tasks if task in found["tasks"]]
+        if of_group and of_group not in groups.values():
+            groups[name] = of_group
+    return groups
 
 
 def show(found: Mapping[str, Any]) -> None:
