@@ -1,4 +1,4 @@
-"""Prompt tuning of frozen T5 models (Lester, Al-Rfou & Constant 2021) in JAX.
+"""Prompt tuning of frozen language models (Lester, Al-Rfou & Constant 2021) in JAX.
 
 import prompt_tuning_jax as pt
 

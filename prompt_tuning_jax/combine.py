@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
+from prompt_tuning_jax.tuned_prompt import FINGERPRINT, OF_MODEL, OF_TASK, TunedPrompt
 
 # Facts that are true of the combination where they are true of every part.
-COMMON = ("base_model", "base_model_fingerprint", "vocabulary_hash", "task", "verbalizers")
+COMMON = ("base_model", *OF_MODEL, *OF_TASK)
 
 
 def average(prompts: Sequence[TunedPrompt], weights: Sequence[float] | None = None) -> TunedPrompt:
@@ -52,7 +52,7 @@ def compose(prompts: Sequence[TunedPrompt]) -> TunedPrompt:
     if len({prompt.shape[1] for prompt in prompts}) > 1:
         raise ValueError(f"Only prompts of one width can be composed, got {_shapes(prompts)}.")
     last = prompts[-1].metadata  # the task's own part says what the whole is for
-    facts |= {key: last[key] for key in ("task", "verbalizers") if key in last}
+    facts |= {key: last[key] for key in OF_TASK if key in last}
     values = np.concatenate([one.values for one in prompts])
     return dataclasses.replace(prompts[0], values=values, metadata=facts)
 
@@ -62,7 +62,7 @@ def _common_facts(prompts: Sequence[TunedPrompt]) -> dict[str, Any]:
         kinds = {getattr(prompt, name) for prompt in prompts}
         if len(kinds) > 1:
             raise ValueError(f"These prompts differ in {name}: {', '.join(sorted(kinds))}.")
-    models = {prompt.metadata.get("base_model_fingerprint") for prompt in prompts} - {None}
+    models = {prompt.metadata.get(FINGERPRINT) for prompt in prompts} - {None}
     if len(models) > 1:
         raise ValueError("These prompts were tuned for different models; they cannot be combined.")
     first = prompts[0].metadata

@@ -37,7 +37,7 @@ from prompt_tuning_jax.models.embedding import EmbeddingConfig, Step, prompted, 
 from prompt_tuning_jax.models.embedding.embed import embedded
 from prompt_tuning_jax.models.embedding.encoders import EMBEDDING_NAME, encoder_of
 from prompt_tuning_jax.params import flatten, unflatten
-from prompt_tuning_jax.tuned_prompt import ANY_MODEL, TunedPrompt, check_compatible
+from prompt_tuning_jax.tuned_prompt import ANY_MODEL, QUERY_NAME, TunedPrompt, check_compatible
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 CHUNK = 16384  # texts that are in memory as tokens at once
@@ -122,7 +122,7 @@ class EmbeddingModel:
         adapter.check(self.params, lambda: self.identity, allow_prompt_mismatch)
         if not allow_prompt_mismatch:
             prompted.check_pooling(adapter.metadata, self.config)
-        name = adapter.metadata.get(prompted.QUERY_NAME) or self.text_prompts.default
+        name = adapter.metadata.get(QUERY_NAME) or self.text_prompts.default
         return self.replace(
             params=adapter.within(self.params, self.mesh),
             known_fingerprint=self.fingerprint,

@@ -1,6 +1,7 @@
 """What trains and how: rules over parameter names, the paper's optimizer, and T5's loss.
 
-A rule is `(regex, optimizer)`, over the parameters' names: see `params.split_params`.
+A rule is `(regex, optimizer)`: the optimizer trains the parameters whose names the regex matches,
+and what no rule matches is frozen; `params.split_params` divides a model so.
 """
 
 import math

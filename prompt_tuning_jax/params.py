@@ -1,6 +1,6 @@
 """The parameter tree: the prompt's address in it, flat names, and what trains apart from the rest.
 
-A rule is `(regex, optimizer)`, see `optim`. The first one whose regex matches a parameter's whole
+A rule is `(regex, optimizer)`. The first one whose regex matches a parameter's whole
 name trains it; a parameter that no rule matches is frozen. `split_params` divides the model so:
 
     before   {encoder: {prompt: {prompt}, layers_0: {...}}, decoder: {...}}

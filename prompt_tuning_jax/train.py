@@ -64,6 +64,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
     if config.share is not None:
         raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
+    if config.halve_at is not None:
+        raise ValueError(f"{spelled('halve_at')} is between several {spelled('runs')}: set these.")
     check_mixture(config, {"": config})
     check_teachers(config)
     check_settings(config)

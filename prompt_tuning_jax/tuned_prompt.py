@@ -16,7 +16,15 @@ FINGERPRINT = "base_model_fingerprint"
 VOCABULARY = "vocabulary_hash"
 # And how that made vectors of texts, where it was tuned for vectors.
 POOLING, NORMALIZES = "pooling", "normalizes"
-_OF_MODEL = (FINGERPRINT, VOCABULARY, POOLING, NORMALIZES)
+OF_MODEL = (FINGERPRINT, VOCABULARY, POOLING, NORMALIZES)
+# Whether its positions count in that pooling, behind which of the model's text prompts it and
+# documents stood, and which texts it stands before, one of an embedding model's `SIDES`.
+POOL_PROMPT, QUERY_NAME, DOCUMENT_NAME, SIDE = "pool_prompt", "query_name", "document_name", "sides"
+# Those about the task, which are as true of what is made from the prompt.
+OF_TASK = (
+    *("task", "verbalizers", "input_template", "target_template", "feature_lengths"),
+    *("predictions", "missing", POOL_PROMPT, QUERY_NAME, DOCUMENT_NAME, SIDE),
+)
 # How a refusal is overridden in Python.
 ANY_MODEL = "pass its `for_any_model()`"
 
@@ -60,7 +68,7 @@ class TunedPrompt:
 
     def for_any_model(self) -> "TunedPrompt":
         """The same, without a word of which model it was tuned for: no other then refuses it."""
-        kept = {k: x for k, x in self.metadata.items() if k not in _OF_MODEL}
+        kept = {k: x for k, x in self.metadata.items() if k not in OF_MODEL}
         return dataclasses.replace(self, metadata=kept)
 
 

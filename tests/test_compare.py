@@ -77,6 +77,26 @@ def test_all_rows_are_of_the_same_examples(model, tmp_path):
         assert row.scores == [score]
 
 
+def test_without_a_split_to_choose_by_some_of_train_is_held_out():
+    whole = tiny.make_task()
+    test = ExampleList([{"inputs": "the soup", "targets": "yes"}])
+    unchosen = dataclasses.replace(whole, splits={"train": whole.splits["train"], "test": test})
+    splits = with_test_split(unchosen).splits
+    assert splits["test"] is test
+    held_out, rest = (
+        {example["inputs"] for example in splits[name]} for name in ("validation", "train")
+    )
+    assert held_out
+    assert not held_out & rest
+    chosen = dataclasses.replace(whole, splits=whole.splits | {"test": test})
+    assert with_test_split(chosen).splits == chosen.splits
+
+
+def test_without_a_directory_it_says_so(model, tmp_path):
+    with pytest.raises(ValueError, match="Set model_dir"):
+        pt.compare(**(options(model, tmp_path, methods=["prompt"]) | {"model_dir": None}))
+
+
 def test_a_training_split_too_small_to_choose_by_is_named(model, tmp_path):
     one = ExampleList([{"inputs": "a", "targets": "1"}])
     task = dataclasses.replace(tiny.make_task(), splits={"train": one, "validation": one})
@@ -123,6 +143,8 @@ def test_settings_of_no_method_that_is_compared_are_refused(model, tmp_path):
         ({"wayward_text": "a"}, "wayward_text is for prompt and both_prompts"),
         ({"prompt_init": "uniform"}, "prompt_init is for prompt"),
         ({"method": "ia3"}, "method is of a single run"),
+        ({"learning_rate": 0.1}, "learning_rate is for prompt: others have theirs by rates"),
+        ({"halve_at": [2]}, "halve_at would end some seeds early"),
     ):
         with pytest.raises(UsageError, match=own):
             pt.compare(**options(model, tmp_path / "run", methods=["model"], **given))

@@ -117,7 +117,7 @@ def test_examples_in_memory_are_compared_too(go, tmp_path):
 def test_only_the_train_file(go, tmp_path):
     """What has no validation split says so, and takes no patience; a share of train is one."""
     (tmp_path / "files" / "validation.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"patience counts evaluations.*validation_share=0.1"):
+    with pytest.raises(ValueError, match=r"patience goes by evaluations.*validation_share=0.1"):
         go(2, patience=2)
     with pytest.warns(UserWarning, match="nothing is evaluated.*validation_share=0.1"):
         assert go(2).history == []

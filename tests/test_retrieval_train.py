@@ -357,7 +357,7 @@ def test_without_a_split_to_evaluate_on_the_last_is_the_best(tmp_path):
     with pytest.warns(UserWarning, match="nothing is evaluated"):
         result = pt.train(**run(load("bert"), folder, tmp_path / "run", train_steps=2))
     assert not result.history
-    with pytest.raises(ValueError, match="patience counts evaluations"):
+    with pytest.raises(ValueError, match="patience goes by evaluations"):
         pt.train(**run(load("bert"), folder, tmp_path / "other", patience=2))
 
 

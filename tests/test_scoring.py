@@ -69,6 +69,9 @@ def test_a_vote_needs_a_majority(model):
     one, other = BANK.prompts["food"], BANK.prompts["drink"]
     bank = TunedBank({"a": one, "b": other, "c": one, "d": other, "e": one})
     result = evaluate_ensemble(model, tiny.make_task(), bank, **HOW)
+    for score in ("loss", "legal_mass"):  # however much members disagree
+        mean = np.mean([member.scores[score] for member in result.members.values()])
+        assert result.ensemble.scores[score] == pytest.approx(mean, rel=1e-5)
     assert result.ensemble.predictions == result.members["a"].predictions
     assert result.ensemble.predictions != result.members["b"].predictions
 

@@ -120,7 +120,7 @@ def test_a_comparison_holds_out_what_can_be_scored(setup):
     loud = sum("loud" in str(target) for target in targets)
     score = task.score(targets, ["loud"] * len(targets))["share"]
     assert score == pytest.approx(100 * loud / len(targets))
-    with pytest.raises(ValueError, match="is a mixture without a test split"):
+    with pytest.raises(ValueError, match="is a mixture with one split beside train"):
         with_test_split(make("all_sounds"))
 
 

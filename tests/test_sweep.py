@@ -1,5 +1,6 @@
 """A sweep over settings: its grid, its jobs, halving, and what it leaves behind."""
 
+import dataclasses
 import json
 import shutil
 
@@ -41,6 +42,7 @@ def test_a_grid_is_every_combination_and_shared_settings_make_jobs():
         ({}, "grid is empty"),
         ({"learning_rat": "1"}, "did you mean learning_rate"),
         ({"task": "a,b"}, "of one task"),
+        ({"eval_limit": "10,20"}, "eval_limit cannot be swept"),
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"learning_rate": "0.1,-1"}, "at least 0"),
         ({"optimizer": "sgd"}, "adafactor, adamw"),
@@ -135,13 +137,32 @@ def test_the_worse_half_ends_and_the_others_are_as_without_it(model, tmp_path):
     ("changes", "words"),
     [
         ({"halve_at": [3]}, "no step of an evaluation"),
+        ({"halve_at": [4]}, "have ended by then: the longest has train_steps 4"),
         ({"halve_at": [2], "runs": {"a": {"data_dir": "x"}, "b": {}}}, "data of its own"),
+        ({"halve_at": [2], "runs": {"a": {"eval_limit": 9}, "b": {}}}, "data of its own"),
     ],
 )
 def test_halving_that_cannot_be_is_refused(model, tmp_path, changes, words):
     runs = changes.pop("runs", {"a": {}, "b": {"seed": 1}})
     with pytest.raises(ValueError, match=words):
         pt.train_many(runs, **tiny.own_run(model, tmp_path / "run", **changes))
+
+
+def test_halving_goes_by_evaluations_of_several_runs(model, tmp_path):
+    unscored = tiny.make_task()
+    unscored = dataclasses.replace(unscored, splits={"train": unscored.splits["train"]})
+    given = tiny.own_run(model, tmp_path / "run", halve_at=[2])
+    with pytest.raises(ValueError, match=r"halve_at is between several runs"):
+        pt.train(**given)
+    with pytest.raises(ValueError, match=r"halve_at goes by evaluations.*no validation split"):
+        pt.train_many({"a": {}, "b": {"seed": 1}}, **(given | {"task": unscored}))
+
+
+def test_all_jobs_are_checked_before_the_first_trains(model, tmp_path):
+    given = tiny.own_run(model, tmp_path / "sweep")
+    with pytest.raises(ValueError, match=r"batch_size 4 does not divide into microbatches 3"):
+        pt.sweep({"microbatches": [2, 3]}, **given)
+    assert not (tmp_path / "sweep" / "job0" / "state").exists()
 
 
 @pytest.mark.slow

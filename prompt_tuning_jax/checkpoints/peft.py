@@ -154,7 +154,7 @@ def write_adapter(
         "token_dim": width,
     }
     directory = Path(directory)
-    # The configuration comes last: without it no directory counts as an adapter.
+    # The configuration comes last: without it the adapter cannot be read.
     with new_file(directory / WEIGHTS) as partial:
         save_tensors({_TENSOR: np.ascontiguousarray(values)}, partial, {"format": "pt"})
     with new_file(directory / CONFIG) as partial:

@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from prompt_tuning_jax import __version__
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
@@ -270,16 +270,12 @@ def _file_in(directory: Path) -> Path:
 
 def _own_facts(prompt: TunedPrompt) -> dict[str, Any]:
     """What a prompt's file says about the file itself."""
-    try:
-        library_version = version("prompt-tuning-jax")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        library_version = "unknown"
     return {
         "prompt_length": prompt.shape[0],
         "emb_dim": prompt.shape[1],
         "layout": prompt.layout,
         "visibility": prompt.visibility,
-        "library_version": library_version,
+        "library_version": __version__,
         _CHECKSUM: _checksum(prompt.values),
     }
 

@@ -36,17 +36,17 @@ from prompt_tuning_jax.embedding import load_embedding_model
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.model import load_model
 from prompt_tuning_jax.models.embedding.config import BOTH
-from prompt_tuning_jax.models.embedding.prompted import (
-    DOCUMENT_NAME,
-    POOL_PROMPT,
-    QUERY_NAME,
-    SIDE,
-)
 from prompt_tuning_jax.models.family import family_of
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
+from prompt_tuning_jax.tuned_prompt import (
+    DOCUMENT_NAME,
+    POOL_PROMPT,
+    QUERY_NAME,
+    SIDE,
+    TunedPrompt,
+)
 
 FORMS = ("peft", "npy", "sentence_transformers")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning_jax.data.batches import BLOCK
 from prompt_tuning_jax.data.encoding import (
     INPUT_BUCKETS,
     TARGET_BUCKETS,
@@ -18,13 +19,12 @@ from prompt_tuning_jax.data.encoding import (
     check_distinct,
 )
 from prompt_tuning_jax.data.lost_text import LostText, as_written, in_words
-from prompt_tuning_jax.data.task import Example, Source, Task, target_text
+from prompt_tuning_jax.data.task import FEATURES, Example, Source, Task, target_text
 from prompt_tuning_jax.json_values import plain
 from prompt_tuning_jax.layout import place_prompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 
-FEATURES = {"inputs": INPUT_BUCKETS, "targets": TARGET_BUCKETS}
-BLOCK = 1024  # examples that are encoded at once
+BUCKETS = {"inputs": INPUT_BUCKETS, "targets": TARGET_BUCKETS}
 DIFFERENT_TARGETS = 1000  # targets told apart; free text would need memory without end
 WHOLE = dict.fromkeys(FEATURES, sys.maxsize)
 
@@ -118,7 +118,7 @@ def task_facts(
         "counted": survey.examples,
         "complete": complete,
         "targets": _targets(task, survey, vocabulary),
-        "lengths": {f: _lengths(survey.lengths[f], FEATURES[f], cut.lengths[f]) for f in FEATURES},
+        "lengths": {f: _lengths(survey.lengths[f], BUCKETS[f], cut.lengths[f]) for f in FEATURES},
     }
 
 

@@ -66,7 +66,8 @@ class BatchSize(NamedTuple):
 
     Attributes:
       rows: the most rows.
-      tokens: the most places, unless so few rows have more; None for no such limit.
+      tokens: the most positions of a batch, though never fewer than `parts` rows; None for no such
+        limit.
       parts: what the number of rows must divide by.
     """
 

@@ -23,12 +23,14 @@ class Answer(NamedTuple):
     """A prediction, its log-probability score, and, if it was ranked, every label's.
 
     `votes` counts the prompts that put a label first: one prompt, or an ensemble's members.
+    `legal_mass` is the probability that falls on the labels, of an ensemble the members' mean.
     """
 
     prediction: str
     score: float
     scores: dict[str, float] | None = None
     votes: dict[str, int] | None = None
+    legal_mass: float | None = None
 
 
 def answer(
@@ -94,4 +96,5 @@ def ranked_answer(scores: Float[np.ndarray, "N C"], labels: Sequence[str]) -> An
     means = dict(zip(labels, scores.mean(axis=0).tolist(), strict=True))
     chosen = scores.argmax(axis=-1)
     votes = {label: int(np.sum(chosen == i)) for i, label in enumerate(labels)}
-    return Answer(best, means[best], means, votes)
+    legal_mass = float(np.exp(scores).sum(axis=-1).mean())
+    return Answer(best, means[best], means, votes, legal_mass)

@@ -230,8 +230,7 @@ def _summarise(
     targets = [target_text(example, model.vocabulary) for example in examples]
     predictions = [one.prediction for one in answers]
     if answers[0].scores is not None:
-        mass = [sum(np.exp(list(one.scores.values()))) for one in answers]
-        scores["legal_mass"] = float(100 * np.mean(mass))
+        scores["legal_mass"] = float(100 * np.mean([one.legal_mass for one in answers]))
         return Evaluation(task.score(targets, predictions) | scores, targets, predictions)
     seen, changed = credited(targets, predictions, task.verbalizers, model.vocabulary)
     if task.verbalizers:

@@ -18,7 +18,7 @@ from typing import Any
 
 import gin
 
-from prompt_tuning_jax import gin_configs
+from prompt_tuning_jax import gin_configs, optim  # noqa: F401, files name its optimizers
 from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.settings.setting import macro_name, nearest_hint
 

@@ -243,13 +243,7 @@ class TrainConfig(
 
 def check_settings(config: TrainConfig) -> None:
     """Refuses what is wrong before anything is loaded, and makes the run's directory."""
-    if config.model_dir is None:
-        raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
-    if "://" in str(config.model_dir):
-        raise ValueError(
-            f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and "
-            "name it by its path. (Under T5X, MODEL_DIR may be gs://...)"
-        )
+    check_model_dir(config)
     for rule in config.trainable or ():
         if not _is_rule(rule):
             raise ValueError(
@@ -288,6 +282,17 @@ def check_settings(config: TrainConfig) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{spelled('model_dir')} {path} cannot be written: {error}.") from error
+
+
+def check_model_dir(config: TrainConfig) -> None:
+    """Refuses what is no directory."""
+    if config.model_dir is None:
+        raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
+    if "://" in str(config.model_dir):
+        raise ValueError(
+            f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and "
+            "name it by its path. (Under T5X, MODEL_DIR may be gs://...)"
+        )
 
 
 def check_optimizer(config: TrainConfig) -> None:

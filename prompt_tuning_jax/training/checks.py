@@ -43,9 +43,9 @@ def check_task(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> dict[
 def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
     """Warns that there is no validation split; refuses a setting that would then do nothing."""
     remedy = held_out_remedy(task)
-    if config.patience is not None:
+    if (name := by_evaluations(config)) is not None:
         raise ValueError(
-            f"{spelled('patience')} counts evaluations, but {task.name!r} has no validation split: "
+            f"{spelled(name)} goes by evaluations, but {task.name!r} has no validation split: "
             f"leave it out.{remedy}"
         )
     warnings.warn(
@@ -53,6 +53,12 @@ def say_nothing_is_evaluated(config: TrainConfig, task: Task) -> None:
         f"prompt is the last.{remedy}",
         stacklevel=2,
     )
+
+
+def by_evaluations(config: TrainConfig) -> str | None:
+    """A setting that without evaluations would do nothing; None where there is none."""
+    names = (name for name in ("patience", "halve_at") if getattr(config, name) is not None)
+    return next(names, None)
 
 
 def held_out_remedy(task: Task) -> str:

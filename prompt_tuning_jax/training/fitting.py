@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from prompt_tuning_jax import __version__
 from prompt_tuning_jax.checkpoints.atomic import new_file
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.devices.hosts import gather
@@ -145,6 +146,7 @@ def _remembered(config: TrainConfig, model: FrozenModel, mesh: Mesh, shapes: Sha
         return None
     device = mesh.devices.flat[0]
     facts = (
+        __version__,
         jax.__version__,
         device.client.platform_version,
         device.device_kind,
@@ -153,6 +155,7 @@ def _remembered(config: TrainConfig, model: FrozenModel, mesh: Mesh, shapes: Sha
         config.microbatches,
         config.prompt_layout,
         config.z_loss,
+        config.label_smoothing,
         config.loss_normalization,
         config.is_private,
         jax.tree.map(lambda x: (x.shape, str(x.dtype)), shapes),

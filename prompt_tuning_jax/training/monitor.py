@@ -30,7 +30,7 @@ def prompt_signs(prompt: Float[Array, "P D"], embeddings: Float[Array, "V D"]) -
     embeddings = embeddings.astype(jnp.float32)
     squares = (
         jnp.sum(prompt**2, axis=-1)[:, None]
-        - 2 * prompt @ embeddings.T
+        - 2 * jnp.matmul(prompt, embeddings.T, precision="highest")  # else bfloat16 on a TPU
         + jnp.sum(embeddings**2, axis=-1)[None, :]
     )
     nearest = jnp.sqrt(jnp.maximum(squares.min(axis=-1), 0.0))

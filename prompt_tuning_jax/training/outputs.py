@@ -69,7 +69,7 @@ class Scoring(Protocol):
         """What a prompt's file says, so that an input is put to the model as here."""
 
     def begin(self) -> None:
-        """Writes what was made to score by: the run begins, and nothing refused it."""
+        """Writes the index made for scoring; called once, when nothing can be refused any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Outputs:
     All hosts call the same methods; the first one writes.
 
     Attributes:
-      start: the record of other tasks' prompts at which the run starts; None where at none.
+      start: of a run that starts at other tasks' nearest prompts, which these were; else None.
       budget: of a private run.
     """
 

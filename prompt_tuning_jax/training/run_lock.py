@@ -37,7 +37,7 @@ class Owner:
     """A process, as `run.lock` describes it.
 
     Attributes:
-      place: the kernel's start and the space of process numbers, which `pid` is one of; empty
+      place: the kernel's start and the namespace of processes, within which `pid` is unique; empty
         where the system does not say.
       started: when the process started, in the kernel's ticks, as `pid` may be used again.
       since: when it took the lock, as text.

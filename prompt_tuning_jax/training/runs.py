@@ -13,14 +13,20 @@ from prompt_tuning_jax.data.encoding import Batch
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.settings.setting import check_value, macro_name, names_where, settings_of
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.training import run_lock
 from prompt_tuning_jax.training.monitor import Log
 from prompt_tuning_jax.training.outputs import Outputs, Scores
 from prompt_tuning_jax.training.step_types import Key, Params
 from prompt_tuning_jax.training.transfer.nearest import told
 
 # Settings whose scores do not compare.
-DATA = {"task", "task_module", "data_dir", "train_file", "eval_split", "metric"}
+DATA = (
+    *("task", "task_module", "data_dir", "train_file", "validation_file", "validation_share"),
+    *("task_field", "task_id", "missing", "metric", "positive", "eval_split", "eval_limit"),
+)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+# What several runs write beside their directories.
+TAKEN = ("state", "tensorboard", "index", run_lock.NAME)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -103,8 +109,8 @@ class Run:
         if not self.healthy:
             rate = spelled("learning_rate")
             self.log.say(f"a loss or gradient was not finite; lower its {rate}.")
-        told = self.history, self.best, self.batches, self.log
-        self.outputs.finish(self.step, trainable, *told)
+        outcome = self.history, self.best, self.batches, self.log
+        self.outputs.finish(self.step, trainable, *outcome)
 
 
 def drop_worse_half(runs: Sequence[Run], step: int) -> None:
@@ -175,11 +181,7 @@ def run_configs(
     fields = {macro_name(name): name for name in declared} | {name: name for name in declared}
     configs = {}
     for name, changes in runs.items():
-        if (
-            not isinstance(name, str)
-            or not NAME.fullmatch(name)
-            or name in ("state", "tensorboard")
-        ):
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in TAKEN:
             raise ValueError(
                 f"{spelled('runs')}: {name!r} cannot be the name of a run's directory."
             )
@@ -201,7 +203,7 @@ def run_configs(
                 )
             check_value(declared[fields[given]], value, f"{spelled('runs')}: {name!r}: {given}")
         own = {fields[given]: value for given, value in changes.items()}
-        if config.halve_at is not None and DATA & own.keys():
+        if config.halve_at is not None and own.keys() & DATA:
             raise ValueError(
                 f"{spelled('halve_at')} compares runs of the same data, but {name!r} has data of "
                 f"its own: leave one of both out."
@@ -213,4 +215,10 @@ def run_configs(
         directory = str(Path(config.model_dir) / name)
         configs[name] = dataclasses.replace(config, model_dir=directory, runs=None, **own)
         check_settings(configs[name])
+    last = max(each.train_steps for each in configs.values())
+    if config.halve_at is not None and max(config.halve_at) >= last:
+        raise ValueError(
+            f"{spelled('halve_at')} {max(config.halve_at)} ends runs that have ended by then: the "
+            f"longest has {spelled('train_steps')} {last}."
+        )
     return configs

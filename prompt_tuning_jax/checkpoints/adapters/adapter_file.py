@@ -51,7 +51,7 @@ def save_adapter(
 ) -> Path:
     """Writes an adapter, in PEFT's form where that can hold it.
 
-    Each file is replaced whole; the one that makes a directory an adapter comes last.
+    Each file is replaced whole; the one that says which model it is of comes last.
 
     Args:
       config: of the network that it changes, or of the embedding model that has it.

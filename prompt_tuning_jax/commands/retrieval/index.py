@@ -24,13 +24,13 @@ from prompt_tuning_jax.evaluation.retrieval.sides import (
 )
 from prompt_tuning_jax.evaluation.retrieval.store import check_place, make_store, save_store
 from prompt_tuning_jax.json_values import json_object
-from prompt_tuning_jax.models.embedding.prompted import DOCUMENT_NAME, SIDE
 from prompt_tuning_jax.models.embedding.stored import DTYPES
 from prompt_tuning_jax.settings.command_line import parse
 from prompt_tuning_jax.settings.common import MismatchConfig
 from prompt_tuning_jax.settings.parts.embedding import EmbeddingModelConfig
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
 from prompt_tuning_jax.settings.setting import PathLike, setting, settings
+from prompt_tuning_jax.tuned_prompt import DOCUMENT_NAME, SIDE
 
 
 @settings

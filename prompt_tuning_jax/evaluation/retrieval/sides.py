@@ -12,8 +12,7 @@ from prompt_tuning_jax.embedding import EmbeddingModel
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.evaluation.retrieval.store import PROMPT, Store
 from prompt_tuning_jax.models.embedding.config import BOTH, QUERY
-from prompt_tuning_jax.models.embedding.prompted import POOL_PROMPT, SIDE
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
+from prompt_tuning_jax.tuned_prompt import POOL_PROMPT, SIDE, TunedPrompt
 
 
 def embed_documents(

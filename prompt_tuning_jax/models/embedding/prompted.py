@@ -14,13 +14,7 @@ from prompt_tuning_jax.banks import PromptSet
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.layout import NO_TOKEN, place_prompts
 from prompt_tuning_jax.models.embedding.config import EmbeddingConfig
-from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOLING
-
-# What a tuned prompt's file says of whether its positions count in the pooling.
-POOL_PROMPT = "pool_prompt"
-QUERY_NAME = "query_name"  # and of which of the model's text prompts it was tuned behind
-DOCUMENT_NAME = "document_name"  # and which stood before documents
-SIDE = "sides"  # and of which texts it stands before, one of `config.SIDES`
+from prompt_tuning_jax.tuned_prompt import NORMALIZES, POOL_PROMPT, POOLING, QUERY_NAME
 
 
 def checked(config: EmbeddingConfig, prompts: PromptSet, name: str) -> EmbeddingConfig:

@@ -42,7 +42,7 @@ class FormConfig:
         default=None,
         help="""what is evaluated and saved is the mean of all steps, each of which counts this
         share of the next one (an exponential moving average, such as 0.99); 0 for the last step
-        alone. None: 0.95 for a prompt, else 0.""",
+        alone. None: 0.95 for a prompt (0 with share or trainable), else 0.""",
         group="training",
         identity=True,
         shared=True,
@@ -50,7 +50,7 @@ class FormConfig:
     )
     dropout_rate: float | None = setting(
         default=None,
-        help="of the network. None: 0 for a prompt, else 0.1, as in T5X.",
+        help="of the network. None: 0 for a prompt and in retrieval, else 0.1, as in T5X.",
         group="training",
         bounds=Bounds(0, 0.999),
         identity=True,

@@ -26,7 +26,7 @@ from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH, OWN
 from prompt_tuning_jax.settings.parts.retrieval import refuse_retrieval
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
-from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_model_dir, check_settings
 from prompt_tuning_jax.train import train, train_many
 from prompt_tuning_jax.training.checks import held_out_remedy
 from prompt_tuning_jax.training.comparison.costs import costs_of, stored_bytes
@@ -77,8 +77,9 @@ def compare(config: CompareConfig | None = None, **options: Any) -> list[Row]:
     """Trains each method from several seeds, and scores it on the test split.
 
     A checkpoint, a learning rate and a hand-written prompt are chosen on validation. Where a task
-    has no test split, its validation is the test, and a tenth of train chooses. model_dir holds
-    METHOD/seedN/ of each run, comparison.json and comparison.png; started again, it goes on.
+    has no test split, its validation is the test; where that leaves none to choose by, a tenth of
+    train is held out. model_dir holds METHOD/seedN/ of each run (METHOD/rateX/seedN/ where several
+    learning rates are tried), comparison.json and comparison.png; started again, it goes on.
 
     Args:
       config, options: as `train` takes them, and `settings.compare_config`.
@@ -139,6 +140,7 @@ def set_up(config: CompareConfig, methods: Sequence[str]) -> Setting:
 
 def check_all_settings(config: CompareConfig, base: TrainConfig, methods: Sequence[str]) -> None:
     """Refuses, before anything is loaded, what a run would, or what would be of no method's."""
+    check_model_dir(base)
     if base.method is not None:
         raise UsageError(f"{spelled('method')} is of a single run: set {spelled('methods')}.")
     declared = settings_of(TrainConfig)
@@ -148,40 +150,56 @@ def check_all_settings(config: CompareConfig, base: TrainConfig, methods: Sequen
                 f"{spelled(name)} is for {' and '.join(own)}: name that in "
                 f"{spelled('methods')}, or leave it out."
             )
+    if base.learning_rate is not None and "prompt" not in methods:
+        raise UsageError(
+            f"{spelled('learning_rate')} is for prompt: others have theirs by {spelled('rates')}."
+        )
+    if base.halve_at is not None:
+        raise UsageError(f"{spelled('halve_at')} would end some seeds early: leave it out.")
     trained = [method for method in methods if method in TRAINED]
     for method in trained or ["prompt"]:
         check_settings(run_config(config, base, method, base.learning_rate, base.seed))
 
 
 def with_test_split(task: Task) -> Task:
-    """Where there is no test split, validation becomes it, and some of train stands in for that."""
-    if "test" in task.splits:
-        return task
-    if "validation" not in task.splits:
-        remedy = held_out_remedy(task)
-        raise ValueError(f"{task.name!r} has neither test nor validation to compare by.{remedy}")
+    """The task with a split to choose by and one to score.
+
+    Where there is no test split, validation becomes it. Where that leaves no validation, some of
+    train stands in for it.
+    """
+    splits = dict(task.splits)
+    if "test" not in splits:
+        if "validation" not in splits:
+            remedy = held_out_remedy(task)
+            raise ValueError(
+                f"{task.name!r} has neither test nor validation to compare by.{remedy}"
+            )
+        splits["test"] = splits.pop("validation")
+    if "validation" not in splits and "train" in splits:
+        splits["train"], splits["validation"] = _some_held_out(task)
+    return dataclasses.replace(task, splits=splits)
+
+
+def _some_held_out(task: Task) -> tuple[ExampleList, ExampleList]:
+    """What stays of train, and what of it is to choose by."""
     source = task.split("train")
     if len(getattr(source, "rates", ())) > 1:
         raise ValueError(
-            f"{task.name!r} is a mixture without a test split, and none of what it trains on at "
-            "its rates can be held out: give its tasks a test split, or compare by one of them."
+            f"{task.name!r} is a mixture with one split beside train, which is the test, and none "
+            "of what it trains on at its rates can be held out to choose by: give its tasks "
+            "another split, or compare by one of them."
         )
     in_order = list(source.stream(seed=None, epoch=0))  # with what a SeqIO task's metrics need
-    train_examples = [in_order[i] for i in epoch_order(len(in_order), seed=0, epoch=0)]
+    examples = [in_order[i] for i in epoch_order(len(in_order), seed=0, epoch=0)]
     share, least, most = HELD_OUT
-    held_out = min(max(int(len(train_examples) * share), least), most, len(train_examples) // 2)
+    held_out = min(max(int(len(examples) * share), least), most, len(examples) // 2)
     if not held_out:
         raise ValueError(
-            f"{task.name!r} has no test split, so that its validation is the test, and its "
-            f"{len(train_examples)} training examples are too few to choose by some of them: give "
-            "a test split, or more examples."
+            f"{task.name!r} has one split beside train, which is the test, and its "
+            f"{len(examples)} training examples are too few to choose by some of them: give "
+            "another split, or more examples."
         )
-    splits = {
-        "train": ExampleList(train_examples[held_out:]),
-        "validation": ExampleList(train_examples[:held_out]),
-        "test": task.split("validation"),
-    }
-    return dataclasses.replace(task, splits=splits)
+    return ExampleList(examples[held_out:]), ExampleList(examples[:held_out])
 
 
 def majority(setting: Setting) -> Row:

@@ -1,1 +1,1 @@
-"""Tuning the query side of an embedding model, while the documents' vectors stay as they are."""
+"""Tuning the query side of an embedding model, whose documents' vectors stay, or both sides."""

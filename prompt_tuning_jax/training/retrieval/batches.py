@@ -40,8 +40,9 @@ class Examples:
 class RetrievalBatches:
     """Endless batches of B pairs, epoch after epoch, in an order that `seed` decides.
 
-    No query is in a batch twice, and queries of like length are together: of the pairs of every 16
-    batches the shortest are one. What is left of an epoch and fills no batch is left out of it.
+    No query is in a batch twice, and queries of like length are together: the pairs of 16 batches
+    are sorted by length and cut into batches. What is left of an epoch and fills no batch is left
+    out of it.
 
     A batch has the queries' tokens, `documents` [B + B * m, E]: each query's answer, then m hard
     negatives of each, and `allowed` [B, B + B * m], as `contrastive.contrastive_losses` has it.
@@ -148,8 +149,7 @@ class RetrievalBatches:
 
     def get_state(self) -> dict[str, Any]:
         """Where the data stands, as JSON values."""
-        names = ("seed", "batch_size", "epoch", "position")
-        return {name: getattr(self, f"_{name}") for name in names}
+        return {"epoch": self._epoch, "position": self._position}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues from `get_state()`."""

@@ -27,16 +27,17 @@ from prompt_tuning_jax.evaluation.retrieval.metrics import (
 from prompt_tuning_jax.evaluation.retrieval.sides import embed_documents
 from prompt_tuning_jax.evaluation.retrieval.store import FILE, Store, save_store
 from prompt_tuning_jax.models.embedding import EmbeddingConfig
-from prompt_tuning_jax.models.embedding.prompted import (
+from prompt_tuning_jax.models.embedding.prompted import pooling_facts
+from prompt_tuning_jax.settings.setting import settings_of
+from prompt_tuning_jax.settings.train_config import TrainConfig
+from prompt_tuning_jax.training.checks import by_evaluations
+from prompt_tuning_jax.tuned_prompt import (
     DOCUMENT_NAME,
     POOL_PROMPT,
     QUERY_NAME,
     SIDE,
-    pooling_facts,
+    TunedPrompt,
 )
-from prompt_tuning_jax.settings.setting import settings_of
-from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 Vectors = Mapping[str, np.ndarray]
 """Id -> vector [E]."""
@@ -80,9 +81,9 @@ def check_evaluation(config: TrainConfig, collection: Collection) -> None:
         if CLUSTERS in metrics:
             _labels(collection.split(config.eval_split))
         return
-    if config.patience is not None:
+    if (name := by_evaluations(config)) is not None:
         raise ValueError(
-            f"{spelled('patience')} counts evaluations, but {config.data_dir} has nothing of the "
+            f"{spelled(name)} goes by evaluations, but {config.data_dir} has nothing of the "
             f"split {usual!r}, such as qrels/dev.tsv or pairs in dev.tsv: leave it out."
         )
     warnings.warn(

@@ -14,9 +14,10 @@ from prompt_tuning_jax.settings.setting import (
 )
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.settings.values import read, takes_several
+from prompt_tuning_jax.training.runs import DATA
 
 # What a sweep sets itself, or that makes scores incomparable.
-NOT_IN_A_GRID = ("model_dir", "runs", "task", "task_module", "data_dir", "train_file", "metric")
+NOT_IN_A_GRID = ("model_dir", "runs", *DATA)
 
 
 class Trial(NamedTuple):

@@ -59,7 +59,7 @@ class Row:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """By the mean over seeds, then by the worst of them; of those that came as far."""
+        """By the mean over seeds, then by the worst of them."""
         ranks = [outcome.rank for outcome in self.outcomes]
         return float(np.mean(ranks)), min(ranks)
 

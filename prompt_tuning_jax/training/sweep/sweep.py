@@ -23,6 +23,7 @@ from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.train import train_many
 from prompt_tuning_jax.training.checks import held_out_remedy
+from prompt_tuning_jax.training.runs import run_configs
 from prompt_tuning_jax.training.set_up import open_model
 from prompt_tuning_jax.training.sweep.grid import Trial, jobs_of, trials_of, values_of
 from prompt_tuning_jax.training.sweep.report import Outcome, Row, write_report
@@ -51,10 +52,11 @@ def sweep(
 ) -> Found:
     """Trains every combination of the grid's settings, and keeps the best prompt.
 
-    model_dir/TRIAL holds what each leaves behind, model_dir/best the best prompt, sweep.json and
-    sweep.png what came of all. Started again, it goes on where it was. Settings that runs together
-    may differ in (rate, seed, start, ...) train in one job; each value of another (the prompt's
-    length, the optimizer, ...) is a job of its own. With `halve_at`, each job drops its worse half.
+    model_dir/jobN/TRIAL holds what each leaves behind, model_dir/best the best prompt, sweep.json
+    and sweep.png what came of all. Started again, it goes on where it was. Settings that runs
+    together may differ in (rate, seed, start, ...) train in one job; each value of another (the
+    prompt's length, the optimizer, ...) is a job of its own. With `halve_at`, each job drops its
+    worse half.
 
     Args:
       grid: setting -> the values to try.
@@ -70,6 +72,9 @@ def sweep(
         raise ValueError(f"{spelled('grid')} makes the runs: leave {spelled('runs')} out.")
     check_settings(base)
     refuse_retrieval(base, "A sweep")
+    jobs = jobs_of(trials)
+    for number, job in enumerate(jobs):  # all before the first trains
+        run_configs(*job_settings(base, number, job))
     mesh = sharding.make_mesh(base.mesh)
     base = dataclasses.replace(base, model=open_model(base, mesh))
     task = load_task(base, base.model.vocabulary)
@@ -77,7 +82,6 @@ def sweep(
         remedy = held_out_remedy(task)
         raise ValueError(f"{task.name!r} has no {base.eval_split} split to rank by.{remedy}")
     metric = task.best_metric if task.metrics else "loss"
-    jobs = jobs_of(trials)
     outcomes = [outcome for i, job in enumerate(jobs) for outcome in _run(base, i, job, metric)]
     rows = write_report(Path(base.model_dir), outcomes, metric)
     best = max(rows[0].outcomes, key=lambda outcome: outcome.rank)
@@ -87,15 +91,23 @@ def sweep(
     return Found(rows[0].settings, prompt, str(kept), rows)
 
 
+def job_settings(
+    base: TrainConfig, number: int, job: Sequence[Trial]
+) -> tuple[TrainConfig, dict[str, Mapping[str, Any]]]:
+    """What a job's trials have in common, and what is each one's own."""
+    directory = str(Path(base.model_dir) / f"job{number}")
+    common = dataclasses.replace(base, model_dir=directory, **job[0].shared)
+    return common, {trial.name: trial.own for trial in job}
+
+
 def _run(base: TrainConfig, number: int, job: Sequence[Trial], metric: str) -> list[Outcome]:
     """A job's trials, as they came out."""
-    directory = Path(base.model_dir) / f"job{number}"
-    config = dataclasses.replace(base, model_dir=str(directory), **job[0].shared)
-    results = train_many({trial.name: trial.own for trial in job}, config)
+    common, own = job_settings(base, number, job)
+    results = train_many(own, common)
     return [
         Outcome(
             trial.settings,
-            directory / trial.name,
+            Path(common.model_dir) / trial.name,
             metric,
             tuple((entry["step"], entry[metric]) for entry in results[trial.name].history),
         )

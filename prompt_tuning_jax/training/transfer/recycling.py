@@ -22,22 +22,12 @@ from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
 from prompt_tuning_jax.settings.setting import PathLike
 from prompt_tuning_jax.training.transfer.embedding_maps import MAPS, EmbeddingMap, relative_error
-from prompt_tuning_jax.tuned_prompt import FINGERPRINT, VOCABULARY, TunedPrompt
+from prompt_tuning_jax.tuned_prompt import FINGERPRINT, OF_TASK, VOCABULARY, TunedPrompt
 from prompt_tuning_jax.vocabularies import Vocabulary
 
 HELD_OUT = 10  # every tenth piece is kept out of the fit, to see how well it carries over
 USELESS = 0.98  # of held-out pieces' variance
 LEAST = 2 * HELD_OUT  # pieces in common
-# What a prompt's file says that is as true of the recycled one: it is about the task.
-OF_THE_TASK = (
-    "task",
-    "verbalizers",
-    "input_template",
-    "target_template",
-    "feature_lengths",
-    "predictions",
-    "missing",
-)
 
 
 class SharedPieces(NamedTuple):
@@ -124,7 +114,7 @@ def recycle(
         "pieces": len(shared.source),
         **errors,
     }
-    facts: dict[str, Any] = {k: x for k, x in tuned.metadata.items() if k in OF_THE_TASK}
+    facts: dict[str, Any] = {k: x for k, x in tuned.metadata.items() if k in OF_TASK}
     facts |= {
         "base_model": target.name,
         FINGERPRINT: target.identity["fingerprint"],

@@ -68,8 +68,11 @@ def check_sharing(config: TrainConfig, configs: Mapping[str, TrainConfig]) -> No
                     f"With {share} all runs train as long and as fast: set {spelled(setting)} for "
                     f"all, not for {name!r}."
                 )
-    if not config.input_rows:
-        raise ValueError(f"{share} is of prompts: set {spelled('prompt_length')} above 0.")
+    if config.trains != "prompt":
+        raise ValueError(
+            f"{share} is of prompts, but {config.trains} trains: set {spelled('prompt_length')} "
+            f"above 0, and leave out {spelled('method')}."
+        )
     if config.share == "concatenate":
         if not 0 < sharing_of(config).rows < config.prompt_length:
             raise ValueError(
@@ -94,7 +97,7 @@ class SharedTrainer(StackedTrainer):
         self._log_period, self._pad_id = config.log_period, prepared.model.config.pad_id
         prompts = jnp.stack([start[PROMPT_NAME] for start in prepared.starts])
         parts = shared_parts.start(sharing_of(config), jax.random.key(config.seed), prompts)
-        arrays = parts, start_states(make_optimizer(config), parts)
+        arrays = parts, start_states(shared_optimizer(config), parts)
         self._arrays = sharding.put(arrays, sharding.replicated(mesh))
         self._step = make_shared_step(config, self.gradients(config, prepared.model))
         self._keys = jnp.stack([run.key for run in self.runs])
@@ -171,7 +174,7 @@ class SharedTrainer(StackedTrainer):
             )
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def shared_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Of what is in common, and of each run's own."""
     rate = optim.scheduled(*pace_of(config), config.schedule, config.warmup_steps)
     return optim.OPTIMIZERS[config.optimizer or "adafactor"](rate)
@@ -226,7 +229,7 @@ def make_shared_step(config: TrainConfig, gradients: PromptGradients) -> Callabl
     From (parts, optimizer's states, frozen, batch, dropout keys [N], step number); the first two
     are updated in place. Also returns the metrics of each run, and their means.
     """
-    optimizer, fold = make_optimizer(config), functools.partial(shared_parts.fold, config.share)
+    optimizer, fold = shared_optimizer(config), functools.partial(shared_parts.fold, config.share)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(
