@@ -22,7 +22,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from prompt_tuning_jax.checkpoints.run_state import RunState, is_saved
+from prompt_tuning_jax.checkpoints.run_state import RunState
 from prompt_tuning_jax.data.prefetch import Prefetcher
 from prompt_tuning_jax.devices import interruption, sharding
 from prompt_tuning_jax.errors import same_call, spelled
@@ -221,6 +221,6 @@ def set_up(
     form = fitting.fit(with_any_noise(config), model, mesh, trainer_class.copies(len(configs)))
     config = dataclasses.replace(config, **form.settings)
     configs = {name: dataclasses.replace(one, **form.settings) for name, one in configs.items()}
-    prepared = prepare(configs, model, mesh, trainer_class.check, is_saved(config.model_dir))
+    prepared = prepare(configs, model, mesh, trainer_class.check, config.model_dir)
     config = with_common_noise(config, [run.config for run in prepared.runs])
     return trainer_class(config, prepared, mesh), prepared.model, fitting.told(config, model, form)

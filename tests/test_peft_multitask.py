@@ -63,6 +63,8 @@ def test_each_task_has_a_prompt(adapter, tmp_path, model_dir, model, capsys):
     [
         ({"num_transformer_submodules": 2}, "rows for the decoder's input too"),
         ({"num_transformer_submodules": None}, "rows for the decoder's input too"),
+        ({"num_tasks": 0}, "num_tasks must be a positive number, not 0"),
+        ({"task_type": 5}, "is a PEFT prompt for 5"),
         ({"num_tasks": 4}, r"prefix_task_cols is \[3, 5, 2\], but .* describes \[4, 5, 2\]"),
     ],
 )
@@ -87,6 +89,8 @@ def test_load_prompt_says_what_reads_it(adapter):
     with pytest.raises(ValueError, match="which `prompt-tuning import` writes as a prompt for"):
         load_prompt(adapter[0])
     assert not is_multitask(adapter[0].parent)
+    (adapter[0] / peft.CONFIG).write_text("[" * 100_000)
+    assert not is_multitask(adapter[0])
 
 
 def test_an_adapter_without_weights_is_named(adapter, tmp_path):

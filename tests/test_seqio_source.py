@@ -63,6 +63,14 @@ def register(spiece, extra_ids=100):
             postprocess_fn=to_number,
             metric_fns=[share],
         )
+    seqio.TaskRegistry.add(
+        "cached_sounds",
+        source=seqio.FunctionDataSource(
+            functools.partial(dataset, word="gong"), splits=tuple(SIZES)
+        ),
+        preprocessors=[seqio.CacheDatasetPlaceholder(required=True)],
+        output_features={"inputs": feature, "targets": feature},
+    )
     seqio.MixtureRegistry.add("all_sounds", ["little_sounds", "more_sounds"], default_rate=1)
     seqio.MixtureRegistry.add("one_sound", [("little_sounds", 1), ("more_sounds", 0)])
 """
@@ -104,6 +112,7 @@ def setup(tmp_path_factory):
     sys.path.remove(str(folder))
     seqio.TaskRegistry.remove("little_sounds")
     seqio.TaskRegistry.remove("more_sounds")
+    seqio.TaskRegistry.remove("cached_sounds")
     seqio.MixtureRegistry.remove("all_sounds")
     seqio.MixtureRegistry.remove("one_sound")
 
@@ -183,6 +192,12 @@ def test_a_mixture_keeps_its_rates_and_evaluates_every_task(setup):
     targets = [target_text(e, vocabulary) for e in examples]
     scores = task.score(targets, ["quiet"] * 10 + targets[10:])
     assert scores == {"little_sounds/share": 50.0, "more_sounds/share": 100.0, "mean": 75.0}
+
+
+def test_a_task_that_is_only_read_from_a_cache_is_refused(setup):
+    make, _ = setup
+    with pytest.raises(ValueError, match="'cached_sounds' is only read from a cache"):
+        make("cached_sounds")
 
 
 def test_a_mixture_is_a_run_of_each_of_its_tasks(setup):

@@ -12,6 +12,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import load_adapter
 from prompt_tuning_jax.commands.cli import main
 from prompt_tuning_jax.errors import UsageError
+from prompt_tuning_jax.training.monitor import NotFiniteError
 from prompt_tuning_jax.training.sweep.grid import jobs_of, trials_of, values_of
 from prompt_tuning_jax.training.sweep.report import Outcome, rows_of
 
@@ -163,6 +164,20 @@ def test_all_jobs_are_checked_before_the_first_trains(model, tmp_path):
     with pytest.raises(ValueError, match=r"batch_size 4 does not divide into microbatches 3"):
         pt.sweep({"microbatches": [2, 3]}, **given)
     assert not (tmp_path / "sweep" / "job0" / "state").exists()
+
+
+def test_where_every_trial_breaks_there_is_no_best(model, tmp_path):
+    given = tiny.own_run(model, tmp_path / "sweep", eval_period=4)
+    with pytest.raises(NotFiniteError, match="No trial came to a score: lower learning_rate"):
+        pt.sweep({"learning_rate": [1e38, 3e38]}, **given)
+    assert (tmp_path / "sweep" / "sweep.json").exists()
+    assert not (tmp_path / "sweep" / "best").exists()
+
+
+def test_trials_do_not_start_at_one_another(model, tmp_path):
+    given = tiny.own_run(model, tmp_path / "runs" / "sweep")
+    with pytest.raises(ValueError, match="would start at one another's prompts"):
+        pt.sweep({"prompt_init": [f"nearest:{tmp_path / 'runs'}"]}, **given)
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_the_frozen_weights_are_there_once(model, tmp_path):
     config = TrainConfig(model=model, task=tiny.make_task(), model_dir=str(tmp_path), **BASE)
     configs = run_configs(config, {str(i): {"seed": i} for i in range(8)})
     runs, starts, _, frozen = prepare(
-        configs, model, sharding.make_mesh("data:1"), StackedTrainer.check
+        configs, model, sharding.make_mesh("data:1"), StackedTrainer.check, tmp_path
     )
     stack = start_stack(config, starts)
     batch = {name: np.stack([x] * 8) for name, x in next(iter(runs[0].batches)).items()}

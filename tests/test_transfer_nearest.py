@@ -203,6 +203,14 @@ def test_another_start_is_another_run(go, options, message):
         go(**options)
 
 
+def test_compared_runs_do_not_start_at_one_another(tmp_path):
+    for spec in (f"nearest:{tmp_path}", f"nearest:{tmp_path}/runs/sweep:2"):
+        with pytest.raises(ValueError, match="runs would start at one another's prompts"):
+            nearest.check_apart(spec, tmp_path / "runs" / "sweep")
+    nearest.check_apart(f"nearest:{tmp_path}/runs/other", tmp_path / "runs" / "sweep")
+    nearest.check_apart("class_labels", tmp_path)
+
+
 @pytest.mark.slow
 def test_runs_together_start_each_at_its_own(frozen, tmp_path):
     for seed in range(4):
@@ -211,20 +219,28 @@ def test_runs_together_start_each_at_its_own(frozen, tmp_path):
     settings = tiny.short_run(frozen, tmp_path / "runs", probe_steps=2, train_steps=2)
     del settings["model_dir"]
     runs = {
-        "one": {"prompt_init": f"nearest:{tmp_path / 'others'}"},
+        "one": {"prompt_init": f"nearest:{tmp_path}"},
         "mean": {"prompt_init": f"nearest:{tmp_path / 'others'}:3", "seed": 1},
         "plain": {},
     }
+    # As a kill before the first saved state leaves it: no start of those beside it.
+    left = values(9, 5, frozen.config.emb_dim)
+    save_prompt(tmp_path / "runs" / "plain" / "best", left, **frozen.identity)
     train_many(runs, model_dir=str(tmp_path / "runs"), **settings)
     starts = {name: load_prompt(tmp_path / "runs" / name / "prompts" / "0") for name in runs}
     assert len(starts["one"].metadata["prompt_start"]["prompts"]) == 1
+    assert starts["one"].metadata["prompt_start"]["compared"] == 4
     assert len(starts["mean"].metadata["prompt_start"]["prompts"]) == 3
     assert "prompt_start" not in starts["plain"].metadata
-    alone = settings | {"train_steps": 1}
-    train(**alone, model_dir=str(tmp_path / "alone"), **runs["one"])
+    alone = settings | {"train_steps": 1, "prompt_init": f"nearest:{tmp_path / 'others'}"}
+    train(**alone, model_dir=str(tmp_path / "alone"))
     begun = load_prompt(tmp_path / "alone" / "prompts" / "0")
     np.testing.assert_array_equal(begun.values, starts["one"].values)
-    assert begun.metadata["prompt_start"] == starts["one"].metadata["prompt_start"]
+    taken = [
+        [one["path"] for one in start.metadata["prompt_start"]["prompts"]]
+        for start in (begun, starts["one"])
+    ]
+    assert taken[0] == taken[1]
 
 
 @pytest.mark.slow

@@ -175,8 +175,8 @@ def test_layout_and_visibility_stay(source, prompt):
     ("options", "message"),
     [
         ({"embedding_map": "cubic"}, "embedding_map is one of linear, network, not 'cubic'"),
-        ({"pieces": 0}, "pieces must be at least 1"),
-        ({"pieces": 19}, "have 19 pieces in common; a map between them needs at least 20"),
+        ({"pieces": 19}, "pieces=19: a map is fitted on at least 20"),
+        ({"embedding_map": "network", "intercept": True}, "intercept is of a linear map"),
         ({"prompt": "bundled_topic"}, "192 wide, the model 16"),
         ({"model": "other"}, "tuned for first"),
     ],
@@ -187,6 +187,13 @@ def test_what_is_refused(source, prompt, options, message):
     given = {"prompt": prompt, "model": source, "target_model": source} | options
     with pytest.raises(ValueError, match=message):
         recycle(**given)
+
+
+def test_vocabularies_with_few_pieces_in_common_are_refused(source, prompt):
+    few = [source.vocabulary.id_to_piece(i) for i in range(3, 12)]
+    stranger = source.replace(vocabulary=vocabulary(*few))
+    with pytest.raises(ValueError, match=r"have 9 pieces in common; a map .* needs at least 20"):
+        recycle(prompt, source, stranger)
 
 
 def test_a_model_without_a_vocabulary_is_refused(source, prompt):

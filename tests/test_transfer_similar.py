@@ -146,6 +146,17 @@ def test_models_stand_apart(folder):
     assert json.loads(json.dumps(found.to_json()))["groups"][0]["tasks"][i] == "topic"
 
 
+def test_without_weights_a_model_is_known_by_its_name(tmp_path):
+    for i, model in enumerate(("one", "other", "one", None)):
+        save_prompt(tmp_path / f"{i}", values(i), base_model=model)
+    found = similar(tmp_path)
+    assert [sorted(group.names) for group in found.groups] == [["0", "2"], ["1"], ["3"]]
+    assert [group.model for group in found.groups] == ["one", "other", None]
+    assert [one.name for one in similar(tmp_path, prompt=tmp_path / "0").ranking] == ["2"]
+    with pytest.raises(ValueError, match="names other, but not its weights"):
+        similar(tmp_path, prompt=tmp_path / "1")
+
+
 def test_near_prompts_stand_together(tmp_path):
     for i, seed in enumerate((0, 1, 2, 0, 1, 2)):
         noise = 0.05 * values(10 + i)
@@ -194,7 +205,10 @@ def test_ranking_by_a_task_takes_the_mean_of_its_prompts(folder):
         ({"task": "topic", "prompt": "bundled_topic"}, "Give either --prompt or --task"),
         ({"prompt": "bundled_topic"}, "bundled_topic is of bundled, and the other prompts"),
         ({"prompt": "other"}, "other is of b, and the other prompts are of others"),
-        ({"prompt": "bare.npy"}, "does not say which model it was tuned for"),
+        (
+            {"prompt": "bare.npy"},
+            "does not say which model it is of, and the other",
+        ),
     ],
 )
 def test_nothing_to_compare(folder, tmp_path_factory, options, message):

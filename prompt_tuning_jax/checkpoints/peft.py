@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from prompt_tuning_jax.checkpoints.array_files import read_tensors
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.json_values import json_object
@@ -186,6 +185,11 @@ def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
             f"{directory} is a PEFT adapter of type {kind}: {what}. Only {' and '.join(_PROMPTS)} "
             f"are a prompt, vectors before the input; an adapter is used with {spelled('adapter')}."
         )
+    check_task_type(directory, task)
+
+
+def check_task_type(directory: Path, task: Any) -> None:
+    """Refuses a prompt for another kind of model than there is here."""
     if task not in list(_SUBMODULES_OF):
         raise ValueError(
             f"{directory} is a PEFT prompt for {task}; a T5's is for {ENCODER_DECODER}, a causal "
@@ -209,10 +213,7 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _read_tensor(path: Path) -> np.ndarray:
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is corrupt or cut short ({error}). Fetch it again.") from error
+    tensors = read_tensors(path)
     if _TENSOR not in tensors:
         raise ValueError(f"{path} holds {sorted(tensors)}, not a tensor named {_TENSOR!r}.")
     if others := sorted(tensors.keys() - {_TENSOR}):

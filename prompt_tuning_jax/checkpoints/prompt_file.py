@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from prompt_tuning_jax import __version__
 from prompt_tuning_jax.banks import TunedBank
 from prompt_tuning_jax.checkpoints import peft
+from prompt_tuning_jax.checkpoints.array_files import read_npy, read_tensor
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
-from prompt_tuning_jax.checkpoints.npy_file import read_npy
 from prompt_tuning_jax.checkpoints.prompt_facts import checked_facts
 from prompt_tuning_jax.checkpoints.t5x.checkpoint import (
     is_checkpoint,
@@ -294,7 +294,7 @@ def _as_json(facts: Mapping[str, Any]) -> str:
 def _read_safetensors(path: Path) -> tuple[np.ndarray, str | None]:
     """The prompt's values, and the facts that its header carries as JSON."""
     with _opened(path) as file:
-        values = file.get_tensor(_TENSOR)
+        values = read_tensor(file, _TENSOR, path)
         header = (file.metadata() or {}).get(_TENSOR)
     return checked_values(values, str(path)), header
 

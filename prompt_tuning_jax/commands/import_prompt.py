@@ -14,6 +14,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from prompt_tuning_jax.checkpoints.adapters.peft_multitask import is_multitask, read_multitask
+from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning_jax.commands.written_prompt import check_directory, written
 from prompt_tuning_jax.errors import UsageError, spelled
@@ -92,11 +93,16 @@ def _write(config: ImportConfig, tuned: TunedPrompt, destination: PathLike) -> s
     if unused := saved.metadata.get("peft_unused_rows"):
         line += f"; {unused} more rows, which PEFT never uses, are left out"
     named = tuned.metadata.get("base_model")
-    if config.model and named and Path(named).name != Path(config.model).name:
+    if config.model and named and Path(named).name not in _names_of(config.model):
         line += f"; its own file says for {named}"
     if "base_model_fingerprint" not in saved.metadata:
         line += f"; give {spelled('model')} to have other models refused"
     return line
+
+
+def _names_of(model: PathLike) -> set[str]:
+    """The last part of a model's name, and of the directory that it stands for."""
+    return {Path(model).name, Path(directory_of(model)).name}
 
 
 def check_use(config: ImportConfig, tuned: TunedPrompt) -> None:

@@ -191,10 +191,15 @@ def seqio_task(
       data_dir: the directory with the data sets, for tasks that have `use`.
 
     Raises:
-      ValueError: no such module, task, or feature, another vocabulary than the model's, or more
-        than one in a mixture.
+      ValueError: no such module, task, or feature, a task that is only read from a cache, another
+        vocabulary than the model's, or more than one in a mixture.
     """
     provider = find_provider(name, module, vocabulary, data_dir)
+    if cached := [task.name for task in _tasks(provider) if task.requires_caching]:
+        raise ValueError(
+            f"SeqIO task {cached[0]!r} is only read from a cache, which t5x.train alone does "
+            "(USE_CACHED_TASKS): make its CacheDatasetPlaceholder not required, to read it here."
+        )
     verbalizers = declared_verbalizers(name, module) if verbalizers is None else verbalizers
     has_metrics = any(task.predict_metric_fns for task in _tasks(provider))
     return Task(

@@ -191,7 +191,7 @@ def _is_seqio(config: TaskConfig) -> bool:
 
 
 def _load_files(config: TaskConfig, fields: Sequence[str]) -> Task:
-    files = {
+    files: dict[str, Any] = {
         "data": config.data_dir,
         "train": config.train_file,
         "validation": config.validation_file,

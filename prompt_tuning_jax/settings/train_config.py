@@ -243,7 +243,7 @@ class TrainConfig(
 
 def check_settings(config: TrainConfig) -> None:
     """Refuses what is wrong before anything is loaded, and makes the run's directory."""
-    check_model_dir(config)
+    directory = directory_of_run(config)
     for rule in config.trainable or ():
         if not _is_rule(rule):
             raise ValueError(
@@ -277,15 +277,16 @@ def check_settings(config: TrainConfig) -> None:
             f"{spelled('microbatches')} {config.microbatches} parts"
             + (f", each over {parts} devices." if parts > 1 else ".")
         )
-    path = Path(config.model_dir)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{spelled('model_dir')} {path} cannot be written: {error}.") from error
+        raise ValueError(
+            f"{spelled('model_dir')} {directory} cannot be written: {error}."
+        ) from error
 
 
-def check_model_dir(config: TrainConfig) -> None:
-    """Refuses what is no directory."""
+def directory_of_run(config: TrainConfig) -> Path:
+    """Its `model_dir`, or a ValueError where that is none."""
     if config.model_dir is None:
         raise ValueError(f"Set {spelled('model_dir')}, the directory that this run writes to.")
     if "://" in str(config.model_dir):
@@ -293,6 +294,7 @@ def check_model_dir(config: TrainConfig) -> None:
             f"{spelled('model_dir')} {config.model_dir} is no directory: mount the bucket, and "
             "name it by its path. (Under T5X, MODEL_DIR may be gs://...)"
         )
+    return Path(config.model_dir)
 
 
 def check_optimizer(config: TrainConfig) -> None:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from prompt_tuning_jax.checkpoints.adapters.adapter_file import is_adapter
 from prompt_tuning_jax.checkpoints.huggingface import BUNDLED_MODELS
 from prompt_tuning_jax.checkpoints.prompt_file import SNAPSHOTS, load_prompt
+from prompt_tuning_jax.checkpoints.run_state import is_saved
 from prompt_tuning_jax.data.batches import TrainBatches
 from prompt_tuning_jax.data.packing import PackedBatches
 from prompt_tuning_jax.data.task import Task
@@ -34,6 +35,7 @@ from prompt_tuning_jax.params import (
     without_prompt,
 )
 from prompt_tuning_jax.settings.prompt_config import load_checked_prompt
+from prompt_tuning_jax.settings.setting import PathLike
 from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
 from prompt_tuning_jax.training import prompt_start
@@ -102,14 +104,14 @@ def prepare(
     model: FrozenModel,
     mesh: Mesh,
     check: Callable[[Params], None],
-    resumes: bool = False,
+    own: PathLike,
 ) -> Prepared:
     """The runs in order of their names, and the weights that they share.
 
     Args:
       configs: name -> settings.
       check: refuses what would train, with a ValueError, before it is placed.
-      resumes: whether a saved state will take the place of where the runs start.
+      own: the directory of the call, which holds their state and what they leave behind.
     """
     vocabulary = model.text_vocabulary("train on")
     runs, starts, placed, frozen = [], [], model, {}
@@ -131,9 +133,9 @@ def prepare(
             placed = on_mesh(model, frozen)
         batches = make_batches(config, task, vocabulary, lengths, trainable | frozen, mesh, secret)
         asked = nearest_asked(config)
-        record = recorded_start(config) if asked and resumes else None
+        record = recorded_start(config) if asked and is_saved(own) else None
         if asked and record is None:
-            found = find_start(config, asked, placed, trainable, frozen, batches, mesh)
+            found = find_start(config, asked, own, placed, trainable, frozen, batches, mesh)
             begun = dataclasses.replace(config, prompt_init=found.initializer)
             parts = split_params(start_params(begun, model, task), trainable_rules(begun))
             trainable, frozen = place(mesh, model, parts[0], frozen)

@@ -113,7 +113,8 @@ def step_function(config: TrainConfig, model: FrozenModel) -> StepFunction:
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(jnp.stack([total, norm, optax.global_norm(updates)])).all()
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        metrics = Metrics(loss=total / tokens, gradient_norm=norm, finite=finite)
+        loss = total / jnp.maximum(tokens, 1)  # a private sample may be empty
+        metrics = Metrics(loss=loss, gradient_norm=norm, finite=finite)
         kept = keep(updated, trainable), keep(new_state, opt_state)
         return *sharding.constrain(model.mesh, model.config, kept), metrics
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints import peft
 from prompt_tuning_jax.checkpoints.adapters import peft_prefix, peft_tensors
 from prompt_tuning_jax.checkpoints.adapters.adapter import WHOLE, Adapter
+from prompt_tuning_jax.checkpoints.array_files import read_tensors
 from prompt_tuning_jax.checkpoints.atomic import new_file, save_tensors
 from prompt_tuning_jax.checkpoints.huggingface import directory_of
 from prompt_tuning_jax.checkpoints.prompt_facts import checked_facts
@@ -163,10 +162,7 @@ def _settings(directory: Path) -> Mapping[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is corrupt or cut short ({error}). {_FETCH}") from error
+    tensors = read_tensors(path)
     for name, values in tensors.items():
         if not np.isfinite(np.asarray(values, np.float32)).all():
             raise ValueError(f"{path}: {name} holds NaN or infinite values. {_FETCH}")

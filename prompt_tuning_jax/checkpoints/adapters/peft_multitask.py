@@ -10,10 +10,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from prompt_tuning_jax.checkpoints import peft
+from prompt_tuning_jax.checkpoints.array_files import read_tensors
 from prompt_tuning_jax.json_values import json_object
 from prompt_tuning_jax.methods.shared_parts import COMMON, fold
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
@@ -26,7 +25,7 @@ def is_multitask(directory: str | os.PathLike) -> bool:
     """Whether a directory is such an adapter, by its own word."""
     try:
         config = json.loads((Path(directory) / peft.CONFIG).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.get("peft_type") == KIND
 
@@ -43,20 +42,21 @@ def read_multitask(directory: str | os.PathLike) -> list[TunedPrompt]:
     path, weights = directory / peft.CONFIG, directory / peft.WEIGHTS
     config = json_object(path.read_bytes(), path, "Fetch it again.")
     task = config.get("task_type")
+    peft.check_task_type(directory, task)
     submodules = config.get("num_transformer_submodules") or (2 if task != peft.CAUSAL else 1)
     if submodules != 1:
         raise ValueError(
             f"{directory} is a multitask prompt with rows for the decoder's input too "
             f"(num_transformer_submodules is {submodules!r}), where no prompt stands here."
         )
-    try:
-        tensors = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is corrupt or cut short ({error}). Fetch it again.") from error
+    tensors = read_tensors(weights)
     if set(tensors) != set(_NAMES.values()):
         raise ValueError(f"{weights} holds {sorted(tensors)}, not {sorted(_NAMES.values())}.")
     sizes = ("num_tasks", "num_virtual_tokens", "num_ranks", "token_dim")
-    N, P, r, D = (config.get(name) for name in sizes)
+    for name in sizes:
+        if type(config.get(name)) is not int or config[name] < 1:
+            raise ValueError(f"{path}: {name} must be a positive number, not {config.get(name)!r}.")
+    N, P, r, D = (config[name] for name in sizes)
     for name, shape in zip(_NAMES.values(), ((P, D), (N, P, r), (N, r, D)), strict=True):
         if tensors[name].shape != shape:
             raise ValueError(

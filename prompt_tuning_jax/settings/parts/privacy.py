@@ -5,9 +5,10 @@ from typing import Any
 from prompt_tuning_jax.bounds import DELTA, NOISE, NORM
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.methods.adapters.choice import NAMES as ADAPTERS
+from prompt_tuning_jax.settings.parts.method import BOTH
 from prompt_tuning_jax.settings.setting import setting, settings
 
-_OTHER_METHODS = ("model", *ADAPTERS)
+_OTHER_METHODS = ("model", *ADAPTERS, BOTH)
 
 
 @settings

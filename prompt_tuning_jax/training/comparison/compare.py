@@ -26,12 +26,13 @@ from prompt_tuning_jax.settings.parts.method import BOTH, OF_LENGTH, OWN
 from prompt_tuning_jax.settings.parts.retrieval import refuse_retrieval
 from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
-from prompt_tuning_jax.settings.train_config import TrainConfig, check_model_dir, check_settings
+from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings, directory_of_run
 from prompt_tuning_jax.train import train, train_many
 from prompt_tuning_jax.training.checks import held_out_remedy
 from prompt_tuning_jax.training.comparison.costs import costs_of, stored_bytes
 from prompt_tuning_jax.training.comparison.report import Row, show_row, write_report
 from prompt_tuning_jax.training.set_up import TrainResult, open_model
+from prompt_tuning_jax.training.transfer.nearest import check_apart
 
 UNTRAINED = ("majority", "no_prompt", "hand_written")
 TRAINED = ("prompt", *ADAPTERS, BOTH, "model")
@@ -140,7 +141,7 @@ def set_up(config: CompareConfig, methods: Sequence[str]) -> Setting:
 
 def check_all_settings(config: CompareConfig, base: TrainConfig, methods: Sequence[str]) -> None:
     """Refuses, before anything is loaded, what a run would, or what would be of no method's."""
-    check_model_dir(base)
+    check_apart(base.prompt_init, directory_of_run(base))
     if base.method is not None:
         raise UsageError(f"{spelled('method')} is of a single run: set {spelled('methods')}.")
     declared = settings_of(TrainConfig)

@@ -7,6 +7,7 @@ found.settings, found.prompt    # the best by their mean over seeds, and their b
 
 import contextlib
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ from prompt_tuning_jax.settings.task_config import load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings
 from prompt_tuning_jax.train import train_many
 from prompt_tuning_jax.training.checks import held_out_remedy
+from prompt_tuning_jax.training.monitor import NotFiniteError
 from prompt_tuning_jax.training.runs import run_configs
 from prompt_tuning_jax.training.set_up import open_model
 from prompt_tuning_jax.training.sweep.grid import Trial, jobs_of, trials_of, values_of
 from prompt_tuning_jax.training.sweep.report import Outcome, Row, write_report
+from prompt_tuning_jax.training.transfer.nearest import check_apart
 from prompt_tuning_jax.tuned_prompt import TunedPrompt
 
 
@@ -64,6 +67,7 @@ def sweep(
 
     Raises:
       ValueError: a grid's setting or value is wrong; the task has nothing to evaluate on.
+      NotFiniteError: every trial broke before it was scored.
     """
     config = dataclasses.replace(config or SweepConfig(), **options)
     trials = trials_of(values_of(config.grid if grid is None else grid))
@@ -74,7 +78,8 @@ def sweep(
     refuse_retrieval(base, "A sweep")
     jobs = jobs_of(trials)
     for number, job in enumerate(jobs):  # all before the first trains
-        run_configs(*job_settings(base, number, job))
+        for each in run_configs(*job_settings(base, number, job)).values():
+            check_apart(each.prompt_init, base.model_dir)
     mesh = sharding.make_mesh(base.mesh)
     base = dataclasses.replace(base, model=open_model(base, mesh))
     task = load_task(base, base.model.vocabulary)
@@ -85,6 +90,8 @@ def sweep(
     outcomes = [outcome for i, job in enumerate(jobs) for outcome in _run(base, i, job, metric)]
     rows = write_report(Path(base.model_dir), outcomes, metric)
     best = max(rows[0].outcomes, key=lambda outcome: outcome.rank)
+    if best.rank == -math.inf:
+        raise NotFiniteError(f"No trial came to a score: lower {spelled('learning_rate')}.")
     kept = Path(base.model_dir) / "best"
     _keep(best.directory / "best", kept)
     prompt = load_prompt(kept) if (kept / "prompt.safetensors").exists() else None

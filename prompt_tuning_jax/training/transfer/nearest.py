@@ -69,6 +69,21 @@ def parse(spec: Any) -> Nearest | None:
     return Nearest(folder, count)
 
 
+def check_apart(spec: Any, directory: str | os.PathLike[str]) -> None:
+    """Refuses nearest prompts of a folder in which runs that are to be compared leave theirs.
+
+    Args:
+      spec: of where a prompt starts, see `parse`.
+      directory: of those runs.
+    """
+    asked = parse(spec)
+    if asked and Path(directory).resolve().is_relative_to(Path(asked.folder).resolve()):
+        raise ValueError(
+            f"{spelled('prompt_init')} {spec}: that folder holds {spelled('model_dir')} "
+            f"{directory}, and runs would start at one another's prompts: choose another."
+        )
+
+
 def candidates(
     asked: Nearest,
     length: int,
@@ -79,7 +94,7 @@ def candidates(
 
     Args:
       length: P of the run's prompt.
-      own: the run's directory, whose prompts are not taken.
+      own: where the run and those beside it write, whose prompts are not taken.
       check: raises a ValueError for a prompt of another model.
 
     Raises:

@@ -1,6 +1,7 @@
 """A task's embedding, its prompt after a few steps of its own; and where that lets a run start."""
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from prompt_tuning_jax.training.transfer.nearest import Nearest, Start, candidat
 def find_start(
     config: TrainConfig,
     asked: Nearest,
+    own: str | os.PathLike[str],
     model: FrozenModel,
     trainable: Params,
     frozen: Params,
@@ -33,13 +35,14 @@ def find_start(
     """Where a run starts that is to start at the nearest prompts of a folder.
 
     Args:
+      own: where the run and those beside it write, see `candidates`.
       trainable: as the run begins otherwise; it is given up.
 
     Raises:
       FileNotFoundError, ValueError: see `candidates` and `embed_task`.
     """
     check = functools.partial(model.check, allow_prompt_mismatch=config.allow_prompt_mismatch)
-    sources = candidates(asked, config.input_rows, config.model_dir, check)
+    sources = candidates(asked, config.input_rows, own, check)
     embedding = embed_task(config, model, trainable, frozen, batches, mesh)
     return nearest_start(asked, sources, embedding, config.probe_steps)
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from prompt_tuning_jax.bounds import COUNT
 from prompt_tuning_jax.checkpoints.prompt_file import load_prompt
 from prompt_tuning_jax.errors import spelled
 from prompt_tuning_jax.model import FrozenModel, load_model
@@ -93,7 +92,7 @@ def recycle(
       ValueError: no such map; a prompt that is not the model's; a model without a vocabulary, or
         vocabularies with too few pieces in common.
     """
-    _check_settings(embedding_map, pieces)
+    _check_settings(embedding_map, pieces, intercept)
     tuned = prompt if isinstance(prompt, TunedPrompt) else load_prompt(prompt)
     source = model if isinstance(model, FrozenModel) else load_model(model)
     target = target_model if isinstance(target_model, FrozenModel) else load_model(target_model)
@@ -124,12 +123,14 @@ def recycle(
     return TunedPrompt(chosen(tuned.values), tuned.layout, facts, tuned.visibility)
 
 
-def _check_settings(embedding_map: str, pieces: int | None) -> None:
+def _check_settings(embedding_map: str, pieces: int | None, intercept: bool) -> None:
     if embedding_map not in MAPS:
         known = ", ".join(MAPS)
         raise ValueError(f"{spelled('embedding_map')} is one of {known}, not {embedding_map!r}.")
-    if pieces is not None:
-        COUNT.check(spelled("pieces"), pieces)
+    if pieces is not None and pieces < LEAST:
+        raise ValueError(f"{spelled('pieces', pieces)}: a map is fitted on at least {LEAST}.")
+    if intercept and embedding_map != "linear":
+        raise ValueError(f"{spelled('intercept')} is of a linear map: leave it out.")
 
 
 def _check_common(source: FrozenModel, target: FrozenModel, pieces: int) -> None:

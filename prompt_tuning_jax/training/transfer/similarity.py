@@ -175,9 +175,15 @@ def of_task(sources: Sequence[Source], task: str, folder: PathLike) -> list[Sour
     return found
 
 
-def kind_of(prompt: TunedPrompt) -> tuple[str | None, int]:
-    """What prompts must have in common to be compared: the model's weights, and the width."""
-    return prompt.base_fingerprint, prompt.shape[1]
+def kind_of(prompt: TunedPrompt) -> tuple[Any, ...]:
+    """What prompts must have in common to be compared: the model, and the width.
+
+    The model is known by its weights, or else by what a file calls it.
+    """
+    model: tuple[Any, ...] = (prompt.base_fingerprint,)
+    if prompt.base_fingerprint is None:
+        model = tuple(prompt.metadata.get(name) for name in ("base_model", "peft_task_type"))
+    return *model, prompt.shape[1]
 
 
 def ranked(given: Sequence[Source], sources: Sequence[Source], measure: str) -> tuple[Ranked, ...]:
@@ -193,15 +199,17 @@ def ranked(given: Sequence[Source], sources: Sequence[Source], measure: str) -> 
 
 
 def _alone(given: Sequence[Source], count: int) -> str:
-    model = given[0].prompt.metadata.get("base_model")
-    if given[0].prompt.base_fingerprint is None:
-        return (
-            f"{given[0].name} does not say which model it was tuned for, so it is compared with "
-            "nothing: `prompt-tuning import` writes it as a prompt of a model."
-        )
     if count == len(given):
         return f"{', '.join(one.name for one in given)}: there is nothing else to compare with."
-    return f"{given[0].name} is of {model or 'a model'}, and the other prompts are of others."
+    prompt = given[0].prompt
+    model = prompt.metadata.get("base_model")
+    if prompt.base_fingerprint is not None:
+        return f"{given[0].name} is of {model or 'a model'}, and the other prompts are of others."
+    told = f"names {model}, but not its weights" if model else "does not say which model it is of"
+    return (
+        f"{given[0].name} {told}, and the other prompts are of others: `prompt-tuning import` "
+        "writes it as a prompt of a model."
+    )
 
 
 def _group(sources: Sequence[Source], measure: str) -> Group:

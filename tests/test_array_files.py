@@ -1,5 +1,6 @@
 """An array file of anybody's: read if it is what its header says, and refused before any memory."""
 
+import json
 import struct
 import warnings
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning_jax import load_prompt
-from prompt_tuning_jax.checkpoints.npy_file import read_npy
+from prompt_tuning_jax.checkpoints.array_files import read_npy, read_tensors
 
 
 def written(path, header, body=b"\0" * 64):
@@ -68,3 +69,16 @@ def test_what_is_cut_short_is_refused(tmp_path, size):
     (tmp_path / "a.npy").write_bytes(whole[:size])
     with pytest.raises(ValueError, match="corrupt or unsafe"):
         load_prompt(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("F4", 4)]
+)
+@pytest.mark.parametrize("read", [read_tensors, load_prompt])
+def test_numbers_that_numpy_has_not_are_named(tmp_path, kind, bits, read):
+    tensor = {"dtype": kind, "shape": [2, 8], "data_offsets": [0, 2 * bits]}
+    header = json.dumps({"prompt": tensor}).encode()
+    path = tmp_path / "prompt.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * bits))
+    with pytest.raises(ValueError, match=rf"prompt in numbers that are not read here \({kind}\)"):
+        read(path)
