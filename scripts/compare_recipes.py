@@ -30,7 +30,7 @@ import prompt_tuning_jax as pt
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.commands import command
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
-from prompt_tuning_jax.training.comparison.compare import with_test_split
+from prompt_tuning_jax.training.comparison.splits import with_test_split
 
 CONSOLE = Console(width=180)
 # As gin_configs/runs/prompt_tuning.gin has it, whatever the defaults are.

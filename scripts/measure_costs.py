@@ -36,7 +36,7 @@ from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.task_config import TaskConfig, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig
-from prompt_tuning_jax.training.comparison.compare import with_test_split
+from prompt_tuning_jax.training.comparison.splits import with_test_split
 
 BATCH_SIZE = 100
 LENGTHS = {"inputs": 128, "targets": 8}

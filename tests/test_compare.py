@@ -13,7 +13,9 @@ from prompt_tuning_jax.errors import UsageError
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
 from prompt_tuning_jax.params import flatten
 from prompt_tuning_jax.settings.compare_config import CompareConfig
-from prompt_tuning_jax.training.comparison.compare import chosen_methods, rates_of, with_test_split
+from prompt_tuning_jax.training.comparison.compare import chosen_methods, rates_of
+from prompt_tuning_jax.training.comparison.splits import with_test_split
+from prompt_tuning_jax.training.monitor import NotFiniteError
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_the_rate_that_is_best_on_validation_serves_all_seeds(model, tmp_path):
     assert row.chosen == "learning rate 0.3"
     assert len(row.scores) == len(row.curves) == 2
     assert 0 < row.trained < sum(np.size(x) for x in flatten(model.params).values())
+
+
+def test_a_rate_that_breaks_is_not_chosen(model, tmp_path):
+    given = options(model, tmp_path / "run", methods=["lora"])
+    (row,) = pt.compare(**given, rates={"lora": "1e38,0.01"})
+    assert row.chosen == "learning rate 0.01"
+    with pytest.raises(NotFiniteError, match=r"lora: no learning rate of .* trains"):
+        pt.compare(**given, rates={"lora": "1e38,3e38"})
 
 
 def test_all_rows_are_of_the_same_examples(model, tmp_path):

@@ -118,7 +118,7 @@ def setup(tmp_path_factory):
 
 
 def test_a_comparison_holds_out_what_can_be_scored(setup):
-    from prompt_tuning_jax.training.comparison.compare import with_test_split
+    from prompt_tuning_jax.training.comparison.splits import with_test_split
 
     make, vocabulary = setup
     task = with_test_split(make("little_sounds"))

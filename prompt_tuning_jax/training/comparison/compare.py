@@ -5,6 +5,7 @@ rows = pt.compare(task="bundled_narrator", model_dir="runs/compare", prompt_leng
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS, hand_written_prompts
-from prompt_tuning_jax.data.task import ExampleList, Task, epoch_order, target_text
+from prompt_tuning_jax.data.task import Task, target_text
 from prompt_tuning_jax.devices import sharding
 from prompt_tuning_jax.errors import UsageError, spelled
 from prompt_tuning_jax.evaluation.scoring import evaluate_task
@@ -28,17 +29,16 @@ from prompt_tuning_jax.settings.setting import settings_of
 from prompt_tuning_jax.settings.task_config import TaskConfig, lengths_of, load_task
 from prompt_tuning_jax.settings.train_config import TrainConfig, check_settings, directory_of_run
 from prompt_tuning_jax.train import train, train_many
-from prompt_tuning_jax.training.checks import held_out_remedy
 from prompt_tuning_jax.training.comparison.costs import costs_of, stored_bytes
 from prompt_tuning_jax.training.comparison.report import Row, show_row, write_report
+from prompt_tuning_jax.training.comparison.splits import with_test_split
+from prompt_tuning_jax.training.monitor import NotFiniteError
 from prompt_tuning_jax.training.set_up import TrainResult, open_model
 from prompt_tuning_jax.training.transfer.nearest import check_apart
 
 UNTRAINED = ("majority", "no_prompt", "hand_written")
 TRAINED = ("prompt", *ADAPTERS, BOTH, "model")
 USUAL = ("majority", "no_prompt", "prompt", "lora", "ia3", "model")
-# Of train: a share, but at least and at most so many examples, and never more than half.
-HELD_OUT = 0.1, 50, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,47 +162,6 @@ def check_all_settings(config: CompareConfig, base: TrainConfig, methods: Sequen
         check_settings(run_config(config, base, method, base.learning_rate, base.seed))
 
 
-def with_test_split(task: Task) -> Task:
-    """The task with a split to choose by and one to score.
-
-    Where there is no test split, validation becomes it. Where that leaves no validation, some of
-    train stands in for it.
-    """
-    splits = dict(task.splits)
-    if "test" not in splits:
-        if "validation" not in splits:
-            remedy = held_out_remedy(task)
-            raise ValueError(
-                f"{task.name!r} has neither test nor validation to compare by.{remedy}"
-            )
-        splits["test"] = splits.pop("validation")
-    if "validation" not in splits and "train" in splits:
-        splits["train"], splits["validation"] = _some_held_out(task)
-    return dataclasses.replace(task, splits=splits)
-
-
-def _some_held_out(task: Task) -> tuple[ExampleList, ExampleList]:
-    """What stays of train, and what of it is to choose by."""
-    source = task.split("train")
-    if len(getattr(source, "rates", ())) > 1:
-        raise ValueError(
-            f"{task.name!r} is a mixture with one split beside train, which is the test, and none "
-            "of what it trains on at its rates can be held out to choose by: give its tasks "
-            "another split, or compare by one of them."
-        )
-    in_order = list(source.stream(seed=None, epoch=0))  # with what a SeqIO task's metrics need
-    examples = [in_order[i] for i in epoch_order(len(in_order), seed=0, epoch=0)]
-    share, least, most = HELD_OUT
-    held_out = min(max(int(len(examples) * share), least), most, len(examples) // 2)
-    if not held_out:
-        raise ValueError(
-            f"{task.name!r} has one split beside train, which is the test, and its "
-            f"{len(examples)} training examples are too few to choose by some of them: give "
-            "another split, or more examples."
-        )
-    return ExampleList(examples[held_out:]), ExampleList(examples[:held_out])
-
-
 def majority(setting: Setting) -> Row:
     """Always the training split's commonest answer."""
     words = setting.model.text_vocabulary("compare")
@@ -245,8 +204,13 @@ def tuned(setting: Setting, method: str) -> Row:
     rates = rates_of(setting.config, method)
     chosen, done = rates[0], Timed([], 0.0)
     if len(rates) > 1:
-        tried = {rate: runs(setting, method, rate, seeds[:1]) for rate in rates}
-        chosen = max(rates, key=lambda rate: setting.best_validation(tried[rate].results[0]))
+        tried = {}
+        for rate in rates:
+            with contextlib.suppress(NotFiniteError):  # too high: another may be right
+                tried[rate] = runs(setting, method, rate, seeds[:1])
+        if not tried:
+            raise NotFiniteError(f"{method}: no learning rate of {rates} trains: try lower ones.")
+        chosen = max(tried, key=lambda rate: setting.best_validation(tried[rate].results[0]))
         done = tried[chosen]
     others = runs(setting, method, chosen, seeds[len(done.results) :])
     results = [*done.results, *others.results]
