@@ -134,6 +134,7 @@ def test_what_cannot_be_compared_is_refused():
     assert rates_of(CompareConfig(rates={"lora": [0.1, 0.2]}), "lora") == [0.1, 0.2]
 
 
+@pytest.mark.slow
 def test_settings_of_one_method_are_its_alone(model, tmp_path):
     texts = {"wayward_text": "is it good?", "lora_rank": 2}
     methods = ["prompt", "both_prompts", "lora"]

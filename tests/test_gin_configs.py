@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import gin
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from common import NEEDS_DATA_EXTRA
 
-from prompt_tuning_jax import gin_configs, load_model
+from prompt_tuning_jax import gin_configs, load_model, optim
 from prompt_tuning_jax.bundled.tasks import BUNDLED_TASKS
 from prompt_tuning_jax.settings import command_line
 from prompt_tuning_jax.settings.compare_config import CompareConfig
@@ -40,6 +42,26 @@ def test_an_experiment_needs_nothing_but_its_own_file(name):
     assert config.model_dir == "runs/x"
     assert config.task in BUNDLED_TASKS or config.input_template or config.task_module
     assert config.model
+
+
+def third_update(**start):
+    optimizer = optim.OPTIMIZERS["adafactor"](0.3, **start)
+    grads = [{"prompt": jnp.arange(6.0) + i**3} for i in range(3)]
+    state = optimizer.init(grads[0])
+    for each in grads:
+        update, state = optimizer.update(each, state, grads[0])
+    return np.asarray(update["prompt"])
+
+
+def test_models_of_the_paper_count_adafactors_steps_from_their_checkpoints():
+    files = [f"models/{path.name}" for path in ROOT.glob("models/t5_1_1_lm100k_*.gin")]
+    assert len(files) == 5
+    expected = third_update(start_step=1_100_000)
+    assert not np.allclose(third_update(), expected)
+    for file in ("experiments/sst2_files.gin", *files):
+        parse([file])
+        np.testing.assert_array_equal(third_update(), expected)
+        gin.clear_config()
 
 
 @pytest.mark.data

@@ -216,7 +216,7 @@ def run_configs(
         configs[name] = dataclasses.replace(config, model_dir=directory, runs=None, **own)
         check_settings(configs[name])
     last = max(each.train_steps for each in configs.values())
-    if config.halve_at is not None and max(config.halve_at) >= last:
+    if config.halve_at and max(config.halve_at) >= last:
         raise ValueError(
             f"{spelled('halve_at')} {max(config.halve_at)} ends runs that have ended by then: the "
             f"longest has {spelled('train_steps')} {last}."

@@ -77,8 +77,10 @@ def test_the_other_commands_parse():
     for words in COMMANDS:
         match words:
             case ["prompt-tuning", "train", *_]:
-                ((pattern, _),) = documented.config_of(words[1:]).trainable
-                assert pattern == "encoder/prompt/prompt"
+                config = documented.config_of(words[1:])
+                assert (config.dropout, config.averaging) == (0.1, 0)  # as the reference trains
+                assert gin.query_parameter("paper_adafactor.start_step") == 1_100_000
+                gin.clear_config()
             case ["prompt-tuning", *rest]:
                 documented.config_of(rest)
             case ["scripts/install_t5x.sh" | "scripts/test.sh", *_]:
