@@ -166,6 +166,7 @@ def test_the_shapes_that_fitting_compiles_are_those_of_the_run(model, tmp_path):
     assert all(found[name].shape == np.shape(x) for name, x in expected.items())
 
 
+@pytest.mark.slow
 def test_commands(model_dir, tmp_path, capsys):
     """`train --method`, then `infer --adapter`, which takes words and template from its file."""
     data = tiny.save_files(tmp_path / "data")

@@ -21,6 +21,7 @@ def program(monkeypatch):
     return benchmark_attention
 
 
+@pytest.mark.slow
 def test_the_kernels_are_right_with_padded_rows_and_several_blocks(program):
     arrays = program.arrays_of(3, 2, 256, 32, jnp.float32)
     found = program.errors(functools.partial(program.of_pallas, interpret=True), arrays)

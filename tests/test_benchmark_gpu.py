@@ -53,6 +53,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=os.environ | flags | environment)
 
 
+@pytest.mark.slow
 def test_from_a_checkout_few_packages_are_needed():
     """Beside JAX's own only what a machine for measuring has."""
     absent = ("tensorboardX", "tensorflow", "seqio", "fastapi", "ray", "sklearn", "matplotlib")

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+from common import slow
 
 import prompt_tuning_jax as pt
 from prompt_tuning_jax import ExampleList
@@ -164,7 +165,7 @@ def test_settings_of_no_method_that_is_compared_are_refused(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "size", "trained"),
-    [("low_rank", 2, lambda P, D: P * 2 + 2 * D), ("superposition", 5, lambda P, _: P * 5)],
+    [slow("low_rank", 2, lambda P, D: P * 2 + 2 * D), ("superposition", 5, lambda P, _: P * 5)],
 )
 def test_what_stays_of_a_form_is_not_counted_as_trained(model, tmp_path, form, size, trained):
     given = {"prompt_parameterization": form, "parameterization_size": size, "methods": ["prompt"]}
@@ -172,6 +173,7 @@ def test_what_stays_of_a_form_is_not_counted_as_trained(model, tmp_path, form, s
     assert row.trained == trained(4, model.config.emb_dim)
 
 
+@pytest.mark.slow
 def test_private_prompts_are_compared_too(model, tmp_path):
     pytest.importorskip("dp_accounting")
     given = {"methods": ["prompt"], "dp_noise_multiplier": 1.0, "dp_clip_norm": 1.0}

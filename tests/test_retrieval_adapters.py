@@ -55,7 +55,7 @@ def data(tmp_path_factory):
         slow("sentence_t5", "ia3", {}),
         slow("sentence_t5", "bitfit", {}),
         slow("sentence_t5", "prefix", {"prefix_stack": "encoder"}),
-        ("qwen3", "lora", {}),
+        slow("qwen3", "lora", {}),
         slow("qwen3", "model", {}),
         slow("qwen3", "prefix", {}),
         *([slow("gpt2", "lora", {}), slow("gpt2", "prefix", {})] if "gpt2" in CAUSAL else []),
