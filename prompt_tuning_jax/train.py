@@ -62,10 +62,9 @@ def train(config: TrainConfig | None = None, **options: Any) -> TrainResult:
     config = dataclasses.replace(config or TrainConfig(), **options)
     if config.runs is not None:
         raise ValueError("runs are several runs: call train_many(runs, ...).")
-    if config.share is not None:
-        raise ValueError(f"{spelled('share')} is between several {spelled('runs')}: set these.")
-    if config.halve_at is not None:
-        raise ValueError(f"{spelled('halve_at')} is between several {spelled('runs')}: set these.")
+    for name in ("share", "halve_at"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{spelled(name)} is between several {spelled('runs')}: set these.")
     check_mixture(config, {"": config})
     check_teachers(config)
     check_settings(config)

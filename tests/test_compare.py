@@ -157,6 +157,7 @@ def test_settings_of_no_method_that_is_compared_are_refused(model, tmp_path):
         ({"method": "ia3"}, "method is of a single run"),
         ({"learning_rate": 0.1}, "learning_rate is for prompt: others have theirs by rates"),
         ({"halve_at": [2]}, "halve_at would end some seeds early"),
+        ({"prompt_init": f"nearest:{tmp_path}"}, "would start at one another's prompts"),
     ):
         with pytest.raises(UsageError, match=own):
             pt.compare(**options(model, tmp_path / "run", methods=["model"], **given))

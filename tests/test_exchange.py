@@ -126,6 +126,11 @@ class TestImport:
         line = printed(import_prompt.main, ADAPTER, tmp_path / "new", "--model", tmp_path / "mine")
         assert line.endswith("; its own file says for t5_v1_1")
 
+    def test_a_bundled_models_directory_is_no_other_model(self, tmp_path, printed):
+        printed(export_prompt.main, "bundled_topic", tmp_path / "peft", "--model", "bundled")
+        line = printed(import_prompt.main, tmp_path / "peft", tmp_path / "p", "--model", "bundled")
+        assert line == f"{tmp_path / 'p'}: a prompt file, [20, 192], prefix, for bundled"
+
     def test_a_bare_array(self, tmp_path, printed, model, model_dir):
         np.save(tmp_path / "p.npy", VALUES)
         options = ("--model", model_dir, "--prompt_layout", "suffix")

@@ -117,6 +117,8 @@ def test_what_the_compiler_said_is_remembered(deep, mesh, tmp_path, monkeypatch)
         assert chosen(deep, mesh, 2**30) == first
         with pytest.raises(TypeError):  # another step is asked for
             chosen(deep, mesh, 2**30, batch_size=16)
+        with pytest.raises(TypeError):
+            chosen(deep, mesh, 2**30, label_smoothing=0.1)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 

@@ -361,6 +361,7 @@ def test_runs_of_other_noise_are_trained_apart(settings, tmp_path):
         ({"pack": True}, "pack=True cannot be trained privately"),
         ({"loss_normalization": "mean"}, "loss_normalization=mean cannot be trained privately"),
         ({"prompt_length": 0}, "prompt_length=0 cannot be trained privately"),
+        ({"method": "both_prompts"}, "method=both_prompts cannot be trained privately"),
     ],
 )
 def test_settings_that_it_does_not_hold_for(tmp_path, one_device, changes, words):

@@ -229,6 +229,7 @@ def test_from_the_command_line(model_dir, tmp_path):
         ({"../a": {}}, {}, "cannot be the name"),
         ({"state": {}}, {}, "cannot be the name"),
         ({"run.lock": {}}, {}, "cannot be the name"),
+        ({"index": {}}, {}, "cannot be the name"),
         ({"a": {"train_steps": 0}}, {}, "train_steps must be at least 1"),
         ({"a": {}}, {"trainable": [(".*", optim.paper_adafactor(0.1))]}, "only 'encoder/prompt"),
         ({"a": {"patience": 0}}, {}, "patience must be"),

@@ -78,7 +78,7 @@ def check_apart(spec: Any, directory: str | os.PathLike[str]) -> None:
     """
     asked = parse(spec)
     if asked and Path(directory).resolve().is_relative_to(Path(asked.folder).resolve()):
-        raise ValueError(
+        raise UsageError(
             f"{spelled('prompt_init')} {spec}: that folder holds {spelled('model_dir')} "
             f"{directory}, and runs would start at one another's prompts: choose another."
         )
