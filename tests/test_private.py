@@ -126,7 +126,6 @@ def test_an_example_that_is_not_finite_counts_for_nothing(model):
     assert metrics["finite"]
 
 
-@pytest.mark.slow
 def test_an_empty_sample_is_a_step_of_noise_alone(model):
     batch = batch_of(model, 9)
     batch["decoder_loss_weights"] = np.zeros_like(batch["decoder_loss_weights"])
@@ -136,6 +135,7 @@ def test_an_empty_sample_is_a_step_of_noise_alone(model):
     assert metrics["finite"]
 
 
+@pytest.mark.slow
 def test_over_devices_it_is_the_same_step(model):
     batch = batch_of(model, 10)
     config = private_config(microbatches=1)
